@@ -1,0 +1,56 @@
+# Everything from a clean clone needs only Python 3.11 and make. Each target sets itself up; the second time is fast.
+#
+#   make run                          train the demo policy with FP8 rollouts and AIS
+#   make run ARGS="--set run.steps=5" the same with other settings (`.venv/bin/ais config` lists them)
+#   make test                         every test that needs no Docker engine
+#   make check                        format, lint, types, stub drift, import laws
+#   make test-compose                 the deployment on a Docker engine, from locally made base images
+#   make proto                        generate the stubs of proto/ again
+#   make clean                        remove the environment, caches and runs
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CONFIG ?= examples/sort16/config.toml
+ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run test check proto test-compose images setup clean
+
+run: $(INSTALLED)
+	@$(BIN)/ais run -c $(CONFIG) $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+proto: $(INSTALLED)
+	$(BIN)/python proto/generate.py
+
+images:
+	deploy/local-images.sh
+
+test-compose: $(INSTALLED) images
+	AIS_REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m compose tests/compose $(ARGS)
+
+setup: $(INSTALLED)
+
+# A change of the pins installs again; a change of the code does not (the install is editable).
+$(INSTALLED): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say make PYTHON=..."; exit 1; }
+	@echo "Setting up $(VENV) (about two minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""`python -m services.collector -c FILE`: prompts to replicas to rewards to queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tokenizers import Tokenizer
+
+from services.collector.collector import Collector
+from services.collector.metrics import CollectorMetrics
+from services.collector.settings import CollectorProcessSettings
+from services.collector.tasks import Split, TaskError, open_task
+from services.collector.tokenizer import open_tokenizer
+from services.collector.verifiers import open_verifier
+from services.contracts.events import TrainerEvents
+from services.contracts.keys import Keys
+from services.contracts.queue import TrajectoryQueue
+from services.contracts.registry import ReplicaRegistry
+from services.runtime.http import application, serve
+from services.runtime.metrics import service_registry
+from services.runtime.process import UnavailableError, run_service
+from services.runtime.redis import connect
+
+logger = logging.getLogger(__name__)
+
+
+async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
+    """The whole life of a collector process."""
+    try:
+        task = open_task(settings.collector.task, settings.run.seed, Split.TRAIN)
+        verifier = open_verifier(settings.collector.task)
+    except TaskError as error:
+        raise UnavailableError(str(error)) from error
+    tokenizer: Tokenizer = open_tokenizer(settings.run.model)
+    redis = await connect(settings.redis)
+    keys = Keys(settings.run.name)
+    registry = service_registry("collector")
+    queue = TrajectoryQueue(redis, keys)
+    await queue.prepare()
+    collector = Collector(
+        settings.run,
+        settings.collector,
+        task,
+        verifier,
+        tokenizer,
+        queue,
+        ReplicaRegistry(redis, keys),
+        TrainerEvents(redis, keys),
+        CollectorMetrics(registry),
+    )
+    app = application("AIS collector", registry, collector.not_ready)
+    async with serve(app, settings.collector.http_host, settings.collector.http_port) as port:
+        logger.info("metrics at http://%s:%d/metrics", settings.collector.http_host, port)
+        await collector.run(stop)
+    await redis.aclose()
+
+
+if __name__ == "__main__":
+    run_service("collector", CollectorProcessSettings, collect, __doc__ or "")

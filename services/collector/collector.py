@@ -1,0 +1,297 @@
+"""The collector's loop: admitted prompts to replicas, responses to the verifier, scored groups to the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from redis.exceptions import RedisError
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
+from tokenizers import Tokenizer
+
+from services.collector.admission import Admission
+from services.collector.dispatch import Dispatcher
+from services.collector.generation import GenerationClient, GenerationError
+from services.collector.metrics import CollectorMetrics
+from services.collector.settings import CollectorSettings
+from services.collector.tasks import Prompt, TaskSource
+from services.collector.verifiers import Verifier
+from services.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.queue import TrajectoryQueue
+from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
+from services.runtime.process import UnavailableError
+from services.runtime.settings import RunSettings
+
+REGISTRY_POLL_SECONDS = 0.25
+"""How often the registry is read while every open group has found a replica."""
+URGENT_POLL_SECONDS = 0.02
+"""How often it is read while a group waits for a replica to reach its version: a swap takes milliseconds."""
+EVENT_BLOCK_SECONDS = 1.0
+"""How long one read waits for the trainer's next event; bounds how long an end can take."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Assignment:
+    """A group on its way: who samples it, and which attempt this is."""
+
+    ordinal: int
+    attempt: int
+    replica: ReplicaRecord
+    started: float = field(default_factory=time.monotonic)
+
+
+class Collector:
+    """Runs until the trainer has finished or it is asked to stop. Single-threaded: all state belongs to one loop."""
+
+    def __init__(
+        self,
+        run: RunSettings,
+        settings: CollectorSettings,
+        task: TaskSource,
+        verifier: Verifier,
+        tokenizer: Tokenizer,
+        queue: TrajectoryQueue,
+        registry: ReplicaRegistry,
+        events: TrainerEvents,
+        metrics: CollectorMetrics,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._task = task
+        self._verifier = verifier
+        self._tokenizer = tokenizer
+        self._queue = queue
+        self._registry = registry
+        self._events = events
+        self._metrics = metrics
+        self._admission = Admission(run.groups_per_batch, run.max_staleness, run.steps)
+        self._dispatcher = Dispatcher(settings.queue_factor)
+        self._replicas: list[ReplicaRecord] = []
+        self._clients: dict[str, GenerationClient] = {}
+        self._attempts: dict[int, int] = {}
+        self._last_replica: dict[int, str] = {}
+        self._changed = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._groups: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._ending = False
+
+    def not_ready(self) -> str | None:
+        """Why no work is being done, or None."""
+        if self._admission.version < 0:
+            return "waiting for the trainer to announce its policy"
+        if not any(replica.ready for replica in self._replicas):
+            return "no replica is ready"
+        return None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Raises UnavailableError when a prompt is refused by the replicas for good."""
+        await self._catch_up(stop)
+        background = [
+            asyncio.create_task(self._follow_trainer(), name="follow trainer"),
+            asyncio.create_task(self._dispatch(), name="dispatch"),
+        ]
+        endings = [asyncio.create_task(stop.wait()), asyncio.create_task(self._finished.wait())]
+        try:
+            await asyncio.wait([*background, *endings], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Loops also look at this flag: before Python 3.12 a cancellation can get lost in redis-py's wait_for.
+            self._ending = True
+            for task in [*background, *endings, *self._groups]:
+                task.cancel()
+            results = await asyncio.gather(*background, *self._groups, return_exceptions=True)
+            for client in self._clients.values():
+                await client.close()
+        errors = [result for result in results if isinstance(result, Exception)]
+        if failure := self._failure or next(iter(errors), None):
+            raise failure
+
+    async def _catch_up(self, stop: asyncio.Event) -> None:
+        """Replays the trainer's events and takes over what an earlier collector of this run has published."""
+        version = -1
+        while version < 0 and not stop.is_set():
+            version = max(
+                (e.version for e in await self._events.follow(1.0) if isinstance(e, (VersionPublished, Finished))),
+                default=-1,
+            )
+        begin = max(version, 0) * self._run.groups_per_batch
+        accepted = await self._queue.accepted(begin, begin + (self._run.max_staleness + 2) * self._run.groups_per_batch)
+        self._admission.advance(version, accepted)
+        self._metrics.version.set(version)
+        logger.info("starts", extra={"version": version, "already_published": len(accepted)})
+
+    async def _follow_trainer(self) -> None:
+        while not self._ending:
+            try:
+                events = await self._events.follow(EVENT_BLOCK_SECONDS)
+            except RedisError as error:
+                logger.warning("cannot read the trainer's events, trying again: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            for event in events:
+                match event:
+                    case VersionPublished(version=version):
+                        self._admission.advance(version)
+                        self._metrics.version.set(version)
+                    case Discarded(ordinal=ordinal, reason=reason):
+                        logger.warning("the trainer refused a group", extra={"ordinal": ordinal, "reason": reason})
+                        self._admission.discard(ordinal)
+                    case Finished():
+                        self._finished.set()
+                        return
+            self._changed.set()
+
+    async def _dispatch(self) -> None:
+        """Gives every open group to a replica as soon as one may and can take it."""
+        while not self._ending:
+            await self._refresh_replicas()
+            while (ordinal := self._admission.peek()) is not None:
+                replica = self._dispatcher.choose(
+                    self._replicas,
+                    self._run.samples_per_group,
+                    self._admission.required_version(ordinal),
+                    time.monotonic(),
+                    avoid=self._last_replica.get(ordinal),
+                )
+                if replica is None:
+                    break
+                self._start(replica)
+            self._metrics.running.set(self._admission.running)
+            self._metrics.waiting.set(self._admission.open)
+            self._changed.clear()
+            pause = REGISTRY_POLL_SECONDS if self._admission.peek() is None else URGENT_POLL_SECONDS
+            await _wait(self._changed, pause)
+
+    async def _refresh_replicas(self) -> None:
+        try:
+            self._replicas = await self._registry.replicas()
+        except RedisError as error:
+            logger.warning("cannot read the registry, keeping the last list: %s", error)
+            return
+        self._metrics.replicas.set(sum(replica.ready for replica in self._replicas))
+        alive = {replica.replica_id for replica in self._replicas}
+        self._dispatcher.forget_except(alive)
+        busy = {task.get_name() for task in self._groups}
+        for replica_id in [name for name in self._clients if name not in alive and name not in busy]:
+            await self._clients.pop(replica_id).close()
+
+    def _start(self, replica: ReplicaRecord) -> None:
+        ordinal = self._admission.start()
+        attempt = self._attempts[ordinal] = self._attempts.get(ordinal, 0) + 1
+        self._dispatcher.sent(replica.replica_id, self._run.samples_per_group)
+        assignment = Assignment(ordinal, attempt, replica)
+        task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)
+        self._groups.add(task)
+        task.add_done_callback(self._on_group_done)
+
+    def _on_group_done(self, task: asyncio.Task[None]) -> None:
+        self._groups.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._failure = error
+            self._finished.set()
+
+    async def _collect(self, assignment: Assignment) -> None:
+        """One group from call to queue. A failed call opens the ordinal again; it is not an error of the collector."""
+        ordinal, replica = assignment.ordinal, assignment.replica
+        prompt = self._task.prompt(ordinal)
+        try:
+            group = await self._generate(assignment, prompt)
+        except GenerationError as error:
+            self._on_failed_call(assignment, prompt, error)
+            return
+        self._dispatcher.succeeded(replica.replica_id, self._run.samples_per_group)
+        published = await self._publish(group)
+        self._admission.accept(ordinal)
+        self._attempts.pop(ordinal, None)
+        self._last_replica.pop(ordinal, None)
+        self._metrics.groups.labels("published" if published else "duplicate").inc()
+        self._metrics.group_seconds.observe(time.monotonic() - assignment.started)
+        self._metrics.reward.set(sum(group.rewards) / len(group.rewards))
+        self._metrics.tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
+        self._changed.set()
+
+    async def _generate(self, assignment: Assignment, prompt: Prompt) -> ScoredGroup:
+        group_id = f"{self._run.name}-{assignment.ordinal}-{assignment.attempt}"
+        token_ids: list[int] = self._tokenizer.encode(prompt.text).ids
+        client = self._client(assignment.replica)
+        trajectories = await client.generate(
+            group_id,
+            token_ids,
+            self._run.samples_per_group,
+            self._settings.sampling,
+            TrajectoryBounds(vocab_size=assignment.replica.vocab_size),
+            self._settings.group_deadline_seconds,
+        )
+        return ScoredGroup(
+            group_id=group_id,
+            ordinal=assignment.ordinal,
+            prompt_id=prompt.prompt_id,
+            prompt_token_ids=_as_tokens(token_ids),
+            trajectories=trajectories,
+            rewards=tuple(self._reward(trajectory, prompt) for trajectory in trajectories),
+            task=self._task.name,
+            attempt=assignment.attempt,
+        )
+
+    def _reward(self, trajectory: Trajectory, prompt: Prompt) -> float:
+        text: str = self._tokenizer.decode(trajectory.token_ids.tolist(), skip_special_tokens=True)
+        return self._verifier(text, prompt.answer, trajectory.finish_reason)
+
+    async def _publish(self, group: ScoredGroup) -> bool:
+        """Keeps trying: what was sampled is not thrown away because Redis is away."""
+        payload = encode_group(group)
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RedisError),
+            wait=wait_random_exponential(multiplier=0.2, max=5.0),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+        ):
+            with attempt:
+                return await self._queue.publish(group.ordinal, payload)
+        raise AssertionError("unreachable: the retries above have no end")
+
+    def _on_failed_call(self, assignment: Assignment, prompt: Prompt, error: GenerationError) -> None:
+        ordinal, replica = assignment.ordinal, assignment.replica
+        self._dispatcher.failed(replica.replica_id, self._run.samples_per_group, time.monotonic())
+        self._last_replica[ordinal] = replica.replica_id
+        self._admission.fail(ordinal)
+        self._metrics.groups.labels("failed").inc()
+        self._metrics.failures.labels(error.reason).inc()
+        if error.field:
+            self._metrics.refused.labels(error.field).inc()
+        logger.warning(
+            "a group is started again: %s",
+            error,
+            extra={
+                "ordinal": ordinal,
+                "attempt": assignment.attempt,
+                "replica": replica.replica_id,
+                "why": error.reason,
+            },
+        )
+        if error.permanent:
+            self._failure = UnavailableError(f"the replicas refuse prompt {prompt.prompt_id!r} for good: {error}")
+            self._finished.set()
+        self._changed.set()
+
+    def _client(self, replica: ReplicaRecord) -> GenerationClient:
+        if replica.replica_id not in self._clients:
+            self._clients[replica.replica_id] = GenerationClient(replica.grpc_address)
+        return self._clients[replica.replica_id]
+
+
+def _as_tokens(token_ids: list[int]) -> np.ndarray:
+    return np.asarray(token_ids, dtype=TOKEN_DTYPE)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    # Not wait_for: before Python 3.12 it can swallow a cancellation that races with the event.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -1,0 +1,78 @@
+"""Which replica samples the next group: the least loaded one whose policy is new enough. Pure: time is given in.
+
+A replica that failed a call rests for a moment, longer each time, so that work goes elsewhere while it is away; its
+first success clears the record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from services.contracts.registry import ReplicaRecord
+
+FIRST_REST_SECONDS = 0.25
+"""Rest after the first failed call; doubles with each failure in a row."""
+LONGEST_REST_SECONDS = 8.0
+
+
+class Dispatcher:
+    """Knows what it has sent to whom. Load is counted here, not read from the registry, whose records lag behind."""
+
+    def __init__(self, queue_factor: float) -> None:
+        self._queue_factor = queue_factor
+        self._outstanding: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._resting_until: dict[str, float] = {}
+
+    def choose(
+        self,
+        replicas: Sequence[ReplicaRecord],
+        sequences: int,
+        required_version: int,
+        now: float,
+        avoid: str | None = None,
+    ) -> ReplicaRecord | None:
+        """The replica for a group of `sequences`; None if all are full, resting, not ready or too old.
+
+        `avoid` is the replica that just failed this group: taken only when it is the only one there.
+        """
+        able = [
+            replica
+            for replica in replicas
+            if replica.ready
+            and replica.policy_version >= required_version
+            and self._resting_until.get(replica.replica_id, 0.0) <= now
+            and self._has_room(replica, sequences)
+        ]
+        others = [replica for replica in able if replica.replica_id != avoid]
+        return min(others or able, key=lambda replica: (self._load(replica), replica.replica_id), default=None)
+
+    def sent(self, replica_id: str, sequences: int) -> None:
+        self._outstanding[replica_id] += sequences
+
+    def succeeded(self, replica_id: str, sequences: int) -> None:
+        self._outstanding[replica_id] -= sequences
+        self._failures.pop(replica_id, None)
+        self._resting_until.pop(replica_id, None)
+
+    def failed(self, replica_id: str, sequences: int, now: float) -> None:
+        self._outstanding[replica_id] -= sequences
+        self._failures[replica_id] += 1
+        rest = min(FIRST_REST_SECONDS * 2 ** (self._failures[replica_id] - 1), LONGEST_REST_SECONDS)
+        self._resting_until[replica_id] = now + rest
+
+    def forget_except(self, replica_ids: set[str]) -> None:
+        """Drops what is known of replicas that are gone and owe nothing."""
+        for replica_id in list(self._outstanding):
+            if replica_id not in replica_ids and self._outstanding[replica_id] == 0:
+                del self._outstanding[replica_id]
+                self._failures.pop(replica_id, None)
+                self._resting_until.pop(replica_id, None)
+
+    def _has_room(self, replica: ReplicaRecord, sequences: int) -> bool:
+        outstanding = self._outstanding[replica.replica_id]
+        return outstanding == 0 or outstanding + sequences <= replica.slots * self._queue_factor
+
+    def _load(self, replica: ReplicaRecord) -> float:
+        return self._outstanding[replica.replica_id] / replica.slots

@@ -1,0 +1,84 @@
+"""One generation call: a prompt to a replica, a complete validated group back, or one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+import numpy as np
+
+from services.contracts.sampling import SamplingParameters
+from services.contracts.trajectory import (
+    TOKEN_DTYPE,
+    MalformedRecordError,
+    Trajectory,
+    TrajectoryBounds,
+    decode_trajectory,
+)
+from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+
+LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
+"""One trajectory of eight million tokens: anything larger is not a trajectory."""
+
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+    # A replica that vanished without closing its connection is noticed within seconds, also between calls.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+
+class GenerationError(RuntimeError):
+    """A group came to nothing. `reason` is the gRPC status or `malformed`; `permanent`: no replica would accept it."""
+
+    def __init__(self, reason: str, message: str, permanent: bool = False, field: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.permanent = permanent
+        self.field = field
+
+
+class GenerationClient:
+    """Calls to one replica, over one channel."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def generate(
+        self,
+        group_id: str,
+        prompt_token_ids: Sequence[int],
+        samples: int,
+        sampling: SamplingParameters,
+        bounds: TrajectoryBounds,
+        deadline_seconds: float,
+    ) -> tuple[Trajectory, ...]:
+        """All samples, in index order. Raises GenerationError."""
+        request = rollout_pb2.GenerateRequest(
+            group_id=group_id,
+            prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
+            samples=samples,
+            sampling=sampling.to_proto(),
+        )
+        received: dict[int, Trajectory] = {}
+        try:
+            async for message in self._stub.Generate(request, timeout=deadline_seconds):
+                trajectory = decode_trajectory(message, bounds)
+                if trajectory.group_id != group_id or trajectory.sample_index in received:
+                    raise MalformedRecordError(
+                        "trajectory.sample_index", f"{trajectory.trajectory_id} was not asked for, or came twice"
+                    )
+                received[trajectory.sample_index] = trajectory
+        except grpc.aio.AioRpcError as error:
+            status = error.code()
+            permanent = status is grpc.StatusCode.INVALID_ARGUMENT
+            raise GenerationError(status.name.lower(), error.details() or status.name, permanent) from error
+        except MalformedRecordError as error:
+            raise GenerationError("malformed", str(error), field=error.field) from error
+        if sorted(received) != list(range(samples)):
+            raise GenerationError("malformed", f"asked for {samples} samples, got {sorted(received)}", field="samples")
+        return tuple(received[index] for index in range(samples))

@@ -1,0 +1,53 @@
+"""What the collector measures."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class CollectorMetrics:
+    """Registered once per process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.groups = Counter(
+            "ais_collector_groups",
+            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.failures = Counter(
+            "ais_collector_call_failures",
+            "Generation calls that came to nothing, by gRPC status or `malformed`.",
+            ["reason"],
+            registry=registry,
+        )
+        self.refused = Counter(
+            "ais_collector_records_refused",
+            "Trajectories refused at the border, by the field that was malformed.",
+            ["field"],
+            registry=registry,
+        )
+        self.running = Gauge("ais_collector_running_groups", "Groups being sampled now.", registry=registry)
+        self.waiting = Gauge(
+            "ais_collector_open_groups",
+            "Groups admitted and waiting for a replica that may take them.",
+            registry=registry,
+        )
+        self.replicas = Gauge(
+            "ais_collector_ready_replicas", "Replicas in the registry that accept work.", registry=registry
+        )
+        self.version = Gauge(
+            "ais_collector_policy_version", "Newest policy version the trainer has announced.", registry=registry
+        )
+        self.group_seconds = Histogram(
+            "ais_collector_group_seconds",
+            "From sending a group to a replica to its publication, in seconds.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.reward = Gauge("ais_collector_reward_mean", "Mean reward of the last published group.", registry=registry)
+        self.tokens = Counter(
+            "ais_collector_response_tokens", "Response tokens in published groups.", registry=registry
+        )

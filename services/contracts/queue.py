@@ -1,0 +1,123 @@
+"""The trajectory queue: scored groups from collector to trainer, on a Redis stream with one consumer group.
+
+What it promises:
+- an ordinal is published at most once, however often a publish is retried or raced (one Lua script checks and adds);
+- an entry stays pending until the trainer acknowledges it, which it does after the work is durable;
+- an entry that must not be trained on goes to the dead-letter stream with its reason, its ordinal becomes open again
+  and the collector is told, in one transaction: nothing vanishes silently.
+
+It is bounded by the collector's admission, never by trimming entries nobody has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from services.contracts.events import Discarded
+from services.contracts.keys import Keys
+
+CONSUMER_GROUP = "trainer"
+DEAD_LETTER_LIMIT = 10_000
+"""Dead letters kept for a person to look at; the oldest go first."""
+
+_PUBLISH_ONCE = """
+if redis.call('ZADD', KEYS[1], 'NX', ARGV[1], ARGV[1]) == 0 then return false end
+return redis.call('XADD', KEYS[2], '*', 'ordinal', ARGV[1], 'group', ARGV[2])
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One queue entry as read, not yet validated."""
+
+    entry_id: str
+    ordinal: int
+    payload: bytes
+
+
+class TrajectoryQueue:
+    """One run's queue. Every call is one round trip."""
+
+    def __init__(self, redis: Redis, keys: Keys, consumer: str = "trainer-0") -> None:
+        self._redis = redis
+        self._keys = keys
+        self._consumer = consumer
+        self._publish_once = redis.register_script(_PUBLISH_ONCE)
+
+    async def prepare(self) -> None:
+        """Creates stream and consumer group; does nothing when they exist."""
+        try:
+            await self._redis.xgroup_create(self._keys.groups, CONSUMER_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def publish(self, ordinal: int, payload: bytes) -> bool:
+        """Adds an encoded ScoredGroup. False: this ordinal had been accepted before, nothing was added."""
+        added = await self._publish_once(
+            keys=[self._keys.accepted, self._keys.groups], args=[str(ordinal).encode(), payload]
+        )
+        return added is not None
+
+    async def accepted(self, begin: int, end: int) -> set[int]:
+        """Ordinals in [begin, end) that have been accepted."""
+        members = await self._redis.zrange(self._keys.accepted, begin, end - 1, byscore=True)
+        return {int(member) for member in cast(list[bytes], members)}
+
+    async def read(self, count: int, block_seconds: float) -> list[Entry]:
+        """Up to `count` new entries in one round trip; waits up to `block_seconds` for the first one."""
+        return self._entries(
+            await self._redis.xreadgroup(
+                CONSUMER_GROUP, self._consumer, {self._keys.groups: ">"}, count=count, block=int(block_seconds * 1000)
+            )
+        )
+
+    async def read_pending(self, count: int, after: str = "0") -> list[Entry]:
+        """Entries this consumer has read and not acknowledged, oldest first: what a restarted trainer begins with."""
+        return self._entries(
+            await self._redis.xreadgroup(CONSUMER_GROUP, self._consumer, {self._keys.groups: after}, count=count)
+        )
+
+    async def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Forgets entries whose effect is durable, with their payloads and ordinals."""
+        if not entries:
+            return
+        entry_ids = [entry.entry_id for entry in entries]
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xack(self._keys.groups, CONSUMER_GROUP, *entry_ids)
+            pipeline.xdel(self._keys.groups, *entry_ids)
+            pipeline.zrem(self._keys.accepted, *[str(entry.ordinal) for entry in entries])
+            await pipeline.execute()
+
+    async def discard(self, entry: Entry, reason: str) -> None:
+        """Moves an entry to the dead-letter stream and asks the collector to generate its ordinal again."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xadd(
+                self._keys.dead_letters,
+                {"entry": entry.entry_id, "ordinal": entry.ordinal, "reason": reason, "group": entry.payload},
+                maxlen=DEAD_LETTER_LIMIT,
+            )
+            pipeline.xack(self._keys.groups, CONSUMER_GROUP, entry.entry_id)
+            pipeline.xdel(self._keys.groups, entry.entry_id)
+            pipeline.zrem(self._keys.accepted, str(entry.ordinal))
+            pipeline.xadd(self._keys.events, Discarded(ordinal=entry.ordinal, reason=reason).fields())
+            await pipeline.execute()
+
+    async def depth(self) -> int:
+        """Groups in the stream: published and not yet acknowledged."""
+        return int(await self._redis.xlen(self._keys.groups))
+
+    @staticmethod
+    def _entries(reply: object) -> list[Entry]:
+        streams = cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]], reply or [])
+        return [
+            Entry(entry_id.decode(), int(fields[b"ordinal"]), fields[b"group"])
+            for _stream, rows in streams
+            for entry_id, fields in rows
+            if fields is not None  # deleted since it was read
+        ]

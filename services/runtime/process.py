@@ -1,0 +1,105 @@
+"""How a service's process begins and ends: settings, logging, signals, exit codes.
+
+Exit codes: 0 done or stopped by a signal as asked; 2 the settings are wrong; 3 something the service needs is not
+there (Redis, a model directory); 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from services.runtime.logging import LoggingSettings, configure_logging
+from services.runtime.redis import RedisUnreachableError
+from services.runtime.settings import SettingsError, read_tree, validate
+
+EXIT_SETTINGS = 2
+EXIT_UNAVAILABLE = 3
+
+PARENT_VARIABLE = "AIS_PARENT_PID"
+"""Set by the launcher: the service ends when this process is gone, even by SIGKILL."""
+
+logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class UnavailableError(RuntimeError):
+    """Something the service needs is not there. The message says what, and what to do."""
+
+
+def service_arguments(description: str) -> argparse.Namespace:
+    """The command line every service shares."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("-c", "--config", type=Path, help="TOML settings file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    return parser.parse_args()
+
+
+def run_service(
+    name: str,
+    settings_model: type[Settings],
+    serve: Callable[[Settings, asyncio.Event], Awaitable[None]],
+    description: str,
+) -> None:
+    """Reads settings, runs `serve(settings, stop)` until it returns, and exits the process with the right code.
+
+    `stop` is set by SIGTERM and SIGINT. `settings_model` may have a `logging: LoggingSettings` field. Sections of the
+    file that the model does not know belong to other services and are left to them.
+    """
+    arguments = service_arguments(description)
+    try:
+        tree = read_tree(arguments.config, arguments.overrides)
+        settings = validate(settings_model, {key: tree[key] for key in settings_model.model_fields if key in tree})
+    except SettingsError as error:
+        print(f"ais {name}: {error}", file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
+    configure_logging(name, getattr(settings, "logging", LoggingSettings()))
+    _end_with_parent()
+    try:
+        asyncio.run(_until_stopped(settings, serve))
+    except (RedisUnreachableError, UnavailableError) as error:
+        logger.error("%s", error)
+        sys.exit(EXIT_UNAVAILABLE)
+    except Exception:
+        logger.exception("stopped by an error that nothing handled")
+        sys.exit(1)
+
+
+async def _until_stopped(settings: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+def _end_with_parent() -> None:
+    """Asks Linux for SIGTERM when the launcher dies, so that a killed launcher leaves nothing behind."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it died before prctl took effect
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def wait_or_stop(stop: asyncio.Event, seconds: float) -> bool:
+    """Waits for `seconds`, or less if asked to stop. True: stop."""
+    # Not wait_for: before Python 3.12 it can swallow a cancellation that races with the event.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    return stop.is_set()

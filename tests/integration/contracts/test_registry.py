@@ -1,0 +1,56 @@
+"""Who is alive, on a real Valkey server."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from services.contracts.keys import Keys
+from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.sampling import Precision
+
+
+def record(replica_id: str, version: int = 0) -> ReplicaRecord:
+    return ReplicaRecord(
+        replica_id=replica_id,
+        grpc_address="127.0.0.1:1",
+        http_url="http://127.0.0.1:2",
+        engine="torch",
+        precision=Precision(),
+        model_type="qwen3",
+        vocab_size=23,
+        parameter_count=100,
+        policy_version=version,
+        policy_digest="sha256:0",
+        ready=True,
+        slots=8,
+        running_sequences=0,
+        waiting_sequences=0,
+    )
+
+
+async def test_the_newest_record_of_each_live_replica_is_listed(redis: Redis, keys: Keys) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    await registry.heartbeat(record("b"))
+    await registry.heartbeat(record("a"))
+    await registry.heartbeat(record("b", version=2))
+    assert await registry.replicas() == [record("a"), record("b", version=2)]
+
+
+async def test_a_replica_that_stops_its_heartbeat_is_forgotten(redis: Redis, keys: Keys) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    await registry.heartbeat(record("a"))
+    await redis.pexpire(keys.replica("a"), 0)
+    assert await registry.replicas() == []
+    assert await redis.smembers(keys.replicas) == set()
+
+
+async def test_a_record_expires_by_itself(redis: Redis, keys: Keys) -> None:
+    await ReplicaRegistry(redis, keys).heartbeat(record("a"))
+    assert 0 < await redis.pttl(keys.replica("a")) <= 5000
+
+
+async def test_a_replica_that_leaves_is_gone_at_once(redis: Redis, keys: Keys) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    await registry.heartbeat(record("a"))
+    await registry.leave("a")
+    assert await registry.replicas() == []

@@ -1,0 +1,93 @@
+"""Work goes to the least loaded replica that may take it."""
+
+from __future__ import annotations
+
+from services.collector.dispatch import FIRST_REST_SECONDS, Dispatcher
+from services.contracts.registry import ReplicaRecord
+from services.contracts.sampling import Precision
+
+
+def replica(name: str, version: int = 0, slots: int = 16, ready: bool = True) -> ReplicaRecord:
+    return ReplicaRecord(
+        replica_id=name,
+        grpc_address=f"{name}:1",
+        http_url=f"http://{name}:2",
+        engine="torch",
+        precision=Precision(),
+        model_type="qwen3",
+        vocab_size=23,
+        parameter_count=1,
+        policy_version=version,
+        policy_digest="",
+        ready=ready,
+        slots=slots,
+        running_sequences=0,
+        waiting_sequences=0,
+    )
+
+
+def choose(
+    dispatcher: Dispatcher, *replicas: ReplicaRecord, version: int = 0, now: float = 0.0, avoid: str = ""
+) -> str:
+    chosen = dispatcher.choose(replicas, 8, version, now, avoid=avoid or None)
+    return chosen.replica_id if chosen else "none"
+
+
+def test_the_least_loaded_replica_relative_to_its_slots_is_chosen() -> None:
+    dispatcher = Dispatcher(queue_factor=2)
+    dispatcher.sent("small", 8)
+    dispatcher.sent("large", 16)
+    assert choose(dispatcher, replica("small", slots=16), replica("large", slots=64)) == "large"
+
+
+def test_a_full_replica_gets_nothing_until_it_has_room() -> None:
+    dispatcher = Dispatcher(queue_factor=1)
+    dispatcher.sent("a", 16)
+    assert choose(dispatcher, replica("a")) == "none"
+    dispatcher.succeeded("a", 8)
+    assert choose(dispatcher, replica("a")) == "a"
+
+
+def test_a_group_larger_than_all_slots_goes_to_an_idle_replica() -> None:
+    assert choose(Dispatcher(queue_factor=1), replica("a", slots=4)) == "a"
+
+
+def test_a_replica_with_too_old_a_policy_gets_nothing() -> None:
+    assert choose(Dispatcher(2), replica("old", version=3), replica("new", version=4), version=4) == "new"
+    assert choose(Dispatcher(2), replica("old", version=3), version=4) == "none"
+
+
+def test_a_replica_that_is_not_ready_gets_nothing() -> None:
+    assert choose(Dispatcher(2), replica("a", ready=False)) == "none"
+
+
+def test_a_failed_replica_rests_longer_each_time_and_is_cleared_by_success() -> None:
+    dispatcher = Dispatcher(2)
+    now = 0.0
+    for failures in range(3):
+        dispatcher.sent("a", 8)
+        dispatcher.failed("a", 8, now)
+        rest = FIRST_REST_SECONDS * 2**failures
+        assert choose(dispatcher, replica("a"), now=now + rest * 0.99) == "none"
+        now += rest
+        assert choose(dispatcher, replica("a"), now=now) == "a"
+    dispatcher.sent("a", 8)
+    dispatcher.succeeded("a", 8)
+    assert choose(dispatcher, replica("a"), now=0.0) == "a"
+
+
+def test_a_retry_goes_to_another_replica_if_there_is_one() -> None:
+    dispatcher = Dispatcher(2)
+    dispatcher.sent("b", 16)
+    assert choose(dispatcher, replica("a"), replica("b"), avoid="a") == "b"
+    assert choose(dispatcher, replica("a"), avoid="a") == "a"
+
+
+def test_what_a_vanished_replica_owes_is_remembered_until_it_is_settled() -> None:
+    dispatcher = Dispatcher(1)
+    dispatcher.sent("a", 16)
+    dispatcher.forget_except(set())
+    assert choose(dispatcher, replica("a")) == "none"
+    dispatcher.failed("a", 16, now=0.0)
+    dispatcher.forget_except(set())
+    assert choose(dispatcher, replica("a")) == "a"

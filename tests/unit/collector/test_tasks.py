@@ -1,0 +1,94 @@
+"""Prompts are seeded and resumable; verifiers judge what they say they judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.collector.settings import CollectorSettings, TaskSettings
+from services.collector.tasks import JsonlTask, Split, TaskError, open_task
+from services.collector.verifiers import open_verifier
+from services.contracts.sampling import FinishReason
+
+
+def write_jsonl(path: Path, rows: int) -> Path:
+    path.write_text("".join(json.dumps({"prompt": f"q{i}", "answer": i}) + "\n" for i in range(rows)))
+    return path
+
+
+def test_a_sort_prompt_is_answered_by_its_sorted_digits() -> None:
+    prompt = open_task(TaskSettings(digits=16), 0, Split.TRAIN).prompt(3)
+    digits, end = prompt.text[:-1], prompt.text[-1]
+    assert end == "="
+    assert len(digits) == 16
+    assert prompt.answer == "".join(sorted(digits))
+
+
+def test_the_order_of_prompts_depends_on_seed_split_and_ordinal_alone() -> None:
+    def texts(seed: int, split: Split) -> list[str]:
+        task = open_task(TaskSettings(), seed, split)
+        return [task.prompt(ordinal).text for ordinal in (5, 0, 5)]
+
+    first = texts(0, Split.TRAIN)
+    assert first == texts(0, Split.TRAIN)
+    assert first[0] == first[2] != first[1]
+    assert len({first[0], texts(1, Split.TRAIN)[0], texts(0, Split.HELD_OUT)[0], texts(0, Split.DEMONSTRATION)[0]}) == 4
+
+
+def test_an_epoch_of_a_file_has_every_prompt_once_and_the_next_has_another_order(tmp_path: Path) -> None:
+    task = JsonlTask(write_jsonl(tmp_path / "t.jsonl", 20), seed=0)
+    epochs = [[task.prompt(epoch * 20 + i).text for i in range(20)] for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(f"q{i}" for i in range(20))
+    assert epochs[0] != epochs[1]
+
+
+def test_evaluation_reads_the_held_out_file(tmp_path: Path) -> None:
+    settings = TaskSettings(
+        name="jsonl", file=write_jsonl(tmp_path / "a.jsonl", 3), held_out_file=write_jsonl(tmp_path / "b.jsonl", 3)
+    )
+    assert open_task(settings, 0, Split.HELD_OUT).name == "b"
+    assert open_task(settings, 0, Split.TRAIN).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("", "no prompts"), ("not json\n", "line 1"), ('{"prompt": "a"}\n', "'answer' is missing"), ("[1]\n", "line 1")],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(text)
+    with pytest.raises(TaskError, match=complaint):
+        open_task(TaskSettings(name="jsonl", file=file), 0, Split.TRAIN)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="absent.jsonl"):
+        open_task(TaskSettings(name="jsonl", file=tmp_path / "absent.jsonl"), 0, Split.TRAIN)
+
+
+def test_exact_match_wants_the_answer_and_an_end() -> None:
+    verify = open_verifier(TaskSettings())
+    assert verify("123", "123", FinishReason.STOP) == 1.0
+    assert verify("123", "123", FinishReason.LENGTH) == 0.0
+    assert verify("1234", "123", FinishReason.STOP) == 0.0
+
+
+def test_a_regular_expression_compares_its_last_capture() -> None:
+    verify = open_verifier(TaskSettings(verifier="regular_expression", pattern=r"#### (\d+)"))
+    assert verify("#### 1 no, #### 42", "42", FinishReason.LENGTH) == 1.0
+    assert verify("#### 42 no, #### 1", "42", FinishReason.LENGTH) == 0.0
+    assert verify("42", "42", FinishReason.STOP) == 0.0
+
+
+def test_a_pattern_that_does_not_compile_is_refused() -> None:
+    with pytest.raises(TaskError, match="not a regular expression"):
+        open_verifier(TaskSettings(verifier="regular_expression", pattern="("))
+
+
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0}])
+def test_sampling_that_would_bias_the_ratio_is_refused_with_the_reason(sampling: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="biased|no log-probs"):
+        CollectorSettings.model_validate({"sampling": sampling})
