@@ -26,6 +26,7 @@ from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
 from services.runtime.process import UnavailableError
 from services.runtime.settings import RunSettings
+from services.runtime.tasks import end_tasks
 
 REGISTRY_POLL_SECONDS = 0.25
 """How often the registry is read while every open group has found a replica."""
@@ -81,7 +82,6 @@ class Collector:
         self._finished = asyncio.Event()
         self._groups: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._ending = False
 
     def not_ready(self) -> str | None:
         """Why no work is being done, or None."""
@@ -102,15 +102,12 @@ class Collector:
         try:
             await asyncio.wait([*background, *endings], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # Loops also look at this flag: before Python 3.12 a cancellation can get lost in redis-py's wait_for.
-            self._ending = True
-            for task in [*background, *endings, *self._groups]:
-                task.cancel()
-            results = await asyncio.gather(*background, *self._groups, return_exceptions=True)
+            groups = list(self._groups)
+            await end_tasks(*background, *endings, *groups)
             for client in self._clients.values():
                 await client.close()
-        errors = [result for result in results if isinstance(result, Exception)]
-        if failure := self._failure or next(iter(errors), None):
+        errors = [task.exception() for task in background if not task.cancelled()]
+        if failure := self._failure or next(filter(None, errors), None):
             raise failure
 
     async def _catch_up(self, stop: asyncio.Event) -> None:
@@ -128,7 +125,7 @@ class Collector:
         logger.info("starts", extra={"version": version, "already_published": len(accepted)})
 
     async def _follow_trainer(self) -> None:
-        while not self._ending:
+        while True:
             try:
                 events = await self._events.follow(EVENT_BLOCK_SECONDS)
             except RedisError as error:
@@ -150,7 +147,7 @@ class Collector:
 
     async def _dispatch(self) -> None:
         """Gives every open group to a replica as soon as one may and can take it."""
-        while not self._ending:
+        while True:
             await self._refresh_replicas()
             while (ordinal := self._admission.peek()) is not None:
                 replica = self._dispatcher.choose(

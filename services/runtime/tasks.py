@@ -1,0 +1,22 @@
+"""Ending asyncio tasks for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+RECANCEL_SECONDS = 0.2
+"""A task that has not ended by then is cancelled again."""
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks until they have ended. Their results and errors stay with them.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for` can swallow a cancellation that races with its result, and
+    redis-py sends every command through it. A loop of Redis calls would go on for ever.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=RECANCEL_SECONDS)
