@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from dataclasses import dataclass, field
 
@@ -222,7 +223,7 @@ class Collector:
             group_id,
             token_ids,
             self._run.samples_per_group,
-            self._settings.sampling,
+            self._settings.sampling.model_copy(update={"seed": group_seed(self._run.seed, assignment.ordinal)}),
             TrajectoryBounds(vocab_size=assignment.replica.vocab_size),
             self._settings.group_deadline_seconds,
         )
@@ -281,6 +282,11 @@ class Collector:
         if replica.replica_id not in self._clients:
             self._clients[replica.replica_id] = GenerationClient(replica.grpc_address)
         return self._clients[replica.replica_id]
+
+
+def group_seed(run_seed: int, ordinal: int) -> int:
+    """Seed of a group's random stream, below 2^63: unrelated for any two ordinals or runs."""
+    return random.Random(f"{run_seed}:sampling:{ordinal}").getrandbits(63)
 
 
 def _as_tokens(token_ids: list[int]) -> np.ndarray:

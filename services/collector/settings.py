@@ -52,12 +52,14 @@ class CollectorSettings(Section):
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
 
     @model_validator(mode="after")
-    def _support_is_whole(self) -> Self:
+    def _sampling_can_be_trained_on(self) -> Self:
         if self.sampling.top_p < 1.0 or self.sampling.top_k > 0:
             raise ValueError(
                 "truncated sampling (sampling.top_p < 1 or sampling.top_k > 0) is refused: the trainer scores over the "
                 "whole vocabulary, and the importance ratio would be biased. Set top_p = 1 and top_k = 0."
             )
+        if self.sampling.seed is not None:
+            raise ValueError("sampling.seed is drawn from run.seed for each group; set run.seed instead")
         if self.sampling.temperature == 0.0:
             raise ValueError("sampling.temperature = 0 has no log-probs to train on; set it above 0, usually to 1")
         return self

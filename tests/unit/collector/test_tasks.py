@@ -88,7 +88,7 @@ def test_a_pattern_that_does_not_compile_is_refused() -> None:
         open_verifier(TaskSettings(verifier="regular_expression", pattern="("))
 
 
-@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0}])
-def test_sampling_that_would_bias_the_ratio_is_refused_with_the_reason(sampling: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="biased|no log-probs"):
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0}, {"seed": 1}])
+def test_sampling_that_cannot_be_trained_on_is_refused_with_the_reason(sampling: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="biased|no log-probs|run.seed"):
         CollectorSettings.model_validate({"sampling": sampling})

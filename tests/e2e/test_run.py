@@ -1,0 +1,124 @@
+"""`ais run` with real processes: rollout replicas, collector, trainer, Valkey."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "examples" / "sort16" / "config.toml"
+GROUPS_PER_BATCH = 8
+
+
+@contextmanager
+def ais_run(directory: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """`ais run` in a directory of its own; whatever is left of it at the end is killed."""
+    settings = [f"run.directory={directory}", f"run.groups_per_batch={GROUPS_PER_BATCH}", *overrides]
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "run", "-c", str(CONFIG), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    family = [psutil.Process(process.pid)]
+    try:
+        yield process
+        family += family[0].children(recursive=True) if family[0].is_running() else []
+    finally:
+        if process.poll() is None:
+            family += psutil.Process(process.pid).children(recursive=True)
+            for member in family:
+                if member.is_running():
+                    member.kill()
+        process.wait()
+
+
+def steps(directory: Path) -> list[dict[str, Any]]:
+    files = list(directory.glob("*/steps.jsonl"))
+    return [json.loads(line) for line in files[0].read_text().splitlines()] if files else []
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def services_of(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if f"services.{name}" in child.cmdline()]
+
+
+def assert_ledger(directory: Path, batches: int) -> None:
+    """Every batch is exactly its own ordinals, no group twice, and the committed history is what was trained."""
+    lines = steps(directory)
+    assert [line["ordinals"] for line in lines] == [
+        list(range(k * GROUPS_PER_BATCH, (k + 1) * GROUPS_PER_BATCH)) for k in range(batches)
+    ]
+    trained = [group for line in lines for group in line["group_ids"]]
+    assert len(set(trained)) == batches * GROUPS_PER_BATCH
+    manifests = [json.loads(path.read_text()) for path in sorted(directory.glob("*/checkpoints/*/manifest.json"))]
+    assert [group for manifest in manifests for group in manifest["group_ids"]] == trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["rollout", "collector"])
+@pytest.mark.timeout(240)
+def test_a_service_killed_in_mid_run_loses_no_group_and_trains_none_twice(tmp_path: Path, victim: str) -> None:
+    overrides = ("run.steps=16", "rollout.replicas=2", "launcher.evaluation_prompts=0", "trainer.save_every_steps=5")
+    with ais_run(tmp_path, *overrides) as process:
+        wait_for(lambda: len(steps(tmp_path)) >= 3, process)
+        killed = services_of(process, victim)[0]
+        killed.send_signal(signal.SIGKILL)
+        wait_for(lambda: len(steps(tmp_path)) >= 6, process)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert_ledger(tmp_path, batches=16)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_run_ends_with_a_model_that_loads_a_report_and_no_process_left(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with ais_run(tmp_path, "run.steps=3", "rollout.replicas=3", "rollout.precision.weights=bf16") as process:
+        wait_for(lambda: len(services_of(process, "rollout")) == 3, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
+    (run,) = tmp_path.iterdir()
+    assert len(steps(tmp_path)) == 3
+    assert "<svg" in (run / "report.html").read_text()
+    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    assert torch.isfinite(model(torch.tensor([[1, 5, 6]])).logits).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_within_seconds_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with ais_run(tmp_path, "run.steps=1000", "launcher.evaluation_prompts=0") as process:
+        wait_for(lambda: len(steps(tmp_path)) >= 2, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        begin = time.monotonic()
+        os.kill(process.pid, number)
+        process.communicate(timeout=30)
+        assert time.monotonic() - begin < 15
+    assert process.returncode == 128 + number
+    assert [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
