@@ -26,6 +26,11 @@ class RedisUnreachableError(RuntimeError):
 
 async def connect(settings: RedisSettings) -> Redis:
     """A connected client. Raises RedisUnreachableError when no server answers within the settings' time."""
+    if not settings.url:
+        raise RedisUnreachableError(
+            "redis.url is not set. Set it to a Redis or Valkey server, such as redis://127.0.0.1:6379/0; `ais run` "
+            "starts one of its own."
+        )
     client = Redis.from_url(
         settings.url,
         protocol=2,
