@@ -1,0 +1,342 @@
+"""The registry of corrections: from settings to the weights of a batch, in three calls.
+
+    sums = correction.measure(batch)              of a microbatch; add over microbatches, all-reduce over ranks
+    plan, state = correction.plan(sums, state)    the decision, from the sums of the whole batch
+    weights = correction.weights(batch, advantages, plan)
+
+With r = proximal / behaviour, w the weight at the settings' level (ais_core.levels) and C the cap:
+
+    none            1
+    tis             min(w, C)                                  truncated importance sampling, Ionides (2008)
+    mis, icepop     w if lower <= w <= upper, else 0           masked; IcePop (Ring-1T, arXiv 2510.18855) at token level
+    sequence_mask   1 if lower <= prod r <= upper, else 0      TRL
+    geometric_mask  1 if lower <= (prod r)^(1/n) <= upper      verl
+    k1, k2, k3      1 if lower <= statistic <= upper           verl; over tokens or sequences
+    opsm, m2po      1, but 0 for some tokens by advantage      ais_core.rejections
+    vcpo            min(prod r, C), and the learning rate times sqrt(min(1, ESS ratio / learning_rate_base))
+    ais             1 - alpha + alpha min(w, C)                ais_core.mixing
+
+Further `rejections` multiply any of them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ais_core.diagnostics import Moments, ladder_rows, summarize
+from ais_core.errors import ShapeError, StateError
+from ais_core.histogram import BINS, bins
+from ais_core.levels import RUNGS, WHOLE, Levels, Units
+from ais_core.mixing import mix
+from ais_core.plan import Plan
+from ais_core.ratios import Chunk, SequenceBatch, exponential
+from ais_core.rejections import kept, off_policy_sequences, offending, second_moment_threshold
+from ais_core.settings import EXPONENT_LIMIT, WEIGHTED, CorrectionSettings, RejectionSettings
+from ais_core.sums import DECISIVE, LAGS, PLACES, Sums, check
+
+State = dict[str, Any]
+"""What a correction remembers between batches: JSON-able, None before the first batch, and part of a checkpoint."""
+
+
+def build(settings: CorrectionSettings) -> "Correction":
+    """The correction those settings describe."""
+    return Correction(settings)
+
+
+class Correction:
+    """One correction. It holds its settings and nothing else: what it remembers is in the state passed in and out."""
+
+    def __init__(self, settings: CorrectionSettings) -> None:
+        self.settings = settings
+        self._adaptive = settings.weight_level == "adaptive"
+        self._rejections = (*_own_rejections(settings), *settings.rejections)
+
+    @property
+    def needs_advantages(self) -> bool:
+        """Whether `measure` and `weights` look at advantages."""
+        return self.settings.method in ("opsm", "m2po")
+
+    def needs_current_sums(self, state: State | None) -> bool:
+        """Whether a batch must be measured, and planned, before it can be weighed.
+
+        False for corrections that look at each token or sequence alone, and for AIS on the previous batch once there
+        was one: then `recall(state)` gives the plan to weigh with, while the batch is measured on the way.
+        """
+        match self.settings.method:
+            case "ais":
+                return state is None or self.settings.mixing.evaluation == "same_batch"
+            case method:
+                return method == "m2po"
+
+    @torch.no_grad()
+    def measure(self, batch: SequenceBatch, advantages: Tensor | None = None) -> Tensor:
+        """The sums of a batch or of a part of it (whole sequences).
+
+        Args:
+            batch: log-ratios.
+            advantages: (N,) per sequence or in the batch's own shape. Needed by opsm and m2po, ignored by the others.
+        Returns:
+            flat float64 tensor on the batch's device; add those of all parts.
+        Raises:
+            ShapeError: advantages that are missing or of another shape.
+        """
+        sums = Sums.zero(batch.log_ratio.device)
+        sums.section("batch")[4] = batch.non_finite_tokens
+        per_token = self._advantages(batch, advantages)
+        for chunk in batch.chunks():
+            self._add(sums, chunk, None if per_token is None else per_token[chunk.tokens])
+            if batch.version_lag is not None:
+                _add_lags(sums, chunk.log_ratio, batch.version_lag[chunk.tokens])
+        return sums.flat
+
+    def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State]:
+        """The decision for a batch from its global sums, and the state after it.
+
+        With evaluation `previous_batch` and a state, alpha comes from the state, as `recall` gives it; the sums then
+        give the diagnostics and the next state.
+
+        Raises:
+            ShapeError: sums that `measure` did not make.
+            StateError: a state that `plan` did not make.
+        """
+        current = check(sums.cpu())
+        diagnostics = summarize(current.flat)
+        before = None if state is None else _read(state)
+        after = self._remember(before, current)
+        basis = after if self.needs_current_sums(state) or before is None else before
+        scale = 1.0
+        if self.settings.method == "vcpo" and diagnostics.tokens:
+            # The applied weights' ESS: that of raw weights is decided by its largest one.
+            scale = math.sqrt(min(1.0, diagnostics.weight_ess_ratio / self.settings.learning_rate_base))
+        return self._decide(basis, current, scale, diagnostics), _write(after)
+
+    def recall(self, state: State | None) -> Plan:
+        """The plan for a batch that need not be measured first: see `needs_current_sums`. It has no diagnostics.
+
+        Raises StateError where the batch must be measured first, or for a state that `plan` did not make.
+        """
+        if self.needs_current_sums(state):
+            raise StateError(f"{self.settings.method!r} must measure this batch first: measure, then plan")
+        return self._decide(None if state is None else _read(state), None, 1.0, None)
+
+    @torch.no_grad()
+    def weights(self, batch: SequenceBatch, advantages: Tensor | None, plan: Plan) -> Tensor:
+        """The weight of each token's loss, detached.
+
+        Args:
+            batch: log-ratios, of a whole batch or any part of it in whole sequences.
+            advantages: as in `measure`.
+            plan: of `plan` or `recall`.
+        Returns:
+            float32 in the batch's own shape, at least 0, 0 where masked. Multiply the token's loss by it.
+        """
+        weights = torch.empty_like(batch.log_ratio)
+        per_token = self._advantages(batch, advantages)
+        for chunk in batch.chunks():
+            part = None if per_token is None else per_token[chunk.tokens]
+            weights[chunk.tokens] = self._weigh(chunk, part, plan)
+        return batch.restore(weights)
+
+    # Measuring.
+
+    def _add(self, sums: Sums, chunk: Chunk, advantages: Tensor | None) -> None:
+        logs = chunk.log_ratio
+        tokens = logs.numel()
+        occupied = int((chunk.lengths > 0).sum())
+        if tokens == 0:
+            sums.section("batch")[1] += chunk.lengths.numel()
+            return
+        levels = Levels(chunk, self.settings)
+        keep = self._kept(chunk, advantages)
+        batch = sums.section("batch")
+        batch[0] += occupied
+        batch[1] += chunk.lengths.numel() - occupied
+        batch[2] += tokens
+        batch[3] += tokens if keep is None else keep.sum()
+
+        excess = logs.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
+        moments = [logs.sum(), logs.abs().sum(), logs.dot(logs), excess.sum(), excess.dot(excess)]
+        sums.section("token").add_(torch.stack(moments))
+        token_bins = bins(logs)
+        sums.section("token_histogram").add_(torch.bincount(token_bins, minlength=2 * BINS))
+
+        whole = levels.sequence_log_ratio()[chunk.lengths > 0]
+        whole_excess = whole.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
+        moments = [whole.sum(), whole.dot(whole), whole_excess.sum(), whole_excess.dot(whole_excess)]
+        sums.section("sequence").add_(torch.stack(moments))
+        whole_bins = bins(whole.float())
+        sums.section("sequence_histogram").add_(torch.bincount(whole_bins, minlength=2 * BINS))
+        sums.section("sequence_histogram_sum").add_(torch.bincount(whole_bins, whole, minlength=2 * BINS))
+
+        ladder = sums.section("ladder").view(RUNGS, -1)
+        if self._adaptive:
+            for rung in range(levels.highest + 1):
+                row = self._row(levels.rung(rung), keep, tokens)
+                ladder[rung : (RUNGS if rung == levels.highest else rung + 1)] += row
+        elif self.settings.method in WEIGHTED:
+            ladder[0] += self._row(levels.fixed(), keep, tokens)
+        else:
+            ladder[0] += self._row(levels.rung(0), keep, tokens)
+        if self.settings.method == "m2po":
+            assert advantages is not None
+            pushed = offending(logs, advantages)
+            magnitude = token_bins[pushed].remainder_(BINS)
+            square = logs[pushed].square().double()
+            counts, squares = torch.bincount(magnitude, minlength=BINS), torch.bincount(magnitude, square, BINS)
+            sums.section("offending").add_(torch.cat([counts.double(), squares]))
+
+    def _row(self, units: Units, keep: Tensor | None, tokens: int) -> Tensor:
+        """One row of the ladder, summed over tokens: w - 1, (w - 1)^2, applied weight, its square, whether capped."""
+        excess = units.raw.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
+        weight = self._bounded(exponential(units.truncated), units)
+        capped = units.truncated >= math.log(self.settings.cap)
+        if units.counts is None:
+            ones = weight if keep is None else weight * keep
+            return torch.stack([excess.sum(), excess.dot(excess), ones.sum(), ones.dot(ones), capped.sum()]).double()
+        counts = units.counts.to(excess.dtype)
+        spread = weight, weight.square()
+        if keep is None:
+            sums = [counts.dot(spread[0]), counts.dot(spread[1])]
+        else:
+            sums = [units.spread(part, tokens)[keep].sum() for part in spread]
+        return torch.stack(
+            [counts.dot(excess), counts.dot(excess.square()), *sums, counts.dot(capped.to(excess.dtype))]
+        ).double()
+
+    # Deciding.
+
+    def _remember(self, before: Sums | None, current: Sums) -> Sums:
+        """An exponential moving average of the sums: the batch that alpha is chosen from."""
+        memory = self.settings.mixing.memory
+        if before is None or memory == 0.0:
+            return current
+        return Sums(torch.lerp(current.flat, before.flat, memory))
+
+    def _decide(self, basis: Sums | None, current: Sums | None, scale: float, diagnostics: Any) -> Plan:
+        if self.settings.method == "ais":
+            assert basis is not None
+            mixture = mix(basis, self.settings.mixing, self._adaptive)
+            return Plan(
+                alpha=mixture.alpha,
+                rung=mixture.rung,
+                second_moment_threshold=math.inf,
+                trusted=mixture.trusted,
+                terms=mixture.terms,
+                effective_sample_ratio=mixture.effective_sample_ratio,
+                diagnostics=diagnostics,
+            )
+        threshold = math.inf
+        if self.settings.method == "m2po" and current is not None:
+            values = current.values("offending")
+            threshold = second_moment_threshold(values[:BINS], values[BINS:], self.settings.bounds[1])
+        seen = current or basis
+        return Plan(
+            alpha=1.0,
+            rung=float(WHOLE),
+            second_moment_threshold=threshold,
+            trusted=True,
+            terms=None,
+            effective_sample_ratio=_applied_ess(seen) if seen else math.nan,
+            learning_rate_scale=scale,
+            diagnostics=diagnostics,
+        )
+
+    # Weighing.
+
+    def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> Tensor:
+        logs = chunk.log_ratio
+        method = self.settings.method
+        if method not in WEIGHTED:
+            weights = torch.ones_like(logs)
+        elif method == "ais" and plan.alpha == 0.0:
+            weights = self._uncorrected(logs)
+        else:
+            levels = Levels(chunk, self.settings)
+            if self._adaptive:
+                weights = levels.between(plan.rung)
+            else:
+                units = levels.fixed()
+                weight = self._bounded(exponential(units.truncated).float(), units)
+                weights = units.spread(weight, logs.numel())
+            if method == "ais":
+                weights = torch.lerp(self._uncorrected(logs), weights, plan.alpha)
+        keep = self._kept(chunk, advantages, plan)
+        return weights if keep is None else weights * keep
+
+    def _uncorrected(self, logs: Tensor) -> Tensor:
+        bound = self.settings.mixing.uncorrected_bound
+        return torch.ones_like(logs) if bound is None else exponential((logs + math.log(bound)).clamp(max=0.0))
+
+    def _bounded(self, weight: Tensor, units: Units) -> Tensor:
+        """`mis` and `icepop`: the raw weight inside the bounds, 0 outside."""
+        if self.settings.method not in ("mis", "icepop"):
+            return weight
+        lower, upper = self.settings.bounds
+        raw = exponential(units.raw).to(weight.dtype)
+        return raw * ((raw >= lower) & (raw <= upper))
+
+    def _kept(self, chunk: Chunk, advantages: Tensor | None, plan: Plan | None = None) -> Tensor | None:
+        """(tokens,) bool, or None when everything is kept. M2PO's mask needs the plan."""
+        masks = [kept(chunk, rejection) for rejection in self._rejections]
+        if self.settings.method == "opsm":
+            assert advantages is not None
+            masks.append(off_policy_sequences(chunk, advantages, self.settings.bounds[1]))
+        if self.settings.method == "m2po" and plan is not None:
+            assert advantages is not None
+            over = chunk.log_ratio.abs() >= plan.second_moment_threshold
+            masks.append(~(offending(chunk.log_ratio, advantages) & over))
+        if not masks:
+            return None
+        return torch.stack(masks).all(0) if len(masks) > 1 else masks[0]
+
+    def _advantages(self, batch: SequenceBatch, advantages: Tensor | None) -> Tensor | None:
+        if not self.needs_advantages:
+            return None
+        if advantages is None:
+            raise ShapeError(f"{self.settings.method!r} depends on the sign of the advantages: pass them")
+        return batch.per_token(advantages.detach())
+
+
+def _own_rejections(settings: CorrectionSettings) -> tuple[RejectionSettings, ...]:
+    """The rejection that a masking method is."""
+    match settings.method:
+        case "sequence_mask":
+            return (RejectionSettings("ratio", "sequence_sum", *settings.bounds),)
+        case "geometric_mask":
+            return (RejectionSettings("ratio", "sequence_mean", *settings.bounds),)
+        case "k1" | "k2" | "k3" as statistic:
+            return (RejectionSettings(statistic, settings.over or "token", *settings.bounds),)
+        case _:
+            return ()
+
+
+def _applied_ess(sums: Sums) -> float:
+    row, tokens = ladder_rows(sums.values("ladder"))[0], sums.values("batch")[2]
+    return Moments(row[2] / tokens, row[3] / tokens).ess_ratio if tokens else math.nan
+
+
+def _add_lags(sums: Sums, logs: Tensor, version_lag: Tensor) -> None:
+    lag = version_lag.clamp(0, LAGS - 1)
+    excess = logs.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
+    columns = (torch.ones_like(logs), logs, logs.abs(), logs.square(), excess, excess.square())
+    by_lag = [torch.bincount(lag, values.double(), LAGS) for values in columns]
+    sums.section("lag").view(LAGS, -1).add_(torch.stack(by_lag, 1))
+
+
+def _write(sums: Sums) -> State:
+    return {"sums": sums.flat[:DECISIVE].tolist()}
+
+
+def _read(state: Mapping[str, Any]) -> Sums:
+    values = state.get("sums") if isinstance(state, Mapping) else None
+    if not isinstance(values, list) or len(values) != DECISIVE:
+        raise StateError(f"expected a state with {DECISIVE} sums, as plan() returns it; start with None to drop it")
+    sums = Sums.zero()
+    sums.flat[:DECISIVE] = torch.tensor(values, dtype=torch.float64)
+    return sums
+
+
+__all__ = ["PLACES", "Correction", "CorrectionSettings", "State", "build"]

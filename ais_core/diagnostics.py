@@ -1,0 +1,214 @@
+"""How far apart the policy that sampled and the policy that trains are, from the sums of a batch.
+
+With r = proximal / behaviour on tokens sampled by behaviour, and w the product of r over a sequence:
+
+    k1 = mean(-log r)                  estimates KL(behaviour || proximal), unbiased      Schulman, "Approximating KL
+    k2 = mean((log r)^2 / 2)           low variance, small bias                           divergence" (2020)
+    k3 = mean(r - 1 - log r)           unbiased and never negative
+    chi-square = mean((r - 1)^2)       estimates chi^2(proximal || behaviour)
+    ESS ratio = (sum w)^2 / (N sum w^2) = 1 / (1 + CV^2)                                  Kong (1992)
+    perplexity ratio = exp(k1)         perplexity of the samples under proximal / under behaviour
+
+N is the number of tokens (or sequences) that count, never of padded ones, so an ESS ratio lies in (0, 1].
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ais_core.histogram import BINS, edge, largest, quantile
+from ais_core.sums import LAGS, check
+
+
+@dataclass(frozen=True, slots=True)
+class LagDiagnostics:
+    """The tokens of one version lag. Lag 0 isolates the rollout engine's own error from staleness."""
+
+    lag: int
+    """Policy versions between sampling and training; the last one stands for itself and all beyond."""
+    tokens: int
+    mean_abs_log_ratio: float
+    """Nats."""
+    k1: float
+    k3: float
+    """Nats."""
+    ess_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """The mismatch of one batch. NaN where nothing was measured (no tokens)."""
+
+    sequences: int
+    """Sequences with at least one token."""
+    empty_sequences: int
+    tokens: int
+    kept_share: float
+    """Share of the tokens that rejections leave in."""
+    non_finite_tokens: int
+    """Tokens left out because their log-ratio was not finite."""
+
+    mean_abs_log_ratio: float
+    """D, the severity diagnostic: nats per token."""
+    median_abs_log_ratio: float
+    p99_abs_log_ratio: float
+    max_abs_log_ratio: float
+    """Read off the histogram: at most 25% above the true value."""
+    k1: float
+    k2: float
+    k3: float
+    """Nats per token."""
+    chi_square: float
+    perplexity_ratio: float
+    token_cv: float
+    """Coefficient of variation of the raw token ratios."""
+    token_ess_ratio: float
+    """Of the raw token ratios."""
+
+    sequence_mean_log_ratio: float
+    sequence_log_ratio_sd: float
+    sequence_cv: float
+    """Of the raw sequence ratios."""
+    sequence_ess_ratio: float
+    sequence_tail_index: float
+    """Hill estimate of the Pareto k of the raw sequence ratios. Above 0.7 importance weights at this level are
+    unreliable (Vehtari et al., "Pareto smoothed importance sampling"); NaN when fewer than 5 exceed 1."""
+
+    weight_mean: float
+    """Of the truncated weights of the correction, over tokens, before mixing. Level `adaptive`: of whole sequences."""
+    weight_cv: float
+    weight_ess_ratio: float
+    """The reliability diagnostic: ESS ratio of the truncated weights."""
+    raw_weight_cv: float
+    """The amplification diagnostic: CV of the same weights with nothing truncated."""
+    truncated_share: float
+    """Share of the tokens whose weight is at the cap."""
+
+    by_lag: tuple[LagDiagnostics, ...]
+    """Lags that occurred; empty when no version lag was given."""
+
+
+def summarize(flat: Tensor) -> Diagnostics:
+    """The diagnostics of a batch from its sums, added over microbatches and ranks. Raises ShapeError."""
+    sums = check(flat)
+    sequences, empty, tokens, kept, non_finite = sums.values("batch")
+    log_ratio, absolute, square, excess, square_excess = sums.values("token")
+    s_log, s_square, s_excess, s_square_excess = sums.values("sequence")
+    rows = ladder_rows(sums.values("ladder"))
+    row = next((row for row in reversed(rows) if any(row)), rows[0])
+    histogram = sums.values("token_histogram")
+    magnitudes = [left + right for left, right in zip(histogram[:BINS], histogram[BINS:], strict=True)]
+    token = Moments.of_excess(tokens, excess, square_excess)
+    sequence = Moments.of_excess(sequences, s_excess, s_square_excess)
+    raw = Moments.of_excess(tokens, row[0], row[1])
+    weight = Moments(_ratio(row[2], tokens), _ratio(row[3], tokens))
+    k1 = -_ratio(log_ratio, tokens)
+    return Diagnostics(
+        sequences=int(sequences),
+        empty_sequences=int(empty),
+        tokens=int(tokens),
+        kept_share=_ratio(kept, tokens),
+        non_finite_tokens=int(non_finite),
+        mean_abs_log_ratio=_ratio(absolute, tokens),
+        median_abs_log_ratio=quantile(magnitudes, 0.5),
+        p99_abs_log_ratio=quantile(magnitudes, 0.99),
+        max_abs_log_ratio=largest(magnitudes),
+        k1=k1,
+        k2=_ratio(square, tokens) / 2,
+        k3=max(_ratio(excess - log_ratio, tokens), 0.0) if tokens else math.nan,
+        chi_square=_ratio(square_excess, tokens),
+        perplexity_ratio=math.exp(min(k1, 700.0)) if tokens else math.nan,
+        token_cv=token.cv,
+        token_ess_ratio=token.ess_ratio,
+        sequence_mean_log_ratio=_ratio(s_log, sequences),
+        sequence_log_ratio_sd=math.sqrt(max(_ratio(s_square, sequences) - _ratio(s_log, sequences) ** 2, 0.0))
+        if sequences
+        else math.nan,
+        sequence_cv=sequence.cv,
+        sequence_ess_ratio=sequence.ess_ratio,
+        sequence_tail_index=_tail_index(
+            sums.values("sequence_histogram")[BINS:], sums.values("sequence_histogram_sum")[BINS:]
+        ),
+        weight_mean=weight.mean,
+        weight_cv=weight.cv,
+        weight_ess_ratio=weight.ess_ratio,
+        raw_weight_cv=raw.cv,
+        truncated_share=_ratio(row[4], tokens),
+        by_lag=_by_lag(sums.values("lag")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and second moment of weights."""
+
+    mean: float
+    square: float
+
+    @classmethod
+    def of_excess(cls, count: float, excess: float, square_excess: float) -> "Moments":
+        """From the sums of w - 1 and (w - 1)^2."""
+        mean = _ratio(excess, count)
+        return cls(1.0 + mean, _ratio(square_excess, count) + 2.0 * mean + 1.0)
+
+    @property
+    def variance(self) -> float:
+        return max(self.square - self.mean**2, 0.0)
+
+    @property
+    def cv(self) -> float:
+        """Standard deviation by mean; NaN when every weight is 0."""
+        return math.sqrt(self.variance) / self.mean if self.mean > 0 else math.nan
+
+    @property
+    def ess_ratio(self) -> float:
+        """Effective sample size by sample size, in (0, 1]; 0 when every weight is 0."""
+        if math.isnan(self.square):
+            return math.nan
+        return min(self.mean**2 / self.square, 1.0) if self.square > 0 else 0.0
+
+
+def ladder_rows(values: list[float]) -> list[list[float]]:
+    """The ladder by rung: sums of excess, square_excess, weight, square_weight, truncated."""
+    return [values[start : start + 5] for start in range(0, len(values), 5)]
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count > 0 else math.nan
+
+
+def _tail_index(counts: list[float], sums: list[float]) -> float:
+    """Hill's estimator on binned log-weights: the mean excess of log w over a threshold.
+
+    The threshold is the bin edge that leaves at least min(N / 5, 3 sqrt(N)) weights above it, the tail of Pareto
+    smoothing, so bins cost nothing but the freedom to place it.
+    """
+    above = sum(counts)
+    if above < 5:
+        return math.nan
+    wanted = max(min(above / 5, 3 * math.sqrt(above)), 5.0)
+    count, total = 0.0, 0.0
+    for index in reversed(range(len(counts))):
+        count, total = count + counts[index], total + sums[index]
+        if count >= wanted:
+            return max(total / count - edge(index), 0.0)
+    return math.nan
+
+
+def _by_lag(values: list[float]) -> tuple[LagDiagnostics, ...]:
+    by_lag = []
+    for lag in range(LAGS):
+        tokens, log_ratio, absolute, _, excess, square_excess = values[lag * 6 : lag * 6 + 6]
+        if tokens > 0:
+            by_lag.append(
+                LagDiagnostics(
+                    lag=lag,
+                    tokens=int(tokens),
+                    mean_abs_log_ratio=absolute / tokens,
+                    k1=-log_ratio / tokens,
+                    k3=max((excess - log_ratio) / tokens, 0.0),
+                    ess_ratio=Moments.of_excess(tokens, excess, square_excess).ess_ratio,
+                )
+            )
+    return tuple(by_lag)

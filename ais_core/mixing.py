@@ -1,0 +1,161 @@
+"""The mixing coefficient: how much of the importance-weighted gradient to take, from three diagnostics of the batch.
+
+    g = (1 - alpha) g_uncorrected + alpha g_weighted,      effective weight h = 1 - alpha + alpha w
+
+The family and the three diagnostics are those of Adaptive Importance Sampling (arXiv 2605.13907): weight reliability,
+divergence severity, variance amplification. The paper's formula that combines them was not available to us; the rules
+here are ours. docs/algorithm.md derives them. All are multiplied by alpha_max and by the guard.
+
+    severity       S = D^2 / (D^2 + D0^2)                       D = mean |log r| per token, D0 = severity_scale
+    reliability    R = min(1, k / (sigma + k (1 - mu)))         mu, sigma of the truncated weights,
+                                                                k = sqrt(1 / effective_sample_floor - 1)
+    amplification  A = 1 / (1 + n0 (1 + V^2) / N)               V = CV of the raw weights, N sequences,
+                                                                n0 = amplification_batch
+    guard          G = clip(2 - D / mismatch_limit, 0, 1)       for beyond it the clamped exponent makes V a constant
+
+R is the largest alpha for which h keeps ESS(h) / N at the floor: with alpha' its solution,
+alpha' sigma = k (1 - alpha' + alpha' mu). A is the James-Stein shrinkage of the weighted gradient towards the
+uncorrected one.
+
+Reliability and amplification are kept on different weights, truncated and raw: on the same weights they would be one
+number, because ESS / N = 1 / (1 + CV^2).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ais_core.diagnostics import Moments, ladder_rows
+from ais_core.levels import RUNGS, WHOLE
+from ais_core.plan import MixingTerms
+from ais_core.settings import MixingSettings
+from ais_core.sums import Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """What a rule sees of a batch."""
+
+    sequences: float
+    mean_abs_log_ratio: float
+    """D, nats per token."""
+    truncated: Moments
+    """Of the truncated weights, at the level in force."""
+    raw: Moments
+    """Of the raw weights, at the same level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The outcome of a rule."""
+
+    alpha: float
+    rung: float
+    terms: MixingTerms
+    effective_sample_ratio: float
+    """Of h, on the batch measured."""
+    trusted: bool
+
+
+def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
+    """alpha from the sums of a batch, and, when the level is adaptive, the rung its weights stand on.
+
+    A batch without tokens gives alpha 0.
+    """
+    sequences, _, tokens, _, _ = sums.values("batch")
+    rows = [[value / max(tokens, 1.0) for value in row] for row in ladder_rows(sums.values("ladder"))]
+    rung = choose_rung([Moments(row[2], row[3]).ess_ratio for row in rows], settings.effective_sample_floor)
+    excess, square_excess, weight, square_weight, _ = _at(rows, rung) if adaptive else rows[0]
+    mismatch = Mismatch(
+        sequences=sequences,
+        mean_abs_log_ratio=sums.values("token")[1] / max(tokens, 1.0),
+        truncated=Moments(weight, square_weight),
+        raw=Moments.of_excess(1.0, excess, square_excess),
+    )
+    if tokens == 0:
+        return Mixture(0.0, WHOLE, MixingTerms(0.0, 1.0, 0.0, 1.0), math.nan, trusted=True)
+    terms = MixingTerms(
+        severity=severity(mismatch, settings),
+        reliability=reliability(mismatch, settings),
+        amplification=amplification(mismatch, settings),
+        guard=guard(mismatch, settings),
+    )
+    alpha = settings.alpha_max * terms.guard * RULES[settings.rule](mismatch, terms)
+    return Mixture(
+        alpha=alpha,
+        rung=rung,
+        terms=terms,
+        effective_sample_ratio=mixed_moments(mismatch.truncated, alpha).ess_ratio,
+        trusted=mismatch.mean_abs_log_ratio <= settings.mismatch_limit,
+    )
+
+
+def severity(mismatch: Mismatch, settings: MixingSettings) -> float:
+    """S: 0 for identical policies, one half at D = severity_scale, towards 1 beyond; flat at both ends."""
+    square = mismatch.mean_abs_log_ratio**2
+    return square / (square + settings.severity_scale**2)
+
+
+def reliability(mismatch: Mismatch, settings: MixingSettings) -> float:
+    """R: the largest alpha in [0, 1] for which h = 1 - alpha + alpha w has ESS / N of at least the floor."""
+    k = math.sqrt(1.0 / settings.effective_sample_floor - 1.0)
+    loss = math.sqrt(mismatch.truncated.variance) + k * (1.0 - mismatch.truncated.mean)
+    return 1.0 if loss <= k else k / loss
+
+
+def amplification(mismatch: Mismatch, settings: MixingSettings) -> float:
+    """A: trust in the raw weights; (1 + V^2) / N is one over their effective number of sequences."""
+    effective = mismatch.sequences * mismatch.raw.ess_ratio
+    return effective / (effective + settings.amplification_batch) if effective > 0 else 0.0
+
+
+def guard(mismatch: Mismatch, settings: MixingSettings) -> float:
+    """G: closes the hole of reliability at absurd mismatch, where truncated weights are 0 or cap and look reliable."""
+    return min(max(2.0 - mismatch.mean_abs_log_ratio / settings.mismatch_limit, 0.0), 1.0)
+
+
+RULES: dict[str, Callable[[Mismatch, MixingTerms], float]] = {
+    "plateau": lambda _, terms: terms.severity * terms.reliability * terms.amplification,
+    "constant": lambda _, __: 1.0,
+    "effective_sample": lambda _, terms: terms.reliability,
+    "severity": lambda _, terms: terms.severity,
+    "amplification": lambda _, terms: terms.amplification,
+    "product": lambda mismatch, terms: terms.severity * mismatch.truncated.ess_ratio * mismatch.raw.ess_ratio,
+}
+"""alpha / alpha_max of each rule. `plateau` is the default; `constant` is alpha_max itself; `effective_sample`,
+`severity` and `amplification` are single factors; `product` multiplies the diagnostics with no floor kept."""
+
+
+def choose_rung(ess_ratios: list[float], floor: float) -> float:
+    """The highest real-valued rung whose truncated weights keep the floor.
+
+    The first rung that falls under the floor is found from below, and the rung between it and the one before is
+    interpolated in the logarithm of the ESS ratio: the choice moves smoothly with the mismatch, without a switch.
+    """
+    for rung, ratio in enumerate(ess_ratios):
+        if not ratio >= floor:
+            if rung == 0:
+                return 0.0
+            before = math.log(ess_ratios[rung - 1] / floor)
+            if before <= 0.0 or ratio <= 0.0:
+                return rung - 1.0
+            return rung - 1.0 + before / (before + math.log(floor / ratio))
+    return float(RUNGS - 1)
+
+
+def mixed_moments(truncated: Moments, alpha: float) -> Moments:
+    """Mean and second moment of h = 1 - alpha + alpha w."""
+    rest = 1.0 - alpha
+    return Moments(
+        rest + alpha * truncated.mean,
+        rest**2 + 2.0 * alpha * rest * truncated.mean + alpha**2 * truncated.square,
+    )
+
+
+def _at(rows: list[list[float]], rung: float) -> list[float]:
+    """Moments between two rungs. A mixture's mean is exact; its second moment is bounded from above (convexity), so
+    the effective sample is never overstated."""
+    lower = int(rung)
+    share = rung - lower
+    upper = rows[min(lower + 1, RUNGS - 1)]
+    return [low + share * (high - low) for low, high in zip(rows[lower], upper, strict=True)]

@@ -1,0 +1,28 @@
+"""Number formats and quantisers: what a low-precision rollout engine really computes with.
+
+Rounding here is real: codes and scales are made, and what is returned are the values those codes stand for. The product
+of two FP8 numbers is exact in FP32, so rounding both operands and multiplying in FP32 is an FP8 matrix product up to
+the order of accumulation.
+"""
+
+from ais_core.numerics.formats import FORMATS, Format, NumberFormat
+from ais_core.numerics.quantizers import (
+    Granularity,
+    Quantized,
+    encode_activation,
+    encode_weight,
+    quantize_activation,
+    quantize_weight,
+)
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Granularity",
+    "NumberFormat",
+    "Quantized",
+    "encode_activation",
+    "encode_weight",
+    "quantize_activation",
+    "quantize_weight",
+]

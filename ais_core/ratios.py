@@ -1,0 +1,221 @@
+"""Log-ratios between two policies over a batch of sequences, and the weights that products of ratios make.
+
+There is one implementation, for the packed layout: the trainable tokens of all sequences one after another, and how
+many each sequence has. Padded tensors and masks (prompts, tool output) are brought to it when a batch is made, and
+weights are brought back to the shape that came in.
+
+Three policies are kept apart: `behaviour` sampled the tokens (quantised, perhaps older), `proximal` is the trainer's
+policy at the start of the step, `current` is the one being optimised. A log-ratio here is log proximal - log behaviour,
+so that its exponential weights what behaviour sampled as if proximal had.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ais_core.errors import NonFiniteError, ShapeError
+from ais_core.settings import EXPONENT_LIMIT
+
+NonFinite = Literal["raise", "mask"]
+
+CHUNK_TOKENS = 1 << 16
+"""Tokens worked on at once on a CPU: temporaries stay in its cache, and memory does not grow with the batch."""
+
+
+def log_ratio(proximal: Tensor, behaviour: Tensor) -> Tensor:
+    """log proximal - log behaviour, detached.
+
+    Both are taken to float32 before the subtraction: a difference of two bfloat16 log-probs is mostly rounding.
+
+    Args:
+        proximal: log-probs of the sampled tokens under the policy at the start of the step, any shape and float dtype.
+        behaviour: log-probs of the distribution really sampled, same shape.
+    Raises:
+        ShapeError: shapes that differ.
+    """
+    if proximal.shape != behaviour.shape:
+        raise ShapeError(
+            f"proximal log-probs have shape {tuple(proximal.shape)}, behaviour log-probs {tuple(behaviour.shape)}"
+        )
+    return proximal.detach().float() - behaviour.detach().float()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceBatch:
+    """Log-ratios of a batch, packed. Made by `packed` or `padded`."""
+
+    log_ratio: Tensor
+    """(tokens,) float32, detached: the trainable tokens only."""
+    lengths: tuple[int, ...]
+    """Trainable tokens of each sequence; 0 is allowed."""
+    version_lag: Tensor | None
+    """(tokens,) int64: policy versions between the one that sampled a token and the one training it."""
+    non_finite_tokens: int
+    """Tokens left out because their log-ratio was not finite."""
+    position: Tensor | None
+    """Where each token lies in the flattened layout that came in; None when it is that layout."""
+    shape: torch.Size
+    """The shape that came in, and in which weights are given back."""
+
+    @classmethod
+    def packed(
+        cls,
+        log_ratio: Tensor,
+        lengths: Tensor,
+        version_lag: Tensor | None = None,
+        mask: Tensor | None = None,
+        non_finite: NonFinite = "raise",
+    ) -> "SequenceBatch":
+        """A batch from flat tokens.
+
+        Args:
+            log_ratio: (T,) log proximal - log behaviour of the sampled tokens.
+            lengths: (N,) integers that add up to T.
+            version_lag: (T,) integers, or None.
+            mask: (T,) bool, False for tokens that were not sampled by the policy (prompts, tool output), or None.
+            non_finite: `raise`, or `mask` to leave such tokens out and count them.
+        Raises:
+            ShapeError: lengths or shapes that do not describe one batch.
+            NonFiniteError: a NaN or infinity, unless masked.
+        """
+        if log_ratio.ndim != 1 or lengths.ndim != 1:
+            raise ShapeError(f"expected flat tensors, got {tuple(log_ratio.shape)} and lengths {tuple(lengths.shape)}")
+        counts = [int(length) for length in lengths.tolist()]
+        if min(counts, default=0) < 0 or sum(counts) != log_ratio.numel():
+            raise ShapeError(f"lengths must be 0 or more and add up to {log_ratio.numel()} tokens, got {sum(counts)}")
+        return cls._make(log_ratio, counts, version_lag, mask, non_finite)
+
+    @classmethod
+    def padded(
+        cls,
+        log_ratio: Tensor,
+        mask: Tensor,
+        version_lag: Tensor | None = None,
+        non_finite: NonFinite = "raise",
+    ) -> "SequenceBatch":
+        """A batch from padded rows: log_ratio, mask (bool, True where trainable) and version_lag are (B, T).
+
+        What padding holds does not matter. Raises as `packed`.
+        """
+        if log_ratio.ndim != 2:
+            raise ShapeError(f"a padded batch is (B, T), got {tuple(log_ratio.shape)}")
+        rows, columns = log_ratio.shape
+        return cls._make(log_ratio, [columns] * rows, version_lag, mask, non_finite)
+
+    @classmethod
+    def _make(
+        cls,
+        log_ratio: Tensor,
+        counts: list[int],
+        version_lag: Tensor | None,
+        mask: Tensor | None,
+        non_finite: NonFinite,
+    ) -> "SequenceBatch":
+        for name, tensor in (("version_lag", version_lag), ("mask", mask)):
+            if tensor is not None and tensor.shape != log_ratio.shape:
+                raise ShapeError(f"{name} has shape {tuple(tensor.shape)}, log_ratio {tuple(log_ratio.shape)}")
+        if not log_ratio.is_floating_point() or (mask is not None and mask.dtype != torch.bool):
+            raise ShapeError("log_ratio must be a float tensor, and mask a bool one")
+        shape = log_ratio.shape
+        flat = log_ratio.detach().reshape(-1).float()
+        keep = None if mask is None else mask.reshape(-1)
+        kept = flat if keep is None else flat[keep]
+        bad = 0
+        # A float64 sum of finite float32 values cannot overflow, so one pass tells whether all are finite.
+        if not torch.isfinite(kept.sum(dtype=torch.float64)):
+            finite = flat.isfinite()
+            bad = int((~finite if keep is None else ~finite & keep).sum())
+            if non_finite == "raise":
+                raise NonFiniteError(
+                    f"{bad} of {kept.numel()} log-ratios are NaN or infinite; check the log-probs of both policies, or "
+                    "pass non_finite='mask' to leave those tokens out and count them"
+                )
+            keep = finite if keep is None else keep & finite
+            kept = flat[keep]
+        position = None
+        if keep is not None:
+            position = keep.nonzero().squeeze(1)
+            ends = torch.tensor(counts, device=flat.device).cumsum(0)
+            through = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
+            counts = through[ends].diff(prepend=through[:1]).tolist()
+        lag = None
+        if version_lag is not None:
+            lag = version_lag.reshape(-1).long()
+            lag = lag if keep is None else lag[keep]
+        return cls(kept, tuple(counts), lag, bad, position, shape)
+
+    def chunks(self) -> Iterator["Chunk"]:
+        """The batch in pieces of whole sequences, in order."""
+        limit = CHUNK_TOKENS if self.log_ratio.device.type == "cpu" else max(self.log_ratio.numel(), 1)
+        token, first = 0, 0
+        while first < len(self.lengths):
+            last, size = first, 0
+            while last < len(self.lengths) and (last == first or size + self.lengths[last] <= limit):
+                size += self.lengths[last]
+                last += 1
+            tokens = slice(token, token + size)
+            lengths = torch.tensor(self.lengths[first:last], dtype=torch.int64, device=self.log_ratio.device)
+            yield Chunk(self.log_ratio[tokens], lengths, tokens, slice(first, last))
+            token, first = token + size, last
+
+    def restore(self, values: Tensor) -> Tensor:
+        """Per-token values (tokens,) in the shape that came in; 0 where masked."""
+        if self.position is None:
+            return values.reshape(self.shape)
+        whole = values.new_zeros(self.shape.numel())
+        whole[self.position] = values
+        return whole.reshape(self.shape)
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """Values given per sequence (N,) or in the shape that came in, as (tokens,)."""
+        sequences = len(self.lengths)
+        if values.shape == self.shape and not (values.ndim == 1 and self.position is None and sequences == 0):
+            flat = values.reshape(-1)
+            return flat if self.position is None else flat[self.position]
+        if values.shape == (sequences,):
+            lengths = torch.tensor(self.lengths, device=values.device)
+            return values.repeat_interleave(lengths, output_size=self.log_ratio.numel())
+        raise ShapeError(f"expected ({sequences},) or {tuple(self.shape)}, got {tuple(values.shape)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Some whole sequences of a batch."""
+
+    log_ratio: Tensor
+    """(tokens,) float32."""
+    lengths: Tensor
+    """(sequences,) int64."""
+    tokens: slice
+    """Where its tokens lie in the batch."""
+    sequences: slice
+    """Which sequences of the batch these are."""
+
+    @property
+    def ends(self) -> Tensor:
+        """(sequences,) the token after each sequence's last."""
+        return self.lengths.cumsum(0)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values per sequence, repeated over its tokens."""
+        return values.repeat_interleave(self.lengths, output_size=self.log_ratio.numel())
+
+    def cumulative(self, values: Tensor) -> Tensor:
+        """(tokens + 1,) float64 sums of everything before each token: a range's sum is a difference of two."""
+        sums = values.new_zeros(values.numel() + 1, dtype=torch.float64)
+        torch.cumsum(values, 0, dtype=torch.float64, out=sums[1:])
+        return sums
+
+    def sequence_sum(self, values: Tensor) -> Tensor:
+        """(sequences,) float64 sums over each sequence; 0 for an empty one."""
+        cumulative = self.cumulative(values)
+        ends = self.ends
+        return cumulative[ends] - cumulative[ends - self.lengths]
+
+
+def exponential(log_weights: Tensor) -> Tensor:
+    """exp with its argument clamped to +-EXPONENT_LIMIT."""
+    return log_weights.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).exp_()

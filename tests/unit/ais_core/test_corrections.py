@@ -1,0 +1,336 @@
+"""Every correction against its definition in plain float64, and the invariances that make it trustworthy."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import ais_core
+from ais_core import (
+    CorrectionSettings,
+    MixingSettings,
+    NonFiniteError,
+    RejectionSettings,
+    SequenceBatch,
+    SettingError,
+    ShapeError,
+    StateError,
+)
+
+SAME_BATCH = MixingSettings(evaluation="same_batch")
+EVERY = [
+    CorrectionSettings(method="none"),
+    CorrectionSettings(method="tis"),
+    CorrectionSettings(
+        method="tis", level="sequence", rejections=(RejectionSettings("k3", "sequence_max", upper=1.0),)
+    ),
+    CorrectionSettings(method="tis", level="prefix", truncate_tokens=True),
+    CorrectionSettings(method="tis", level="geometric"),
+    CorrectionSettings(method="tis", level="tempered", temper=0.3),
+    CorrectionSettings(method="mis"),
+    CorrectionSettings(method="icepop"),
+    CorrectionSettings(method="sequence_mask"),
+    CorrectionSettings(method="geometric_mask"),
+    CorrectionSettings(method="k1", over="sequence_mean", upper=0.05),
+    CorrectionSettings(method="k2"),
+    CorrectionSettings(method="k3", over="sequence_sum"),
+    CorrectionSettings(method="opsm"),
+    CorrectionSettings(method="m2po"),
+    CorrectionSettings(method="vcpo"),
+    CorrectionSettings(method="ais", mixing=SAME_BATCH),
+    CorrectionSettings(method="ais", level="sequence", mixing=SAME_BATCH),
+    CorrectionSettings(method="ais", mixing=MixingSettings(evaluation="same_batch", uncorrected_bound=4.0)),
+]
+
+
+def make(lengths: list[int], mismatch: float, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+    """Log-ratios by sequence, and an advantage for each."""
+    generator = torch.Generator().manual_seed(seed)
+    logs = [torch.randn(n, generator=generator) * mismatch - mismatch**2 / 2 for n in lengths]
+    return logs, torch.randn(len(lengths), generator=generator)
+
+
+def packed(logs: list[Tensor], **options: Any) -> SequenceBatch:
+    return SequenceBatch.packed(torch.cat([*logs, torch.zeros(0)]), torch.tensor([len(x) for x in logs]), **options)
+
+
+def weigh(settings: CorrectionSettings, logs: list[Tensor], advantages: Tensor) -> list[Tensor]:
+    correction, batch = ais_core.build(settings), packed(logs)
+    plan, _ = correction.plan(correction.measure(batch, advantages), None)
+    return list(correction.weights(batch, advantages, plan).split([len(x) for x in logs]))
+
+
+lengths_strategy = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+mismatches = st.sampled_from([0.0, 1e-3, 0.03, 0.3, 2.0, 30.0])
+
+
+# Definitions.
+
+
+@pytest.mark.parametrize("mismatch", [0.05, 0.6])
+def test_weights_are_those_of_the_definitions(mismatch: float) -> None:
+    logs, advantages = make([1, 5, 17, 30], mismatch)
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="tis"), logs, advantages):
+        torch.testing.assert_close(got, logs_i.exp().clamp(max=2.0))
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="tis", level="sequence"), logs, advantages):
+        torch.testing.assert_close(got, logs_i.sum().exp().clamp(max=2.0).expand_as(got))
+    tis_prefix = CorrectionSettings(method="tis", level="prefix", truncate_tokens=True)
+    for logs_i, a, got in _by_sequence(tis_prefix, logs, advantages):
+        torch.testing.assert_close(got, logs_i.clamp(max=math.log(2)).cumsum(0).exp().clamp(max=2.0), rtol=1e-5, atol=0)
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="tis", level="geometric"), logs, advantages):
+        torch.testing.assert_close(got, logs_i.mean().exp().expand_as(got))
+    tempered = CorrectionSettings(method="tis", level="tempered", temper=0.25)
+    for logs_i, a, got in _by_sequence(tempered, logs, advantages):
+        torch.testing.assert_close(got, (logs_i.sum() / 4).exp().clamp(max=2.0).expand_as(got))
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="icepop"), logs, advantages):
+        ratio = logs_i.exp()
+        torch.testing.assert_close(got, torch.where((ratio >= 0.5) & (ratio <= 5), ratio, 0.0))
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="sequence_mask"), logs, advantages):
+        assert torch.equal(got, (logs_i.sum().exp() <= 3.0).float().expand_as(got))
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="geometric_mask"), logs, advantages):
+        assert torch.equal(got, (0.99 <= logs_i.mean().exp() <= 1.001) * torch.ones_like(got))
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="k1", upper=0.1), logs, advantages):
+        assert torch.equal(got, (-logs_i <= 0.1).float())
+    k3_max = CorrectionSettings(method="k3", over="sequence_max", upper=0.1)
+    for logs_i, a, got in _by_sequence(k3_max, logs, advantages):
+        assert torch.equal(got, ((logs_i.exp() - 1 - logs_i).max() <= 0.1) * torch.ones_like(got))
+    k2_mean = CorrectionSettings(method="k2", over="sequence_mean", upper=0.01)
+    for logs_i, a, got in _by_sequence(k2_mean, logs, advantages):
+        assert torch.equal(got, ((logs_i.square() / 2).mean() <= 0.01) * torch.ones_like(got))
+    for logs_i, a, got in _by_sequence(CorrectionSettings(method="opsm"), logs, advantages):
+        assert torch.equal(got, (not (a < 0 and -logs_i.mean() > 1e-4)) * torch.ones_like(got))
+
+
+def _by_sequence(settings: CorrectionSettings, logs: list[Tensor], advantages: Tensor) -> list[tuple[Tensor, ...]]:
+    return list(zip(logs, advantages, weigh(settings, logs, advantages), strict=True))
+
+
+def test_m2po_masks_only_offending_tokens_the_largest_first_until_the_limit_holds() -> None:
+    logs, advantages = make([200] * 8, 0.4)
+    weights = torch.cat(weigh(CorrectionSettings(method="m2po"), logs, advantages))
+    flat = torch.cat(logs)
+    offending = flat * advantages.repeat_interleave(200) > 0
+    squares = flat.square()
+    kept, dropped = offending & (weights == 1), weights == 0
+    assert not (dropped & ~offending).any()
+    assert squares[kept].max() <= squares[dropped].min()
+    assert squares[kept].mean() <= 0.04
+    # One more bin of a quarter octave would have broken the limit.
+    edge = squares[dropped].min() * 1.25**2
+    assert squares[offending & (squares < edge)].mean() > 0.03
+
+
+def test_vcpo_scales_the_learning_rate_by_the_root_of_the_effective_sample() -> None:
+    logs, _ = make([16] * 64, 0.2)
+    correction = ais_core.build(CorrectionSettings(method="vcpo"))
+    plan, _ = correction.plan(correction.measure(packed(logs)), None)
+    weights = torch.stack([x.double().sum().exp().clamp(max=2.0) for x in logs])
+    ess_ratio = float(weights.sum() ** 2 / (64 * weights.square().sum()))
+    assert plan.learning_rate_scale == pytest.approx(math.sqrt(ess_ratio), rel=1e-5)
+
+
+def test_the_bounded_uncorrected_branch_is_min_1_and_four_times_the_ratio() -> None:
+    logs = [torch.tensor([-3.0, 0.0, 1.0])]
+    mixing = MixingSettings(rule="constant", alpha_max=0.0, uncorrected_bound=4.0)
+    (weights,) = weigh(CorrectionSettings(mixing=mixing), logs, torch.ones(1))
+    torch.testing.assert_close(weights, torch.tensor([4 * math.exp(-3), 1.0, 1.0]))
+
+
+# Properties of all of them.
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+def test_identical_policies_are_not_corrected(settings: CorrectionSettings) -> None:
+    logs, advantages = make([3, 0, 12], 0.0)
+    correction = ais_core.build(settings)
+    plan, _ = correction.plan(correction.measure(packed(logs), advantages), None)
+    assert all(torch.equal(w, torch.ones_like(w)) for w in weigh(settings, logs, advantages))
+    assert plan.diagnostics is not None
+    assert plan.diagnostics.token_ess_ratio == plan.diagnostics.sequence_ess_ratio == 1.0
+    assert plan.diagnostics.weight_ess_ratio == 1.0
+    if settings.method == "ais":
+        assert plan.alpha == 0.0
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@given(lengths=lengths_strategy, mismatch=mismatches, seed=st.integers(0, 99))
+def test_weights_are_finite_bounded_detached_and_float32(
+    settings: CorrectionSettings, lengths: list[int], mismatch: float, seed: int
+) -> None:
+    logs, advantages = make(lengths, mismatch, seed)
+    for weights in weigh(settings, [x.requires_grad_() for x in logs], advantages):
+        assert weights.dtype == torch.float32
+        assert not weights.requires_grad
+        assert bool(weights.isfinite().all())
+        assert bool((weights >= 0).all())
+        assert bool((weights <= (5.0 if settings.method in ("mis", "icepop") else 2.0) + 1e-5).all())
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@given(data=st.data(), lengths=lengths_strategy, mismatch=mismatches)
+def test_microbatches_ranks_and_order_do_not_change_the_result(
+    settings: CorrectionSettings, data: st.DataObject, lengths: list[int], mismatch: float
+) -> None:
+    logs, advantages = make(lengths, mismatch)
+    correction = ais_core.build(settings)
+    whole = correction.measure(packed(logs), advantages)
+    order = data.draw(st.permutations(range(len(logs))))
+    cut = data.draw(st.integers(0, len(logs)))
+    parts = [[logs[i] for i in order[:cut]], [logs[i] for i in order[cut:]]]
+    signs = [advantages[order[:cut]], advantages[order[cut:]]]
+    sums = sum(correction.measure(packed(part), a) for part, a in zip(parts, signs, strict=True))
+    torch.testing.assert_close(sums, whole, rtol=1e-4, atol=1e-4)
+    plan, plan_of_parts = correction.plan(whole, None)[0], correction.plan(sums, None)[0]
+    assert plan_of_parts.alpha == pytest.approx(plan.alpha, rel=1e-4, abs=1e-6)
+    together = weigh(settings, logs, advantages)
+    apart = [
+        w
+        for part, a in zip(parts, signs, strict=True)
+        for w in correction.weights(packed(part), a, plan_of_parts).split([len(x) for x in part])
+    ]
+    for place, i in enumerate(order):
+        torch.testing.assert_close(apart[place], together[i], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@given(lengths=lengths_strategy, mismatch=mismatches)
+def test_padding_and_masks_do_not_change_the_result(
+    settings: CorrectionSettings, lengths: list[int], mismatch: float
+) -> None:
+    logs, advantages = make(lengths, mismatch)
+    width = max(lengths) + 2
+    rows, mask = torch.full((len(lengths), width), torch.nan), torch.zeros(len(lengths), width, dtype=torch.bool)
+    for i, x in enumerate(logs):
+        rows[i, 1 : 1 + len(x)], mask[i, 1 : 1 + len(x)] = x, True
+    flat = SequenceBatch.packed(rows.flatten(), torch.full((len(lengths),), width), mask=mask.flatten())
+    correction = ais_core.build(settings)
+    expected = correction.measure(packed(logs), advantages)
+    for batch in (SequenceBatch.padded(rows, mask), flat):
+        sums = correction.measure(batch, advantages)
+        assert torch.equal(sums, expected)
+        plan, _ = correction.plan(sums, None)
+        weights = correction.weights(batch, advantages, plan).reshape(rows.shape)
+        assert not weights[~mask].any()
+        torch.testing.assert_close(weights[mask], torch.cat([*weigh(settings, logs, advantages), torch.zeros(0)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_log_probs_of_any_dtype_are_subtracted_in_float32(dtype: torch.dtype) -> None:
+    proximal, behaviour = torch.randn(2, 9).to(dtype).requires_grad_().unbind()
+    ratio = ais_core.log_ratio(proximal, behaviour)
+    assert ratio.dtype == torch.float32
+    assert not ratio.requires_grad
+    torch.testing.assert_close(ratio, (proximal.float() - behaviour.float()).detach())
+
+
+def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs, advantages = make([50, 0, 3, 70, 20], 0.3)
+    settings = CorrectionSettings(mixing=SAME_BATCH)
+    whole = weigh(settings, logs, advantages)
+    monkeypatch.setattr("ais_core.ratios.CHUNK_TOKENS", 64)
+    for got, expected in zip(weigh(settings, logs, advantages), whole, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+# State.
+
+
+def test_the_previous_batch_decides_and_recall_says_the_same_as_plan() -> None:
+    correction = ais_core.build(CorrectionSettings())
+    first, second = (packed(make([17] * 64, mismatch)[0]) for mismatch in (0.05, 0.5))
+    assert correction.needs_current_sums(None)
+    plan1, state = correction.plan(correction.measure(first), None)
+    assert not correction.needs_current_sums(state)
+    recalled = correction.recall(state)
+    plan2, state2 = correction.plan(correction.measure(second), state)
+    assert recalled.alpha == plan2.alpha == plan1.alpha
+    assert torch.equal(correction.weights(second, None, recalled), correction.weights(second, None, plan2))
+    assert plan2.diagnostics is not None
+    assert plan2.diagnostics.mean_abs_log_ratio > 0.3
+    assert correction.recall(state2).alpha != plan1.alpha
+
+
+def test_a_state_survives_json_and_memory_averages_batches() -> None:
+    correction = ais_core.build(CorrectionSettings(mixing=MixingSettings(memory=0.5)))
+    sums = [correction.measure(packed(make([17] * 64, mismatch)[0])) for mismatch in (0.02, 0.04)]
+    _, state = correction.plan(sums[0], None)
+    _, state = correction.plan(sums[1], json.loads(json.dumps(state)))
+    averaged = ais_core.build(CorrectionSettings(mixing=SAME_BATCH)).plan((sums[0] + sums[1]) / 2, None)[0]
+    assert correction.recall(json.loads(json.dumps(state))).alpha == pytest.approx(averaged.alpha)
+
+
+def test_a_foreign_state_or_a_plan_before_the_first_measurement_is_refused() -> None:
+    correction = ais_core.build(CorrectionSettings())
+    with pytest.raises(StateError, match="measure"):
+        correction.recall(None)
+    with pytest.raises(StateError, match="start with None"):
+        correction.recall({"sums": [1.0]})
+
+
+# Borders.
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_log_ratio_raises_or_is_left_out_and_counted(bad: float) -> None:
+    logs = torch.tensor([0.1, bad, 0.2, 0.3])
+    lengths = torch.tensor([2, 2])
+    with pytest.raises(NonFiniteError, match="1 of 4"):
+        SequenceBatch.packed(logs, lengths)
+    batch = SequenceBatch.packed(logs, lengths, non_finite="mask")
+    correction = ais_core.build(CorrectionSettings(mixing=SAME_BATCH))
+    plan, _ = correction.plan(correction.measure(batch), None)
+    assert plan.diagnostics is not None
+    assert plan.diagnostics.non_finite_tokens == 1
+    assert plan.diagnostics.tokens == 3
+    weights = correction.weights(batch, None, plan)
+    assert weights[1] == 0
+    assert bool((weights[[0, 2, 3]] > 0).all())
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
+def test_a_batch_without_tokens_is_planned_and_weighed(settings: CorrectionSettings, lengths: list[int]) -> None:
+    correction = ais_core.build(settings)
+    batch = packed([torch.zeros(n) for n in lengths])
+    advantages = torch.ones(len(lengths))
+    plan, _ = correction.plan(correction.measure(batch, advantages), None)
+    assert plan.diagnostics is not None
+    assert plan.diagnostics.empty_sequences == len(lengths)
+    assert correction.weights(batch, advantages, plan).numel() == 0
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="add up to 3"):
+        SequenceBatch.packed(torch.zeros(3), torch.tensor([2]))
+    with pytest.raises(ShapeError, match="mask"):
+        SequenceBatch.packed(torch.zeros(3), torch.tensor([3]), mask=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ShapeError, match="behaviour"):
+        ais_core.log_ratio(torch.zeros(3), torch.zeros(2))
+    with pytest.raises(ShapeError, match="advantages"):
+        ais_core.build(CorrectionSettings(method="opsm")).measure(packed([torch.zeros(3)]))
+    with pytest.raises(ShapeError, match="sums"):
+        ais_core.summarize(torch.zeros(3))
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    for settings in (
+        {"cap": 0.5},
+        {"method": "tis", "upper": 3.0},
+        {"method": "none", "level": "token"},
+        {"method": "tis", "level": "adaptive"},
+        {"method": "opsm", "lower": 0.0},
+        {"method": "mis", "lower": 6.0},
+        {"method": "mis", "over": "token"},
+    ):
+        with pytest.raises(SettingError):
+            CorrectionSettings(**settings)
+    for mixing in ({"alpha_max": 1.1}, {"severity_scale": 0.0}, {"effective_sample_floor": 1.0}, {"memory": 1.0}):
+        with pytest.raises(SettingError):
+            MixingSettings(**mixing)
+    with pytest.raises(SettingError, match="finite"):
+        RejectionSettings()

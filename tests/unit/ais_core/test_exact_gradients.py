@@ -1,0 +1,185 @@
+"""Weighted gradients against exact ones, by summing over every sequence of a small world."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from enumerable import World, make_policies, make_world
+from torch import Tensor
+
+import ais_core
+from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
+from ais_core.levels import Levels
+from ais_core.ratios import Chunk
+from ais_core.shrinkage import optimal_alpha
+
+SEEDS = (0, 1, 2)
+UNCAPPED = 1e8
+
+
+def expected_gradient(
+    world: World, trained: Tensor, sampled: Tensor, weights: Callable[[SequenceBatch], Tensor]
+) -> Tensor:
+    """E over sampled sequences of sum_t weight_t * reward * grad log trained_t."""
+    trained_logs, sampled_logs = world.log_probs(trained), world.log_probs(sampled)
+    ratio = ais_core.log_ratio(torch.cat(trained_logs), torch.cat(sampled_logs))
+    weight = weights(SequenceBatch.packed(ratio, world.lengths)).double().split(world.lengths.tolist())
+    surrogate = sum(
+        math.exp(float(sampled_log.sum())) * reward * (w * trained_log).sum()
+        for sampled_log, trained_log, reward, w in zip(sampled_logs, trained_logs, world.reward, weight, strict=True)
+    )
+    return torch.autograd.grad(surrogate, trained)[0]
+
+
+def objective_gradient(
+    world: World, trained: Tensor, sampled: Tensor, part: Callable[[int, int], list[tuple[range, range]]]
+) -> Tensor:
+    """The gradient of the sum over parts of J of a policy that is trained in the part and sampled elsewhere.
+
+    `part(length)` gives for each part the positions that carry the gradient, and those frozen at the trained policy.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for trained_log, sampled_log, reward in zip(
+        world.log_probs(trained), world.log_probs(sampled), world.reward, strict=True
+    ):
+        n = len(trained_log)
+        for live, frozen in part(n):
+            log = sum(
+                (trained_log[t] if t in live else trained_log[t].detach() if t in frozen else sampled_log[t])
+                for t in range(n)
+            )
+            total = total + log.exp() * reward
+    return torch.autograd.grad(total, trained)[0]
+
+
+def correction_weights(**settings: object) -> Callable[[SequenceBatch], Tensor]:
+    correction = ais_core.build(CorrectionSettings(**settings))
+
+    def weights(batch: SequenceBatch) -> Tensor:
+        plan, _ = correction.plan(correction.measure(batch), None)
+        return correction.weights(batch, None, plan)
+
+    return weights
+
+
+def rung_weights(rung: int) -> Callable[[SequenceBatch], Tensor]:
+    settings = CorrectionSettings(cap=UNCAPPED, truncate_tokens=False)
+
+    def weights(batch: SequenceBatch) -> Tensor:
+        lengths = torch.tensor(batch.lengths)
+        chunk = Chunk(batch.log_ratio, lengths, slice(0, batch.log_ratio.numel()), slice(0, len(lengths)))
+        return Levels(chunk, settings).between(rung)
+
+    return weights
+
+
+NOTHING = range(0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_uncapped_sequence_weights_give_the_true_gradient(seed: int) -> None:
+    world, (trained, sampled) = make_world(seed), make_policies(seed, 0.5)
+    true = objective_gradient(world, trained, sampled, lambda n: [(range(n), NOTHING)])
+    got = expected_gradient(world, trained, sampled, correction_weights(method="tis", level="sequence", cap=UNCAPPED))
+    torch.testing.assert_close(got, true, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rung", [0, 1, 2])
+def test_block_weights_give_the_gradient_of_a_policy_trained_inside_a_block_and_sampled_elsewhere(
+    seed: int, rung: int
+) -> None:
+    world, (trained, sampled) = make_world(seed), make_policies(seed, 0.5)
+    width = 2**rung
+    local = objective_gradient(
+        world, trained, sampled, lambda n: [(range(a, min(a + width, n)), NOTHING) for a in range(0, n, width)]
+    )
+    torch.testing.assert_close(
+        expected_gradient(world, trained, sampled, rung_weights(rung)), local, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_prefix_weights_correct_the_state_and_leave_the_future_to_the_sampler(seed: int) -> None:
+    world, (trained, sampled) = make_world(seed), make_policies(seed, 0.5)
+    local = objective_gradient(world, trained, sampled, lambda n: [(range(t, t + 1), range(t)) for t in range(n)])
+    got = expected_gradient(world, trained, sampled, correction_weights(method="tis", level="prefix", cap=UNCAPPED))
+    torch.testing.assert_close(got, local, rtol=1e-5, atol=1e-6)
+
+
+def test_longer_blocks_have_less_bias_on_average_over_worlds() -> None:
+    levels = [correction_weights(method="none"), *(rung_weights(rung) for rung in (0, 1, 2))]
+    bias = torch.zeros(len(levels))
+    for seed in range(6):
+        world, (trained, sampled) = make_world(seed), make_policies(seed, 0.3)
+        true = objective_gradient(world, trained, sampled, lambda n: [(range(n), NOTHING)])
+        bias += torch.tensor(
+            [float((expected_gradient(world, trained, sampled, level) - true).norm()) for level in levels]
+        )
+    assert bias.tolist() == sorted(bias.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("method", ["none", "tis"])
+def test_the_bias_of_uncorrected_and_of_capped_weights_is_that_of_the_weight_they_leave_out(
+    seed: int, method: str
+) -> None:
+    world, (trained, sampled) = make_world(seed), make_policies(seed, 0.5)
+    true = objective_gradient(world, trained, sampled, lambda n: [(range(n), NOTHING)])
+    cap = 1.2
+    closed_form = torch.zeros(())
+    for trained_log, sampled_log, reward in zip(
+        world.log_probs(trained), world.log_probs(sampled), world.reward, strict=True
+    ):
+        weight = (trained_log.sum() - sampled_log.sum()).exp().detach()
+        left_out = 1.0 - weight if method == "none" else -(weight - cap).clamp(min=0.0)
+        closed_form = closed_form + sampled_log.sum().exp() * left_out * reward * trained_log.sum()
+    bias = torch.autograd.grad(closed_form, trained)[0]
+    settings = {"method": "none"} if method == "none" else {"method": "tis", "level": "sequence", "cap": cap}
+    got = expected_gradient(world, trained, sampled, correction_weights(**settings))
+    torch.testing.assert_close(got - true, bias, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_mixed_gradient_lies_alpha_of_the_way_from_uncorrected_to_true(alpha: float) -> None:
+    world, (trained, sampled) = make_world(0), make_policies(0, 0.5)
+    mixing = MixingSettings(rule="constant", alpha_max=alpha, mismatch_limit=math.inf)
+    mixed, none, true = (
+        expected_gradient(world, trained, sampled, weights)
+        for weights in (
+            correction_weights(method="ais", level="sequence", cap=UNCAPPED, truncate_tokens=False, mixing=mixing),
+            correction_weights(method="none"),
+            correction_weights(method="tis", level="sequence", cap=UNCAPPED),
+        )
+    )
+    torch.testing.assert_close(mixed, none + alpha * (true - none), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("samples", [2, 16, 256])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_optimal_alpha_is_where_a_grid_finds_the_least_mean_squared_error(seed: int, samples: int) -> None:
+    world, (trained, sampled) = make_world(seed), make_policies(seed, 1.0)
+    scores, weights, probabilities = [], [], []
+    for trained_log, sampled_log in zip(world.log_probs(trained), world.log_probs(sampled), strict=True):
+        scores.append(torch.autograd.grad(trained_log.sum(), trained, retain_graph=True)[0].flatten())
+        weights.append((trained_log.sum() - sampled_log.sum()).exp().detach())
+        probabilities.append(sampled_log.sum().exp())
+    p, w = torch.stack(probabilities), torch.stack(weights)
+    g0 = world.reward[:, None] * torch.stack(scores)
+    g1 = w[:, None] * g0
+
+    def mean(x: Tensor) -> Tensor:
+        return (p[:, None] * x).sum(0)
+
+    def covariance(x: Tensor, y: Tensor) -> float:
+        return float((p * ((x - mean(x)) * (y - mean(y))).sum(1)).sum()) / samples
+
+    true = mean(g1)
+    best = optimal_alpha(mean(g0) - true, mean(g1) - true, covariance(g0, g0), covariance(g1, g1), covariance(g0, g1))
+    grid = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    errors = []
+    for alpha in grid:
+        mixed = g0 + alpha * (g1 - g0)
+        errors.append(float((mean(mixed) - true).square().sum()) + covariance(mixed, mixed))
+    assert best == pytest.approx(float(grid[int(torch.tensor(errors).argmin())]), abs=1e-3)
