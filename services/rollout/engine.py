@@ -1,0 +1,155 @@
+"""What a rollout replica asks of the engine that samples for it.
+
+The protocol knows tokens, log-probs and policy versions, nothing of gRPC, HTTP or the library that computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from services.contracts.sampling import FinishReason, Precision, SamplingParameters
+from services.contracts.trajectory import PolicySpan
+
+
+class InvalidRequestError(ValueError):
+    """A request no engine like this one could serve. `field` says where, `reason` what was expected and what came."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class EngineFullError(RuntimeError):
+    """The waiting queue has no room for the request. Try another replica, or this one later."""
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineDrainingError(RuntimeError):
+    """The engine takes no new work because it is about to stop."""
+
+
+class EngineFailedError(RuntimeError):
+    """The engine broke and cannot go on; the process should end and be started again."""
+
+
+class ModelUnsupportedError(ValueError):
+    """The model directory cannot be served. The message says what is missing or not supported."""
+
+
+class WeightsRejectedError(ValueError):
+    """Weights that must not be applied: nothing was changed. `field` is a tensor's name or what else was wrong."""
+
+    def __init__(self, field: str, expected: str, got: str) -> None:
+        super().__init__(f"{field}: expected {expected}, got {got}")
+        self.field = field
+        self.expected = expected
+        self.got = got
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """`samples` responses to one prompt."""
+
+    group_id: str
+    prompt_token_ids: tuple[int, ...]
+    samples: int
+    sampling: SamplingParameters
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished response: `token_ids` int32 [T], `logprobs` float32 [T], T >= 1; times count from the request."""
+
+    index: int
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    spans: tuple[PolicySpan, ...]
+    finish_reason: FinishReason
+    first_token_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """What the engine is and which policy it serves now."""
+
+    engine: str
+    engine_version: str
+    model_type: str
+    vocab_size: int
+    max_model_len: int
+    """Longest prompt plus response, in tokens."""
+    parameter_count: int
+    precision: Precision
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """Sequences that are being sampled, that wait, and that can be sampled at once."""
+
+    running_sequences: int
+    waiting_sequences: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class WeightSwap:
+    """What a swap cost."""
+
+    staging_seconds: float
+    """Reading, verifying and quantising, beside generation that goes on."""
+    paused_seconds: float
+    """Time generation stood still."""
+
+
+class EngineObserver(Protocol):
+    """What an engine tells whoever measures it. Called from any thread; must be quick."""
+
+    def decode_step(self, seconds: float, tokens: int) -> None:
+        """One decode step sampled one token for each of `tokens` sequences."""
+
+
+class Engine(Protocol):
+    """Samples trajectories. One engine per process."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
+        """Each sample as soon as it is finished, in any order. Closing the generator frees its slots.
+
+        The first step raises InvalidRequestError, EngineFullError or EngineDrainingError; any step EngineFailedError.
+        """
+        ...
+
+    async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
+        """Serves the safetensors file `snapshot` from the next decode step on. Sequences in flight go on.
+
+        Raises WeightsRejectedError, and then goes on with the old weights, unless every name, shape, dtype and value
+        is right.
+        """
+        ...
+
+    def describe(self) -> EngineDescription: ...
+
+    def load(self) -> EngineLoad: ...
+
+    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
+        """`callback` is called in the event loop when the engine has broken or was closed."""
+        ...
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Refuses new work from now on; returns when running work is finished, or at the deadline."""
+        ...
+
+    async def close(self) -> None:
+        """Stops. What still runs fails with EngineFailedError."""
+        ...

@@ -1,0 +1,248 @@
+"""The asyncio side of the torch engine: requests in, completions out, weights staged beside generation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import torch
+
+from services.contracts.sampling import Precision
+from services.rollout.engine import (
+    Completion,
+    EngineDescription,
+    EngineDrainingError,
+    EngineFailedError,
+    EngineFullError,
+    EngineLoad,
+    EngineObserver,
+    GenerationRequest,
+    InvalidRequestError,
+    ModelUnsupportedError,
+    WeightsRejectedError,
+    WeightSwap,
+)
+from services.rollout.engines.torch_engine.architecture import Architecture, read_architecture
+from services.rollout.engines.torch_engine.batch import Batch, Policy
+from services.rollout.engines.torch_engine.probe import probe
+from services.rollout.engines.torch_engine.slots import MOST_STOP_TOKENS, Group
+from services.rollout.engines.torch_engine.weights import (
+    DecoderWeights,
+    digest_of_files,
+    read_tensors,
+    rounded_weights,
+    snapshot_files,
+)
+from services.rollout.engines.torch_engine.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 0.5
+"""When a caller that found the queue full should come back: about the time of a small model's short answers."""
+
+Outcome = Completion | EngineFailedError
+
+
+class TorchEngine:
+    """Implements `services.rollout.engine.Engine`. Make one with `open`, inside the event loop that will use it."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        precision: Precision,
+        policy: Policy,
+        observer: EngineObserver,
+        slots: int,
+        max_model_len: int,
+        max_waiting_sequences: int,
+    ) -> None:
+        self._architecture = architecture
+        self._precision = precision
+        self._policy = policy
+        self._slots = slots
+        self._max_model_len = max_model_len
+        self._max_waiting = max_waiting_sequences
+        self._loop = asyncio.get_running_loop()
+        self._tickets = itertools.count()
+        self._results: dict[int, asyncio.Queue[Outcome]] = {}
+        self._outstanding: dict[int, int] = {}
+        self._swapping = asyncio.Lock()
+        self._draining = False
+        self._failure: asyncio.Future[EngineFailedError] = self._loop.create_future()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._worker = Worker(
+            Batch(architecture, precision, policy, slots, max_model_len), observer, self._deliver, self._failed
+        )
+        self._worker.start()
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        precision: Precision,
+        observer: EngineObserver,
+        *,
+        slots: int,
+        max_model_len: int,
+        max_waiting_sequences: int,
+    ) -> TorchEngine:
+        """Loads a Hugging Face directory as policy version 0. Raises ModelUnsupportedError."""
+
+        def read() -> tuple[Architecture, Policy]:
+            architecture = read_architecture(directory)
+            files = snapshot_files(directory)
+            try:
+                weights = _staged(files, architecture, precision)
+            except WeightsRejectedError as error:
+                raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
+            return architecture, Policy(weights, version=0, digest=digest_of_files(files))
+
+        architecture, policy = await asyncio.to_thread(read)
+        positions = min(max_model_len, architecture.max_positions)
+        return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
+        """See the protocol. A seed fixes every random number of the request, whatever else is in the batch."""
+        self._check(request)
+        ticket = next(self._tickets)
+        results: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._results[ticket] = results
+        self._outstanding[ticket] = request.samples
+        self._settled.clear()
+        seed = request.sampling.seed
+        self._worker.submit(
+            Group(
+                ticket=ticket,
+                request=request,
+                stop_token_ids=request.sampling.stop_token_ids or self._architecture.stop_token_ids,
+                seed=secrets.randbits(64) if seed is None else seed,
+                arrived=time.monotonic(),
+            )
+        )
+        try:
+            for _ in range(request.samples):
+                outcome = await results.get()
+                if isinstance(outcome, EngineFailedError):
+                    raise outcome
+                yield outcome
+        finally:
+            if self._outstanding.pop(ticket):
+                self._worker.cancel(ticket)
+            del self._results[ticket]
+            if not self._results:
+                self._settled.set()
+
+    async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
+        async with self._swapping:
+            begun = time.monotonic()
+            weights = await asyncio.to_thread(_staged, [snapshot], self._architecture, self._precision)
+            staged = time.monotonic()
+            policy = Policy(weights, version, digest)
+            paused = asyncio.wrap_future(self._worker.replace(policy))
+            await asyncio.wait((paused, self._failure), return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                raise self._failure.result()
+            self._policy = policy
+            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result())
+
+    def describe(self) -> EngineDescription:
+        parameters = sum(math.prod(shape) for shape in self._architecture.tensor_shapes().values())
+        return EngineDescription(
+            engine="torch",
+            engine_version=torch.__version__,
+            model_type=self._architecture.model_type,
+            vocab_size=self._architecture.vocab_size,
+            max_model_len=self._max_model_len,
+            parameter_count=parameters,
+            precision=self._precision,
+            version=self._policy.version,
+            digest=self._policy.digest,
+        )
+
+    def load(self) -> EngineLoad:
+        running = self._worker.running_sequences
+        return EngineLoad(
+            running_sequences=running,
+            waiting_sequences=max(0, sum(self._outstanding.values()) - running),
+            slots=self._slots,
+        )
+
+    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
+        self._failure.add_done_callback(lambda failure: callback(failure.result()))
+
+    async def drain(self, deadline_seconds: float) -> None:
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._settled.wait(), deadline_seconds)
+
+    async def close(self) -> None:
+        self._draining = True
+        await asyncio.to_thread(self._worker.stop)
+        self._fail_all(EngineFailedError("the engine was closed while the request was running"))
+
+    def _check(self, request: GenerationRequest) -> None:
+        if self._failure.done():
+            raise self._failure.result()
+        if self._draining:
+            raise EngineDrainingError("this replica is draining and takes no new work")
+        prompt, samples = request.prompt_token_ids, request.samples
+        stops = request.sampling.stop_token_ids
+        vocabulary = range(self._architecture.vocab_size)
+        if not 1 <= len(prompt) < self._max_model_len:
+            raise InvalidRequestError(
+                "prompt_token_ids", f"expected 1 to {self._max_model_len - 1} tokens, got {len(prompt)}"
+            )
+        for field, tokens in (("prompt_token_ids", prompt), ("sampling.stop_token_ids", stops)):
+            if outside := [token for token in tokens if token not in vocabulary]:
+                raise InvalidRequestError(
+                    field, f"token id {outside[0]} is outside the vocabulary of {len(vocabulary)}"
+                )
+        if len(stops) > MOST_STOP_TOKENS:
+            raise InvalidRequestError("sampling.stop_token_ids", f"expected up to {MOST_STOP_TOKENS}, got {len(stops)}")
+        room = self._slots + self._max_waiting
+        if not 1 <= samples <= room:
+            raise InvalidRequestError("samples", f"expected 1 to {room}, got {samples}")
+        outstanding = sum(self._outstanding.values())
+        if outstanding + samples > room:
+            raise EngineFullError(
+                f"{outstanding} sequences are running or waiting, there is room for {room}", RETRY_AFTER_SECONDS
+            )
+
+    def _deliver(self, completions: list[tuple[int, Completion]]) -> None:
+        """Called in the worker's thread."""
+        self._loop.call_soon_threadsafe(self._take, completions)
+
+    def _take(self, completions: list[tuple[int, Completion]]) -> None:
+        for ticket, completion in completions:
+            if ticket in self._results:  # else it was cancelled meanwhile
+                self._outstanding[ticket] -= 1
+                self._results[ticket].put_nowait(completion)
+
+    def _failed(self, error: BaseException) -> None:
+        """Called in the worker's thread, which ends."""
+        logger.error("the engine failed", exc_info=error)
+        self._loop.call_soon_threadsafe(
+            self._fail_all, EngineFailedError(f"the engine failed: {type(error).__name__}: {error}")
+        )
+
+    def _fail_all(self, failure: EngineFailedError) -> None:
+        if not self._failure.done():
+            self._failure.set_result(failure)
+        for results in self._results.values():
+            results.put_nowait(failure)
+
+
+def _staged(files: list[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
+    """Weights that are verified, rounded and proven to compute. Raises WeightsRejectedError."""
+    with torch.inference_mode():
+        weights = rounded_weights(read_tensors(files, architecture), architecture, precision)
+        probe(weights, architecture, precision)
+    return weights

@@ -1,0 +1,71 @@
+"""Tokens from logits: the distribution, one draw from it, and the log-prob of what was drawn.
+
+Every draw is the inverse of the cumulative distribution at one uniform number. That number is a pure function of the
+request's seed, the sample's index and the token's index, so a seeded request draws the same numbers whatever else is in
+the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_INCREMENT = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+_UNIFORM_BITS = 52
+"""Bits of a uniform number u: few enough that u * total < total holds after rounding, whatever the total."""
+
+
+def sample_key(seed: int, index: int) -> int:
+    """Start of the random stream of sample `index`, 64 bits; streams of any two pairs are unrelated."""
+    return _mixed(_mixed(seed & _MASK) + _INCREMENT * (index + 1) & _MASK)
+
+
+def uniforms(keys: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Number `draws[i]` of stream `keys[i]` (both uint64 [n]) as float64 in [0, 1).
+
+    SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), entered at any point.
+    """
+    state = keys + (draws + np.uint64(1)) * np.uint64(_INCREMENT)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state ^= state >> np.uint64(31)
+    numbers: np.ndarray = (state >> np.uint64(64 - _UNIFORM_BITS)).astype(np.float64) * 2.0**-_UNIFORM_BITS
+    return numbers
+
+
+def _mixed(state: int) -> int:
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
+    return state ^ (state >> 31)
+
+
+def distribution(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Log-probs f32 [n, V] of what is sampled: tempered, truncated to top_k then top_p, normalised again.
+
+    `logits` f32 [n, V]; `temperature` and `top_p` f32 [n]; `top_k` int64 [n], 0 keeps all. The most likely token is
+    always kept.
+    """
+    tempered = torch.log_softmax(logits / temperature[:, None], dim=-1)
+    truncated = ((top_k > 0) | (top_p < 1.0)).nonzero().squeeze(1)
+    if truncated.numel():
+        tempered[truncated] = _truncated(tempered[truncated], top_k[truncated], top_p[truncated])
+    return tempered
+
+
+def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(logprobs.shape[-1])
+    ordered.masked_fill_((top_k[:, None] > 0) & (ranks >= top_k[:, None]), -torch.inf)
+    probabilities = torch.softmax(ordered, dim=-1)
+    mass_before = probabilities.cumsum(-1) - probabilities
+    ordered.masked_fill_((mass_before >= top_p[:, None]) & (ranks > 0), -torch.inf)
+    return torch.log_softmax(torch.empty_like(logprobs).scatter_(-1, order, ordered), dim=-1)
+
+
+def draw(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of each row: int64 [n], and its log-prob f32 [n]. `logprobs` f32 [n, V], `uniform` f64 [n]."""
+    cumulative = torch.cumsum(logprobs.exp(), dim=-1, dtype=torch.float64)
+    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return tokens.squeeze(1), logprobs.gather(-1, tokens).squeeze(1)

@@ -1,0 +1,108 @@
+"""The life of a replica: load, listen, register; on a signal drain, leave, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import torch
+
+from services.contracts.keys import Keys
+from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.rollout.control_api import control_application
+from services.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
+from services.rollout.engines.torch_engine.engine import TorchEngine
+from services.rollout.generation_api import GenerationService, serve_generation
+from services.rollout.intake import WeightIntake
+from services.rollout.metrics import RolloutMetrics
+from services.rollout.registration import Registration, replica_record
+from services.rollout.settings import RolloutProcessSettings, RolloutSettings
+from services.runtime.http import serve
+from services.runtime.metrics import service_registry
+from services.runtime.process import UnavailableError
+from services.runtime.redis import connect
+from services.runtime.tasks import end_tasks
+
+logger = logging.getLogger(__name__)
+
+
+async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -> None:
+    """The whole life of a replica's process. Raises EngineFailedError when the engine breaks."""
+    rollout = settings.rollout
+    registry = service_registry("rollout")
+    metrics = RolloutMetrics(registry)
+    redis = await connect(settings.redis)
+    engine = await open_engine(settings.run.model, rollout, metrics)
+    metrics.watch(engine)
+    failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
+    engine.on_failure(failure.set_result)
+    replica_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(redis.aclose)
+        stack.push_async_callback(engine.close)
+        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="ais-rollout-"))
+        draining = asyncio.Event()
+
+        def record() -> ReplicaRecord:
+            ready = not draining.is_set() and not failure.done()
+            return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
+
+        registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
+        intake = WeightIntake(engine, Path(staging), metrics, applied=registration.changed)
+
+        def not_ready() -> str | None:
+            if failure.done():
+                return str(failure.result())
+            return "draining" if draining.is_set() else registration.failure
+
+        service = GenerationService(engine, replica_id, metrics)
+        generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port))
+        app = control_application(registry, not_ready, intake)
+        http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port))
+        heartbeat = asyncio.create_task(registration.keep(), name="heartbeat")
+        logger.info(
+            "serving",
+            extra={
+                "replica": replica_id,
+                "grpc": f"{rollout.host}:{generation.port}",
+                "http": f"{rollout.host}:{http_port}",
+                "precision": str(rollout.precision),
+            },
+        )
+
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopping, heartbeat, failure), return_when=asyncio.FIRST_COMPLETED)
+        draining.set()
+        intake.draining = True
+        await end_tasks(stopping, heartbeat)
+        await generation.refuse_new_calls()
+        await registration.leave()
+        if failure.done():
+            raise failure.result()
+        if not heartbeat.cancelled():
+            heartbeat.result()  # it ends by itself only by an error
+        logger.info("draining", extra={"seconds": rollout.drain_seconds})
+        await engine.drain(rollout.drain_seconds)
+
+
+async def open_engine(model: Path, settings: RolloutSettings, metrics: RolloutMetrics) -> Engine:
+    """Raises UnavailableError when the model cannot be served."""
+    torch.set_num_threads(settings.threads)
+    try:
+        return await TorchEngine.open(
+            model,
+            settings.precision,
+            metrics,
+            slots=settings.slots,
+            max_model_len=settings.max_model_len,
+            max_waiting_sequences=settings.max_waiting_sequences,
+        )
+    except ModelUnsupportedError as error:
+        raise UnavailableError(str(error)) from error

@@ -1,0 +1,78 @@
+"""Engines that serve tiny random models, and snapshots to push to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import Observer, random_model
+
+from services.contracts.sampling import Precision
+from services.contracts.weights import digest_of
+from services.rollout.engines.torch_engine.engine import TorchEngine
+
+OpenEngine = Callable[..., Awaitable[TorchEngine]]
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """Directory of a random model, by kind and seed; llama in several shards."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def directory(kind: str, seed: int = 0) -> Path:
+        if (kind, seed) not in made:
+            path = tmp_path_factory.mktemp(f"{kind}-{seed}")
+            shard = "40KB" if kind == "llama" else "1GB"
+            random_model(kind, seed).save_pretrained(path, max_shard_size=shard)
+            made[kind, seed] = path
+        return made[kind, seed]
+
+    return directory
+
+
+@pytest.fixture
+async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncIterator[OpenEngine]:
+    """Engines that are closed when the test ends."""
+    torch.set_num_threads(1)
+    async with AsyncExitStack() as stack:
+
+        async def opened(
+            kind: str = "qwen3",
+            precision: Precision = Precision(weights="bf16"),  # noqa: B008  # frozen
+            slots: int = 16,
+            max_waiting_sequences: int = 64,
+            max_model_len: int = 512,
+            observer: Observer | None = None,
+        ) -> TorchEngine:
+            engine = await TorchEngine.open(
+                model_directory(kind, 0),
+                precision,
+                observer or Observer(),
+                slots=slots,
+                max_model_len=max_model_len,
+                max_waiting_sequences=max_waiting_sequences,
+            )
+            stack.push_async_callback(engine.close)
+            return engine
+
+        yield opened
+
+
+@pytest.fixture
+def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Callable[..., tuple[bytes, str]]:
+    """Body and digest of a push of random weights, after `change` has had its way with them."""
+
+    def make(
+        seed: int = 1, change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None
+    ) -> tuple[bytes, str]:
+        tensors = load_file(model_directory("qwen3", seed) / "model.safetensors")
+        change(tensors)
+        save_file(tensors, tmp_path / "snapshot.safetensors")
+        body = (tmp_path / "snapshot.safetensors").read_bytes()
+        return body, digest_of(body)
+
+    return make

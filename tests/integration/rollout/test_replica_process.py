@@ -1,0 +1,133 @@
+"""A replica as a real process: registers, serves, takes weights, drains on a signal; or says why it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from services.contracts.keys import Keys
+from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.sampling import SamplingParameters
+from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER
+
+
+@asynccontextmanager
+async def process(*overrides: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m services.rollout` with these settings; killed at the end if it still runs."""
+    arguments = [part for override in overrides for part in ("--set", override)]
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.rollout", *arguments), stderr=asyncio.subprocess.PIPE, env=os.environ
+    )
+    try:
+        yield started
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            started.kill()
+        await started.wait()
+
+
+async def registered(registry: ReplicaRegistry, version: int = 0) -> ReplicaRecord:
+    """The record of the only replica, once it serves `version`."""
+    async with asyncio.timeout(60):
+        while True:
+            for record in await registry.replicas():
+                if record.ready and record.policy_version == version:
+                    return record
+            await asyncio.sleep(0.02)
+
+
+def overrides(model: Path, redis_url: str, run_name: str, *more: str) -> tuple[str, ...]:
+    return (f"run.model={model}", f"redis.url={redis_url}", f"run.name={run_name}", *more)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
+    number: signal.Signals,
+    model_directory: Callable[[str], Path],
+    snapshot: Callable,
+    redis: Redis,
+    redis_url: str,
+    run_name: str,
+    keys: Keys,
+) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    settings = overrides(model_directory("qwen3"), redis_url, run_name, "rollout.slots=4", "rollout.drain_seconds=30")
+    async with process(*settings) as replica:
+        record = await registered(registry)
+        assert (record.slots, record.engine, str(record.precision)) == (4, "torch", "e4m3/channel x e4m3")
+        body, digest = snapshot()
+        async with httpx.AsyncClient(base_url=record.http_url, timeout=20) as client:
+            ready = await client.get("/readyz")
+            pushed = await client.put(
+                "/v1/weights/5", content=body, headers={ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest}
+            )
+            assert (ready.status_code, pushed.status_code) == (200, 200)
+        assert (await registered(registry, version=5)).policy_digest == digest
+        async with grpc.aio.insecure_channel(record.grpc_address) as channel:
+            request = rollout_pb2.GenerateRequest(
+                group_id="group",
+                prompt_token_ids=np.array([1, 2, 3], dtype="<i4").tobytes(),
+                samples=8,
+                sampling=SamplingParameters(max_new_tokens=200).to_proto(),
+            )
+            call = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
+            first = await call.read()
+            replica.send_signal(number)
+            rest = [trajectory async for trajectory in call]
+        assert len(rest) == 7
+        assert {span.version for trajectory in (first, *rest) for span in trajectory.spans} == {5}
+        assert await asyncio.wait_for(replica.wait(), 20) == 0
+        assert await registry.replicas() == []
+
+
+async def test_a_replica_that_may_not_drain_longer_ends_all_the_same(
+    model_directory: Callable[[str], Path], redis: Redis, redis_url: str, run_name: str, keys: Keys
+) -> None:
+    settings = overrides(model_directory("qwen3"), redis_url, run_name, "rollout.drain_seconds=0.1")
+    async with process(*settings) as replica:
+        record = await registered(ReplicaRegistry(redis, keys))
+        async with grpc.aio.insecure_channel(record.grpc_address) as channel:
+            request = rollout_pb2.GenerateRequest(
+                group_id="group",
+                prompt_token_ids=np.array([1, 2, 3], dtype="<i4").tobytes(),
+                samples=1000,
+                sampling=SamplingParameters(max_new_tokens=500).to_proto(),
+            )
+            call = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
+            await call.read()
+            replica.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                async for _ in call:
+                    pass
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(replica.wait(), 10) == 0
+
+
+async def test_a_model_that_is_not_there_is_a_clear_error(tmp_path: Path, redis_url: str, run_name: str) -> None:
+    async with process(*overrides(tmp_path / "absent", redis_url, run_name)) as replica:
+        _, errors = await asyncio.wait_for(replica.communicate(), 60)
+    assert replica.returncode == 3
+    assert b"run.model" in errors
+    assert b"Traceback" not in errors
+
+
+async def test_a_misspelt_setting_fails_at_once_with_the_nearest_name() -> None:
+    begun = time.monotonic()
+    async with process("rollout.slotz=3") as replica:
+        _, errors = await asyncio.wait_for(replica.communicate(), 60)
+    assert (replica.returncode, time.monotonic() - begun < 5) == (2, True)
+    assert b"did you mean rollout.slots?" in errors

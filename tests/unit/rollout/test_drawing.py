@@ -1,0 +1,85 @@
+"""The distribution that is sampled, and the draw from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from services.rollout.engines.torch_engine.sampling import distribution, draw, sample_key, uniforms
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
+
+
+def sampled_from(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> torch.Tensor:
+    return distribution(LOGITS, torch.tensor([temperature]), torch.tensor([top_k]), torch.tensor([top_p])).exp()[0]
+
+
+def test_temperature_divides_the_logits() -> None:
+    torch.testing.assert_close(sampled_from(temperature=0.5), torch.softmax(LOGITS[0] / 0.5, -1))
+
+
+def test_top_k_keeps_the_most_likely_and_renormalises() -> None:
+    expected = torch.cat((torch.softmax(LOGITS[0, :2], -1), torch.zeros(3)))
+    torch.testing.assert_close(sampled_from(top_k=2), expected)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass_and_renormalises() -> None:
+    whole = torch.softmax(LOGITS[0], -1)
+    mass = float(whole[0] + whole[1])
+    for top_p, kept in ((mass - 0.01, 2), (mass + 0.01, 3), (1e-6, 1)):
+        expected = torch.cat((torch.softmax(LOGITS[0, :kept], -1), torch.zeros(5 - kept)))
+        torch.testing.assert_close(sampled_from(top_p=top_p), expected)
+
+
+def test_top_p_looks_at_what_top_k_left() -> None:
+    first = torch.softmax(LOGITS[0, :2], -1)[0]
+    assert sampled_from(top_k=2, top_p=float(first) - 0.01).tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_truncation_of_one_row_leaves_the_others_alone() -> None:
+    logits = LOGITS.repeat(2, 1)
+    rows = distribution(logits, torch.ones(2), torch.tensor([1, 0]), torch.ones(2)).exp()
+    torch.testing.assert_close(rows[1], torch.softmax(LOGITS[0], -1))
+    assert rows[0, 0] == 1.0
+
+
+def test_greedy_breaks_ties_and_has_the_log_prob_of_a_certain_event() -> None:
+    logprobs = distribution(torch.zeros(1, 4), torch.ones(1), torch.tensor([1]), torch.ones(1))
+    tokens, chosen = draw(logprobs, torch.tensor([0.999], dtype=torch.float64))
+    assert (tokens.item(), chosen.item()) == (0, 0.0)
+
+
+def test_draws_follow_the_distribution_and_carry_its_log_probs() -> None:
+    count = 100_000
+    logprobs = torch.log_softmax(LOGITS, -1)
+    evenly = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    tokens, chosen = draw(logprobs.expand(count, -1), evenly)
+    frequencies = torch.bincount(tokens, minlength=5) / count
+    torch.testing.assert_close(frequencies, logprobs.exp()[0], atol=2 / count, rtol=0)
+    torch.testing.assert_close(chosen, logprobs[0, tokens], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-52])
+def test_a_token_without_probability_is_never_drawn(uniform: float) -> None:
+    logprobs = torch.log(torch.tensor([[0.0, 0.3, 0.7, 0.0]]))
+    tokens, chosen = draw(logprobs, torch.tensor([uniform], dtype=torch.float64))
+    assert tokens.item() in (1, 2)
+    assert torch.isfinite(chosen).all()
+
+
+def test_random_numbers_are_even_and_streams_do_not_repeat_each_other() -> None:
+    keys = np.array([sample_key(seed, index) for seed in range(50) for index in range(20)], dtype=np.uint64)
+    numbers = np.concatenate([uniforms(keys, np.full(len(keys), step, dtype=np.uint64)) for step in range(100)])
+    assert numbers.min() >= 0.0
+    assert numbers.max() < 1.0
+    assert len(np.unique(numbers)) == len(numbers)
+    counts = np.histogram(numbers, bins=100, range=(0, 1))[0]
+    chi_squared = float(((counts - 1000) ** 2 / 1000).sum())
+    assert chi_squared < 160, "99 degrees of freedom: beyond 160 once in ten thousand"
+
+
+def test_a_number_depends_on_its_stream_and_place_alone() -> None:
+    keys = np.array([sample_key(7, 0), sample_key(7, 1)], dtype=np.uint64)
+    together = uniforms(keys, np.array([3, 4], dtype=np.uint64))
+    assert together[1] == uniforms(keys[1:], np.array([4], dtype=np.uint64))[0]
