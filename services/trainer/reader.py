@@ -1,0 +1,77 @@
+"""Moves groups from the queue into the intake while the optimizer works."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from services.contracts.queue import Entry, TrajectoryQueue
+from services.trainer.intake import Buffered, Duplicate, Intake, Known, Refused
+from services.trainer.metrics import TrainerMetrics
+from services.trainer.persist import persist
+
+BLOCK_SECONDS = 1.0
+"""How long the server holds one read that finds nothing."""
+
+logger = logging.getLogger(__name__)
+
+
+class GroupReader:
+    """Reads, judges, and answers the queue for what will not be trained on."""
+
+    def __init__(
+        self, queue: TrajectoryQueue, intake: Intake, metrics: TrainerMetrics, count: int, patience_seconds: float
+    ) -> None:
+        """`count`: entries to ask for in one round trip."""
+        self._queue = queue
+        self._intake = intake
+        self._metrics = metrics
+        self._count = count
+        self._patience_seconds = patience_seconds
+        self._arrived = asyncio.Event()
+
+    async def run(self) -> None:
+        """Reads until cancelled. Raises RedisUnreachableError when Redis stays away."""
+        while True:
+            try:
+                entries = await self._queue.read(self._count, BLOCK_SECONDS)
+            except (RedisConnectionError, RedisTimeoutError):
+                # The server may have handed entries out in an answer that was lost; they are pending, in our name.
+                entries = await self._pending()
+            await self._take_in(entries)
+
+    async def batch_arrived(self) -> None:
+        """Returns when the next batch is complete."""
+        while not self._intake.complete():
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def _pending(self) -> list[Entry]:
+        pending: list[Entry] = []
+        while True:
+            after = pending[-1].entry_id if pending else "0"
+            page = await persist(partial(self._queue.read_pending, self._count, after), self._patience_seconds)
+            if not page:
+                return pending
+            pending += page
+
+    async def _take_in(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            match self._intake.judge(entry):
+                case Buffered():
+                    self._arrived.set()
+                case Known():
+                    pass
+                case Duplicate():
+                    self._metrics.duplicates.inc()
+                    logger.info("group came twice, the second is dropped", extra={"ordinal": entry.ordinal})
+                    await persist(partial(self._queue.acknowledge, [entry]), self._patience_seconds)
+                case Refused(field, reason):
+                    self._metrics.count_discarded(field)
+                    logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})
+                    await persist(partial(self._queue.discard, entry, f"{field}: {reason}"), self._patience_seconds)

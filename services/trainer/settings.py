@@ -1,0 +1,87 @@
+"""Settings of the trainer. No torch import here: the command line reads them in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ais_core.settings import CorrectionSettings
+from services.runtime.logging import LoggingSettings
+from services.runtime.settings import RedisSettings, RunSettings, Section
+
+
+class TrainerSettings(Section):
+    """How the policy is trained and where the trainer listens."""
+
+    # What a batch is worth.
+    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce++"] = "grpo"
+    """How rewards become advantages; ais_core.advantages has the formulas."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
+    """How token losses become one number; ais_core.objectives has the formulas. The constant length is the sampling's
+    max_new_tokens."""
+    clip_low: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """The current policy's ratio to the proximal one is clipped at 1 - clip_low."""
+    clip_high: float = Field(default=0.2, gt=0.0)
+    """... and at 1 + clip_high. Neither acts when one update is made per batch: the ratio is 1."""
+    updates_per_batch: int = Field(default=1, ge=1)
+    """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
+    for the proximal log-probs."""
+
+    # The optimizer: Adam over float32 master weights.
+    learning_rate: float = Field(default=3e-4, gt=0.0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=10, ge=0)
+    """Steps over which the learning rate rises linearly from 0. Without them the first noisy batches can end a run."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up: linear and cosine fall to 0 at the end of the run."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Adam's decay of the gradient mean."""
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    """Adam's decay of the squared gradient."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay (AdamW)."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are scaled down to this global norm."""
+
+    # The computation.
+    tokens_per_microbatch: int = Field(default=16_384, ge=1)
+    """Tokens, padding included, of one forward pass. It bounds memory and changes nothing else: every sum is global."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy lives; auto takes a GPU when there is one."""
+    threads: int = Field(default=1, ge=1)
+    """Threads torch computes with on the CPU."""
+
+    # What is kept.
+    save_every_steps: int = Field(default=25, ge=1)
+    """Steps between checkpoints. Groups are acknowledged when a checkpoint covers them."""
+
+    # Pushing weights to the replicas.
+    push_deadline_seconds: float = Field(default=120.0, gt=0.0)
+    """One upload of the weights to one replica may take this long."""
+    push_attempts: int = Field(default=4, ge=1)
+    """Uploads tried in a row, with back-off, before the replica is left alone until the next look at the registry."""
+    final_push_seconds: float = Field(default=5.0, ge=0.0)
+    """At the end of the run, how long the trainer waits for replicas to take the final version."""
+    registry_poll_seconds: float = Field(default=0.5, gt=0.0)
+    """How often the trainer looks for replicas that came or that serve an old version."""
+
+    # The HTTP side: health and metrics.
+    http_host: str = "127.0.0.1"
+    """Address to listen on."""
+    http_port: int = Field(default=0, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and logs it."""
+
+    # Patience.
+    redis_patience_seconds: float = Field(default=300.0, ge=0.0)
+    """How long a Redis that went away in mid-run is waited for."""
+
+
+class Settings(Section):
+    """The sections of a settings file that the trainer reads."""
+
+    run: RunSettings = RunSettings()
+    redis: RedisSettings = RedisSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    correction: CorrectionSettings = CorrectionSettings()
+    logging: LoggingSettings = LoggingSettings()

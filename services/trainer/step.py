@@ -1,0 +1,182 @@
+"""One training step, top to bottom: batch, forward, measure, plan, weights, surrogate, backward, guard, update.
+
+The mathematics is ais_core's. What is decided here is the order, and with it the price. The proximal policy is the
+policy at the start of the step, so when one update is made per batch its log-probs are those of the very forward pass
+that is differentiated. A pass ahead of it is made in two cases only: several updates per batch, and a plan that must be
+made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ais_core import objectives
+from ais_core.corrections import State, build
+from ais_core.errors import NonFiniteError
+from ais_core.ratios import SequenceBatch, log_ratio
+from ais_core.settings import CorrectionSettings
+from services.contracts.trajectory import ScoredGroup
+from services.runtime.settings import RunSettings
+from services.trainer.batch import Batch, Update, prepare
+from services.trainer.microbatch import Microbatch
+from services.trainer.phases import PhaseClock
+from services.trainer.policy import Policy
+from services.trainer.record import StepFigures
+from services.trainer.schedule import learning_rate
+from services.trainer.settings import TrainerSettings
+from services.trainer.snapshot import Snapshot, take_snapshot
+from services.trainer.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step leaves behind."""
+
+    snapshot: Snapshot
+    figures: StepFigures
+    staleness: list[int]
+    """Versions behind, one for each trajectory."""
+
+
+class Learner:
+    """What learning changes: master weights, the optimizer's moments, the correction's state."""
+
+    def __init__(
+        self, policy: Policy, run: RunSettings, settings: TrainerSettings, correction: CorrectionSettings
+    ) -> None:
+        self._policy = policy
+        self._steps = run.steps
+        self._settings = settings
+        self._correction = build(correction)
+        self._state: State | None = None
+        self._version = 0
+        self._masters = list(policy.masters.values())
+        self._optimizer = torch.optim.AdamW(
+            self._masters,
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def correction_state(self) -> State | None:
+        """What the correction remembers; JSON-able, for the checkpoint."""
+        return self._state
+
+    def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
+        """Trains one batch and returns the next version, also when its updates had to be skipped."""
+        with clock.phase("prepare"):
+            batch = prepare(groups, self._version, self._settings, self._policy.device)
+        tally = Tally(learning_rate(self._settings, self._version, self._steps))
+        try:
+            self._train(batch, tally, clock)
+        except NonFiniteError as error:
+            tally.skipped = len(batch.updates) - tally.updates
+            logger.error("updates skipped: %s", error, extra={"version": self._version})
+        self._optimizer.zero_grad(set_to_none=True)
+        self._version += 1
+        with clock.phase("serialise"):
+            snapshot = take_snapshot(self._version, self._policy.masters)
+        return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
+
+    def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
+        """Makes the batch's updates. Raises NonFiniteError when log-probs are not finite."""
+        several = len(batch.microbatches) > 1
+        if len(batch.updates) > 1 or (several and self._correction.needs_current_sums(self._state)):
+            proximal = self._score_ahead(batch, tally, clock)
+            for update in batch.updates:
+                for microbatch in update.microbatches:
+                    self._accumulate(batch, update, microbatch, proximal[microbatch], tally, clock)
+                self._update(tally, clock)
+            return
+        (update,) = batch.updates
+        if several:
+            tally.plan = self._correction.recall(self._state)
+        for microbatch in update.microbatches:
+            self._accumulate(batch, update, microbatch, None, tally, clock)
+        if several:
+            self._decide(tally, clock)
+        self._update(tally, clock)
+
+    def _score_ahead(self, batch: Batch, tally: Tally, clock: PhaseClock) -> dict[Microbatch, torch.Tensor]:
+        """The proximal log-probs of the whole batch, without gradients, and the plan made from them."""
+        proximal: dict[Microbatch, torch.Tensor] = {}
+        for microbatch in batch.microbatches:
+            with clock.phase("forward_backward"), torch.no_grad():
+                proximal[microbatch] = self._policy.score(microbatch).logprobs
+            with clock.phase("correction"):
+                ratios = self._ratios(microbatch, proximal[microbatch])
+                tally.add_sums(self._correction.measure(ratios, batch.advantages[microbatch.sequences]))
+        self._decide(tally, clock)
+        return proximal
+
+    def _accumulate(
+        self,
+        batch: Batch,
+        update: Update,
+        microbatch: Microbatch,
+        proximal: torch.Tensor | None,
+        tally: Tally,
+        clock: PhaseClock,
+    ) -> None:
+        """Adds one microbatch's gradient. Without `proximal`, the policy is the proximal one still."""
+        advantages = batch.advantages[microbatch.sequences]
+        with clock.phase("forward_backward"):
+            scores = self._policy.score(microbatch)
+        with clock.phase("correction"):
+            ratios = self._ratios(microbatch, scores.logprobs if proximal is None else proximal)
+            if proximal is None:
+                tally.add_sums(self._correction.measure(ratios, advantages))
+        if tally.plan is None:  # the batch's only microbatch
+            self._decide(tally, clock)
+        assert tally.plan is not None
+        with clock.phase("correction"):
+            weights = self._correction.weights(ratios, advantages, tally.plan)
+        with clock.phase("forward_backward"):
+            losses = objectives.clipped(
+                scores.logprobs,
+                scores.logprobs.detach() if proximal is None else proximal,
+                advantages[microbatch.rows],
+                weights,
+                self._settings.clip_low,
+                self._settings.clip_high,
+            )
+            loss = objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
+            loss.backward()  # type: ignore[no-untyped-call]
+        tally.add(loss, scores.entropy, weights, microbatch)
+
+    def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
+        """Raises NonFiniteError."""
+        return SequenceBatch.packed(
+            log_ratio(proximal, microbatch.behaviour_logprobs), microbatch.lengths, self._version - microbatch.versions
+        )
+
+    def _decide(self, tally: Tally, clock: PhaseClock) -> None:
+        """Plans from the sums of the whole batch, and moves the correction's state one batch on."""
+        with clock.phase("correction"):
+            assert tally.sums is not None
+            plan, self._state = self._correction.plan(tally.sums, self._state)
+        if not plan.trusted:
+            logger.warning("the mismatch is too large for importance weights", extra={"version": self._version})
+        tally.plan = plan
+
+    def _update(self, tally: Tally, clock: PhaseClock) -> None:
+        """Clips the gradient and steps; skips what is not finite, before it can reach the optimizer's moments."""
+        with clock.phase("optimizer"):
+            assert tally.plan is not None
+            norm = torch.nn.utils.clip_grad_norm_(self._masters, self._settings.max_grad_norm)
+            if norm.isfinite():
+                for group in self._optimizer.param_groups:
+                    group["lr"] = tally.learning_rate * tally.plan.learning_rate_scale
+                self._optimizer.step()
+            else:
+                logger.error("update skipped: the gradient is not finite", extra={"version": self._version})
+            self._optimizer.zero_grad(set_to_none=True)
+        tally.add_update(float(norm))

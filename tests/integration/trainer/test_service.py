@@ -1,0 +1,218 @@
+"""The trainer service against a real Valkey server, with a stand-in collector and stand-in replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from collector_stand_in import StandInCollector
+from redis.asyncio import Redis
+from replica_stand_ins import Fleet
+from transformers import AutoModelForCausalLM
+
+from services.contracts.events import Discarded, Finished, VersionPublished
+from services.contracts.keys import Keys
+from services.contracts.queue import TrajectoryQueue
+from services.contracts.weights import digest_of
+from services.runtime.process import UnavailableError
+from services.runtime.settings import RunSettings
+from services.trainer.checkpoint import CheckpointWriter
+from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from services.trainer.service import serve_trainer
+from services.trainer.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    demo_model(seed=0).save_pretrained(directory)
+    save_tokenizer(demo_tokenizer(), directory)
+    return directory
+
+
+@pytest.fixture
+def settings(redis_url: str, run_name: str, model_directory: Path, tmp_path: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "run": {
+                "name": run_name,
+                "directory": tmp_path,
+                "model": model_directory,
+                "steps": 4,
+                "groups_per_batch": 3,
+                "samples_per_group": 4,
+            },
+            "redis": {"url": redis_url},
+            "trainer": {"save_every_steps": 2, "registry_poll_seconds": 0.05, "warmup_steps": 2},
+        }
+    )
+
+
+def steps_of(run: RunSettings) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.path / "steps.jsonl").read_text().splitlines()]
+
+
+async def train(settings: Settings, collector: StandInCollector) -> None:
+    """Runs trainer and collector to their end."""
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(collector.run())
+        tasks.create_task(serve_trainer(settings, asyncio.Event()))
+
+
+async def test_a_run_trains_every_batch_in_order_and_leaves_nothing_behind(
+    settings: Settings, redis: Redis, fleet: Fleet, keys: Keys
+) -> None:
+    run = settings.run
+    replica = await fleet.join("replica-0")
+    collector = StandInCollector(redis, run)
+    await train(settings, collector)
+
+    steps = steps_of(run)
+    assert [step["version"] for step in steps] == [1, 2, 3, 4]
+    assert [step["ordinals"] for step in steps] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert all(step["skipped_updates"] == 0 and step["gradient_norm"] > 0 for step in steps)
+    assert max(step["staleness_max"] for step in steps) <= run.max_staleness
+    assert all(sum(step["phase_seconds"].values()) == pytest.approx(step["step_seconds"]) for step in steps)
+
+    versions = [event for event in collector.events if isinstance(event, VersionPublished)]
+    assert [event.version for event in versions] == [0, 1, 2, 3, 4]
+    assert collector.events[-1] == Finished(4)
+    assert await TrajectoryQueue(redis, keys).depth() == 0
+
+    weights = (run.path / "model/model.safetensors").read_bytes()
+    assert digest_of(weights) == steps[-1]["digest"] == versions[-1].digest
+    assert replica.version == 4
+    assert replica.payload == weights
+    assert AutoModelForCausalLM.from_pretrained(run.path / "model").num_parameters() == 101_568
+
+
+async def test_checkpoints_name_each_group_once(settings: Settings, redis: Redis) -> None:
+    await train(settings, StandInCollector(redis, settings.run))
+    manifests = [
+        json.loads((settings.run.path / f"checkpoints/step-{step:06d}/manifest.json").read_text()) for step in (2, 4)
+    ]
+    assert [manifest["ordinals"] for manifest in manifests] == [list(range(6)), list(range(6, 12))]
+    assert [manifest["version"] for manifest in manifests] == [2, 4]
+
+
+async def test_a_checkpoint_that_cannot_be_written_acknowledges_nothing(
+    settings: Settings, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_is_full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CheckpointWriter, "save", disk_is_full)
+    collector = asyncio.create_task(StandInCollector(redis, settings.run).run())
+    with pytest.raises(OSError, match="No space"):
+        await serve_trainer(settings, asyncio.Event())
+    collector.cancel()
+    trained = {ordinal for step in steps_of(settings.run) for ordinal in step["ordinals"]}
+    pending = await TrajectoryQueue(redis, keys).read_pending(100)
+    assert trained == {0, 1, 2, 3, 4, 5}
+    assert {entry.ordinal for entry in pending} >= trained
+
+
+async def test_a_malformed_group_goes_to_the_dead_letters_and_comes_again(
+    settings: Settings, redis: Redis, keys: Keys
+) -> None:
+    collector = StandInCollector(redis, settings.run, corrupt=lambda ordinal: b"\xff\xff" if ordinal == 4 else None)
+    await train(settings, collector)
+    (discarded,) = [event for event in collector.events if isinstance(event, Discarded)]
+    assert discarded.ordinal == 4
+    assert "is not a ScoredGroup message" in discarded.reason
+    assert [step["version"] for step in steps_of(settings.run)] == [1, 2, 3, 4]
+    assert await redis.xlen(keys.dead_letters) == 1
+
+
+async def test_a_group_that_comes_again_after_it_was_committed_is_not_trained_twice(
+    settings: Settings, redis: Redis, keys: Keys
+) -> None:
+    class Repeating(StandInCollector):
+        async def _publish_admitted(self) -> None:
+            if self._version >= 2:
+                await self.publish(0)
+            await super()._publish_admitted()
+
+    await train(settings, Repeating(redis, settings.run))
+    trained = [ordinal for step in steps_of(settings.run) for ordinal in step["ordinals"]]
+    assert trained == list(range(12))
+
+
+@pytest.mark.parametrize("left_behind", ["event", "steps file"])
+async def test_a_run_that_was_trained_before_is_refused(
+    settings: Settings, redis: Redis, keys: Keys, left_behind: str
+) -> None:
+    if left_behind == "event":
+        await redis.xadd(keys.events, VersionPublished(0, "sha256:0").fields())
+    else:
+        settings.run.path.mkdir()
+        (settings.run.path / "steps.jsonl").write_text("{}\n")
+    with pytest.raises(UnavailableError, match="holds the state of an earlier trainer"):
+        await serve_trainer(settings, asyncio.Event())
+
+
+async def test_a_stop_commits_what_is_trained_and_keeps_the_rest_in_the_queue(
+    settings: Settings, redis: Redis, keys: Keys
+) -> None:
+    run = settings.run
+    stop = asyncio.Event()
+    events = StandInCollector(redis, run)
+    collector = asyncio.create_task(events.run())
+    trainer = asyncio.create_task(serve_trainer(settings, stop))
+    async with asyncio.timeout(60):
+        while not (run.path / "steps.jsonl").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        stop.set()
+        await trainer
+    collector.cancel()
+    trained = [ordinal for step in steps_of(run) for ordinal in step["ordinals"]]
+    committed = [
+        ordinal
+        for manifest in sorted(run.path.glob("checkpoints/*/manifest.json"))
+        for ordinal in json.loads(manifest.read_text())["ordinals"]
+    ]
+    assert committed == trained
+    pending = await TrajectoryQueue(redis, keys).read_pending(100)
+    assert not {entry.ordinal for entry in pending} & set(trained)
+
+
+async def test_metrics_and_readiness_are_served_while_training(
+    settings: Settings, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = asyncio.Event()
+    collector = asyncio.create_task(StandInCollector(redis, settings.run.model_copy(update={"steps": 2})).run())
+    with caplog.at_level("INFO"):
+        trainer = asyncio.create_task(serve_trainer(settings, stop))
+        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
+            text = ""
+            while "ais_trainer_steps_total 2.0" not in text:
+                urls = [record.url for record in caplog.records if record.message == "listening"]
+                if urls:
+                    text = (await client.get(f"{urls[0]}/metrics")).text
+                await asyncio.sleep(0.02)
+            assert (await client.get(f"{urls[0]}/readyz")).status_code == 200
+            stop.set()
+            await trainer
+    collector.cancel()
+    for name in (
+        "ais_mixing_coefficient ",
+        'ais_effective_sample_size_ratio{weights="applied"}',
+        'ais_effective_sample_size_ratio{weights="raw"}',
+        "ais_log_ratio_abs_mean ",
+        "ais_ratio_coefficient_of_variation ",
+        'ais_kl_divergence{estimator="k3"}',
+        "ais_reward_mean ",
+        "ais_entropy_nats ",
+        "ais_gradient_norm ",
+        "ais_staleness_versions_bucket",
+        "ais_queue_depth_groups ",
+        'ais_trainer_phase_seconds_count{phase="forward_backward"} 2.0',
+        "ais_trainer_tokens_total ",
+        "ais_policy_version 2.0",
+        "ais_skipped_steps_total 0.0",
+    ):
+        assert name in text, name

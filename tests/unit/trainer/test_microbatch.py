@@ -1,0 +1,42 @@
+"""Cutting samples into microbatches."""
+
+from __future__ import annotations
+
+import torch
+from trainer_groups import make_group
+
+from services.trainer.microbatch import Sample, cut
+
+SAMPLES = [
+    Sample(group.prompt_token_ids, trajectory)
+    for group in (make_group(ordinal, lengths=(1, 12)) for ordinal in range(6))
+    for trajectory in group.trajectories
+]
+
+
+def test_every_sample_is_in_exactly_one_microbatch_within_the_budget() -> None:
+    microbatches = cut(SAMPLES, tokens_per_microbatch=60)
+    assert len(microbatches) > 1
+    assert all(microbatch.input_ids.numel() <= 60 for microbatch in microbatches)
+    chosen = torch.cat([microbatch.sequences for microbatch in microbatches])
+    assert sorted(chosen.tolist()) == list(range(len(SAMPLES)))
+
+
+def test_a_sample_larger_than_the_budget_stands_alone() -> None:
+    assert [len(microbatch.sequences) for microbatch in cut(SAMPLES, tokens_per_microbatch=1)] == [1] * len(SAMPLES)
+
+
+def test_each_target_is_read_from_the_position_before_it() -> None:
+    (microbatch,) = cut(SAMPLES, tokens_per_microbatch=10_000)
+    begin = 0
+    for row, (index, length) in enumerate(zip(microbatch.sequences.tolist(), microbatch.lengths.tolist(), strict=True)):
+        sample, tokens = SAMPLES[index], slice(begin, begin + length)
+        text = [*sample.prompt_token_ids.tolist(), *sample.trajectory.token_ids.tolist()]
+        assert microbatch.rows[tokens].unique().tolist() == [row]
+        predicted = [text[column + 1] for column in microbatch.columns[tokens].tolist()]
+        assert microbatch.targets[tokens].tolist() == predicted
+        assert microbatch.targets[tokens].tolist() == sample.trajectory.token_ids.tolist()
+        assert microbatch.input_ids[row, : len(text) - 1].tolist() == text[:-1]
+        assert microbatch.input_ids[row, len(text) - 1 :].sum() == 0
+        assert microbatch.behaviour_logprobs[tokens].tolist() == sample.trajectory.behaviour_logprobs.tolist()
+        begin += length

@@ -1,0 +1,100 @@
+"""Scoring by the policy against the plain use of the same Hugging Face model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_groups import make_group
+from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from services.runtime.process import UnavailableError
+from services.trainer.demo_model import demo_model
+from services.trainer.float32_products import Float32Products
+from services.trainer.microbatch import Sample, cut
+from services.trainer.policy import Policy
+
+BF16_TOLERANCE = 0.05
+"""Log-probs of the same tokens from differently ordered BF16 computations, nats."""
+
+
+def samples(**sampling: float) -> list[Sample]:
+    groups = [make_group(ordinal, lengths=(2, 12), **sampling) for ordinal in range(3)]
+    return [Sample(group.prompt_token_ids, trajectory) for group in groups for trajectory in group.trajectories]
+
+
+def expected_logprobs(model: Qwen3ForCausalLM, sample: Sample, temperature: float) -> torch.Tensor:
+    """One sequence, no padding, through the library's own forward in BF16."""
+    prompt, response = sample.prompt_token_ids.tolist(), sample.trajectory.token_ids.tolist()
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].float()
+    return torch.log_softmax(logits / temperature, -1)[range(len(response)), response]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_padding_and_batching_change_no_logprob(temperature: float) -> None:
+    policy, reference = Policy(demo_model(seed=1)), demo_model(seed=1).to(torch.bfloat16).eval()
+    batch = samples(temperature=temperature)
+    (microbatch,) = cut(batch, tokens_per_microbatch=10_000)
+    with torch.no_grad():
+        scores = policy.score(microbatch)
+        expected = torch.cat([expected_logprobs(reference, batch[i], temperature) for i in microbatch.sequences])
+    assert scores.logprobs.dtype == torch.float32
+    torch.testing.assert_close(scores.logprobs, expected, atol=BF16_TOLERANCE, rtol=0)
+
+
+def test_gradients_of_a_bf16_forward_are_float32_and_close_to_a_float32_forward() -> None:
+    policy, reference = Policy(demo_model(seed=1)), demo_model(seed=1)
+    batch = samples()
+    (microbatch,) = cut(batch, tokens_per_microbatch=10_000)
+    policy.score(microbatch).logprobs.sum().backward()
+    torch.cat([expected_logprobs(reference, sample, 1.0) for sample in batch]).sum().backward()
+    for name, parameter in reference.named_parameters():
+        gradient = policy.masters[name].grad
+        assert gradient is not None
+        assert gradient.dtype == torch.float32
+        assert torch.cosine_similarity(gradient.flatten(), parameter.grad.flatten(), dim=0) > 0.995, name
+
+
+def test_tied_embeddings_are_one_weight_with_the_gradient_of_both_uses() -> None:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=22, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=32,
+        intermediate_size=32, tie_word_embeddings=True,
+    )  # fmt: skip
+    policy = Policy(Qwen3ForCausalLM(config))
+    assert "lm_head.weight" not in policy.masters
+    (microbatch,) = cut(samples()[:1], tokens_per_microbatch=100)
+    policy.score(microbatch).logprobs.sum().backward()
+    gradient = policy.masters["model.embed_tokens.weight"].grad
+    assert gradient is not None
+    never_read = [token for token in range(22) if token not in microbatch.input_ids]
+    assert (gradient[never_read].abs().sum(1) > 0).all()  # from the head's softmax alone
+
+
+def test_a_head_that_does_more_than_a_linear_layer_is_refused() -> None:
+    config = Gemma2Config(
+        vocab_size=22, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=32,
+        intermediate_size=32, final_logit_softcapping=0.01,
+    )  # fmt: skip
+    with pytest.raises(UnavailableError, match="Gemma2ForCausalLM does not compute its logits by one linear layer"):
+        Policy(Gemma2ForCausalLM(config))
+
+
+def test_a_directory_without_a_model_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"Set run\.model"):
+        Policy.load(tmp_path)
+
+
+def test_float32_kernels_give_the_bf16_product() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 7, 64, generator=generator).bfloat16()
+    weight = torch.randn(32, 64, generator=generator).bfloat16()
+    bias = torch.randn(32, generator=generator).bfloat16()
+    exact = torch.nn.functional.linear(x.double(), weight.double())
+    with Float32Products():
+        product = torch.nn.functional.linear(x, weight)
+        biased = torch.nn.functional.linear(x, weight, bias)
+    assert product.dtype == torch.bfloat16
+    torch.testing.assert_close(product, exact.bfloat16(), atol=0, rtol=2**-7)
+    torch.testing.assert_close(biased, product + bias)

@@ -1,0 +1,191 @@
+"""The training step: what it computes, and that nothing non-finite passes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from trainer_groups import make_group
+
+from ais_core.settings import CorrectionSettings, MixingSettings
+from services.contracts.trajectory import ScoredGroup
+from services.runtime.settings import RunSettings
+from services.trainer.demo_model import demo_model
+from services.trainer.microbatch import Microbatch, Sample, cut
+from services.trainer.phases import PhaseClock
+from services.trainer.policy import Policy, TokenScores
+from services.trainer.settings import TrainerSettings
+from services.trainer.step import Learner, StepOutcome
+
+GROUPS = [make_group(ordinal, lengths=(2, 10)) for ordinal in range(6)]
+SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
+PREVIOUS_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="previous_batch"))
+
+
+class Gradients:
+    """Remembers the gradients of each update, and leaves the weights as they are."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.updates: list[dict[str, torch.Tensor]] = []
+        self._masters = learner._policy.masters
+        learner._optimizer.step = self._step  # type: ignore[method-assign,assignment]
+
+    def _step(self) -> None:
+        self.updates.append(
+            {name: master.grad.clone() for name, master in self._masters.items() if master.grad is not None}
+        )
+
+
+def new_learner(
+    correction: CorrectionSettings = PREVIOUS_BATCH, dtype: torch.dtype = torch.float32, **settings: Any
+) -> Learner:
+    policy = Policy(demo_model(seed=2), compute_dtype=dtype)
+    trainer = TrainerSettings.model_validate({"max_grad_norm": 1e9, "warmup_steps": 0, **settings})
+    return Learner(policy, RunSettings(steps=100), trainer, correction)
+
+
+def train(learner: Learner, groups: Sequence[ScoredGroup] = GROUPS, steps: int = 1) -> list[StepOutcome]:
+    return [learner.step(groups, PhaseClock()) for _ in range(steps)]
+
+
+def on_policy(learner: Learner, groups: Sequence[ScoredGroup] = GROUPS) -> list[ScoredGroup]:
+    """The groups with the behaviour log-probs that the policy itself gives."""
+    renewed = []
+    for group in groups:
+        (microbatch,) = cut([Sample(group.prompt_token_ids, one) for one in group.trajectories], 10_000)
+        with torch.no_grad():
+            parts = learner._policy.score(microbatch).logprobs.split(microbatch.lengths.tolist())
+        logprobs = dict(zip(microbatch.sequences.tolist(), parts, strict=True))
+        trajectories = (
+            replace(one, behaviour_logprobs=logprobs[index].numpy()) for index, one in enumerate(group.trajectories)
+        )
+        renewed.append(replace(group, trajectories=tuple(trajectories)))
+    return renewed
+
+
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            actual[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text
+        )
+
+
+@pytest.mark.parametrize("correction", [SAME_BATCH, PREVIOUS_BATCH, CorrectionSettings(method="m2po")])
+@pytest.mark.parametrize("settings", [{}, {"updates_per_batch": 2}, {"aggregation": "sequence_mean"}])
+def test_the_cut_into_microbatches_changes_nothing(correction: CorrectionSettings, settings: dict[str, Any]) -> None:
+    results = []
+    for tokens_per_microbatch in (10_000, 40):
+        learner = new_learner(correction, tokens_per_microbatch=tokens_per_microbatch, **settings)
+        gradients = Gradients(learner)
+        results.append((train(learner, steps=2)[-1].figures, gradients.updates, learner.correction_state))
+    (whole, gradients, state), (parts, other_gradients, other_state) = results
+    assert whole.microbatches == settings.get("updates_per_batch", 1)
+    assert parts.microbatches >= 8
+    for actual, expected in zip(other_gradients, gradients, strict=True):
+        assert_same(actual, expected)
+    for name in ("alpha", "loss", "entropy", "ess_ratio_applied", "sequence_ess_ratio_applied", "kl_k3", "ratio_cv"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-4, abs=1e-7), name
+    assert state is not None
+    assert other_state is not None
+    assert other_state["sums"] == pytest.approx(state["sums"], rel=1e-4, abs=1e-4)
+
+
+def test_identical_policies_give_the_plain_grpo_gradient() -> None:
+    learner = new_learner()
+    groups = on_policy(learner)
+    gradients = Gradients(learner)
+    (outcome,) = train(learner, groups)
+
+    rewards = torch.tensor([group.rewards for group in groups])
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
+    samples = [Sample(group.prompt_token_ids, one) for group in groups for one in group.trajectories]
+    (microbatch,) = cut(samples, 10_000)
+    policy = Policy(demo_model(seed=2), compute_dtype=torch.float32)
+    per_token = advantages.flatten()[microbatch.sequences][microbatch.rows]
+    (-(per_token * policy.score(microbatch).logprobs).sum() / len(microbatch.targets)).backward()
+    expected = {name: master.grad for name, master in policy.masters.items() if master.grad is not None}
+
+    assert_same(gradients.updates[0], expected)
+    assert outcome.figures.alpha == pytest.approx(0.0, abs=1e-6)
+    assert outcome.figures.ess_ratio_raw == pytest.approx(1.0)
+    assert outcome.figures.ess_ratio_applied == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("correction", "tokens_per_microbatch", "passes"),
+    [(PREVIOUS_BATCH, 10_000, 1), (SAME_BATCH, 10_000, 1), (PREVIOUS_BATCH, 40, 1), (SAME_BATCH, 40, 2)],
+)
+def test_a_second_pass_is_made_only_when_the_plan_needs_one(
+    correction: CorrectionSettings, tokens_per_microbatch: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = new_learner(correction, tokens_per_microbatch=tokens_per_microbatch)
+    train(learner)  # the first batch has no state to plan from
+    scored = []
+    score = Policy.score
+    monkeypatch.setattr(Policy, "score", lambda policy, part: (scored.append(part), score(policy, part))[1])
+    (outcome,) = train(learner)
+    assert len(scored) == passes * outcome.figures.microbatches
+
+
+def test_several_updates_a_batch_are_sequential_and_cover_it() -> None:
+    learner = new_learner(updates_per_batch=3)
+    before = {name: master.detach().clone() for name, master in learner._policy.masters.items()}
+    (outcome,) = train(learner)
+    assert (outcome.figures.updates, outcome.figures.microbatches, outcome.figures.version) == (3, 3, 1)
+    assert any(not torch.equal(before[name], master) for name, master in learner._policy.masters.items())
+
+
+@pytest.mark.parametrize("broken", ["logprobs", "gradient"])
+def test_a_nan_never_reaches_the_optimizer(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = new_learner()
+    train(learner)
+    masters = learner._policy.masters
+    weights = {name: master.detach().clone() for name, master in masters.items()}
+    moments = {name: learner._optimizer.state[master]["exp_avg"].clone() for name, master in masters.items()}
+    score = Policy.score
+
+    def poisoned(policy: Policy, microbatch: Microbatch) -> TokenScores:
+        scores = score(policy, microbatch)
+        if broken == "logprobs":
+            return replace(scores, logprobs=scores.logprobs * torch.nan)
+        scores.logprobs.register_hook(lambda gradient: gradient * torch.inf)
+        return scores
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "score", poisoned)
+        (outcome,) = train(learner)
+    figures = outcome.figures
+    assert (figures.skipped_updates, figures.updates, figures.version) == (1, 0, 2)
+    assert figures.gradient_norm is None
+    for name, master in masters.items():
+        assert torch.equal(master, weights[name]), name
+        assert torch.equal(learner._optimizer.state[master]["exp_avg"], moments[name]), name
+    (after,) = train(learner)
+    assert (after.figures.updates, after.figures.skipped_updates) == (1, 0)
+    assert after.snapshot.digest != outcome.snapshot.digest
+
+
+def test_what_is_rewarded_becomes_more_likely_in_bf16() -> None:
+    learner = new_learner(dtype=torch.bfloat16, learning_rate=1e-3, max_grad_norm=1.0)
+    groups = [replace(group, rewards=(1.0, 0.0, 0.0, 0.0)) for group in on_policy(learner)]
+    samples = [Sample(group.prompt_token_ids, group.trajectories[0]) for group in groups]
+    (rewarded,) = cut(samples, 10_000)
+    with torch.no_grad():
+        before = learner._policy.score(rewarded).logprobs.mean()
+    train(learner, groups, steps=4)
+    with torch.no_grad():
+        after = learner._policy.score(rewarded).logprobs.mean()
+    assert after > before + 0.1
+
+
+def test_the_gradient_is_clipped_to_its_norm() -> None:
+    learner = new_learner(max_grad_norm=1e-3)
+    gradients = Gradients(learner)
+    (outcome,) = train(learner)
+    norm = torch.stack([gradient.norm() for gradient in gradients.updates[0].values()]).norm()
+    assert outcome.figures.gradient_norm is not None
+    assert outcome.figures.gradient_norm > 1e-2
+    assert norm == pytest.approx(1e-3, rel=1e-3)
