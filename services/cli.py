@@ -1,0 +1,301 @@
+"""`ais ...`: the command line. It knows all settings, and the services as processes.
+
+What a command needs is imported inside it: `ais --help` and a misspelt setting answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from services.runtime.settings import SettingsError
+
+if TYPE_CHECKING:
+    from services.launcher.run_directory import RunDirectory
+    from services.settings import Settings
+
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+EXIT_UNAVAILABLE = 3
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Reinforcement learning on language models with FP8 rollouts, kept honest by Adaptive Importance Sampling.
+
+    Settings come from a TOML file (`-c`), from the environment (`AIS_RUN__STEPS=5`) and from `--set run.steps=5`;
+    later ones win. `ais config` lists them all.
+    """,
+)
+
+Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML settings file.", metavar="FILE")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one setting; may be repeated.", metavar="KEY=VALUE")
+]
+
+
+def main() -> None:
+    """Console script `ais`. Exit codes: 0 done, 1 failed, 2 wrong settings or usage, 3 something needed is missing."""
+    try:
+        app()
+    except SettingsError as error:
+        _fail(str(error), EXIT_SETTINGS)
+
+
+@app.command()
+def run(config: Config = None, overrides: Overrides = None) -> None:
+    """Train on this machine: queue, rollout replicas, collector and trainer, each a process; then evaluate and report.
+
+    Everything is kept in `runs/NAME`: settings, logs, steps, checkpoints, `report.html`. Ctrl-C ends it all.
+
+        ais run -c examples/sort16/config.toml
+
+        ais run -c examples/sort16/config.toml --set run.steps=5 --set rollout.replicas=3
+
+        ais run -c examples/sort16/config.toml --set rollout.precision.weights=bf16
+    """
+    from services.launcher.run_directory import fresh_run_directory
+    from services.settings import load, to_toml
+
+    settings = load(config, overrides or ())
+    _require_model(settings.run.model)
+    directory = fresh_run_directory(settings.run.directory, settings.run.name)
+    if directory.name != settings.run.name:
+        print(f"{settings.run.path} is an earlier run's; this one is {directory.path}")
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
+    directory.config.write_text(to_toml(settings))
+    sys.exit(_run(settings, directory))
+
+
+@app.command()
+def rollout(config: Config = None, overrides: Overrides = None) -> None:
+    """Run one rollout replica: samples responses in low precision, over gRPC; takes new weights over HTTP.
+
+    ais rollout -c config.toml --set redis.url=redis://queue:6379/0
+    """
+    _become_service("rollout", config, overrides)
+
+
+@app.command()
+def collector(config: Config = None, overrides: Overrides = None) -> None:
+    """Run the collector: sends prompts to the replicas, scores responses, queues complete groups for the trainer.
+
+    ais collector -c config.toml --set redis.url=redis://queue:6379/0
+    """
+    _become_service("collector", config, overrides)
+
+
+@app.command()
+def trainer(config: Config = None, overrides: Overrides = None) -> None:
+    """Run the trainer: BF16 policy gradient with AIS on queued groups; pushes every new version to the replicas.
+
+    ais trainer -c config.toml --set redis.url=redis://queue:6379/0
+    """
+    _become_service("trainer", config, overrides)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model directory.", metavar="MODEL_DIR")],
+    precision: Annotated[
+        str, typer.Option(help="Weight format to sample in: bf16, e4m3, e5m2, int8 or e2m1.", metavar="FORMAT")
+    ] = "bf16",
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts, one response each.")] = 512,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score a saved model on held-out prompts: mean reward and its standard error.
+
+    The responses are sampled by a real rollout replica, the prompts are those no training run draws.
+
+        ais eval runs/demo/checkpoints/step-000150
+
+        ais eval runs/demo/checkpoints/step-000150 --precision e4m3 -c runs/demo/config.toml
+    """
+    from services.settings import load
+
+    formats = [f"rollout.precision.weights={precision}"]
+    formats += ["rollout.precision.kv_cache=bf16"] if precision == "bf16" else []
+    name = f"eval-{os.getpid()}-{time.time_ns()}"  # of its own on a Redis that others use too
+    settings = load(config, [*(overrides or ()), *formats, f"run.model={model}", f"run.name={name}"])
+    _require_model(model)
+    sys.exit(_evaluate(settings, prompts))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Name of a run, or its directory.", metavar="RUN")],
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a run's `report.html`: what ran, its figures and plots, in one file. An unfinished run has one too.
+
+    ais report demo
+    ais report runs/demo-2
+    """
+    from services.launcher.run_directory import RunDirectory
+    from services.settings import load
+
+    directory = Path(run) if Path(run).is_dir() else load(config, overrides or ()).run.directory / run
+    if not (directory / "config.toml").is_file():
+        _fail(f"there is no run in {directory}: expected its config.toml", EXIT_UNAVAILABLE)
+    from services.launcher.report import write_report
+
+    print(write_report(RunDirectory(directory)))
+
+
+@app.command(name="config")
+def show_config(config: Config = None, overrides: Overrides = None) -> None:
+    """Print the effective settings as a TOML file, each with its documentation.
+
+    ais config
+    ais config -c examples/sort16/config.toml --set run.steps=5 > my.toml
+    """
+    from services.settings import load, to_toml
+
+    print(to_toml(load(config, overrides or ())), end="")
+
+
+@app.command()
+def warmstart(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Hugging Face directory to write.", metavar="DIR")
+    ] = Path("examples/sort16/model"),
+    task: Annotated[str, typer.Option(help="sortN: sort N digits.")] = "sort16",
+    noise: Annotated[float, typer.Option(min=0, max=1, help="Share of the answers' digits made wrong.")] = 0.08,
+    steps: Annotated[int, typer.Option(min=1, help="Supervised steps.")] = 600,
+    batch_size: Annotated[int, typer.Option(min=1, help="Demonstrations a step.")] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Make the small policy the demo starts from: supervised on noisy demonstrations, about two minutes.
+
+    ais warmstart -o examples/sort16/model
+    """
+    from services.launcher.warmstart import warm_start
+
+    sys.exit(warm_start(output, task=task, noise=noise, steps=steps, batch_size=batch_size, seed=seed))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Benchmark to run; the rest of the line goes to it.", metavar="NAME")],
+) -> None:
+    """Run a benchmark of `benchmarks/` and print its table.
+
+    ais bench rollout
+    ais bench train --help
+    """
+    directory = Path(__file__).parents[1] / "benchmarks"
+    script = directory / f"{name}.py"
+    if not script.is_file():
+        known = ", ".join(sorted(path.stem for path in directory.glob("[a-z]*.py"))) or "none here"
+        _fail(f"there is no benchmark {name}; there are: {known}", EXIT_SETTINGS)
+    os.execv(sys.executable, [sys.executable, str(script), *context.args])
+
+
+def _run(settings: Settings, directory: RunDirectory) -> int:
+    from functools import partial
+
+    from rich.console import Console
+
+    from services.launcher.commands import service_commands
+    from services.launcher.display import open_display
+    from services.launcher.report import write_report
+    from services.launcher.results import read_results
+    from services.launcher.run import Plan, run
+    from services.launcher.summary import print_summary
+
+    precision = settings.rollout.precision
+    plan = Plan(
+        directory=directory,
+        total_steps=settings.run.steps,
+        quantised=precision.weights != "bf16",
+        redis=settings.redis,
+        launcher=settings.launcher,
+        services=partial(service_commands, directory.config, replicas=settings.rollout.replicas),
+    )
+    console = Console()
+    display = open_display(console, f"{directory.path}: rollouts {precision}, correction {settings.correction.method}")
+
+    async def main() -> int:
+        await run(plan, display)
+        return 0
+
+    if code := _ended(main()):
+        print(f"what there is: {directory.path}; `ais report {directory.path}` draws it", file=sys.stderr)
+        return code
+    write_report(directory)
+    print_summary(console, read_results(directory))
+    return 0
+
+
+def _evaluate(settings: Settings, prompts: int) -> int:
+    from tempfile import TemporaryDirectory
+
+    from services.launcher.run import score_model
+    from services.launcher.run_directory import RunDirectory
+    from services.settings import to_toml
+
+    async def main() -> int:
+        results = await score_model(directory, settings.redis, settings.launcher, prompts)
+        for precision, scores in results.evaluations.items():
+            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts)")
+        return 0
+
+    with TemporaryDirectory(prefix="ais-eval-") as parent:
+        directory = RunDirectory(Path(parent) / settings.run.name)
+        directory.path.mkdir()
+        directory.config.write_text(to_toml(settings))
+        return _ended(main())
+
+
+def _ended(main: Coroutine[Any, Any, int]) -> int:
+    """Runs what may be ended by a signal; failures are told, not raised."""
+    from services.launcher.processes import ProcessFailedError
+    from services.launcher.signals import run_cancellable
+    from services.runtime.process import UnavailableError
+    from services.runtime.redis import RedisUnreachableError
+
+    try:
+        return run_cancellable(main)
+    except (UnavailableError, RedisUnreachableError) as error:
+        print(f"ais: {error}", file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    except ProcessFailedError as error:
+        print(f"ais: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:
+    """Checks the settings, all of them, before the service spends seconds on importing its libraries."""
+    from services.settings import load
+
+    load(config, overrides or ())
+    arguments = ["-c", str(config)] if config else []
+    for override in overrides or ():
+        arguments += ["--set", override]
+    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *arguments])
+
+
+def _require_model(model: Path) -> None:
+    if not (model / "config.json").is_file():
+        hint = "`ais warmstart` makes the demo's" if not model.exists() else "it has no config.json"
+        _fail(f"run.model: {model} is not a Hugging Face model directory ({hint})", EXIT_UNAVAILABLE)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"ais: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

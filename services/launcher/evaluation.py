@@ -1,0 +1,86 @@
+"""Scores saved policies on held-out prompts, in BF16 and in the precision they were sampled in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.contracts.registry import ReplicaRecord
+from services.launcher.commands import evaluation, evaluation_replica
+from services.launcher.fleet import Fleet
+from services.launcher.processes import Processes, ProcessFailedError
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings
+
+BF16 = ("rollout.precision.weights=bf16", "rollout.precision.kv_cache=bf16")
+"""Overrides that turn all quantisation off."""
+REPLICA_READY_SECONDS = 300.0
+"""A replica that takes longer to load than this has failed."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to score, and how the replica that samples differs from the settings file."""
+
+    run_name: str
+    """Prefix of the Redis keys; no other run may have it."""
+    overrides: tuple[str, ...]
+    """Settings of the replica: its precision, its model."""
+    checkpoints: tuple[Path, ...]
+    """Directories whose weights are pushed to it one after another, by rising step."""
+    prompts: int
+    output: Path
+    """JSONL file that gets one line for the replica's own policy, and one for each checkpoint."""
+
+
+async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job: Evaluation) -> None:
+    """Starts a replica, scores its own policy, then each checkpoint's, ends it. Raises ProcessFailedError."""
+    replica = evaluation_replica(config, redis.url, job.run_name, job.overrides)
+    client = await connect(redis)
+    try:
+        running = asyncio.create_task(processes.run(replica))
+        try:
+            record = await _ready(Fleet(client, job.run_name), running, processes, replica.name)
+            await _score(processes, config, redis, job, record, checkpoints=())
+            if job.checkpoints:
+                await _score(processes, config, redis, job, record, job.checkpoints)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await client.aclose()
+
+
+async def _ready(fleet: Fleet, running: asyncio.Task[int], processes: Processes, name: str) -> ReplicaRecord:
+    ready = asyncio.create_task(fleet.first_ready())
+    try:
+        await asyncio.wait((ready, running), timeout=REPLICA_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise ProcessFailedError(f"{name} does not become ready:\n{processes.log_tail(name)}")
+        return ready.result()
+    finally:
+        ready.cancel()
+
+
+async def _score(
+    processes: Processes,
+    config: Path,
+    redis: RedisSettings,
+    job: Evaluation,
+    replica: ReplicaRecord,
+    checkpoints: Sequence[Path],
+) -> None:
+    command = evaluation(
+        config,
+        redis.url,
+        job.run_name,
+        replica=(replica.grpc_address, replica.http_url),
+        checkpoints=checkpoints,
+        prompts=job.prompts,
+        output=job.output,
+    )
+    if code := await processes.run(command):
+        tail = processes.log_tail(command.name)
+        raise ProcessFailedError(f"the evaluation failed with exit code {code}:\n{tail}")

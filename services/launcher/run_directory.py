@@ -1,0 +1,93 @@
+"""The directory of a run: what lies where, and a fresh one for each run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Layout of one run's directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The settings the run was started with, all of them."""
+        return self.path / "config.toml"
+
+    @property
+    def logs(self) -> Path:
+        """One log file a process."""
+        return self.path / "logs"
+
+    @property
+    def steps(self) -> Path:
+        """One JSON line an optimizer step, written by the trainer."""
+        return self.path / "steps.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Hugging Face directories step-000040, step-000080, ..., written by the trainer."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Hugging Face directory of the final policy, written by the trainer."""
+        return self.path / "model"
+
+    @property
+    def evaluations(self) -> Path:
+        """One JSON line a checkpoint and precision, written after training."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def record(self) -> Path:
+        """When it ran, on what, and how it ended, as JSON."""
+        return self.path / "run.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def valkey(self) -> Path:
+        """Data of the run's own Valkey server."""
+        return self.path / "valkey"
+
+
+def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
+    """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return RunDirectory(path)
+
+
+def checkpoints_of(directory: RunDirectory) -> list[Path]:
+    """Complete checkpoints by rising step; a checkpoint being written has another name until it is whole."""
+    numbered = [
+        (int(match.group(1)), path)
+        for path in directory.checkpoints.glob("step-*")
+        if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir()
+    ]
+    return [path for _step, path in sorted(numbered)]
+
+
+def spread(paths: list[Path], most: int) -> list[Path]:
+    """At most `most` (two or more) of `paths`: the first, the last, and others evenly between."""
+    if len(paths) <= most:
+        return paths
+    return [paths[round(index * (len(paths) - 1) / (most - 1))] for index in range(most)]

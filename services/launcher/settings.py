@@ -1,0 +1,18 @@
+"""Settings of `ais run` and `ais eval`: section [launcher]."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.runtime.settings import Section
+
+
+class LauncherSettings(Section):
+    """How a run on one machine is started, evaluated and ended."""
+
+    evaluation_prompts: int = Field(default=512, ge=0)
+    """Held-out prompts each saved checkpoint is evaluated on after training; 0 leaves the evaluation out."""
+    evaluation_checkpoints: int = Field(default=8, ge=2)
+    """Most checkpoints that are evaluated: the first, the last, and others evenly between."""
+    stop_grace_seconds: float = Field(default=5.0, gt=0)
+    """How long a service may take to end after SIGTERM; then it is killed."""

@@ -1,0 +1,148 @@
+"""The training part of a run: starts the services, keeps them alive, shows progress, until the trainer has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.launcher.commands import Command, ServiceCommands
+from services.launcher.display import Display, Snapshot
+from services.launcher.fleet import Fleet
+from services.launcher.processes import Exit, Processes, ProcessFailedError
+from services.launcher.steps import StepLog
+from services.launcher.supervision import Fail, Finish, GiveUp, Restart, Role, Supervision
+
+REFRESH_SECONDS = 0.5
+"""How often the display looks at the run."""
+
+
+async def train(
+    processes: Processes,
+    services: ServiceCommands,
+    server: Command | None,
+    *,
+    fleet: Fleet,
+    steps_file: Path,
+    total_steps: int,
+    display: Display,
+) -> None:
+    """Runs the services until the trainer ends well; they are ended then, or when cancelled. Raises
+    ProcessFailedError. `server` is our own Valkey server, running already."""
+    commands = [*services.replicas, services.collector, services.trainer]
+    watch = _Watch(fleet, len(services.replicas), StepLog(steps_file), total_steps, display)
+    watching = asyncio.create_task(watch.look_forever())
+    try:
+        keeper = _Keeper(processes, services, server, display)
+        for command in commands:
+            await keeper.start(command)
+        await keeper.until_the_end()
+        await watch.look()
+    except asyncio.CancelledError:
+        display.note("stopping the services")
+        raise
+    finally:
+        watching.cancel()
+        await processes.stop([command.name for command in commands])
+
+
+class _Keeper:
+    """Carries out what supervision decides."""
+
+    def __init__(
+        self, processes: Processes, services: ServiceCommands, server: Command | None, display: Display
+    ) -> None:
+        roles = [(command, Role.REPLICA) for command in services.replicas]
+        roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
+        roles += [(server, Role.SERVER)] if server else []
+        self._commands = {command.name: command for command, _role in roles}
+        self._supervision = Supervision({command.name: role for command, role in roles})
+        self._processes = processes
+        self._display = display
+        self._restarts: dict[float, Exit] = {}
+        """Restarts to come, by the event loop's time, and what made them necessary."""
+        if server:
+            self._supervision.started(server.name, _now())
+
+    async def start(self, command: Command) -> None:
+        await self._processes.start(command)
+        self._supervision.started(command.name, _now())
+
+    async def until_the_end(self) -> None:
+        """Returns when the trainer has ended well. Raises ProcessFailedError when the run cannot go on."""
+        while True:
+            try:
+                async with asyncio.timeout_at(min(self._restarts, default=None)):
+                    ended = await self._processes.exits.get()
+            except TimeoutError:
+                await self._restart(self._restarts.pop(min(self._restarts)))
+            else:
+                if self._has_finished(ended):
+                    return
+
+    def _has_finished(self, ended: Exit) -> bool:
+        log = self._processes.log_path(ended.name)
+        match self._supervision.ended(ended.name, ended.code, _now()):
+            case Finish():
+                return True
+            case Fail(reason):
+                raise ProcessFailedError(
+                    f"{ended}; {reason}. The end of {log}:\n{self._processes.log_tail(ended.name)}"
+                )
+            case GiveUp(reason):
+                self._display.note(f"{ended}; {reason} (see {log})")
+            case Restart(after_seconds):
+                self._restarts[_now() + after_seconds] = ended
+        return False
+
+    async def _restart(self, ended: Exit) -> None:
+        self._display.note(f"{ended}; starting it again")
+        await self.start(self._commands[ended.name])
+
+
+@dataclass
+class _Watch:
+    """Shows the run on the display."""
+
+    fleet: Fleet
+    replicas: int
+    steps: StepLog
+    total_steps: int
+    display: Display
+    began: float | None = None
+    """When the first replica was ready, by the event loop's time."""
+
+    async def look_forever(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def look(self) -> None:
+        self.steps.read_new()
+        ready = len(await self.fleet.ready())
+        if self.began is None and ready:
+            self.began = _now()
+        self.display.update(
+            Snapshot(
+                phase=_phase(len(self.steps.records), self.total_steps, ready, self.replicas),
+                total_steps=self.total_steps,
+                records=self.steps.records,
+                replicas_ready=ready,
+                replicas_wanted=self.replicas,
+                training_seconds=_now() - self.began if self.began is not None else 0.0,
+            )
+        )
+
+
+def _phase(steps: int, total_steps: int, ready: int, replicas: int) -> str:
+    if steps >= total_steps:
+        return "saving the model"
+    if steps:
+        return "training"
+    if ready < replicas:
+        return f"loading: {ready} of {replicas} replicas ready"
+    return "waiting for the first batch"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,60 @@
+"""Launches a run of stand-ins: `python launch.py DIRECTORY TRAINER_ARGUMENTS_JSON [COLLECTOR_ROLE]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from services.launcher.commands import Command, ServiceCommands
+from services.launcher.display import open_display
+from services.launcher.processes import ProcessFailedError
+from services.launcher.run import Plan, run
+from services.launcher.run_directory import RunDirectory
+from services.launcher.settings import LauncherSettings
+from services.launcher.signals import run_cancellable
+from services.runtime.process import EXIT_SETTINGS
+from services.runtime.settings import RedisSettings
+
+STAND_IN = str(Path(__file__).with_name("stand_in.py"))
+
+
+def main() -> int:
+    directory = RunDirectory(Path(sys.argv[1]))
+    trainer_arguments = json.loads(sys.argv[2])
+    collector_role = sys.argv[3] if len(sys.argv) > 3 else "collector"
+
+    def services(redis_url: str) -> ServiceCommands:
+        def command(name: str, role: str, *more: str) -> Command:
+            return Command(name, (sys.executable, STAND_IN, role, "--redis", redis_url, "--run", directory.name, *more))
+
+        return ServiceCommands(
+            replicas=(command("rollout-0", "replica"), command("rollout-1", "replica")),
+            collector=command("collector", collector_role, "--code", str(EXIT_SETTINGS)),
+            trainer=command("trainer", "trainer", "--steps-file", str(directory.steps), *trainer_arguments),
+        )
+
+    plan = Plan(
+        directory=directory,
+        total_steps=5,
+        quantised=False,
+        redis=RedisSettings(),
+        launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
+        services=services,
+    )
+
+    async def launch() -> int:
+        await run(plan, open_display(Console(width=160), "stand-ins"))
+        return 0
+
+    try:
+        return run_cancellable(launch())
+    except ProcessFailedError as error:
+        print(error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

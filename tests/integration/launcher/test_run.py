@@ -1,0 +1,163 @@
+"""The launcher against real processes: what it starts, it ends, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.launcher.run_directory import RunDirectory, fresh_run_directory
+
+MARK = "AIS_TEST_MARK"
+"""Environment variable by which a test finds every process that its launcher started."""
+LAUNCH = str(Path(__file__).with_name("launch.py"))
+ENDLESS = ["--steps", "100000"]
+
+
+class Launched:
+    """A launcher that runs, and all that descends from it."""
+
+    def __init__(self, directory: RunDirectory, *arguments: str) -> None:
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [sys.executable, LAUNCH, str(directory.path), *arguments],
+            env=os.environ | {MARK: str(directory.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def descendants(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if process.pid != self.process.pid and self._is(process)]
+
+    def named(self, word: str) -> list[psutil.Process]:
+        return [process for process in self.descendants() if word in " ".join(_command(process))]
+
+    def end(self) -> tuple[int, str]:
+        output, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, output
+
+    def _is(self, process: psutil.Process) -> bool:
+        try:  # Valkey's title lies where its environment was, but it works in its data directory
+            return process.environ().get(MARK) == str(self.directory.path) or (
+                process.cwd() == str(self.directory.valkey)
+            )
+        except psutil.Error:
+            return False
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
+
+
+Launcher = Callable[..., Launched]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launcher]:
+    launched: list[Launched] = []
+
+    def start(trainer: list[str], *arguments: str) -> Launched:
+        launched.append(Launched(fresh_run_directory(tmp_path, "demo"), json.dumps(trainer), *arguments))
+        return launched[-1]
+
+    yield start
+    for one in launched:
+        for process in [*one.descendants(), psutil.Process(one.process.pid)] if one.process.poll() is None else []:
+            process.kill()
+
+
+def running(launched: Launched) -> bool:
+    return launched.directory.steps.exists() and len(launched.named("stand_in.py")) >= 4
+
+
+def test_the_trainers_end_is_the_runs_end(launch: Launcher) -> None:
+    launched = launch([])
+    code, output = launched.end()
+    assert code == 0, output
+    assert "step 5/5" in output
+    assert not launched.descendants()
+    assert json.loads(launched.directory.record.read_text())["status"] == "finished"
+
+
+def test_a_failed_trainer_fails_the_run_with_the_end_of_its_log(launch: Launcher) -> None:
+    launched = launch(["--code", "1"])
+    code, output = launched.end()
+    assert code == 1
+    assert "this is what the trainer said last" in output
+    assert not launched.descendants()
+    assert json.loads(launched.directory.record.read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_within_seconds(launch: Launcher, number: signal.Signals) -> None:
+    launched = launch(ENDLESS)
+    eventually(lambda: running(launched))
+    begun = time.monotonic()
+    launched.process.send_signal(number)
+    code, output = launched.end()
+    assert code == 128 + number, output
+    assert time.monotonic() - begun < 5.0
+    assert not launched.descendants()
+
+
+def test_a_service_that_ignores_sigterm_is_killed(launch: Launcher) -> None:
+    launched = launch(ENDLESS, "deaf")
+    eventually(lambda: running(launched))
+    launched.process.send_signal(signal.SIGTERM)
+    assert launched.end()[0] == 128 + signal.SIGTERM
+    assert not launched.descendants()
+
+
+def test_a_killed_launcher_leaves_nothing_behind(launch: Launcher) -> None:
+    launched = launch(ENDLESS)
+    eventually(lambda: running(launched) and launched.named("valkey-server"))
+    launched.process.kill()
+    launched.process.wait()
+    # The sleeping grandchild is not ours to end: only the launcher itself can sweep a whole family.
+    eventually(lambda: not launched.named("stand_in.py") and not launched.named("valkey-server"))
+    for process in launched.descendants():
+        process.kill()
+
+
+@pytest.mark.parametrize("victim", ["stand_in.py replica", "stand_in.py collector", "valkey-server"])
+def test_a_killed_process_is_replaced_and_the_run_goes_on(launch: Launcher, victim: str) -> None:
+    launched = launch(ENDLESS)
+    eventually(lambda: running(launched) and launched.named(victim))
+    before = {process.pid for process in launched.named(victim)}
+    psutil.Process(min(before)).kill()
+    eventually(lambda: {process.pid for process in launched.named(victim)} - before)
+    done = len(launched.directory.steps.read_text().splitlines())
+    eventually(lambda: len(launched.directory.steps.read_text().splitlines()) > done)
+    launched.process.terminate()
+    code, output = launched.end()
+    assert code == 128 + signal.SIGTERM, output
+    assert "was ended by SIGKILL; starting it again" in output
+    assert not launched.descendants()
+
+
+def test_a_collector_with_wrong_settings_fails_the_run_with_the_end_of_its_log(launch: Launcher) -> None:
+    launched = launch(ENDLESS, "dies")
+    code, output = launched.end()
+    assert code == 1
+    assert "its settings are wrong" in output
+    assert "this is why it died" in output
+    assert not launched.descendants()

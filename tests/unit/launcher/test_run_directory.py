@@ -1,0 +1,51 @@
+"""A run's directory and the files in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.launcher.run_directory import RunDirectory, checkpoints_of, fresh_run_directory, spread
+from services.launcher.steps import StepLog, read_records
+
+
+def test_a_run_never_overwrites_an_earlier_one(tmp_path: Path) -> None:
+    names = [fresh_run_directory(tmp_path / "runs", "demo").name for _ in range(3)]
+    assert names == ["demo", "demo-2", "demo-3"]
+
+
+def test_checkpoints_come_by_step_and_unfinished_ones_do_not(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    for name in ("step-000100", "step-000025", ".step-000125.writing", "step-1000000"):
+        (directory.checkpoints / name).mkdir(parents=True)
+    assert [path.name for path in checkpoints_of(directory)] == ["step-000025", "step-000100", "step-1000000"]
+
+
+@pytest.mark.parametrize("most", [2, 3, 5, 100])
+def test_a_spread_keeps_the_first_and_the_last(most: int) -> None:
+    paths = [Path(str(number)) for number in range(11)]
+    chosen = spread(paths, most)
+    assert len(chosen) == len(set(chosen)) == min(most, 11)
+    assert (chosen[0], chosen[-1]) == (paths[0], paths[-1])
+
+
+def test_a_step_counts_when_its_line_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    log = StepLog(path)
+    assert log.read_new() == []
+    with path.open("w") as file:
+        file.write('{"step": 1}\n{"step": 2, "phase_seconds": {"wai')
+        file.flush()
+        assert log.read_new() == [{"step": 1}]
+        file.write('t": 0.5}}\n')
+    assert log.read_new() == [{"step": 2, "phase_seconds.wait": 0.5}]
+    assert log.read_new() == []
+    assert log.records == read_records(path)
+
+
+def test_a_line_that_is_not_an_object_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text('nonsense\n[1]\n{"step": 3}\n')
+    assert read_records(path) == [json.loads('{"step": 3}')]

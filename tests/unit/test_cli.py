@@ -1,0 +1,124 @@
+"""The command line: quick, and helpful when something is misspelt."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli import app
+from services.runtime.settings import known_keys, read_tree, validate
+from services.settings import Settings, load, to_toml
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "sort16" / "config.toml"
+
+
+def ais(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "rollout", "collector", "trainer", "config"])
+def test_a_misspelt_key_fails_within_two_seconds_with_the_nearest_name(command: str) -> None:
+    begun = time.monotonic()
+    done = ais(command, "--set", "run.stps=5")
+    assert time.monotonic() - begun < 2.0
+    assert done.returncode == 2
+    assert "run.stps" in done.stderr
+    assert "run.steps" in done.stderr
+
+
+def test_a_misspelt_environment_variable_is_told_too() -> None:
+    done = ais("config", AIS_ROLLOUT__REPLCAS="3")
+    assert done.returncode == 2
+    assert "rollout.replicas" in done.stderr
+
+
+def test_every_wrong_key_is_told_at_once() -> None:
+    done = ais("config", "--set", "run.stps=5", "--set", "correction.metod=ais", "--set", "trainer.beta1=2")
+    assert done.returncode == 2
+    assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.beta1"))
+
+
+def test_the_command_line_loads_no_heavy_library() -> None:
+    code = (
+        "import services.cli, services.settings, sys;"
+        "print({'torch', 'transformers', 'matplotlib', 'grpc', 'redis'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path) -> None:
+    settings = load(
+        EXAMPLE,
+        [
+            "run.steps=7",
+            "collector.sampling.stop_token_ids=[1, 2]",
+            'collector.task.pattern="ä\\n\\\\d"',
+            'correction.rejections=[{statistic = "k1", upper = 0.5}]',
+            "correction.mixing.mismatch_limit=inf",
+        ],
+    )
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(settings))
+    assert validate(Settings, read_tree(file, environment={})) == settings
+
+
+def test_printed_settings_document_every_key() -> None:
+    lines = to_toml(load(EXAMPLE)).splitlines()
+    undocumented = [
+        line
+        for before, line in zip(["", *lines], lines, strict=False)
+        if " = " in line and not line.startswith("# ") and not before.startswith("#")
+    ]
+    assert undocumented == []
+    printed = {line.removeprefix("# ").partition(" = ")[0] for line in lines if " = " in line}
+    assert {key.rpartition(".")[2] for key in known_keys(Settings)} <= printed
+
+
+def test_the_example_differs_from_the_defaults_in_nothing_by_accident() -> None:
+    settings = load(EXAMPLE)
+    assert settings.run.steps == 150
+    assert settings.rollout.replicas == 2
+    assert settings.rollout.precision.weights == "e4m3"
+    assert settings.collector.task.digits == 16
+    assert (settings.correction.method, settings.correction.mixing.evaluation) == ("ais", "same_batch")
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "rollout", "collector", "trainer", "eval", "report", "config", "warmstart", "bench"]
+)
+def test_the_help_of_every_command_shows_how_it_is_called(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"] if command != "bench" else ["--help"])
+    assert result.exit_code == 0
+    assert f"ais {command}" in result.output or command == "bench"
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    done = ais("run", "--set", f"run.model={tmp_path / 'none'}", "--set", f"run.directory={tmp_path / 'runs'}")
+    assert done.returncode == 3
+    assert "ais warmstart" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = ais("report", "nothing", "--set", f"run.directory={tmp_path}")
+    assert done.returncode == 3
+    assert "nothing" in done.stderr
+
+
+def test_an_unknown_benchmark_is_told_with_those_there_are() -> None:
+    done = ais("bench", "nothing")
+    assert done.returncode == 2
+    assert "there is no benchmark nothing" in done.stderr
