@@ -1,0 +1,46 @@
+"""What the tests of the deployment read: the repository's deployment files, parsed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def dashboard() -> dict[str, Any]:
+    return json.loads((ROOT / "deploy/grafana/dashboards/ais.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def dashboard_queries(dashboard: dict[str, Any]) -> list[str]:
+    """Every PromQL expression of the dashboard."""
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+@pytest.fixture(scope="session")
+def datasource() -> dict[str, Any]:
+    (source,) = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    return source
+
+
+@pytest.fixture(scope="session")
+def compose_file() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.fixture(scope="session")
+def prometheus_file() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())

@@ -1,0 +1,184 @@
+"""The deployment on a real Docker engine: two replicas, twenty training steps, every target up, every query answered.
+
+`make test-compose` makes the base images and runs this. Grafana is left out: Debian has no package to make its image of.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from tenacity import RetryError, Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
+
+REPLICAS = 2
+STEPS = 20
+SERVICES = ("redis", "rollout", "trainer", "collector", "prometheus")
+
+BUILD_SECONDS = 900
+START_SECONDS = 300
+TRAINING_SECONDS = 300
+SCRAPE_SECONDS = 60
+STOP_SECONDS = 120
+
+Value = TypeVar("Value")
+
+
+def eventually(read: Callable[[], Value], within: float, what: str) -> Value:
+    """The first true value that `read` gives; fails naming `what` when none came in time."""
+    poll = Retrying(
+        retry=retry_if_result(lambda value: not value) | retry_if_exception_type(httpx.HTTPError),
+        stop=stop_after_delay(within),
+        wait=wait_fixed(1),
+    )
+    try:
+        return poll(read)
+    except RetryError as error:
+        last = error.last_attempt
+        pytest.fail(f"not within {within:g} s: {what}; last seen: {last.exception() or last.result()!r}")
+
+
+class Stack:
+    """A compose project of its own: names, volumes and ports are nobody else's."""
+
+    def __init__(self, command: list[str], repository: Path) -> None:
+        self._command = command
+        self._repository = repository
+        self._environment = os.environ | {
+            "COMPOSE_PROJECT_NAME": f"ais-test-{os.getpid()}",
+            "DOCKER_BUILDKIT": "0",
+            "AIS_IMAGE_TAG": "test",
+            "AIS_BUILD_NETWORK": "host",
+            "AIS_RUN__STEPS": "100000",  # it trains until the tests are done with it
+            "PROMETHEUS_PORT": "0",  # a free one
+        }
+
+    def compose(self, *arguments: str, timeout: float = 60) -> str:
+        """Output of a compose command; fails with all that it said when it does not succeed."""
+        done = subprocess.run(
+            [*self._command, *arguments],
+            cwd=self._repository,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, f"compose {' '.join(arguments)}\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
+        return done.stdout
+
+    def prometheus(self, path: str, **parameters: str) -> Any:
+        """What Prometheus's API answers."""
+        address = self.compose("port", "prometheus", "9090").strip()
+        answer = httpx.get(f"http://{address}/api/v1/{path}", params=parameters, timeout=10)
+        answer.raise_for_status()
+        return answer.json()["data"]
+
+    def query(self, expression: str) -> list[dict[str, str]]:
+        """Labels of every series for which an expression of the dashboard gives a finite number now."""
+        series = self.prometheus("query", query=expression.replace("$__rate_interval", "1m"))["result"]
+        return [one["metric"] for one in series if math.isfinite(float(one["value"][1]))]
+
+    def up_targets(self) -> list[str]:
+        """Job of every target that Prometheus reaches."""
+        targets = self.prometheus("targets", state="active")["activeTargets"]
+        return sorted(target["labels"]["job"] for target in targets if target["health"] == "up")
+
+    def exit_codes(self) -> dict[str, int]:
+        """Exit code of every container, by name."""
+        containers = self.compose("ps", "--all", "--quiet").split()
+        form = "{{.Name}} {{.State.ExitCode}}"
+        lines = subprocess.check_output(["docker", "inspect", "--format", form, *containers], text=True).splitlines()
+        return {name: int(code) for name, code in (line.split() for line in lines)}
+
+
+def compose_command() -> list[str] | None:
+    """The compose of this machine: the plug-in if there is one."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
+            return command
+    return None
+
+
+def missing_prerequisite() -> str | None:
+    """Why nothing can be deployed on this machine, or None."""
+    if shutil.which("docker") is None:
+        return "there is no docker command"
+    engine = subprocess.run(["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True)
+    if engine.returncode != 0:
+        return f"no Docker engine answers: {engine.stderr.strip()}"
+    return None if compose_command() else "there is neither the docker compose plug-in nor docker-compose"
+
+
+@pytest.fixture(scope="module")
+def stack(request: pytest.FixtureRequest, repository: Path) -> Iterator[Stack]:
+    if "compose" not in request.config.getoption("markexpr"):
+        pytest.skip("brings up the whole deployment: ask for it with -m compose, or make test-compose")
+    if reason := missing_prerequisite():
+        if os.environ.get("AIS_REQUIRE_DOCKER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    stack = Stack(compose_command() or [], repository)
+    try:
+        stack.compose("build", "rollout", "trainer", "collector", timeout=BUILD_SECONDS)
+        stack.compose("up", "--detach", "--scale", f"rollout={REPLICAS}", *SERVICES, timeout=START_SECONDS)
+        yield stack
+    finally:
+        print(stack.compose("logs", "--no-color", "--tail", "50", "rollout", "trainer", "collector"))
+        stack.compose("down", "--volumes", "--remove-orphans", timeout=STOP_SECONDS)
+
+
+def test_the_demo_trains_on_two_replicas(stack: Stack) -> None:
+    eventually(
+        lambda: stack.query(f'ais_policy_version{{job="trainer"}} >= {STEPS}'),
+        TRAINING_SECONDS,
+        f"the trainer has done {STEPS} steps",
+    )
+    for moved in ("ais_rollout_generated_tokens_total > 0", "ais_rollout_policy_version > 0"):
+        assert len({labels["instance"] for labels in stack.query(moved)}) == REPLICAS, moved
+
+
+def test_prometheus_has_every_service_as_an_up_target(stack: Stack) -> None:
+    expected = sorted(["rollout"] * REPLICAS + ["trainer", "collector", "prometheus"])
+    eventually(lambda: stack.up_targets() == expected, SCRAPE_SECONDS, f"up targets are {expected}")
+
+
+def test_every_query_of_the_dashboard_returns_data(stack: Stack, dashboard_queries: list[str]) -> None:
+    assert dashboard_queries
+    for query in dashboard_queries:
+        eventually(lambda query=query: stack.query(query), SCRAPE_SECONDS, f"data for {query}")
+
+
+def test_promtool_accepts_the_prometheus_file(stack: Stack) -> None:
+    report = stack.compose("exec", "-T", "prometheus", "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
+    assert "SUCCESS" in report
+
+
+def test_the_image_runs_as_an_ordinary_user(stack: Stack) -> None:
+    assert stack.compose("exec", "-T", "trainer", "id", "--user").strip() == "10001"
+
+
+def test_a_replica_added_while_training_takes_the_newest_weights_and_samples(stack: Stack) -> None:
+    more = REPLICAS + 1
+    stack.compose("up", "--detach", "--no-recreate", "--scale", f"rollout={more}", *SERVICES, timeout=START_SECONDS)
+    for moved in ("ais_rollout_policy_version > 0", "ais_rollout_generated_tokens_total > 0"):
+        eventually(
+            lambda moved=moved: len({labels["instance"] for labels in stack.query(moved)}) == more,
+            SCRAPE_SECONDS,
+            f"{moved} on {more} replicas",
+        )
+
+
+def test_every_service_ends_without_error_when_the_stack_is_stopped(stack: Stack) -> None:
+    """The last of this module: nothing runs after it."""
+    stack.compose("stop", timeout=STOP_SECONDS)
+    codes = stack.exit_codes()
+    assert len(codes) >= len(SERVICES)
+    assert set(codes.values()) == {0}, codes
