@@ -17,6 +17,8 @@ readonly PYTHON_BUILD=python:3.11-bookworm
 readonly REDIS=redis:7.0-bookworm
 readonly PROMETHEUS=prom/prometheus:v2.42.0
 
+docker version >/dev/null || exit  # it says why no engine answers
+
 export DOCKER_BUILDKIT=0  # the classic builder needs no plug-in and no image of its own
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
@@ -30,7 +32,7 @@ build() {
   echo "making $image"
   mkdir -p "$context"
   cat >"$context/Dockerfile"
-  docker build --quiet --network host --tag "$image" "$context" >/dev/null
+  docker build --network host --tag "$image" "$context" >"$WORK/build.log" 2>&1 || { tail -n 40 "$WORK/build.log" >&2; return 1; }
 }
 
 # The mirror of the Debian archive labelled $1 in the host's apt sources.
@@ -41,12 +43,13 @@ mirror() {
 
 make_debian() {
   exists "$DEBIAN" && return
+  command -v debootstrap >/dev/null && [ "$(id -u)" = 0 ] || { echo "needs debootstrap (apt-get install debootstrap) and root" >&2; return 1; }
   local main security root=$WORK/debian
   main=$(mirror Debian)
   security=$(mirror Debian-Security)
   echo "making $DEBIAN from ${main:?no Debian mirror in the apt sources of this machine}"
   debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$root" "$main" >"$WORK/debootstrap.log" ||
-    { tail "$WORK/debootstrap.log" >&2; return 1; }
+    { tail -n 40 "$WORK/debootstrap.log" >&2; return 1; }
   {
     echo "deb $main $SUITE main"
     [ -z "$security" ] || echo "deb $security $SUITE-security main"

@@ -1,6 +1,6 @@
 """The deployment on a real Docker engine: two replicas, twenty training steps, every target up, every query answered.
 
-`make test-compose` makes the base images and runs this. Grafana is left out: Debian has no package to make its image of.
+`make test-compose` makes the base images and runs this. Grafana is left out: Debian has no package to make an image of.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,10 +75,13 @@ class Stack:
         assert done.returncode == 0, f"compose {' '.join(arguments)}\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
         return done.stdout
 
+    @cached_property
+    def _prometheus_address(self) -> str:
+        return self.compose("port", "prometheus", "9090").strip()
+
     def prometheus(self, path: str, **parameters: str) -> Any:
         """What Prometheus's API answers."""
-        address = self.compose("port", "prometheus", "9090").strip()
-        answer = httpx.get(f"http://{address}/api/v1/{path}", params=parameters, timeout=10)
+        answer = httpx.get(f"http://{self._prometheus_address}/api/v1/{path}", params=parameters, timeout=10)
         answer.raise_for_status()
         return answer.json()["data"]
 
@@ -127,7 +131,7 @@ def stack(request: pytest.FixtureRequest, repository: Path) -> Iterator[Stack]:
         pytest.skip(reason)
     stack = Stack(compose_command() or [], repository)
     try:
-        stack.compose("build", "rollout", "trainer", "collector", timeout=BUILD_SECONDS)
+        stack.compose("build", "rollout", timeout=BUILD_SECONDS)
         stack.compose("up", "--detach", "--scale", f"rollout={REPLICAS}", *SERVICES, timeout=START_SECONDS)
         yield stack
     finally:
@@ -171,7 +175,7 @@ def test_a_replica_added_while_training_takes_the_newest_weights_and_samples(sta
     for moved in ("ais_rollout_policy_version > 0", "ais_rollout_generated_tokens_total > 0"):
         eventually(
             lambda moved=moved: len({labels["instance"] for labels in stack.query(moved)}) == more,
-            SCRAPE_SECONDS,
+            START_SECONDS,
             f"{moved} on {more} replicas",
         )
 
