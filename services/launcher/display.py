@@ -193,8 +193,9 @@ def trend(values: Sequence[float], width: int, ceiling: float | None = None) -> 
     bounds = [round(index * len(values) / shares) for index in range(shares + 1)]
     means = [sum(values[low:high]) / (high - low) for low, high in pairwise(bounds)]
     bottom, top = min(0.0, *means), max(ceiling or 0.0, *means)
-    scale = (len(_LEVELS) - 1) / (top - bottom) if top > bottom else 0.0
-    return "".join(_LEVELS[round((mean - bottom) * scale)] for mean in means)
+    if top == bottom:
+        return _LEVELS[0] * shares
+    return "".join(_LEVELS[round((mean - bottom) / (top - bottom) * (len(_LEVELS) - 1))] for mean in means)
 
 
 def duration(seconds: float) -> str:

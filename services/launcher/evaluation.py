@@ -13,6 +13,7 @@ from services.launcher.fleet import Fleet
 from services.launcher.processes import Processes, ProcessFailedError
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
+from services.runtime.tasks import end_tasks
 
 BF16 = ("rollout.precision.weights=bf16", "rollout.precision.kv_cache=bf16")
 """Overrides that turn all quantisation off."""
@@ -61,7 +62,7 @@ async def _ready(fleet: Fleet, running: asyncio.Task[int], processes: Processes,
             raise ProcessFailedError(f"{name} does not become ready:\n{processes.log_tail(name)}")
         return ready.result()
     finally:
-        ready.cancel()
+        await end_tasks(ready)
 
 
 async def _score(

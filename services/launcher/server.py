@@ -11,6 +11,7 @@ from services.launcher.processes import Processes
 from services.runtime.process import UnavailableError
 from services.runtime.redis import RedisUnreachableError, connect
 from services.runtime.settings import RedisSettings
+from services.runtime.tasks import end_tasks
 
 ATTEMPTS = 3
 """Ports tried: between finding a free one and binding it, another program may take it."""
@@ -62,5 +63,4 @@ async def _answers(url: str, processes: Processes) -> bool:
     except RedisUnreachableError:
         return False
     finally:
-        connecting.cancel()
-        ended.cancel()
+        await end_tasks(connecting, ended)

@@ -12,6 +12,7 @@ from services.launcher.fleet import Fleet
 from services.launcher.processes import Exit, Processes, ProcessFailedError
 from services.launcher.steps import StepLog
 from services.launcher.supervision import Fail, Finish, GiveUp, Restart, Role, Supervision
+from services.runtime.tasks import end_tasks
 
 REFRESH_SECONDS = 0.5
 """How often the display looks at the run."""
@@ -42,7 +43,7 @@ async def train(
         display.note("stopping the services")
         raise
     finally:
-        watching.cancel()
+        await end_tasks(watching)
         await processes.stop([command.name for command in commands])
 
 

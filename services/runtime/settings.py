@@ -6,12 +6,13 @@ environment and from `--set` are read as TOML (`5`, `0.1`, `true`, `[1, 2]`), an
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -116,15 +117,14 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 def _fields_of(annotation: Any) -> list[str]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return known_keys(annotation)
-    dataclass_fields = getattr(annotation, "__dataclass_fields__", {})
-    return [key for name in dataclass_fields for key in _dataclass_keys(annotation, name)]
-
-
-def _dataclass_keys(annotation: Any, name: str) -> list[str]:
-    from typing import get_type_hints
-
-    nested = _fields_of(get_type_hints(annotation)[name])
-    return [f"{name}.{key}" for key in nested] or [name]
+    if not isinstance(annotation, type) or not dataclasses.is_dataclass(annotation):
+        return []
+    types = get_type_hints(annotation)
+    keys: list[str] = []
+    for field in dataclasses.fields(annotation):
+        nested = _fields_of(types[field.name])
+        keys += [f"{field.name}.{key}" for key in nested] or [field.name]
+    return keys
 
 
 def _insert(tree: dict[str, Any], path: list[str], text: str, origin: str) -> None:

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from services.launcher.results import BF16, Results
 
-WIDTH_INCHES, WIDE_INCHES, HEIGHT_INCHES = 5.6, 9.0, 2.6
+WIDTH_INCHES, WIDE_INCHES, HEIGHT_INCHES = 5.6, 10.0, 2.6
 SMOOTHING_STEPS = 5
 """The curve drawn through noisy values is the mean over this many steps before and after each."""
 

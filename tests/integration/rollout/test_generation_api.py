@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
-from tiny_models import VOCABULARY, Observer
+from tiny_models import VOCABULARY, Observer, until
 
 from services.contracts.sampling import Precision, SamplingParameters
 from services.contracts.trajectory import TrajectoryBounds, decode_trajectory
@@ -41,9 +41,12 @@ class Replica:
 
     async def idle(self) -> None:
         """Returns when nothing runs and nothing waits."""
-        async with asyncio.timeout(20):
-            while (load := self.engine.load()).running_sequences or load.waiting_sequences:
-                await asyncio.sleep(0.005)
+
+        def idle() -> bool:
+            load = self.engine.load()
+            return load.running_sequences + load.waiting_sequences == 0
+
+        await until(idle)
 
 
 @pytest.fixture
@@ -90,7 +93,8 @@ async def test_a_group_comes_back_as_trajectories_that_describe_themselves(repli
 async def test_a_trajectory_is_sent_while_others_of_its_group_still_run(replica: Replica) -> None:
     call = replica.stub.Generate(message(samples=SLOTS + 1, new_tokens=300), timeout=60)
     await call.read()
-    assert replica.engine.load().running_sequences == 1
+    load = replica.engine.load()
+    assert load.running_sequences + load.waiting_sequences == 1
     call.cancel()
 
 

@@ -84,10 +84,10 @@ async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
                 samples=8,
                 sampling=SamplingParameters(max_new_tokens=200).to_proto(),
             )
-            call = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
-            first = await call.read()
+            trajectories = aiter(rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60))
+            first = await anext(trajectories)
             replica.send_signal(number)
-            rest = [trajectory async for trajectory in call]
+            rest = [trajectory async for trajectory in trajectories]
         assert len(rest) == 7
         assert {span.version for trajectory in (first, *rest) for span in trajectory.spans} == {5}
         assert await asyncio.wait_for(replica.wait(), 20) == 0
@@ -97,7 +97,7 @@ async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
 async def test_a_replica_that_may_not_drain_longer_ends_all_the_same(
     model_directory: Callable[[str], Path], redis: Redis, redis_url: str, run_name: str, keys: Keys
 ) -> None:
-    settings = overrides(model_directory("qwen3"), redis_url, run_name, "rollout.drain_seconds=0.1")
+    settings = overrides(model_directory("qwen3"), redis_url, run_name, "rollout.slots=1", "rollout.drain_seconds=0.1")
     async with process(*settings) as replica:
         record = await registered(ReplicaRegistry(redis, keys))
         async with grpc.aio.insecure_channel(record.grpc_address) as channel:
@@ -105,13 +105,13 @@ async def test_a_replica_that_may_not_drain_longer_ends_all_the_same(
                 group_id="group",
                 prompt_token_ids=np.array([1, 2, 3], dtype="<i4").tobytes(),
                 samples=1000,
-                sampling=SamplingParameters(max_new_tokens=500).to_proto(),
+                sampling=SamplingParameters(max_new_tokens=20).to_proto(),
             )
-            call = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
-            await call.read()
+            trajectories = aiter(rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60))
+            await anext(trajectories)
             replica.send_signal(signal.SIGTERM)
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                async for _ in call:
+                async for _ in trajectories:
                     pass
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await asyncio.wait_for(replica.wait(), 10) == 0

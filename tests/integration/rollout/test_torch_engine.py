@@ -287,3 +287,10 @@ async def test_a_model_that_cannot_be_served_is_refused_with_the_reason(
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelUnsupportedError, match=complaint):
         await TorchEngine.open(tmp_path, BF16, Observer(), slots=1, max_model_len=16, max_waiting_sequences=0)
+
+
+async def test_observers_are_told_of_every_decode_step(open_engine: Callable) -> None:
+    observer = Observer()
+    engine = await open_engine(observer=observer)
+    await collect(engine, request_for(PROMPT, samples=3, new_tokens=7))
+    assert observer.steps == 7

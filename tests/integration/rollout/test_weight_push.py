@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
-from tiny_models import Observer, collect, request_for
+from tiny_models import collect, request_for, until
 
 from services.contracts.sampling import Precision
 from services.contracts.weights import (
@@ -196,13 +196,10 @@ async def test_an_upload_cut_off_in_the_middle_changes_nothing(replica: Replica,
     )
     writer.write(head.encode() + body[:1000])
     await writer.drain()
-    async with asyncio.timeout(20):
-        while not list(replica.staging.iterdir()):
-            await asyncio.sleep(0.005)
-        writer.close()
-        await writer.wait_closed()
-        while list(replica.staging.iterdir()):
-            await asyncio.sleep(0.005)
+    await until(lambda: bool(list(replica.staging.iterdir())))
+    writer.close()
+    await writer.wait_closed()
+    await until(lambda: not list(replica.staging.iterdir()))
     assert await reader.read() == b""
     assert replica.engine.describe().version == 0
 
@@ -213,10 +210,3 @@ async def test_pushes_that_race_leave_the_newest_version(replica: Replica, snaps
     assert {answer.status_code for answer in answers} <= {200, 409}
     assert replica.engine.describe().version == 3
     assert replica.engine.describe().digest == snapshots[2][2]
-
-
-async def test_observers_are_told_of_every_decode_step(open_engine: Callable) -> None:
-    observer = Observer()
-    engine = await open_engine(observer=observer)
-    await collect(engine, request_for((1, 2), samples=3, new_tokens=7))
-    assert observer.steps == 7

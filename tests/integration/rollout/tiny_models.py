@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
@@ -80,3 +81,10 @@ def request_for(
     """A request whose responses end at their length, unless it names stop tokens."""
     parameters = SamplingParameters.model_validate({"max_new_tokens": new_tokens, "seed": 0} | sampling)
     return GenerationRequest("group", prompt, samples, parameters)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.005)

@@ -64,6 +64,7 @@ class TorchEngine:
         max_waiting_sequences: int,
     ) -> None:
         self._architecture = architecture
+        self._parameter_count = sum(math.prod(shape) for shape in architecture.tensor_shapes().values())
         self._precision = precision
         self._policy = policy
         self._slots = slots
@@ -110,7 +111,12 @@ class TorchEngine:
         return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
-        """See the protocol. A seed fixes every random number of the request, whatever else is in the batch."""
+        """See the protocol.
+
+        A seed fixes every random number of the request, whatever else is in the batch. Log-probs still depend on the
+        batch by the last bits of float32, because a matrix product of another height may add in another order; now and
+        then BF16 rounds that to another value, and rarely another token follows.
+        """
         self._check(request)
         ticket = next(self._tickets)
         results: asyncio.Queue[Outcome] = asyncio.Queue()
@@ -154,14 +160,13 @@ class TorchEngine:
             return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result())
 
     def describe(self) -> EngineDescription:
-        parameters = sum(math.prod(shape) for shape in self._architecture.tensor_shapes().values())
         return EngineDescription(
             engine="torch",
             engine_version=torch.__version__,
             model_type=self._architecture.model_type,
             vocab_size=self._architecture.vocab_size,
             max_model_len=self._max_model_len,
-            parameter_count=parameters,
+            parameter_count=self._parameter_count,
             precision=self._precision,
             version=self._policy.version,
             digest=self._policy.digest,
