@@ -92,25 +92,6 @@ def test_a_service_killed_in_mid_run_loses_no_group_and_trains_none_twice(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_a_run_ends_with_a_model_that_loads_a_report_and_no_process_left(tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with ais_run(tmp_path, "run.steps=3", "rollout.replicas=3", "rollout.precision.weights=bf16") as process:
-        wait_for(lambda: len(services_of(process, "rollout")) == 3, process)
-        family = psutil.Process(process.pid).children(recursive=True)
-        output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
-    (run,) = tmp_path.iterdir()
-    assert len(steps(tmp_path)) == 3
-    assert "<svg" in (run / "report.html").read_text()
-    model = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
-    assert torch.isfinite(model(torch.tensor([[1, 5, 6]])).logits).all()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_ends_within_seconds_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with ais_run(tmp_path, "run.steps=1000", "launcher.evaluation_prompts=0") as process:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "examples/sort16/config.toml"
@@ -29,7 +30,13 @@ def ais(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_trains_evaluates_both_policies_and_reports(tmp_path: Path) -> None:
-    small = ("run.steps=2", "run.groups_per_batch=4", "launcher.evaluation_prompts=16", f"run.directory={tmp_path}")
+    small = (
+        "run.steps=2",
+        "rollout.replicas=3",
+        "run.groups_per_batch=4",
+        "launcher.evaluation_prompts=16",
+        f"run.directory={tmp_path}",
+    )
     done = ais("run", "-c", CONFIG, *(part for setting in small for part in ("--set", setting)))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held-out reward, BF16 policy" in done.stdout
@@ -40,7 +47,7 @@ def test_a_run_trains_evaluates_both_policies_and_reports(tmp_path: Path) -> Non
     assert {(score["precision"], score["step"]) for score in evaluated} == {
         (precision, step) for precision in ("bf16", "e4m3/channel x e4m3") for step in (0, 2)
     }
-    assert (run / "model" / "model.safetensors").is_file()
+    assert AutoModelForCausalLM.from_pretrained(run / "model").num_parameters() == 101_568
     assert "<svg" in (run / "report.html").read_text()
 
 

@@ -2,5 +2,5 @@
 
 from hypothesis import settings
 
-settings.register_profile("ais_core", deadline=None, max_examples=40)
+settings.register_profile("ais_core", deadline=None, max_examples=8)
 settings.load_profile("ais_core")

@@ -75,32 +75,32 @@ mismatches = st.sampled_from([0.0, 1e-3, 0.03, 0.3, 2.0, 30.0])
 @pytest.mark.parametrize("mismatch", [0.05, 0.6])
 def test_weights_are_those_of_the_definitions(mismatch: float) -> None:
     logs, advantages = make([1, 5, 17, 30], mismatch)
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="tis"), logs, advantages):
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="tis"), logs, advantages):
         torch.testing.assert_close(got, logs_i.exp().clamp(max=2.0))
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="tis", level="sequence"), logs, advantages):
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="tis", level="sequence"), logs, advantages):
         torch.testing.assert_close(got, logs_i.sum().exp().clamp(max=2.0).expand_as(got))
     tis_prefix = CorrectionSettings(method="tis", level="prefix", truncate_tokens=True)
-    for logs_i, a, got in _by_sequence(tis_prefix, logs, advantages):
+    for logs_i, _, got in _by_sequence(tis_prefix, logs, advantages):
         torch.testing.assert_close(got, logs_i.clamp(max=math.log(2)).cumsum(0).exp().clamp(max=2.0), rtol=1e-5, atol=0)
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="tis", level="geometric"), logs, advantages):
-        torch.testing.assert_close(got, logs_i.mean().exp().expand_as(got))
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="tis", level="geometric"), logs, advantages):
+        torch.testing.assert_close(got, logs_i.mean().exp().clamp(max=2.0).expand_as(got))
     tempered = CorrectionSettings(method="tis", level="tempered", temper=0.25)
-    for logs_i, a, got in _by_sequence(tempered, logs, advantages):
+    for logs_i, _, got in _by_sequence(tempered, logs, advantages):
         torch.testing.assert_close(got, (logs_i.sum() / 4).exp().clamp(max=2.0).expand_as(got))
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="icepop"), logs, advantages):
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="icepop"), logs, advantages):
         ratio = logs_i.exp()
         torch.testing.assert_close(got, torch.where((ratio >= 0.5) & (ratio <= 5), ratio, 0.0))
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="sequence_mask"), logs, advantages):
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="sequence_mask"), logs, advantages):
         assert torch.equal(got, (logs_i.sum().exp() <= 3.0).float().expand_as(got))
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="geometric_mask"), logs, advantages):
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="geometric_mask"), logs, advantages):
         assert torch.equal(got, (0.99 <= logs_i.mean().exp() <= 1.001) * torch.ones_like(got))
-    for logs_i, a, got in _by_sequence(CorrectionSettings(method="k1", upper=0.1), logs, advantages):
+    for logs_i, _, got in _by_sequence(CorrectionSettings(method="k1", upper=0.1), logs, advantages):
         assert torch.equal(got, (-logs_i <= 0.1).float())
     k3_max = CorrectionSettings(method="k3", over="sequence_max", upper=0.1)
-    for logs_i, a, got in _by_sequence(k3_max, logs, advantages):
+    for logs_i, _, got in _by_sequence(k3_max, logs, advantages):
         assert torch.equal(got, ((logs_i.exp() - 1 - logs_i).max() <= 0.1) * torch.ones_like(got))
     k2_mean = CorrectionSettings(method="k2", over="sequence_mean", upper=0.01)
-    for logs_i, a, got in _by_sequence(k2_mean, logs, advantages):
+    for logs_i, _, got in _by_sequence(k2_mean, logs, advantages):
         assert torch.equal(got, ((logs_i.square() / 2).mean() <= 0.01) * torch.ones_like(got))
     for logs_i, a, got in _by_sequence(CorrectionSettings(method="opsm"), logs, advantages):
         assert torch.equal(got, (not (a < 0 and -logs_i.mean() > 1e-4)) * torch.ones_like(got))

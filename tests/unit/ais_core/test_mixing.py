@@ -1,0 +1,130 @@
+"""The mixing coefficient: what it promises at every length and mismatch."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ais_core
+from ais_core import CorrectionSettings, MixingSettings, Plan, SequenceBatch
+from ais_core.diagnostics import Moments
+from ais_core.levels import WHOLE
+from ais_core.mixing import RULES, Mismatch, amplification, choose_rung, guard, mixed_moments, reliability, severity
+
+LENGTHS = (1, 16, 256, 4096, 16384)
+MISMATCHES = (0.0, 0.001, 0.01, 0.1, 0.3, 1.0)
+DEFAULT = MixingSettings()
+
+
+def plan_and_weights(length: int, mismatch: float, sequences: int = 32, **mixing: object) -> tuple[Plan, torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    logs = torch.randn(sequences * length, generator=generator) * mismatch - mismatch**2 / 2
+    batch = SequenceBatch.packed(logs, torch.full((sequences,), length))
+    correction = ais_core.build(CorrectionSettings(mixing=MixingSettings(evaluation="same_batch", **mixing)))
+    plan, _ = correction.plan(correction.measure(batch), None)
+    return plan, correction.weights(batch, None, plan).double()
+
+
+def ess_ratio(weights: torch.Tensor) -> float:
+    return float(weights.sum() ** 2 / (weights.numel() * weights.square().sum()))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("mismatch", MISMATCHES)
+@pytest.mark.parametrize("rule", ["plateau", "effective_sample"])
+def test_the_effective_sample_of_the_applied_weights_never_falls_under_the_floor(
+    length: int, mismatch: float, rule: str
+) -> None:
+    plan, weights = plan_and_weights(length, mismatch, rule=rule)
+    assert 0.0 <= plan.alpha <= 1.0
+    assert bool(weights.isfinite().all())
+    assert ess_ratio(weights) >= 0.5 - 1e-6
+    assert plan.effective_sample_ratio <= ess_ratio(weights) + 1e-5
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_alpha_is_nothing_without_mismatch_and_large_at_a_mismatch_that_matters(length: int) -> None:
+    assert plan_and_weights(length, 0.0)[0].alpha == 0.0
+    assert plan_and_weights(length, 0.001)[0].alpha < 0.01
+    assert plan_and_weights(length, 0.1)[0].alpha > 0.5
+
+
+def test_short_sequences_are_weighed_whole_and_long_ones_by_blocks() -> None:
+    assert plan_and_weights(17, 0.1)[0].rung == WHOLE
+    assert 0.0 < plan_and_weights(16384, 0.1)[0].rung < 10.0
+
+
+def test_the_rung_moves_smoothly_with_the_mismatch() -> None:
+    rungs = [plan_and_weights(1024, 0.1 + step * 0.001, sequences=16)[0].rung for step in range(40)]
+    assert max(abs(a - b) for a, b in pairwise(rungs)) < 0.2
+    assert rungs[-1] < rungs[0]
+
+
+def test_beyond_the_mismatch_limit_nothing_is_weighed_and_the_plan_is_not_trusted() -> None:
+    plan, weights = plan_and_weights(17, 10.0)
+    assert plan.alpha == 0.0
+    assert not plan.trusted
+    assert torch.equal(weights, torch.ones_like(weights))
+
+
+def test_rules_share_the_dial_and_constant_is_the_dial_itself() -> None:
+    for rule in RULES:
+        full, half = (plan_and_weights(17, 0.1, rule=rule, alpha_max=dial)[0].alpha for dial in (1.0, 0.5))
+        assert half == pytest.approx(full / 2)
+        assert 0.0 < full <= 1.0
+    assert plan_and_weights(17, 0.1, rule="constant", alpha_max=0.75)[0].alpha == 0.75
+
+
+positive = st.floats(1e-3, 1e3)
+
+
+@given(mean=st.floats(0.0, 2.0), deviation=st.floats(0.0, 2.0), floor=st.floats(0.05, 0.95))
+def test_reliability_is_the_largest_alpha_that_keeps_the_floor(mean: float, deviation: float, floor: float) -> None:
+    truncated = Moments(mean, mean**2 + deviation**2)
+    mismatch = Mismatch(100.0, 0.1, truncated, truncated)
+    alpha = reliability(mismatch, MixingSettings(effective_sample_floor=floor))
+    assert 0.0 < alpha <= 1.0
+    if mean > 0:
+        assert mixed_moments(truncated, alpha).ess_ratio >= floor - 1e-6
+    if 1e-6 < alpha < 1.0 - 1e-6:
+        assert mixed_moments(truncated, alpha).ess_ratio == pytest.approx(floor, abs=1e-6)
+
+
+@given(small=st.floats(0.0, 5.0), step=st.floats(1e-3, 5.0))
+def test_severity_grows_and_guard_falls_with_the_mismatch(small: float, step: float) -> None:
+    low, high = (Mismatch(100.0, d, Moments(1.0, 1.0), Moments(1.0, 1.0)) for d in (small, small + step))
+    assert 0.0 <= severity(low, DEFAULT) <= severity(high, DEFAULT) <= 1.0
+    assert 1.0 >= guard(low, DEFAULT) >= guard(high, DEFAULT) >= 0.0
+
+
+@given(sequences=st.floats(1.0, 1e5), cv=st.floats(0.0, 30.0))
+def test_amplification_is_its_closed_form(sequences: float, cv: float) -> None:
+    mismatch = Mismatch(sequences, 0.1, Moments(1.0, 1.0), Moments(1.0, 1.0 + cv**2))
+    expected = 1.0 / (1.0 + 4.0 * (1.0 + cv**2) / sequences)
+    assert amplification(mismatch, DEFAULT) == pytest.approx(expected)
+
+
+def test_a_rung_is_interpolated_where_the_effective_sample_crosses_the_floor() -> None:
+    assert choose_rung([0.9] * 16, 0.5) == WHOLE
+    assert choose_rung([0.4] * 16, 0.5) == 0.0
+    assert choose_rung([1.0, 0.5**0.5, 0.25, *[0.0] * 13], 0.5) == pytest.approx(1.0 + 1 / 3)
+    assert choose_rung([1.0, math.nan, *[0.0] * 14], 0.5) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.03, 0.3, 1.0])
+def test_at_sequence_level_alpha_equals_the_formula_of_the_study_in_plain_floats(scale: float) -> None:
+    logs = torch.randn(128, 17, generator=torch.Generator().manual_seed(0)) * scale
+    batch = SequenceBatch.packed(logs.flatten(), torch.full((128,), 17))
+    mixing = MixingSettings(evaluation="same_batch", mismatch_limit=math.inf)
+    correction = ais_core.build(CorrectionSettings(level="sequence", mixing=mixing))
+    plan, _ = correction.plan(correction.measure(batch), None)
+    x = logs.double()
+    w = x.sum(1).clamp(-20, 20).exp()
+    t = x.clamp(max=math.log(2)).sum(1).exp().clamp(max=2)
+    d, variation = float(x.abs().mean()), float(w.var(correction=0) / w.mean() ** 2)
+    mean, deviation = float(t.mean()), float(t.std(correction=0))
+    alpha = d**2 / (d**2 + 0.02**2) * min(1.0, 1 / (deviation + 1 - mean)) / (1 + 4 * (1 + variation) / 128)
+    assert plan.alpha == pytest.approx(alpha, rel=1e-5)
