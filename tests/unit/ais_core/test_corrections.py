@@ -113,6 +113,10 @@ def _by_sequence(settings: CorrectionSettings, logs: list[Tensor], advantages: T
 def test_m2po_masks_only_offending_tokens_the_largest_first_until_the_limit_holds() -> None:
     logs, advantages = make([200] * 8, 0.4)
     weights = torch.cat(weigh(CorrectionSettings(method="m2po"), logs, advantages))
+    correction = ais_core.build(CorrectionSettings(method="m2po"))
+    plan, _ = correction.plan(correction.measure(packed(logs), advantages), None)
+    assert plan.diagnostics is not None
+    assert plan.diagnostics.kept_share == pytest.approx(float(weights.mean()))
     flat = torch.cat(logs)
     offending = flat * advantages.repeat_interleave(200) > 0
     squares = flat.square()
@@ -123,6 +127,28 @@ def test_m2po_masks_only_offending_tokens_the_largest_first_until_the_limit_hold
     # One more bin of a quarter octave would have broken the limit.
     edge = squares[dropped].min() * 1.25**2
     assert squares[offending & (squares < edge)].mean() > 0.03
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CorrectionSettings(method="none"),
+        CorrectionSettings(method="sequence_mask"),
+        CorrectionSettings(method="icepop"),
+        CorrectionSettings(method="tis", level="sequence", rejections=(RejectionSettings(upper=1.5),)),
+        CorrectionSettings(method="ais", rejections=(RejectionSettings(upper=1.5),), mixing=SAME_BATCH),
+    ],
+)
+def test_the_effective_sample_reported_is_that_of_the_weights_applied(settings: CorrectionSettings) -> None:
+    logs, advantages = make([16] * 40, 0.2)
+    weights = torch.cat(weigh(settings, logs, advantages)).double()
+    correction = ais_core.build(settings)
+    plan, _ = correction.plan(correction.measure(packed(logs), advantages), None)
+    ess_ratio = float(weights.sum() ** 2 / (weights.numel() * weights.square().sum()))
+    assert plan.diagnostics is not None
+    assert plan.diagnostics.kept_share == pytest.approx(float((weights > 0).double().mean()), abs=0.02)
+    if settings.method != "ais":
+        assert plan.effective_sample_ratio == pytest.approx(ess_ratio, rel=1e-4)
 
 
 def test_vcpo_scales_the_learning_rate_by_the_root_of_the_effective_sample() -> None:
