@@ -21,21 +21,23 @@ Further `rejections` multiply any of them.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ais_core import measuring
 from ais_core.diagnostics import Moments, ladder_rows, summarize
 from ais_core.errors import ShapeError, StateError
-from ais_core.histogram import BINS, bins
-from ais_core.levels import RUNGS, WHOLE, Levels, Units
+from ais_core.histogram import BINS
+from ais_core.levels import WHOLE, Levels
 from ais_core.mixing import mix
 from ais_core.plan import Plan
 from ais_core.ratios import Chunk, SequenceBatch, exponential
-from ais_core.rejections import kept, off_policy_sequences, offending, second_moment_threshold
-from ais_core.settings import EXPONENT_LIMIT, WEIGHTED, CorrectionSettings, RejectionSettings
-from ais_core.sums import DECISIVE, LAGS, PLACES, Sums, check
+from ais_core.rejections import kept, masked_share, off_policy_sequences, offending, second_moment_threshold
+from ais_core.settings import WEIGHTED, CorrectionSettings, RejectionSettings
+from ais_core.sums import DECISIVE, Sums, check
 
 State = dict[str, Any]
 """What a correction remembers between batches: JSON-able, None before the first batch, and part of a checkpoint."""
@@ -87,9 +89,12 @@ class Correction:
         sums.section("batch")[4] = batch.non_finite_tokens
         per_token = self._advantages(batch, advantages)
         for chunk in batch.chunks():
-            self._add(sums, chunk, None if per_token is None else per_token[chunk.tokens])
+            part = None if per_token is None else per_token[chunk.tokens]
+            measuring.add(sums, chunk, self.settings, self._kept(chunk, part))
+            if self.settings.method == "m2po" and part is not None:
+                measuring.add_offending(sums, chunk.log_ratio, part)
             if batch.version_lag is not None:
-                _add_lags(sums, chunk.log_ratio, batch.version_lag[chunk.tokens])
+                measuring.add_lags(sums, chunk.log_ratio, batch.version_lag[chunk.tokens])
         return sums.flat
 
     def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State]:
@@ -103,15 +108,19 @@ class Correction:
             StateError: a state that `plan` did not make.
         """
         current = check(sums.cpu())
-        diagnostics = summarize(current.flat)
         before = None if state is None else _read(state)
         after = self._remember(before, current)
         basis = after if self.needs_current_sums(state) or before is None else before
+        plan = self._decide(basis, current)
+        diagnostics = summarize(current.flat, plan.rung if self._adaptive else 0.0)
+        if self.settings.method == "m2po":
+            masked = masked_share(current.values("offending")[:BINS], plan.second_moment_threshold, diagnostics.tokens)
+            diagnostics = replace(diagnostics, kept_share=diagnostics.kept_share - masked)
         scale = 1.0
         if self.settings.method == "vcpo" and diagnostics.tokens:
-            # The applied weights' ESS: that of raw weights is decided by its largest one.
+            # The truncated weights' ESS: that of raw weights is decided by the largest of them.
             scale = math.sqrt(min(1.0, diagnostics.weight_ess_ratio / self.settings.learning_rate_base))
-        return self._decide(basis, current, scale, diagnostics), _write(after)
+        return replace(plan, diagnostics=diagnostics, learning_rate_scale=scale), _write(after)
 
     def recall(self, state: State | None) -> Plan:
         """The plan for a batch that need not be measured first: see `needs_current_sums`. It has no diagnostics.
@@ -120,7 +129,7 @@ class Correction:
         """
         if self.needs_current_sums(state):
             raise StateError(f"{self.settings.method!r} must measure this batch first: measure, then plan")
-        return self._decide(None if state is None else _read(state), None, 1.0, None)
+        return self._decide(None if state is None else _read(state), None)
 
     @torch.no_grad()
     def weights(self, batch: SequenceBatch, advantages: Tensor | None, plan: Plan) -> Tensor:
@@ -140,72 +149,6 @@ class Correction:
             weights[chunk.tokens] = self._weigh(chunk, part, plan)
         return batch.restore(weights)
 
-    # Measuring.
-
-    def _add(self, sums: Sums, chunk: Chunk, advantages: Tensor | None) -> None:
-        logs = chunk.log_ratio
-        tokens = logs.numel()
-        occupied = int((chunk.lengths > 0).sum())
-        if tokens == 0:
-            sums.section("batch")[1] += chunk.lengths.numel()
-            return
-        levels = Levels(chunk, self.settings)
-        keep = self._kept(chunk, advantages)
-        batch = sums.section("batch")
-        batch[0] += occupied
-        batch[1] += chunk.lengths.numel() - occupied
-        batch[2] += tokens
-        batch[3] += tokens if keep is None else keep.sum()
-
-        excess = logs.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
-        moments = [logs.sum(), logs.abs().sum(), logs.dot(logs), excess.sum(), excess.dot(excess)]
-        sums.section("token").add_(torch.stack(moments))
-        token_bins = bins(logs)
-        sums.section("token_histogram").add_(torch.bincount(token_bins, minlength=2 * BINS))
-
-        whole = levels.sequence_log_ratio()[chunk.lengths > 0]
-        whole_excess = whole.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
-        moments = [whole.sum(), whole.dot(whole), whole_excess.sum(), whole_excess.dot(whole_excess)]
-        sums.section("sequence").add_(torch.stack(moments))
-        whole_bins = bins(whole.float())
-        sums.section("sequence_histogram").add_(torch.bincount(whole_bins, minlength=2 * BINS))
-        sums.section("sequence_histogram_sum").add_(torch.bincount(whole_bins, whole, minlength=2 * BINS))
-
-        ladder = sums.section("ladder").view(RUNGS, -1)
-        if self._adaptive:
-            for rung in range(levels.highest + 1):
-                row = self._row(levels.rung(rung), keep, tokens)
-                ladder[rung : (RUNGS if rung == levels.highest else rung + 1)] += row
-        elif self.settings.method in WEIGHTED:
-            ladder[0] += self._row(levels.fixed(), keep, tokens)
-        else:
-            ladder[0] += self._row(levels.rung(0), keep, tokens)
-        if self.settings.method == "m2po":
-            assert advantages is not None
-            pushed = offending(logs, advantages)
-            magnitude = token_bins[pushed].remainder_(BINS)
-            square = logs[pushed].square().double()
-            counts, squares = torch.bincount(magnitude, minlength=BINS), torch.bincount(magnitude, square, BINS)
-            sums.section("offending").add_(torch.cat([counts.double(), squares]))
-
-    def _row(self, units: Units, keep: Tensor | None, tokens: int) -> Tensor:
-        """One row of the ladder, summed over tokens: w - 1, (w - 1)^2, applied weight, its square, whether capped."""
-        excess = units.raw.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
-        weight = self._bounded(exponential(units.truncated), units)
-        capped = units.truncated >= math.log(self.settings.cap)
-        if units.counts is None:
-            ones = weight if keep is None else weight * keep
-            return torch.stack([excess.sum(), excess.dot(excess), ones.sum(), ones.dot(ones), capped.sum()]).double()
-        counts = units.counts.to(excess.dtype)
-        spread = weight, weight.square()
-        if keep is None:
-            sums = [counts.dot(spread[0]), counts.dot(spread[1])]
-        else:
-            sums = [units.spread(part, tokens)[keep].sum() for part in spread]
-        return torch.stack(
-            [counts.dot(excess), counts.dot(excess.square()), *sums, counts.dot(capped.to(excess.dtype))]
-        ).double()
-
     # Deciding.
 
     def _remember(self, before: Sums | None, current: Sums) -> Sums:
@@ -215,7 +158,7 @@ class Correction:
             return current
         return Sums(torch.lerp(current.flat, before.flat, memory))
 
-    def _decide(self, basis: Sums | None, current: Sums | None, scale: float, diagnostics: Any) -> Plan:
+    def _decide(self, basis: Sums | None, current: Sums | None) -> Plan:
         if self.settings.method == "ais":
             assert basis is not None
             mixture = mix(basis, self.settings.mixing, self._adaptive)
@@ -226,7 +169,6 @@ class Correction:
                 trusted=mixture.trusted,
                 terms=mixture.terms,
                 effective_sample_ratio=mixture.effective_sample_ratio,
-                diagnostics=diagnostics,
             )
         threshold = math.inf
         if self.settings.method == "m2po" and current is not None:
@@ -240,43 +182,28 @@ class Correction:
             trusted=True,
             terms=None,
             effective_sample_ratio=_applied_ess(seen) if seen else math.nan,
-            learning_rate_scale=scale,
-            diagnostics=diagnostics,
         )
 
     # Weighing.
 
     def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> Tensor:
         logs = chunk.log_ratio
-        method = self.settings.method
-        if method not in WEIGHTED:
+        bound = self.settings.mixing.uncorrected_bound
+        if self.settings.method not in WEIGHTED:
             weights = torch.ones_like(logs)
-        elif method == "ais" and plan.alpha == 0.0:
-            weights = self._uncorrected(logs)
+        elif self._adaptive:
+            weights = Levels(chunk, self.settings).between(plan.rung)
         else:
-            levels = Levels(chunk, self.settings)
-            if self._adaptive:
-                weights = levels.between(plan.rung)
+            units = Levels(chunk, self.settings).fixed()
+            weights = units.spread(measuring.unit_weights(units, self.settings).float(), logs.numel())
+        if self.settings.method == "ais":
+            weights = weights.mul_(plan.alpha)
+            if bound is None:
+                weights.add_(1.0 - plan.alpha)
             else:
-                units = levels.fixed()
-                weight = self._bounded(exponential(units.truncated).float(), units)
-                weights = units.spread(weight, logs.numel())
-            if method == "ais":
-                weights = torch.lerp(self._uncorrected(logs), weights, plan.alpha)
+                weights.add_(exponential((logs + math.log(bound)).clamp(max=0.0)), alpha=1.0 - plan.alpha)
         keep = self._kept(chunk, advantages, plan)
         return weights if keep is None else weights * keep
-
-    def _uncorrected(self, logs: Tensor) -> Tensor:
-        bound = self.settings.mixing.uncorrected_bound
-        return torch.ones_like(logs) if bound is None else exponential((logs + math.log(bound)).clamp(max=0.0))
-
-    def _bounded(self, weight: Tensor, units: Units) -> Tensor:
-        """`mis` and `icepop`: the raw weight inside the bounds, 0 outside."""
-        if self.settings.method not in ("mis", "icepop"):
-            return weight
-        lower, upper = self.settings.bounds
-        raw = exponential(units.raw).to(weight.dtype)
-        return raw * ((raw >= lower) & (raw <= upper))
 
     def _kept(self, chunk: Chunk, advantages: Tensor | None, plan: Plan | None = None) -> Tensor | None:
         """(tokens,) bool, or None when everything is kept. M2PO's mask needs the plan."""
@@ -318,14 +245,6 @@ def _applied_ess(sums: Sums) -> float:
     return Moments(row[2] / tokens, row[3] / tokens).ess_ratio if tokens else math.nan
 
 
-def _add_lags(sums: Sums, logs: Tensor, version_lag: Tensor) -> None:
-    lag = version_lag.clamp(0, LAGS - 1)
-    excess = logs.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).expm1_()
-    columns = (torch.ones_like(logs), logs, logs.abs(), logs.square(), excess, excess.square())
-    by_lag = [torch.bincount(lag, values.double(), LAGS) for values in columns]
-    sums.section("lag").view(LAGS, -1).add_(torch.stack(by_lag, 1))
-
-
 def _write(sums: Sums) -> State:
     return {"sums": sums.flat[:DECISIVE].tolist()}
 
@@ -339,4 +258,4 @@ def _read(state: Mapping[str, Any]) -> Sums:
     return sums
 
 
-__all__ = ["PLACES", "Correction", "CorrectionSettings", "State", "build"]
+__all__ = ["Correction", "CorrectionSettings", "State", "build"]

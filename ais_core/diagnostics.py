@@ -76,7 +76,8 @@ class Diagnostics:
     unreliable (Vehtari et al., "Pareto smoothed importance sampling"); NaN when fewer than 5 exceed 1."""
 
     weight_mean: float
-    """Of the truncated weights of the correction, over tokens, before mixing. Level `adaptive`: of whole sequences."""
+    """Of the weights of the correction after truncation and rejection, over tokens, before mixing; M2PO's mask is left
+    out, for it is decided on the whole batch."""
     weight_cv: float
     weight_ess_ratio: float
     """The reliability diagnostic: ESS ratio of the truncated weights."""
@@ -89,14 +90,21 @@ class Diagnostics:
     """Lags that occurred; empty when no version lag was given."""
 
 
-def summarize(flat: Tensor) -> Diagnostics:
-    """The diagnostics of a batch from its sums, added over microbatches and ranks. Raises ShapeError."""
+def summarize(flat: Tensor, rung: float = 0.0) -> Diagnostics:
+    """The diagnostics of a batch.
+
+    Args:
+        flat: the batch's sums, added over microbatches and ranks.
+        rung: with level `adaptive`, the real-valued rung the weights stand on (`Plan.rung`); other levels have one row
+            in the ladder, 0.
+    Raises:
+        ShapeError: a tensor that `Correction.measure` did not make.
+    """
     sums = check(flat)
     sequences, empty, tokens, kept, non_finite = sums.values("batch")
     log_ratio, absolute, square, excess, square_excess = sums.values("token")
     s_log, s_square, s_excess, s_square_excess = sums.values("sequence")
-    rows = ladder_rows(sums.values("ladder"))
-    row = next((row for row in reversed(rows) if any(row)), rows[0])
+    row = ladder_at(ladder_rows(sums.values("ladder")), rung)
     histogram = sums.values("token_histogram")
     magnitudes = [left + right for left, right in zip(histogram[:BINS], histogram[BINS:], strict=True)]
     token = Moments.of_excess(tokens, excess, square_excess)
@@ -172,6 +180,14 @@ class Moments:
 def ladder_rows(values: list[float]) -> list[list[float]]:
     """The ladder by rung: sums of excess, square_excess, weight, square_weight, truncated."""
     return [values[start : start + 5] for start in range(0, len(values), 5)]
+
+
+def ladder_at(rows: list[list[float]], rung: float) -> list[float]:
+    """The sums at a real-valued rung. Those of a mixture of two rungs' weights are exact but for the squares, which are
+    bounded from above (convexity), so that the effective sample is never overstated."""
+    lower = int(rung)
+    upper = rows[min(lower + 1, len(rows) - 1)]
+    return [low + (rung - lower) * (high - low) for low, high in zip(rows[lower], upper, strict=True)]
 
 
 def _ratio(total: float, count: float) -> float:

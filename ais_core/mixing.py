@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ais_core.diagnostics import Moments, ladder_rows
+from ais_core.diagnostics import Moments, ladder_at, ladder_rows
 from ais_core.levels import RUNGS, WHOLE
 from ais_core.plan import MixingTerms
 from ais_core.settings import MixingSettings
@@ -65,7 +65,7 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
     sequences, _, tokens, _, _ = sums.values("batch")
     rows = [[value / max(tokens, 1.0) for value in row] for row in ladder_rows(sums.values("ladder"))]
     rung = choose_rung([Moments(row[2], row[3]).ess_ratio for row in rows], settings.effective_sample_floor)
-    excess, square_excess, weight, square_weight, _ = _at(rows, rung) if adaptive else rows[0]
+    excess, square_excess, weight, square_weight, _ = ladder_at(rows, rung) if adaptive else rows[0]
     mismatch = Mismatch(
         sequences=sequences,
         mean_abs_log_ratio=sums.values("token")[1] / max(tokens, 1.0),
@@ -137,7 +137,7 @@ def choose_rung(ess_ratios: list[float], floor: float) -> float:
             if rung == 0:
                 return 0.0
             before = math.log(ess_ratios[rung - 1] / floor)
-            if before <= 0.0 or ratio <= 0.0:
+            if before <= 0.0 or not ratio > 0.0:
                 return rung - 1.0
             return rung - 1.0 + before / (before + math.log(floor / ratio))
     return float(RUNGS - 1)
@@ -150,12 +150,3 @@ def mixed_moments(truncated: Moments, alpha: float) -> Moments:
         rest + alpha * truncated.mean,
         rest**2 + 2.0 * alpha * rest * truncated.mean + alpha**2 * truncated.square,
     )
-
-
-def _at(rows: list[list[float]], rung: float) -> list[float]:
-    """Moments between two rungs. A mixture's mean is exact; its second moment is bounded from above (convexity), so
-    the effective sample is never overstated."""
-    lower = int(rung)
-    share = rung - lower
-    upper = rows[min(lower + 1, RUNGS - 1)]
-    return [low + share * (high - low) for low, high in zip(rows[lower], upper, strict=True)]

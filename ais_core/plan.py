@@ -35,7 +35,7 @@ class Plan:
     """How alpha came about; None for corrections that do not mix."""
     effective_sample_ratio: float
     """Effective sample size of the mixed weights h, as a share of the tokens, on the batch alpha was chosen from. A
-    lower bound between two rungs; the bounded uncorrected branch is left out of it."""
+    lower bound between two rungs, and an estimate with a bounded uncorrected branch or further rejections."""
     learning_rate_scale: float = 1.0
     """Multiply the learning rate by this (VCPO); 1 for the others."""
     diagnostics: Diagnostics | None = None

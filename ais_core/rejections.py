@@ -58,6 +58,12 @@ def second_moment_threshold(counts: list[float], squares: list[float], limit: fl
     return float("inf")
 
 
+def masked_share(counts: list[float], threshold: float, tokens: int) -> float:
+    """The share of all tokens that M2PO masks at a threshold of `second_moment_threshold`."""
+    masked = sum(count for index, count in enumerate(counts) if edge(index) >= threshold)
+    return masked / tokens if tokens else 0.0
+
+
 def _statistic(logs: Tensor, name: str) -> Tensor:
     match name:
         case "ratio":

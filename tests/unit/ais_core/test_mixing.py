@@ -13,6 +13,7 @@ from ais_core import CorrectionSettings, MixingSettings, Plan, SequenceBatch
 from ais_core.diagnostics import Moments
 from ais_core.levels import WHOLE
 from ais_core.mixing import RULES, Mismatch, amplification, choose_rung, guard, mixed_moments, reliability, severity
+from ais_core.settings import EXPONENT_LIMIT
 
 LENGTHS = (1, 16, 256, 4096, 16384)
 MISMATCHES = (0.0, 0.001, 0.01, 0.1, 0.3, 1.0)
@@ -81,7 +82,12 @@ def test_rules_share_the_dial_and_constant_is_the_dial_itself() -> None:
 positive = st.floats(1e-3, 1e3)
 
 
-@given(mean=st.floats(0.0, 2.0), deviation=st.floats(0.0, 2.0), floor=st.floats(0.05, 0.95))
+# Weights are exponentials of at least -EXPONENT_LIMIT: their mean cannot be smaller, but the mean of no weights is 0.
+@given(
+    mean=st.just(0.0) | st.floats(math.exp(-EXPONENT_LIMIT), 2.0),
+    deviation=st.floats(0.0, 2.0),
+    floor=st.floats(0.05, 0.95),
+)
 def test_reliability_is_the_largest_alpha_that_keeps_the_floor(mean: float, deviation: float, floor: float) -> None:
     truncated = Moments(mean, mean**2 + deviation**2)
     mismatch = Mismatch(100.0, 0.1, truncated, truncated)

@@ -1,0 +1,243 @@
+"""What the correction of one batch costs: sums, diagnostics, alpha and weights, against the same written plainly.
+
+    python benchmarks/correction.py [--sequences 256] [--length 2048] [--step-seconds S] [--output FILE]
+
+The plain implementation computes the metrics of `ais_core.Diagnostics` eagerly on padded (B, T) tensors with a mask, as
+trainers of the field do: quantiles by sorting, one pass per metric; for level `adaptive`, the weights of every block
+length besides. Both take the same log-probs, in one process and one thread, and must agree on alpha. Memory is what a
+call allocates at its peak, in tensors of the batch (float32); the log-ratios and the weights are two of them. Prints a
+table, and one JSON object as its last line.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import ais_core
+from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
+from ais_core.settings import Level
+
+SETTINGS = MixingSettings(evaluation="same_batch")
+
+
+def library(level: Level, log_ratio: Tensor, lengths: Tensor) -> tuple[float, Tensor]:
+    """The library's three calls."""
+    correction = ais_core.build(CorrectionSettings(level=level, mixing=SETTINGS))
+    batch = SequenceBatch.packed(log_ratio, lengths)
+    plan, _ = correction.plan(correction.measure(batch), None)
+    return plan.alpha, correction.weights(batch, None, plan)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    return (x * mask).sum() / mask.sum()
+
+
+def effective_sample_ratio(w: Tensor, mask: Tensor) -> Tensor:
+    return (w * mask).sum() ** 2 / (mask.sum() * (w.square() * mask).sum())
+
+
+def variation(w: Tensor, mask: Tensor) -> Tensor:
+    mean = masked_mean(w, mask)
+    return (masked_mean((w - mean).square(), mask)).sqrt() / mean
+
+
+def plain(proximal: Tensor, behaviour: Tensor, mask: Tensor) -> tuple[float, Tensor, dict[str, float]]:
+    """The same diagnostics, alpha (plateau rule at sequence level) and weights, eagerly."""
+    cap = 2.0
+    log_ratio = (proximal - behaviour).double() * mask
+    ratio = log_ratio.clamp(-20, 20).exp()
+    sequence_log = log_ratio.sum(1)
+    sequence_ratio = sequence_log.clamp(-20, 20).exp()
+    truncated_log = (log_ratio.clamp(max=math.log(cap)) * mask).sum(1)
+    truncated = truncated_log.clamp(-20, 20).exp().clamp(max=cap)
+    spread = truncated[:, None].expand_as(log_ratio) * mask
+    raw = sequence_ratio[:, None].expand_as(log_ratio) * mask
+    rows = torch.ones_like(sequence_log)
+    absolute = log_ratio.abs()[mask.bool()].sort().values
+    ordered = sequence_ratio.sort(descending=True).values
+    tail = max(5, int(min(len(ordered) / 5, 3 * math.sqrt(len(ordered)))))
+    figures = {
+        "mean_abs": masked_mean(log_ratio.abs(), mask),
+        "median": absolute[len(absolute) // 2],
+        "p99": absolute[int(0.99 * len(absolute))],
+        "max": absolute[-1],
+        "k1": masked_mean(-log_ratio, mask),
+        "k2": masked_mean(log_ratio.square() / 2, mask),
+        "k3": masked_mean(ratio - 1 - log_ratio, mask),
+        "chi_square": masked_mean((ratio - 1).square(), mask),
+        "perplexity_ratio": masked_mean(-log_ratio, mask).exp(),
+        "token_cv": variation(ratio, mask),
+        "token_ess": effective_sample_ratio(ratio, mask),
+        "sequence_mean": sequence_log.mean(),
+        "sequence_sd": sequence_log.std(correction=0),
+        "sequence_cv": variation(sequence_ratio, rows),
+        "sequence_ess": effective_sample_ratio(sequence_ratio, rows),
+        "tail": (ordered[:tail].log() - ordered[tail].log()).mean(),
+        "weight_mean": masked_mean(spread, mask),
+        "weight_cv": variation(spread, mask),
+        "weight_ess": effective_sample_ratio(spread, mask),
+        "raw_cv": variation(raw, mask),
+        "truncated": masked_mean((spread >= cap).double(), mask),
+        "histogram": torch.histogram(absolute.clamp(min=1e-6).log2(), bins=104, range=(-20.0, 6.0)).hist.max(),
+    }
+    values = {name: float(value) for name, value in figures.items()}
+    d, v, n = values["mean_abs"], values["raw_cv"], len(sequence_log)
+    mean, deviation = values["weight_mean"], values["weight_mean"] * values["weight_cv"]
+    severity = d**2 / (d**2 + SETTINGS.severity_scale**2)
+    k = math.sqrt(1 / SETTINGS.effective_sample_floor - 1)
+    reliability = min(1.0, k / max(deviation + k * (1 - mean), 1e-12))
+    alpha = severity * reliability / (1 + SETTINGS.amplification_batch * (1 + v**2) / n)
+    return alpha, ((1 - alpha + alpha * spread) * mask).float(), values
+
+
+def plain_adaptive(proximal: Tensor, behaviour: Tensor, mask: Tensor) -> tuple[float, Tensor, list[tuple[float, ...]]]:
+    """`plain`, and the moments of the block weights at every power of two."""
+    alpha, weights, _ = plain(proximal, behaviour, mask)
+    log_ratio = (proximal - behaviour).double() * mask
+    truncated = log_ratio.clamp(max=math.log(2.0)) * mask
+    moments = []
+    for width in (1 << rung for rung in range(math.ceil(math.log2(mask.shape[1])) + 1)):
+        missing = -mask.shape[1] % width
+        counts = torch.nn.functional.pad(mask, (0, missing)).view(len(mask), -1, width).sum(-1)
+        raw, capped = (
+            torch.nn.functional.pad(x, (0, missing)).view(len(mask), -1, width).sum(-1).clamp(-20, 20).exp()
+            for x in (log_ratio, truncated)
+        )
+        capped = capped.clamp(max=2.0)
+        row = (
+            masked_mean(raw, counts),
+            variation(raw, counts),
+            masked_mean(capped, counts),
+            effective_sample_ratio(capped, counts),
+            masked_mean((capped >= 2.0).double(), counts),
+        )
+        moments.append(tuple(float(value) for value in row))
+    return alpha, weights, moments
+
+
+def seconds(calls: dict[str, Callable[[], Any]], rounds: int = 15) -> dict[str, float]:
+    """The least processor time of each call: one thread, calls in turn, so other work on the machine hardly counts."""
+    least = dict.fromkeys(calls, math.inf)
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            least[name] = min(least[name], time.process_time() - start)
+    return least
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """The most memory a call holds beyond what it started with, its result included."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    held = peak = 0
+    for event in sorted(recorded.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequences", type=int, default=256)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--mismatch", type=float, default=0.02, help="standard deviation of the log-ratio, nats")
+    parser.add_argument("--step-seconds", type=float, help="seconds of a training step on this batch, for the share")
+    parser.add_argument("--output", type=Path, help="also write the JSON object here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shape = (options.sequences, options.length)
+    proximal = -torch.rand(shape) * 3
+    behaviour = proximal - (torch.randn(shape) * options.mismatch - options.mismatch**2 / 2)
+    mask, lengths = torch.ones(shape), torch.full((options.sequences,), options.length)
+    packed = ais_core.log_ratio(proximal, behaviour).flatten()
+    expected, _, _ = plain(proximal, behaviour, mask)
+    got, _ = library("sequence", packed, lengths)
+    if abs(got - expected) > 1e-4:
+        raise SystemExit(f"the two implementations disagree on alpha: {got} and {expected}")
+
+    calls: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain(proximal, behaviour, mask),
+        "plain adaptive": lambda: plain_adaptive(proximal, behaviour, mask),
+        "sequence": lambda: library("sequence", ais_core.log_ratio(proximal, behaviour).flatten(), lengths),
+        "adaptive": lambda: library("adaptive", ais_core.log_ratio(proximal, behaviour).flatten(), lengths),
+    }
+    took = seconds(calls)
+    unit = 4 * options.sequences * options.length
+    memory = {name: peak_bytes(call) / unit for name, call in calls.items()}
+    print(
+        f"{options.sequences} x {options.length} tokens, one thread, least processor time of 15; "
+        f"alpha {got:.4f} (plain {expected:.4f})"
+    )
+    print(f"{'':28}{'ms':>9}{'times faster':>14}{'peak, tensors of the batch':>28}")
+    for name, reference, label in (
+        ("plain", "plain", "plain eager, sequence level"),
+        ("sequence", "plain", "ais_core, sequence level"),
+        ("plain adaptive", "plain adaptive", "plain eager, adaptive level"),
+        ("adaptive", "plain adaptive", "ais_core, adaptive level"),
+    ):
+        print(f"{label:28}{took[name] * 1e3:9.1f}{took[reference] / took[name]:14.1f}{memory[name]:28.2f}")
+
+    def figure(value: float, unit: str, reference: float) -> dict[str, Any]:
+        return {
+            "value": round(value, 4),
+            "unit": unit,
+            "reference": round(reference, 4),
+            "ratio": round(reference / value, 3),
+        }
+
+    figures = {
+        f"{name}_{kind}": figure(table[name] * scale, unit_name, table[reference] * scale)
+        for name, reference in (("sequence", "plain"), ("adaptive", "plain adaptive"))
+        for kind, table, scale, unit_name in (
+            ("time", took, 1e3, "ms"),
+            ("peak_memory", memory, 1.0, "tensors of the batch"),
+        )
+    }
+    if options.step_seconds:
+        share = took["adaptive"] / options.step_seconds
+        print(f"share of a step of {options.step_seconds} s: {share:.3%}")
+        figures["share_of_step"] = figure(100 * share, "%", 1.0)
+    result = {"bench": "correction", "machine": machine(), "commit": commit(), "figures": figures}
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+def machine() -> str:
+    """Processor, cores and torch."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def commit() -> str:
+    """The commit measured, or `unknown` outside a repository with one."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
