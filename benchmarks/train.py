@@ -2,7 +2,8 @@
 
 The real trainer service runs against a real Valkey server and one HTTP replica that takes every version; groups are
 published as admission allows, so that reading, validation, uploads and metrics happen beside the steps as in a run.
-The time a step waits for groups is left out: it belongs to the rollouts.
+The time a step waits for groups is left out: it belongs to the rollouts. `demo` alternates rollout and training as the
+demo does; `demo_overlapped` lets rollouts run one version ahead, so that groups are decoded while a step computes.
 
     python benchmarks/train.py            # prints a table, writes benchmarks/results/train.json
 """
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,6 +69,7 @@ class Case:
     prompt: int
     response: int
     steps: int
+    max_staleness: int
 
 
 def cases(steps: int) -> list[Case]:
@@ -79,8 +82,9 @@ def cases(steps: int) -> list[Case]:
         head_dim=32, intermediate_size=576, max_position_embeddings=512, tie_word_embeddings=True,
     )  # fmt: skip
     return [
-        Case("demo", small, groups=32, samples=8, prompt=18, response=17, steps=steps),
-        Case("larger", larger, groups=16, samples=8, prompt=32, response=96, steps=max(4, steps // 5)),
+        Case("demo", small, groups=32, samples=8, prompt=18, response=17, steps=steps, max_staleness=0),
+        Case("demo_overlapped", small, groups=32, samples=8, prompt=18, response=17, steps=steps, max_staleness=1),
+        Case("larger", larger, groups=8, samples=8, prompt=32, response=96, steps=max(6, steps // 4), max_staleness=1),
     ]
 
 
@@ -88,7 +92,7 @@ def make_groups(case: Case, policy: Policy) -> Iterator[ScoredGroup]:
     """Random tokens with log-probs that differ from the policy's own by E4M3's typical mismatch."""
     random = np.random.default_rng(0)
     for ordinal in range(case.groups * case.steps):
-        version = max(0, ordinal // case.groups - 1)
+        version = max(0, ordinal // case.groups - case.max_staleness)
         prompt = random.integers(3, case.config.vocab_size, case.prompt).astype(np.int32)
         blank = [
             Trajectory(
@@ -132,7 +136,7 @@ async def feed(url: str, run: str, case: Case, payloads: list[bytes]) -> None:
         for event in await events.follow(1.0):
             finished = finished or isinstance(event, Finished)
             if isinstance(event, VersionPublished):
-                end = min(len(payloads), (event.version + 2) * case.groups)
+                end = min(len(payloads), (event.version + case.max_staleness + 1) * case.groups)
                 for ordinal in range(published, end):
                     await queue.publish(ordinal, payloads[ordinal])
                 published = end
@@ -166,7 +170,12 @@ async def replica(url: str, run: str) -> None:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
-async def measure(case: Case, url: str, directory: Path, overrides: dict[str, Any]) -> list[dict[str, Any]]:
+async def beside(url: str, case: Case, payloads: list[bytes]) -> None:
+    """What runs beside the trainer, until it is ended."""
+    await asyncio.gather(feed(url, case.name, case, payloads), replica(url, case.name))
+
+
+def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
     """Runs the case and returns the step records that count."""
     torch.manual_seed(0)
     Qwen3ForCausalLM(case.config).save_pretrained(directory / case.name / "source")
@@ -181,20 +190,20 @@ async def measure(case: Case, url: str, directory: Path, overrides: dict[str, An
                 "steps": case.steps,
                 "groups_per_batch": case.groups,
                 "samples_per_group": case.samples,
+                "max_staleness": case.max_staleness,
             },
             "redis": {"url": url},
-            "trainer": {"save_every_steps": 1_000_000, **overrides},
+            "trainer": {"save_every_steps": 1_000_000},
         }
     )
-    beside = [
-        asyncio.create_task(feed(url, case.name, case, payloads)),
-        asyncio.create_task(replica(url, case.name)),
-    ]
+    # Forked before any event loop runs: a process of its own, as in a run, without importing torch again.
+    process = get_context("fork").Process(target=lambda: asyncio.run(beside(url, case, payloads)), daemon=True)
+    process.start()
     try:
-        await serve_trainer(settings, asyncio.Event())
+        asyncio.run(serve_trainer(settings, asyncio.Event()))
     finally:
-        for task in beside:
-            task.cancel()
+        process.terminate()
+        process.join()
     lines = (settings.run.path / "steps.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines][WARM_UP_STEPS:]
 
@@ -235,7 +244,7 @@ def commit() -> str:
     return found.stdout.strip() or "none"
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
     arguments = parser.parse_args()
@@ -243,7 +252,7 @@ async def main() -> None:
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
         url = f"redis://127.0.0.1:{server.port}/0"
         for case in cases(arguments.steps):
-            steps = await measure(case, url, Path(directory), {})
+            steps = measure(case, url, Path(directory))
             found |= figures(case, steps)
             show(case, steps)
     result = {"bench": "train", "machine": machine(), "commit": commit(), "figures": found}
@@ -270,4 +279,4 @@ def show(case: Case, steps: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -74,28 +74,35 @@ def cut(samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0) -
 
 
 def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Microbatch:
-    input_ids = np.zeros((len(chosen), samples[chosen[0]].input_length), dtype=np.int64)
-    rows, columns, targets, behaviour, versions, temperature, lengths = [], [], [], [], [], [], []
-    for row, index in enumerate(chosen):
-        prompt, trajectory = samples[index].prompt_token_ids, samples[index].trajectory
-        response = trajectory.token_ids
-        input_ids[row, : len(prompt)] = prompt
-        input_ids[row, len(prompt) : len(prompt) + len(response) - 1] = response[:-1]
-        rows.append(np.full(len(response), row, dtype=np.int64))
-        columns.append(np.arange(len(prompt) - 1, len(prompt) + len(response) - 1, dtype=np.int64))
-        targets.append(response)
-        behaviour.append(trajectory.behaviour_logprobs)
-        versions.append(trajectory.token_versions())
-        temperature.append(np.full(len(response), trajectory.sampling.temperature, dtype=np.float32))
-        lengths.append(len(response))
+    prompts = [samples[index].prompt_token_ids for index in chosen]
+    trajectories = [samples[index].trajectory for index in chosen]
+    spans = [span for trajectory in trajectories for span in trajectory.spans]
+    prompt_lengths = np.array([len(prompt) for prompt in prompts])
+    lengths = np.array([len(trajectory.token_ids) for trajectory in trajectories])
+    targets = np.concatenate([trajectory.token_ids for trajectory in trajectories]).astype(np.int64)
+
+    prompt_rows, prompt_columns = _ragged(prompt_lengths)
+    rows, offsets = _ragged(lengths)
+    columns = offsets + (prompt_lengths - 1)[rows]
+    read = offsets < lengths[rows] - 1  # the last token is predicted, never read
+    input_ids = np.zeros((len(chosen), int((prompt_lengths + lengths).max()) - 1), dtype=np.int64)
+    input_ids[prompt_rows, prompt_columns] = np.concatenate(prompts)
+    input_ids[rows[read], columns[read] + 1] = targets[read]
+    temperatures = np.array([trajectory.sampling.temperature for trajectory in trajectories], dtype=np.float32)
     return Microbatch(
         input_ids=torch.from_numpy(input_ids),
-        rows=torch.from_numpy(np.concatenate(rows)),
-        columns=torch.from_numpy(np.concatenate(columns)),
-        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-        behaviour_logprobs=torch.from_numpy(np.concatenate(behaviour).astype(np.float32)),
-        versions=torch.from_numpy(np.concatenate(versions)),
-        temperature=torch.from_numpy(np.concatenate(temperature)),
+        rows=torch.from_numpy(rows),
+        columns=torch.from_numpy(columns),
+        targets=torch.from_numpy(targets),
+        behaviour_logprobs=torch.from_numpy(np.concatenate([one.behaviour_logprobs for one in trajectories])),
+        versions=torch.from_numpy(np.repeat([s.version for s in spans], [s.end - s.begin for s in spans])),
+        temperature=torch.from_numpy(temperatures[rows]),
         sequences=torch.tensor(chosen) + first,
-        lengths=torch.tensor(lengths),
+        lengths=torch.from_numpy(lengths),
     )
+
+
+def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position in the row of each element of rows that have these lengths, laid end to end."""
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    return rows, np.arange(len(rows)) - np.repeat(lengths.cumsum() - lengths, lengths)

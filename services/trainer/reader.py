@@ -7,6 +7,9 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -21,13 +24,22 @@ BLOCK_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
+def no_hidden_retries(redis: Redis) -> None:
+    """Makes the client report a lost connection at once, as a reader needs.
+
+    When the answer to a read is lost, the server has handed its entries out. A client that quietly reads again gets the
+    entries after them, and nobody ever looks for the first ones.
+    """
+    redis.set_retry(Retry(NoBackoff(), 0))
+
+
 class GroupReader:
     """Reads, judges, and answers the queue for what will not be trained on."""
 
     def __init__(
         self, queue: TrajectoryQueue, intake: Intake, metrics: TrainerMetrics, count: int, patience_seconds: float
     ) -> None:
-        """`count`: entries to ask for in one round trip."""
+        """`queue`: on a client with `no_hidden_retries`. `count`: entries to ask for in one round trip."""
         self._queue = queue
         self._intake = intake
         self._metrics = metrics
@@ -62,6 +74,7 @@ class GroupReader:
 
     async def _take_in(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
+            await asyncio.sleep(0)  # decoding a batch takes long enough to keep the optimizer waiting
             match self._intake.judge(entry):
                 case Buffered():
                     self._arrived.set()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -35,7 +35,7 @@ from services.trainer.persist import Result, persist
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy
 from services.trainer.publisher import WeightPublisher
-from services.trainer.reader import GroupReader
+from services.trainer.reader import GroupReader, no_hidden_retries
 from services.trainer.record import StepRecord
 from services.trainer.settings import Settings
 from services.trainer.snapshot import Snapshot, take_snapshot
@@ -58,16 +58,18 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     registry = service_registry("trainer")
     not_ready: list[str] = ["loading the model"]
     app = application("AIS trainer", registry, lambda: next(iter(not_ready), None))
-    redis = await connect(settings.redis)
+    redis, reading = await connect(settings.redis), await connect(settings.redis)
+    no_hidden_retries(reading)
     try:
         await refuse_earlier_state(redis, settings.run)
         async with serve(app, settings.trainer.http_host, settings.trainer.http_port) as port:
             logger.info("listening", extra={"url": f"http://{settings.trainer.http_host}:{port}"})
             policy = await asyncio.to_thread(Policy.load, settings.run.model, settings.trainer.device)
-            trainer = TrainerService(settings, redis, policy, registry)
+            trainer = TrainerService(settings, redis, reading, policy, registry)
             not_ready.clear()
             await trainer.run(stop)
     finally:
+        await reading.aclose()
         await redis.aclose()
 
 
@@ -84,10 +86,40 @@ async def refuse_earlier_state(redis: Redis, run: RunSettings) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A step that is done and not yet told."""
+
+    outcome: StepOutcome
+    batch: list[Buffered]
+    time: float
+    uncommitted: int
+    """Groups trained and not yet acknowledged, this batch included: the stream still holds them."""
+    step_seconds: float
+    phase_seconds: dict[str, float]
+
+    def record(self, stream_length: int, replicas: int) -> StepRecord:
+        return StepRecord(
+            **asdict(self.outcome.figures),
+            time=self.time,
+            digest=self.outcome.snapshot.digest,
+            step_seconds=self.step_seconds,
+            phase_seconds=self.phase_seconds,
+            tokens_per_second=self.outcome.figures.tokens / self.step_seconds,
+            queue_depth=stream_length - self.uncommitted,
+            replicas=replicas,
+            ordinals=[item.group.ordinal for item in self.batch],
+            group_ids=[item.group.group_id for item in self.batch],
+        )
+
+
 class TrainerService:
     """Owns the run's state and the order in which its effects become visible."""
 
-    def __init__(self, settings: Settings, redis: Redis, policy: Policy, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, reading: Redis, policy: Policy, registry: CollectorRegistry
+    ) -> None:
+        """`reading` is a client for the group reader alone, without hidden retries."""
         run, trainer = settings.run, settings.trainer
         keys = Keys(run.name)
         self._run = run
@@ -97,12 +129,17 @@ class TrainerService:
         self._queue = TrajectoryQueue(redis, keys)
         self._intake = Intake(run, policy.vocab_size, policy.context_length)
         self._reader = GroupReader(
-            self._queue, self._intake, self._metrics, run.groups_per_batch, trainer.redis_patience_seconds
+            TrajectoryQueue(reading, keys),
+            self._intake,
+            self._metrics,
+            run.groups_per_batch,
+            trainer.redis_patience_seconds,
         )
         self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics)
         self._learner = Learner(policy, run, trainer, settings.correction)
         self._checkpoints = CheckpointWriter(run.path, run.model, policy.model.config)
         self._clock = PhaseClock()
+        self._trained: asyncio.Queue[_Trained] = asyncio.Queue()
         self._uncommitted: list[Buffered] = []
         self._snapshot = take_snapshot(0, policy.masters)
 
@@ -112,7 +149,8 @@ class TrainerService:
         await self._persist(self._queue.prepare)
         await self._publish(self._snapshot)
         training = asyncio.create_task(self._train_and_commit(stop), name="training")
-        working = [training, asyncio.create_task(self._reader.run()), asyncio.create_task(self._publisher.run())]
+        beside = (self._announce, self._reader.run, self._publisher.run)
+        working = [training, *(asyncio.create_task(work()) for work in beside)]
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([*working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -143,13 +181,16 @@ class TrainerService:
             self._intake.advance()
             self._uncommitted += batch
             self._snapshot = outcome.snapshot
-            await self._publish(outcome.snapshot)
-            await self._record(outcome, batch)
+            self._trained.put_nowait(
+                _Trained(outcome, batch, time.time(), len(self._uncommitted), *self._clock.finish())
+            )
             if self._intake.version % self._settings.save_every_steps == 0:
                 await self._commit()
 
     async def _batch_arrived(self, stop: asyncio.Event) -> bool:
         """Waits for the next batch. False: asked to stop."""
+        if self._intake.complete():
+            return not stop.is_set()
         waits = [asyncio.create_task(self._reader.batch_arrived()), asyncio.create_task(stop.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         await end_tasks(*waits)
@@ -161,26 +202,20 @@ class TrainerService:
         self._publisher.offer(snapshot)
         await self._persist(partial(self._events.publish, VersionPublished(snapshot.version, snapshot.digest)))
 
-    async def _record(self, outcome: StepOutcome, batch: list[Buffered]) -> None:
-        depth = await self._persist(self._queue.depth) - len(self._uncommitted)
-        step_seconds, phase_seconds = self._clock.finish()
-        line = StepRecord(
-            **asdict(outcome.figures),
-            time=time.time(),
-            digest=outcome.snapshot.digest,
-            step_seconds=step_seconds,
-            phase_seconds=phase_seconds,
-            tokens_per_second=outcome.figures.tokens / step_seconds,
-            queue_depth=depth,
-            replicas=self._publisher.live_replicas,
-            ordinals=[item.group.ordinal for item in batch],
-            group_ids=[item.group.group_id for item in batch],
-        )
-        record.append(self._run.path, line)
-        self._metrics.record(line, outcome.staleness)
+    async def _announce(self) -> None:
+        """Tells the world about each step, in order, while the next batch is waited for or trained already."""
+        while True:
+            step = await self._trained.get()
+            await self._publish(step.outcome.snapshot)
+            depth = await self._persist(self._queue.depth)
+            line = step.record(depth, self._publisher.live_replicas)
+            record.append(self._run.path, line)
+            self._metrics.record(line, step.outcome.staleness)
+            self._trained.task_done()
 
     async def _commit(self) -> None:
         """Writes a checkpoint; only then are the groups that it covers acknowledged."""
+        await self._trained.join()
         if not self._uncommitted:
             return
         path = await asyncio.to_thread(self._checkpoints.save, self._snapshot, self._manifest())

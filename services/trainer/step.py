@@ -150,7 +150,8 @@ class Learner:
             )
             loss = objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
             loss.backward()  # type: ignore[no-untyped-call]
-        tally.add(loss, scores.entropy, weights, microbatch)
+        with clock.phase("correction"):
+            tally.add(loss, scores.entropy, weights, microbatch)
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
         """Raises NonFiniteError."""

@@ -14,6 +14,7 @@ from replica_stand_ins import Fleet
 from services.contracts.keys import Keys
 from services.contracts.registry import ReplicaRegistry
 from services.contracts.weights import WeightsRefused, digest_of
+from services.runtime.tasks import end_tasks
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.publisher import PIECE_BYTES, WeightPublisher
 from services.trainer.settings import TrainerSettings
@@ -36,8 +37,7 @@ async def publisher(redis: Redis, keys: Keys, registry: CollectorRegistry) -> As
     publisher = WeightPublisher(ReplicaRegistry(redis, keys), settings, TrainerMetrics(registry))
     task = asyncio.create_task(publisher.run())
     yield publisher
-    task.cancel()
-    await asyncio.wait([task])
+    await end_tasks(task)
 
 
 def pushes(registry: CollectorRegistry, outcome: str) -> float:

@@ -20,6 +20,7 @@ from services.contracts.queue import TrajectoryQueue
 from services.contracts.weights import digest_of
 from services.runtime.process import UnavailableError
 from services.runtime.settings import RunSettings
+from services.runtime.tasks import end_tasks
 from services.trainer.checkpoint import CheckpointWriter
 from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
 from services.trainer.service import serve_trainer
@@ -109,7 +110,7 @@ async def test_a_checkpoint_that_cannot_be_written_acknowledges_nothing(
     collector = asyncio.create_task(StandInCollector(redis, settings.run).run())
     with pytest.raises(OSError, match="No space"):
         await serve_trainer(settings, asyncio.Event())
-    collector.cancel()
+    await end_tasks(collector)
     trained = {ordinal for step in steps_of(settings.run) for ordinal in step["ordinals"]}
     pending = await TrajectoryQueue(redis, keys).read_pending(100)
     assert trained == {0, 1, 2, 3, 4, 5}
@@ -168,7 +169,7 @@ async def test_a_stop_commits_what_is_trained_and_keeps_the_rest_in_the_queue(
             await asyncio.sleep(0.01)
         stop.set()
         await trainer
-    collector.cancel()
+    await end_tasks(collector)
     trained = [ordinal for step in steps_of(run) for ordinal in step["ordinals"]]
     committed = [
         ordinal
@@ -197,7 +198,7 @@ async def test_metrics_and_readiness_are_served_while_training(
             assert (await client.get(f"{urls[0]}/readyz")).status_code == 200
             stop.set()
             await trainer
-    collector.cancel()
+    await end_tasks(collector)
     for name in (
         "ais_mixing_coefficient ",
         'ais_effective_sample_size_ratio{weights="applied"}',
