@@ -194,6 +194,9 @@ def bench(
     ais bench rollout
     ais bench train --help
     """
+    if name == "--help":  # before NAME it is this command's; after it, the benchmark's
+        print(context.get_help())
+        raise typer.Exit
     directory = Path(__file__).parents[1] / "benchmarks"
     script = directory / f"{name}.py"
     if not script.is_file():
