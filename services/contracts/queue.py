@@ -22,6 +22,8 @@ from services.contracts.events import Discarded
 from services.contracts.keys import Keys
 
 CONSUMER_GROUP = "trainer"
+ALIEN_ORDINAL = -1
+"""Ordinal of an entry that no collector wrote."""
 DEAD_LETTER_LIMIT = 10_000
 """Dead letters kept for a person to look at; the oldest go first."""
 
@@ -116,8 +118,16 @@ class TrajectoryQueue:
     def _entries(reply: object) -> list[Entry]:
         streams = cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]], reply or [])
         return [
-            Entry(entry_id.decode(), int(fields[b"ordinal"]), fields[b"group"])
+            Entry(entry_id.decode(), _ordinal(fields), fields.get(b"group", b""))
             for _stream, rows in streams
             for entry_id, fields in rows
             if fields is not None  # deleted since it was read
         ]
+
+
+def _ordinal(fields: dict[bytes, bytes]) -> int:
+    """What somebody else wrote into the stream is still an entry: it is refused where entries are judged."""
+    try:
+        return int(fields[b"ordinal"])
+    except (KeyError, ValueError):
+        return ALIEN_ORDINAL

@@ -69,7 +69,7 @@ class Intake:
         """Decides on one queue entry and buffers it when it is good."""
         if entry.entry_id in self._uncommitted:
             return Known()
-        if entry.ordinal < self._next_ordinal or entry.ordinal in self._buffer:
+        if 0 <= entry.ordinal < self._next_ordinal or entry.ordinal in self._buffer:
             return Duplicate()
         try:
             group = decode_group(entry.payload, TrajectoryBounds(self._vocab_size, self._version))

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from services.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
+from services.contracts.queue import ALIEN_ORDINAL, TrajectoryQueue
 
 
 async def prepared(redis: Redis, keys: Keys) -> TrajectoryQueue:
@@ -95,3 +95,15 @@ async def test_events_are_followed_in_order_and_replayed_to_a_newcomer(redis: Re
     assert await early.follow(0.1) == events
     assert await early.follow(0.01) == []
     assert await TrainerEvents(redis, keys).follow(0.1) == events
+
+
+async def test_what_somebody_else_wrote_into_the_stream_is_read_and_can_be_discarded(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await redis.xadd(keys.groups, {"hello": "world"})
+    await redis.xadd(keys.groups, {"ordinal": "x", "group": "y"})
+    entries = await queue.read(count=10, block_seconds=0.1)
+    assert [(entry.ordinal, entry.payload) for entry in entries] == [(ALIEN_ORDINAL, b""), (ALIEN_ORDINAL, b"y")]
+    for entry in entries:
+        await queue.discard(entry, "group: not a ScoredGroup")
+    assert await queue.depth() == 0
+    assert await redis.xlen(keys.dead_letters) == 2

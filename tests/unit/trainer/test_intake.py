@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from trainer_groups import make_entry, make_group
 
-from services.contracts.queue import Entry
+from services.contracts.queue import ALIEN_ORDINAL, Entry
 from services.contracts.trajectory import ScoredGroup
 from services.runtime.settings import RunSettings
 from services.trainer.intake import Buffered, Duplicate, Intake, Known, Refused
@@ -113,3 +113,14 @@ def test_sampling_that_cannot_be_trained_on_is_refused(sampling: dict[str, float
 def test_a_sequence_longer_than_the_context_is_refused() -> None:
     group = replace(make_group(0), prompt_token_ids=np.full(60, 5, dtype=np.int32))
     assert "the model's context 64" in refusal(group).reason
+
+
+def test_an_entry_that_no_collector_wrote_is_refused_at_any_version() -> None:
+    intake = new_intake()
+    alien = Entry("9-0", ALIEN_ORDINAL, b"")
+    assert isinstance(intake.judge(alien), Refused)
+    for ordinal in (0, 1):
+        intake.judge(make_entry(make_group(ordinal)))
+    intake.take()
+    intake.advance()
+    assert isinstance(intake.judge(alien), Refused)
