@@ -248,10 +248,12 @@ def _evaluate(settings: Settings, prompts: int) -> int:
     from services.launcher.run_directory import RunDirectory
     from services.settings import to_toml
 
+    temperature = settings.collector.sampling.temperature
+
     async def main() -> int:
         results = await score_model(directory, settings.redis, settings.launcher, prompts)
         for precision, scores in results.evaluations.items():
-            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts)")
+            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts, temperature {temperature:g})")
         return 0
 
     with TemporaryDirectory(prefix="ais-eval-") as parent:

@@ -54,7 +54,8 @@ def note(results: Results) -> str:
     for scores in results.evaluations.values():
         first, last = scores[0], scores[-1]
         steps = f"step {first.step} and step {last.step}" if first.step != last.step else f"step {first.step}"
-        return f"Held-out reward: {last.prompts} prompts, {steps}, ± standard error. Others: {text.lower()}."
+        held_out = f"{last.prompts} prompts, one sample each as in training, {steps}, ± standard error"
+        return f"Held-out reward: {held_out}. Others: {text.lower()}."
     return f"{text}."
 
 
@@ -70,7 +71,9 @@ def print_summary(console: Console, results: Results) -> None:
     console.print(table)
     console.print(note(results), style="dim", highlight=False)
     console.print()
-    console.print("   ".join(f"[dim]{label}[/dim] {value}" for label, value in totals(results)), highlight=False)
+    console.print(
+        "   ".join(f"[dim]{label}[/dim] {value}" for label, value in totals(results)), highlight=False, soft_wrap=True
+    )
     for label, path in (("model", results.model), ("report", results.directory.report)):
         if path is not None and path.exists():
             console.print(f"[dim]{label}[/dim] {path}", highlight=False, soft_wrap=True)

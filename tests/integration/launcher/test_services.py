@@ -55,7 +55,7 @@ def test_a_run_trains_evaluates_both_policies_and_reports(tmp_path: Path) -> Non
 def test_a_saved_model_is_scored_on_held_out_prompts() -> None:
     done = ais("eval", "examples/sort16/model", "--prompts", "64", "-c", CONFIG)
     assert done.returncode == 0, done.stderr
-    found = re.fullmatch(r"reward ([\d.]+) ± ([\d.]+)  \(bf16, 64 held-out prompts\)\n", done.stdout)
+    found = re.fullmatch(r"reward ([\d.]+) ± ([\d.]+)  \(bf16, 64 held-out prompts, temperature 1\)\n", done.stdout)
     assert found is not None, done.stdout
     mean, standard_error = map(float, found.groups())
     assert 0.1 < mean < 0.5  # the warm start solves about 30%
