@@ -4,6 +4,7 @@ The body is one safetensors file, streamed. Headers say how to read it and what 
 immutable: its number and the digest of its full snapshot name it. Answers:
 
     200  serving it now, or serving it already (nothing done)
+    408  the body stalled
     409  the replica serves a newer version, or this version with another digest
     411  no Content-Length
     413  larger than the model it is meant for
