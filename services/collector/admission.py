@@ -32,6 +32,7 @@ class Admission:
         self._open: list[int] = []  # a heap
         self._running: set[int] = set()
         self._accepted: set[int] = set()
+        self._discarded_early: set[int] = set()
 
     @property
     def version(self) -> int:
@@ -86,16 +87,25 @@ class Admission:
     def accept(self, ordinal: int) -> None:
         """A running group has been published."""
         self._running.discard(ordinal)
-        if ordinal >= self._version * self._groups_per_batch:
+        if ordinal in self._discarded_early:
+            self._discarded_early.remove(ordinal)
+            self._reopen(ordinal)
+        elif ordinal >= self._version * self._groups_per_batch:
             self._accepted.add(ordinal)
 
     def fail(self, ordinal: int) -> None:
         """A running group has come to nothing; it may be started again."""
         self._running.discard(ordinal)
+        self._discarded_early.discard(ordinal)
         self._reopen(ordinal)
 
     def discard(self, ordinal: int) -> None:
-        """The trainer refused a published group; it may be started again."""
+        """The trainer refused a published group; it may be started again.
+
+        The news can overtake the answer to the publication: then the group is running still, and opens when that comes.
+        """
+        if ordinal in self._running:
+            self._discarded_early.add(ordinal)
         self._accepted.discard(ordinal)
         self._reopen(ordinal)
 

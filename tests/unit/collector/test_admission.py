@@ -64,6 +64,16 @@ def test_a_discarded_group_is_started_again() -> None:
     assert start_all(admission) == [0]
 
 
+def test_a_refusal_that_overtakes_the_publication_is_not_forgotten() -> None:
+    admission = Admission(2, 0, 100)
+    admission.advance(0)
+    start_all(admission)
+    admission.discard(1)
+    assert admission.open == 0
+    admission.accept(1)
+    assert start_all(admission) == [1]
+
+
 def test_a_restarted_collector_only_starts_what_is_missing() -> None:
     admission = Admission(2, 1, 100)
     admission.advance(3, already_accepted={6, 9})
