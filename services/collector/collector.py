@@ -35,6 +35,8 @@ URGENT_POLL_SECONDS = 0.02
 """How often it is read while a group waits for a replica to reach its version: a swap takes milliseconds."""
 EVENT_BLOCK_SECONDS = 1.0
 """How long one read waits for the trainer's next event; bounds how long an end can take."""
+STALL_SECONDS = 30.0
+"""When nothing has been sampled for this long although groups are open, the log says what they wait for."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Collector:
         self._finished = asyncio.Event()
         self._groups: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._idle_since: float | None = None
 
     def not_ready(self) -> str | None:
         """Why no work is being done, or None."""
@@ -163,9 +166,24 @@ class Collector:
                 self._start(replica)
             self._metrics.running.set(self._admission.running)
             self._metrics.waiting.set(self._admission.open)
+            self._warn_of_a_stall(time.monotonic())
             self._changed.clear()
             pause = REGISTRY_POLL_SECONDS if self._admission.peek() is None else URGENT_POLL_SECONDS
             await _wait(self._changed, pause)
+
+    def _warn_of_a_stall(self, now: float) -> None:
+        ordinal = self._admission.peek()
+        if ordinal is None or self._admission.running:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= STALL_SECONDS:
+            self._idle_since = now
+            serving = {replica.replica_id: replica.policy_version for replica in self._replicas if replica.ready}
+            logger.warning(
+                "no replica can take the next group: see the trainer's log for refused weight pushes",
+                extra={"needs_version": self._admission.required_version(ordinal), "ready_replicas_serve": serving},
+            )
 
     async def _refresh_replicas(self) -> None:
         try:

@@ -5,13 +5,16 @@ A replica that dies stops its heartbeat and its record expires: nobody has to no
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
 
 from services.contracts.keys import Keys
 from services.contracts.sampling import Precision
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 """How often a replica renews its record."""
@@ -75,4 +78,13 @@ class ReplicaRegistry:
         expired = [name for name, value in zip(names, values, strict=True) if value is None]
         if expired:
             await self._redis.srem(self._keys.replicas, *expired)
-        return [ReplicaRecord.model_validate_json(value) for value in values if value is not None]
+        return [record for value in values if value is not None and (record := _decode(value)) is not None]
+
+
+def _decode(value: bytes | str) -> ReplicaRecord | None:
+    """A record that cannot be read belongs to a replica of another release, which is left alone."""
+    try:
+        return ReplicaRecord.model_validate_json(value)
+    except ValidationError as error:
+        logger.warning("a replica's record is not understood and left out: %s", error)
+        return None

@@ -296,3 +296,17 @@ async def test_without_a_replica_nothing_is_lost_and_work_starts_when_one_comes(
         assert not running.done()
         async with stage.replica("late", honest):
             assert len(await stage.groups(4)) == 4
+
+
+async def test_a_run_that_no_replica_can_serve_says_what_it_waits_for(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.collector.collector.STALL_SECONDS", 0.05)
+    await stage.events.publish(VersionPublished(1, ""))
+    async with stage.replica("old", honest, version=0), stage.collector():
+        async with asyncio.timeout(10):
+            while "no replica can take the next group" not in caplog.text:
+                await asyncio.sleep(0.01)
+    warning = next(record for record in caplog.records if "no replica can take" in record.message)
+    assert warning.__dict__["needs_version"] == 1
+    assert warning.__dict__["ready_replicas_serve"] == {"old": 0}

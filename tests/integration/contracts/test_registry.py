@@ -54,3 +54,11 @@ async def test_a_replica_that_leaves_is_gone_at_once(redis: Redis, keys: Keys) -
     await registry.heartbeat(record("a"))
     await registry.leave("a")
     assert await registry.replicas() == []
+
+
+async def test_a_record_that_is_not_understood_is_left_out(redis: Redis, keys: Keys) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    await registry.heartbeat(record("a"))
+    await redis.sadd(keys.replicas, "alien")
+    await redis.set(keys.replica("alien"), '{"replica_id": "alien"}')
+    assert await registry.replicas() == [record("a")]
