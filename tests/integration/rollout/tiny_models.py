@@ -86,5 +86,5 @@ def request_for(
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when the condition holds."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing tells
+        while not condition():  # nothing tells
             await asyncio.sleep(0.005)

@@ -165,7 +165,7 @@ async def test_a_stop_commits_what_is_trained_and_keeps_the_rest_in_the_queue(
     collector = asyncio.create_task(events.run())
     trainer = asyncio.create_task(serve_trainer(settings, stop))
     async with asyncio.timeout(60):
-        while not (run.path / "steps.jsonl").exists():  # noqa: ASYNC110
+        while not (run.path / "steps.jsonl").exists():
             await asyncio.sleep(0.01)
         stop.set()
         await trainer
