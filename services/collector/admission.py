@@ -112,5 +112,5 @@ class Admission:
     def _reopen(self, ordinal: int) -> None:
         trained = ordinal < self._version * self._groups_per_batch
         taken = ordinal in self._running or ordinal in self._accepted or ordinal in self._open
-        if not trained and not taken and ordinal < self._end:
+        if not trained and not taken and ordinal < self._limit:
             heapq.heappush(self._open, ordinal)

@@ -10,7 +10,9 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 from tokenizers import Tokenizer
 
@@ -21,7 +23,7 @@ from services.collector.metrics import CollectorMetrics
 from services.collector.settings import CollectorSettings
 from services.collector.tasks import Prompt, TaskSource
 from services.collector.verifiers import Verifier
-from services.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import EVENTS_A_READ, Discarded, Finished, TrainerEvents, VersionPublished
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
@@ -117,11 +119,13 @@ class Collector:
     async def _catch_up(self, stop: asyncio.Event) -> None:
         """Replays the trainer's events and takes over what an earlier collector of this run has published."""
         version = -1
-        while version < 0 and not stop.is_set():
-            version = max(
-                (e.version for e in await self._events.follow(1.0) if isinstance(e, (VersionPublished, Finished))),
-                default=-1,
-            )
+        behind = True
+        while behind and not stop.is_set():
+            events = await self._events.follow(EVENT_BLOCK_SECONDS)
+            version = max([version, *(e.version for e in events if isinstance(e, (VersionPublished, Finished)))])
+            if any(isinstance(event, Finished) for event in events):
+                self._finished.set()
+            behind = version < 0 or len(events) == EVENTS_A_READ
         begin = max(version, 0) * self._run.groups_per_batch
         accepted = await self._queue.accepted(begin, begin + (self._run.max_staleness + 2) * self._run.groups_per_batch)
         self._admission.advance(version, accepted)
@@ -141,6 +145,8 @@ class Collector:
                     case VersionPublished(version=version):
                         self._admission.advance(version)
                         self._metrics.version.set(version)
+                        trained = version * self._run.groups_per_batch
+                        self._attempts = {o: attempts for o, attempts in self._attempts.items() if o >= trained}
                     case Discarded(ordinal=ordinal, reason=reason):
                         logger.warning("the trainer refused a group", extra={"ordinal": ordinal, "reason": reason})
                         self._admission.discard(ordinal)
@@ -201,6 +207,11 @@ class Collector:
     def _start(self, replica: ReplicaRecord) -> None:
         ordinal = self._admission.start()
         attempt = self._attempts[ordinal] = self._attempts.get(ordinal, 0) + 1
+        if attempt > self._settings.max_attempts:
+            self._fail(
+                f"the group of ordinal {ordinal} has come to nothing {attempt - 1} times (collector.max_attempts); the "
+                "warnings above say why"
+            )
         self._dispatcher.sent(replica.replica_id, self._run.samples_per_group)
         assignment = Assignment(ordinal, attempt, replica)
         task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)
@@ -225,7 +236,6 @@ class Collector:
         self._dispatcher.succeeded(replica.replica_id, self._run.samples_per_group)
         published = await self._publish(group)
         self._admission.accept(ordinal)
-        self._attempts.pop(ordinal, None)
         self._last_replica.pop(ordinal, None)
         self._metrics.groups.labels("published" if published else "duplicate").inc()
         self._metrics.group_seconds.observe(time.monotonic() - assignment.started)
@@ -264,7 +274,7 @@ class Collector:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
         payload = encode_group(group)
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RedisError),
+            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
             wait=wait_random_exponential(multiplier=0.2, max=5.0),
             before_sleep=before_sleep_log(logger, logging.WARNING),
         ):
@@ -292,9 +302,12 @@ class Collector:
             },
         )
         if error.permanent:
-            self._failure = UnavailableError(f"the replicas refuse prompt {prompt.prompt_id!r} for good: {error}")
-            self._finished.set()
+            self._fail(f"the replicas refuse prompt {prompt.prompt_id!r} for good: {error}")
         self._changed.set()
+
+    def _fail(self, message: str) -> None:
+        self._failure = UnavailableError(message)
+        self._finished.set()
 
     def _client(self, replica: ReplicaRecord) -> GenerationClient:
         if replica.replica_id not in self._clients:

@@ -13,7 +13,8 @@ from services.contracts.registry import ReplicaRecord
 
 FIRST_REST_SECONDS = 0.25
 """Rest after the first failed call; doubles with each failure in a row."""
-LONGEST_REST_SECONDS = 8.0
+DOUBLINGS = 5
+"""After this many failures in a row the rest does not grow any more: 8 seconds."""
 
 
 class Dispatcher:
@@ -58,8 +59,10 @@ class Dispatcher:
 
     def failed(self, replica_id: str, sequences: int, now: float) -> None:
         self._outstanding[replica_id] -= sequences
+        if self._resting_until.get(replica_id, 0.0) > now:
+            return  # one broken connection fails many groups: that is one failure
+        rest = FIRST_REST_SECONDS * 2 ** min(self._failures[replica_id], DOUBLINGS)
         self._failures[replica_id] += 1
-        rest = min(FIRST_REST_SECONDS * 2 ** (self._failures[replica_id] - 1), LONGEST_REST_SECONDS)
         self._resting_until[replica_id] = now + rest
 
     def forget_except(self, replica_ids: set[str]) -> None:

@@ -40,10 +40,12 @@ class CollectorSettings(Section):
 
     task: TaskSettings = TaskSettings()
     """Where prompts come from and how responses are judged."""
-    sampling: SamplingParameters = SamplingParameters(max_new_tokens=32)
+    sampling: SamplingParameters = SamplingParameters()
     """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
     group_deadline_seconds: float = Field(default=120.0, gt=0)
     """A group not finished by then is started again on another replica."""
+    max_attempts: int = Field(default=50, ge=1)
+    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector."""
     queue_factor: float = Field(default=1.5, ge=1.0)
     """Sequences sent to a replica, relative to its slots: above 1 its slots refill without waiting for us."""
     http_host: str = "127.0.0.1"

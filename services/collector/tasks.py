@@ -90,9 +90,12 @@ def open_task(settings: TaskSettings, seed: int, split: Split) -> TaskSource:
 
 def _read_jsonl(file: Path) -> list[Prompt]:
     try:
-        lines = file.read_text().splitlines()
+        # Not splitlines: it also splits at characters that may stand inside a JSON string.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise TaskError(f"cannot read task file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TaskError(f"task file {file} is not UTF-8: {error}") from error
     prompts = [_parse(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not prompts:
         raise TaskError(f"task file {file} has no prompts")
@@ -102,10 +105,12 @@ def _read_jsonl(file: Path) -> list[Prompt]:
 def _parse(file: Path, number: int, line: str) -> Prompt:
     try:
         row = json.loads(line)
+        if not isinstance(row["prompt"], str):
+            raise TaskError(f"{file}, line {number}: the prompt must be text, got {row['prompt']!r}")
         return Prompt(
             prompt_id=str(row.get("id", f"{file.stem}-{number}")), text=row["prompt"], answer=str(row["answer"])
         )
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise TaskError(f"{file}, line {number}: expected a JSON object, got {line[:80]!r}") from error
     except KeyError as error:
         raise TaskError(f"{file}, line {number}: the key {error} is missing") from error

@@ -10,6 +10,8 @@ from redis.typing import EncodableT, FieldT
 
 from services.contracts.keys import Keys
 
+EVENTS_A_READ = 1000
+"""Most events that one call of `follow` gives: fewer mean that there are no more for now."""
 EVENTS_KEPT = 10_000
 """Old events are trimmed beyond about this many; a reader needs only the newest version to start."""
 
@@ -65,7 +67,9 @@ class TrainerEvents:
 
     async def follow(self, block_seconds: float) -> list[Event]:
         """Events since the last call, oldest first; waits up to `block_seconds` for one. The first call replays all."""
-        reply = await self._redis.xread({self._keys.events: self._last_id}, count=1000, block=int(block_seconds * 1000))
+        reply = await self._redis.xread(
+            {self._keys.events: self._last_id}, count=EVENTS_A_READ, block=int(block_seconds * 1000)
+        )
         events: list[Event] = []
         for _stream, rows in cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]], reply or []):
             for entry_id, fields in rows:

@@ -4,7 +4,7 @@ What it promises:
 - an ordinal is published at most once, however often a publish is retried or raced (one Lua script checks and adds);
 - an entry stays pending until the trainer acknowledges it, which it does after the work is durable;
 - an entry that must not be trained on goes to the dead-letter stream with its reason, its ordinal becomes open again
-  and the collector is told, in one transaction: nothing vanishes silently.
+  and the collector is told, in one script: nothing vanishes silently.
 
 It is bounded by the collector's admission, never by trimming entries nobody has read.
 """
@@ -24,12 +24,21 @@ from services.contracts.keys import Keys
 CONSUMER_GROUP = "trainer"
 ALIEN_ORDINAL = -1
 """Ordinal of an entry that no collector wrote."""
-DEAD_LETTER_LIMIT = 10_000
+DEAD_LETTER_LIMIT = 1_000
 """Dead letters kept for a person to look at; the oldest go first."""
 
 _PUBLISH_ONCE = """
 if redis.call('ZADD', KEYS[1], 'NX', ARGV[1], ARGV[1]) == 0 then return false end
 return redis.call('XADD', KEYS[2], '*', 'ordinal', ARGV[1], 'group', ARGV[2])
+"""
+
+_DISCARD_ONCE = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return false end
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[6], '*',
+    'entry', ARGV[2], 'ordinal', ARGV[3], 'reason', ARGV[4], 'group', ARGV[5])
+redis.call('ZREM', KEYS[3], ARGV[3])
+return redis.call('XADD', KEYS[4], '*', unpack(ARGV, 7))
 """
 
 
@@ -50,6 +59,7 @@ class TrajectoryQueue:
         self._keys = keys
         self._consumer = consumer
         self._publish_once = redis.register_script(_PUBLISH_ONCE)
+        self._discard_once = redis.register_script(_DISCARD_ONCE)
 
     async def prepare(self) -> None:
         """Creates stream and consumer group; does nothing when they exist."""
@@ -80,7 +90,7 @@ class TrajectoryQueue:
         )
 
     async def read_pending(self, count: int, after: str = "0") -> list[Entry]:
-        """Entries this consumer has read and not acknowledged, oldest first: what a restarted trainer begins with."""
+        """Entries this consumer has read and not acknowledged, oldest first."""
         return self._entries(
             await self._redis.xreadgroup(CONSUMER_GROUP, self._consumer, {self._keys.groups: after}, count=count)
         )
@@ -96,19 +106,31 @@ class TrajectoryQueue:
             pipeline.zrem(self._keys.accepted, *[str(entry.ordinal) for entry in entries])
             await pipeline.execute()
 
-    async def discard(self, entry: Entry, reason: str) -> None:
-        """Moves an entry to the dead-letter stream and asks the collector to generate its ordinal again."""
+    async def drop(self, entry: Entry) -> None:
+        """Forgets a second entry of an ordinal; the first one stays."""
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(
-                self._keys.dead_letters,
-                {"entry": entry.entry_id, "ordinal": entry.ordinal, "reason": reason, "group": entry.payload},
-                maxlen=DEAD_LETTER_LIMIT,
-            )
             pipeline.xack(self._keys.groups, CONSUMER_GROUP, entry.entry_id)
             pipeline.xdel(self._keys.groups, entry.entry_id)
-            pipeline.zrem(self._keys.accepted, str(entry.ordinal))
-            pipeline.xadd(self._keys.events, Discarded(ordinal=entry.ordinal, reason=reason).fields())
             await pipeline.execute()
+
+    async def discard(self, entry: Entry, reason: str) -> None:
+        """Moves an entry to the dead-letter stream and asks the collector to generate its ordinal again.
+
+        Repeating it does nothing: what belongs to a group published since is left alone.
+        """
+        event = Discarded(ordinal=entry.ordinal, reason=reason).fields()
+        await self._discard_once(
+            keys=[self._keys.groups, self._keys.dead_letters, self._keys.accepted, self._keys.events],
+            args=[
+                CONSUMER_GROUP,
+                entry.entry_id,
+                entry.ordinal,
+                reason,
+                entry.payload,
+                DEAD_LETTER_LIMIT,
+                *(part for pair in event.items() for part in pair),
+            ],
+        )
 
     async def depth(self) -> int:
         """Groups in the stream: published and not yet acknowledged."""

@@ -1,7 +1,8 @@
 """Checkpoints: a Hugging Face directory and a manifest, whole or not there at all.
 
 A checkpoint is written to a temporary directory, flushed to the disk and renamed. Only after that are the groups it
-covers acknowledged: a trainer that dies in between has lost nothing, because the queue still holds them.
+covers acknowledged: when a trainer dies in between, the queue still holds them. (A trainer cannot resume yet; the
+manifest is there for the day it can.)
 """
 
 from __future__ import annotations
@@ -63,16 +64,21 @@ class Manifest:
 class CheckpointWriter:
     """Writes the checkpoints of one run."""
 
-    def __init__(self, run_path: Path, source_model: Path, config: PretrainedConfig) -> None:
+    def __init__(self, run_path: Path, source_model: Path, config: PretrainedConfig, keep: int) -> None:
+        """`keep`: checkpoints that stay, the newest ones."""
         self._run_path = run_path
+        self._keep = keep
         self._source_model = source_model
         self._config = copy.deepcopy(config)
         self._config.dtype = torch.bfloat16
 
     def save(self, snapshot: Snapshot, manifest: Manifest) -> Path:
-        """Writes checkpoints/step-NNNNNN and returns it. The same step again replaces it."""
-        target = self._run_path / CHECKPOINTS_DIRECTORY / f"step-{manifest.step:06d}"
-        return self._write(target, snapshot, manifest)
+        """Writes checkpoints/step-NNNNNN and returns it; the oldest go. The same step again replaces it."""
+        directory = self._run_path / CHECKPOINTS_DIRECTORY
+        path = self._write(directory / f"step-{manifest.step:06d}", snapshot, manifest)
+        for old in sorted(directory.glob("step-*"))[: -self._keep]:
+            shutil.rmtree(old)
+        return path
 
     def save_final(self, snapshot: Snapshot, manifest: Manifest) -> Path:
         """Writes the run's `model` directory."""

@@ -157,7 +157,7 @@ class WeightPublisher:
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             self._metrics.pushes.labels(outcome="failed").inc()
             raise _TransientError(f"{record.http_url}: {error or type(error).__name__}") from error
-        if response.status_code >= 500:
+        if _may_pass(response):
             self._metrics.pushes.labels(outcome="failed").inc()
             raise _TransientError(f"{record.http_url} answered {response.status_code}: {response.text[:200]}")
         if response.is_success:
@@ -177,6 +177,18 @@ class WeightPublisher:
             response.text[:500],
         )
         return snapshot.version
+
+
+def _may_pass(response: httpx.Response) -> bool:
+    """Whether the same upload may succeed next time: the replica is in trouble, or the body came late or damaged."""
+    if response.status_code >= 500 or response.status_code == httpx.codes.REQUEST_TIMEOUT:
+        return True
+    if response.status_code != httpx.codes.UNPROCESSABLE_ENTITY:
+        return False
+    try:
+        return WeightsRefused.model_validate_json(response.content).field == "digest"
+    except ValidationError:
+        return False
 
 
 async def _pieces(payload: bytes) -> AsyncIterator[bytes]:

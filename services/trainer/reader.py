@@ -83,7 +83,7 @@ class GroupReader:
                 case Duplicate():
                     self._metrics.duplicates.inc()
                     logger.info("group came twice, the second is dropped", extra={"ordinal": entry.ordinal})
-                    await persist(partial(self._queue.acknowledge, [entry]), self._patience_seconds)
+                    await persist(partial(self._queue.drop, entry), self._patience_seconds)
                 case Refused(field, reason):
                     self._metrics.count_discarded(field)
                     logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})

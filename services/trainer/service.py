@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from services.contracts.events import Finished, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
+from services.contracts.queue import Entry, TrajectoryQueue
 from services.contracts.registry import ReplicaRegistry
 from services.runtime.http import application, serve
 from services.runtime.metrics import service_registry
@@ -87,6 +87,15 @@ async def refuse_earlier_state(redis: Redis, run: RunSettings) -> None:
 
 
 @dataclass(frozen=True)
+class _Consumed:
+    """A group that is trained on and not yet acknowledged: what is left to know of it."""
+
+    entry: Entry
+    """Without its payload, which the queue still has."""
+    group_id: str
+
+
+@dataclass(frozen=True)
 class _Trained:
     """A step that is done and not yet told."""
 
@@ -137,10 +146,10 @@ class TrainerService:
         )
         self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics)
         self._learner = Learner(policy, run, trainer, settings.correction)
-        self._checkpoints = CheckpointWriter(run.path, run.model, policy.model.config)
+        self._checkpoints = CheckpointWriter(run.path, run.model, policy.model.config, trainer.keep_checkpoints)
         self._clock = PhaseClock()
         self._trained: asyncio.Queue[_Trained] = asyncio.Queue()
-        self._uncommitted: list[Buffered] = []
+        self._uncommitted: list[_Consumed] = []
         self._snapshot = take_snapshot(0, policy.masters)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -179,7 +188,7 @@ class TrainerService:
             batch = self._intake.take()
             outcome = await asyncio.to_thread(self._learner.step, [item.group for item in batch], self._clock)
             self._intake.advance()
-            self._uncommitted += batch
+            self._uncommitted += [_Consumed(replace(item.entry, payload=b""), item.group.group_id) for item in batch]
             self._snapshot = outcome.snapshot
             self._trained.put_nowait(
                 _Trained(outcome, batch, time.time(), len(self._uncommitted), *self._clock.finish())
@@ -242,7 +251,7 @@ class TrainerService:
             step=self._intake.version,
             version=self._snapshot.version,
             digest=self._snapshot.digest,
-            ordinals=tuple(item.group.ordinal for item in self._uncommitted),
-            group_ids=tuple(item.group.group_id for item in self._uncommitted),
+            ordinals=tuple(item.entry.ordinal for item in self._uncommitted),
+            group_ids=tuple(item.group_id for item in self._uncommitted),
             correction=self._learner.correction_state,
         )

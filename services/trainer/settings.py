@@ -56,6 +56,9 @@ class TrainerSettings(Section):
     save_every_steps: int = Field(default=25, ge=1)
     """Steps between checkpoints. Groups are acknowledged when a checkpoint covers them."""
 
+    keep_checkpoints: int = Field(default=10, ge=1)
+    """Newest checkpoints that stay on the disk; each is a whole model."""
+
     # Pushing weights to the replicas.
     push_deadline_seconds: float = Field(default=120.0, gt=0.0)
     """One upload of the weights to one replica may take this long."""

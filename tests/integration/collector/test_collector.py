@@ -104,6 +104,7 @@ class Stage:
         self.events = TrainerEvents(redis, keys)
         self.keys = keys
         self.metrics = CollectorRegistry()
+        self.max_attempts = 50
 
     @asynccontextmanager
     async def replica(self, name: str, behaviour: Behaviour, version: int = 0) -> AsyncIterator[Servicer]:
@@ -142,7 +143,9 @@ class Stage:
     async def collector(self) -> AsyncIterator[asyncio.Task[None]]:
         await self.queue.prepare()
         self.metrics = CollectorRegistry()
-        settings = CollectorSettings(task=TaskSettings(digits=6), group_deadline_seconds=5)
+        settings = CollectorSettings(
+            task=TaskSettings(digits=6), group_deadline_seconds=5, max_attempts=self.max_attempts
+        )
         collector = Collector(
             self.run,
             settings,
@@ -310,3 +313,24 @@ async def test_a_run_that_no_replica_can_serve_says_what_it_waits_for(
     warning = next(record for record in caplog.records if "no replica can take" in record.message)
     assert warning.__dict__["needs_version"] == 1
     assert warning.__dict__["ready_replicas_serve"] == {"old": 0}
+
+
+async def test_a_collector_that_starts_after_the_end_ends_at_once(stage: Stage) -> None:
+    await stage.events.publish(VersionPublished(0, ""))
+    await stage.events.publish(Finished(3))
+    async with stage.collector() as running:
+        await asyncio.wait_for(running, 10)
+
+
+async def test_a_group_that_comes_to_nothing_too_often_ends_the_collector(stage: Stage) -> None:
+    async def useless(
+        request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Trajectory]:
+        await context.abort(grpc.StatusCode.INTERNAL, "out of memory")
+        yield pb.Trajectory()
+
+    stage.max_attempts = 2
+    await stage.events.publish(VersionPublished(0, ""))
+    async with stage.replica("a", useless), stage.collector() as running:
+        with pytest.raises(UnavailableError, match="come to nothing 2 times"):
+            await asyncio.wait_for(running, 20)

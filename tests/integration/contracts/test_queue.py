@@ -107,3 +107,25 @@ async def test_what_somebody_else_wrote_into_the_stream_is_read_and_can_be_disca
         await queue.discard(entry, "group: not a ScoredGroup")
     assert await queue.depth() == 0
     assert await redis.xlen(keys.dead_letters) == 2
+
+
+async def test_a_refusal_that_is_repeated_leaves_the_group_published_since_alone(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(3, b"bad")
+    (entry,) = await queue.read(count=10, block_seconds=0.1)
+    await queue.discard(entry, "reason")
+    await queue.publish(3, b"good")
+    await queue.discard(entry, "reason")
+    assert await queue.accepted(0, 10) == {3}
+    assert await redis.xlen(keys.dead_letters) == 1
+    assert len(await TrainerEvents(redis, keys).follow(0.1)) == 1
+
+
+async def test_dropping_a_second_entry_keeps_its_ordinal_closed(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(3, b"first")
+    await redis.xadd(keys.groups, {"ordinal": 3, "group": b"second"})
+    _, second = await queue.read(count=10, block_seconds=0.1)
+    await queue.drop(second)
+    assert await queue.accepted(0, 10) == {3}
+    assert [entry.payload for entry in await queue.read_pending(10)] == [b"first"]

@@ -92,13 +92,18 @@ async def test_a_straggler_delays_nobody_and_gets_the_newest_when_it_is_free(
     assert straggler.received == [1, 3]  # 2 was overtaken before its upload began
 
 
-async def test_an_answer_of_5xx_is_tried_again(
-    publisher: WeightPublisher, fleet: Fleet, registry: CollectorRegistry
+@pytest.mark.parametrize(
+    ("status", "field"), [(503, "replica"), (408, "body"), (422, "digest")], ids=["trouble", "stalled", "damaged"]
+)
+async def test_an_upload_that_may_succeed_next_time_is_tried_again(
+    publisher: WeightPublisher, fleet: Fleet, registry: CollectorRegistry, status: int, field: str
 ) -> None:
     replica = await fleet.join("replica")
+    refusal = WeightsRefused(field=field, reason="made up by the test", serving_version=0)
 
     async def fail_once(version: int) -> Response | None:
-        return Response(status_code=503) if len(replica.received) == 1 else None
+        again = len(replica.received) > 1
+        return None if again else Response(refusal.model_dump_json(), status_code=status)
 
     replica.answer = fail_once
     publisher.offer(snapshot(1))

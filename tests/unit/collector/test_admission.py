@@ -101,6 +101,16 @@ def test_every_ordinal_is_started_exactly_once_in_a_calm_run(batch: int, stalene
     assert started == list(range(batch * batches))
 
 
+def test_the_refusal_of_an_ordinal_that_is_not_admitted_opens_nothing() -> None:
+    admission = Admission(2, 0, 100)
+    admission.advance(0)
+    start_all(admission)
+    admission.discard(7)
+    assert admission.open == 0
+    admission.advance(3)
+    assert start_all(admission) == [6, 7]
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Versions, starts, failures, acceptances and discards in any order keep the bound."""
 

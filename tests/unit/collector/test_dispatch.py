@@ -91,3 +91,19 @@ def test_what_a_vanished_replica_owes_is_remembered_until_it_is_settled() -> Non
     dispatcher.failed("a", 16, now=0.0)
     dispatcher.forget_except(set())
     assert choose(dispatcher, replica("a")) == "a"
+
+
+def test_calls_that_fail_together_are_one_failure() -> None:
+    dispatcher = Dispatcher(2)
+    dispatcher.sent("a", 80)
+    for _ in range(10):
+        dispatcher.failed("a", 8, now=0.0)
+    assert choose(dispatcher, replica("a"), now=FIRST_REST_SECONDS) == "a"
+
+
+def test_the_rest_stays_bounded_however_long_a_replica_fails() -> None:
+    dispatcher = Dispatcher(2)
+    for failures in range(5000):
+        dispatcher.sent("a", 8)
+        dispatcher.failed("a", 8, now=failures * 10.0)
+    assert choose(dispatcher, replica("a"), now=5000 * 10.0) == "a"

@@ -92,3 +92,25 @@ def test_a_pattern_that_does_not_compile_is_refused() -> None:
 def test_sampling_that_cannot_be_trained_on_is_refused_with_the_reason(sampling: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="biased|no log-probs|run.seed"):
         CollectorSettings.model_validate({"sampling": sampling})
+
+
+def test_line_separators_inside_a_prompt_do_not_end_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    row = {"prompt": "a\u2028b\u0085c", "answer": "d"}
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert open_task(TaskSettings(name="jsonl", file=file), 0, Split.TRAIN).prompt(0).text == row["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"), [(b"\xff\xfe", "not UTF-8"), (b'{"prompt": 1, "answer": 1}', "must be text")]
+)
+def test_a_file_with_the_wrong_kind_of_text_is_refused(tmp_path: Path, data: bytes, complaint: str) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(data)
+    with pytest.raises(TaskError, match=complaint):
+        open_task(TaskSettings(name="jsonl", file=file), 0, Split.TRAIN)
+
+
+def test_setting_the_temperature_leaves_the_other_defaults_alone() -> None:
+    changed = CollectorSettings.model_validate({"sampling": {"temperature": 0.9}}).sampling
+    assert changed.max_new_tokens == CollectorSettings().sampling.max_new_tokens

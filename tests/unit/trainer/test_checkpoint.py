@@ -31,7 +31,7 @@ def manifest(snapshot: Snapshot, step: int) -> Manifest:
 def test_a_checkpoint_loads_and_generates_in_bf16(source: Path, tmp_path: Path) -> None:
     policy = Policy.load(source)
     snapshot = take_snapshot(3, policy.masters)
-    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config)
+    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2)
     directory = writer.save(snapshot, manifest(snapshot, step=3))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     assert model.dtype == torch.bfloat16
@@ -44,7 +44,9 @@ def test_a_checkpoint_loads_and_generates_in_bf16(source: Path, tmp_path: Path) 
 def test_the_manifest_names_version_digest_and_groups(source: Path, tmp_path: Path) -> None:
     policy = Policy.load(source)
     snapshot = take_snapshot(3, policy.masters)
-    directory = CheckpointWriter(tmp_path / "run", source, policy.model.config).save(snapshot, manifest(snapshot, 3))
+    directory = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2).save(
+        snapshot, manifest(snapshot, 3)
+    )
     assert directory == tmp_path / "run/checkpoints/step-000003"
     written = json.loads((directory / "manifest.json").read_text())
     assert written["ordinals"] == [0, 1]
@@ -56,7 +58,7 @@ def test_the_manifest_names_version_digest_and_groups(source: Path, tmp_path: Pa
 def test_a_write_that_fails_leaves_no_checkpoint(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy.load(source)
     snapshot = take_snapshot(3, policy.masters)
-    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config)
+    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2)
 
     def disk_is_full(path: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -75,3 +77,13 @@ def test_equal_weights_have_equal_digests(source: Path) -> None:
     weights = Policy.load(source).masters
     backwards = {name: weights[name] for name in reversed(weights)}
     assert take_snapshot(1, weights).digest == take_snapshot(2, backwards).digest
+
+
+def test_only_the_newest_checkpoints_stay(source: Path, tmp_path: Path) -> None:
+    policy = Policy.load(source)
+    snapshot = take_snapshot(3, policy.masters)
+    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2)
+    for step in (25, 50, 1000):
+        writer.save(snapshot, manifest(snapshot, step))
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert kept == ["step-000050", "step-001000"]
