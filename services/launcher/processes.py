@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Self
 
 from services.launcher.commands import Command
-from services.runtime.process import PARENT_VARIABLE
 from services.runtime.settings import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
 
 _GUARD = Path(__file__).with_name("guard.py")
@@ -126,7 +125,7 @@ class Processes:
 
 
 def service_environment() -> dict[str, str]:
-    """Environment of a service: ours with the launcher's id, without settings: they are all in the run's file.
+    """Environment of a service: ours without settings, which are all in the run's file.
 
     One compute thread, unless the service's own settings ask its library for more.
     """
@@ -136,7 +135,7 @@ def service_environment() -> dict[str, str]:
         if not (name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name)
     }
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment |= {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     return environment
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import ctypes
 import logging
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -26,9 +23,6 @@ from services.runtime.settings import SettingsError, read_tree, validate
 
 EXIT_SETTINGS = 2
 EXIT_UNAVAILABLE = 3
-
-PARENT_VARIABLE = "AIS_PARENT_PID"
-"""Set by the launcher: the service ends when this process is gone, even by SIGKILL."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +60,6 @@ def run_service(
         print(f"ais {name}: {error}", file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
     configure_logging(name, getattr(settings, "logging", LoggingSettings()))
-    _end_with_parent()
     try:
         asyncio.run(_until_stopped(settings, serve))
     except (RedisUnreachableError, UnavailableError) as error:
@@ -83,23 +76,3 @@ async def _until_stopped(settings: Settings, serve: Callable[[Settings, asyncio.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await serve(settings, stop)
-
-
-def _end_with_parent() -> None:
-    """Asks Linux for SIGTERM when the launcher dies, so that a killed launcher leaves nothing behind."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it died before prctl took effect
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def wait_or_stop(stop: asyncio.Event, seconds: float) -> bool:
-    """Waits for `seconds`, or less if asked to stop. True: stop."""
-    # Not wait_for: before Python 3.12 it can swallow a cancellation that races with the event.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    return stop.is_set()
