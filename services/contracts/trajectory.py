@@ -78,11 +78,6 @@ class Trajectory:
     def oldest_version(self) -> int:
         return min(span.version for span in self.spans)
 
-    def token_versions(self) -> np.ndarray:
-        """Policy version of each response token, int64 [T]."""
-        lengths = [span.end - span.begin for span in self.spans]
-        return np.repeat(np.array([span.version for span in self.spans], dtype=np.int64), lengths)
-
 
 @dataclass(frozen=True)
 class ScoredGroup:

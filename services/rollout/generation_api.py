@@ -158,8 +158,7 @@ def _trajectory(
 class GenerationServer:
     """The listening server: generation, health and reflection."""
 
-    def __init__(self, server: grpc.aio.Server, checks: health.aio.HealthServicer, port: int) -> None:
-        self._server = server
+    def __init__(self, checks: health.aio.HealthServicer, port: int) -> None:
         self._checks = checks
         self.port = port
 
@@ -184,6 +183,6 @@ async def serve_generation(service: GenerationService, host: str, port: int) -> 
     for name in ("", SERVICE_NAME):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     try:
-        yield GenerationServer(server, checks, bound)
+        yield GenerationServer(checks, bound)
     finally:
         await server.stop(STOP_GRACE_SECONDS)

@@ -90,10 +90,6 @@ def test_a_4k_token_trajectory_costs_about_8_bytes_a_token() -> None:
     assert size <= 4096 * 8 + 300
 
 
-def test_every_token_traces_to_the_version_that_sampled_it() -> None:
-    assert make_trajectory(5).token_versions().tolist() == [3, 3, 4, 4, 4]
-
-
 def test_sampling_without_a_seed_stays_without_a_seed() -> None:
     assert SamplingParameters.from_proto(SamplingParameters().to_proto()).seed is None
 
