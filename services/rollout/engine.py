@@ -41,6 +41,10 @@ class EngineFailedError(RuntimeError):
     """The engine broke and cannot go on; the process should end and be started again."""
 
 
+class RollbackFailedError(EngineFailedError):
+    """New weights were refused after they had replaced the old ones, and the old ones could not be put back."""
+
+
 class ModelUnsupportedError(ValueError):
     """The model directory cannot be served. The message says what is missing or not supported."""
 
@@ -53,6 +57,15 @@ class WeightsRejectedError(ValueError):
         self.field = field
         self.expected = expected
         self.got = got
+
+
+class ProbeRejectedError(WeightsRejectedError):
+    """Weights that do not compute what the trainer computes with them: nothing was changed, or it was undone."""
+
+    def __init__(self, expected: str, got: str, gap: float | None) -> None:
+        """`gap`: mean |log-prob difference| to the trainer, nats a token; None when log-probs were not finite."""
+        super().__init__("probe", expected, got)
+        self.gap = gap
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,8 @@ class WeightSwap:
     """Reading, verifying and quantising, beside generation that goes on."""
     paused_seconds: float
     """Time generation stood still."""
+    probe_gap: float | None
+    """Mean |log-prob difference| to the trainer on the snapshot's probe, nats a token; None: it carries no probe."""
 
 
 class EngineObserver(Protocol):
@@ -134,7 +149,10 @@ class Engine(Protocol):
         """Serves the safetensors file `snapshot` from the next decode step on. Sequences in flight go on.
 
         Raises WeightsRejectedError, and then goes on with the old weights, unless every name, shape, dtype and value
-        is right.
+        is right; ProbeRejectedError, its subclass, unless the new weights give finite log-probs that agree with those
+        of the snapshot's probe (`services.rollout.probe` judges). An engine that must replace the old weights before
+        it can score with the new puts the old ones back; RollbackFailedError when it cannot, and then it has failed
+        as a whole: `on_failure` is told.
         """
         ...
 

@@ -157,7 +157,7 @@ class TorchEngine:
             if self._failure.done():
                 raise self._failure.result()
             self._policy = policy
-            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result())
+            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=None)
 
     def describe(self) -> EngineDescription:
         return EngineDescription(

@@ -1,0 +1,86 @@
+"""A probe travels in a snapshot's metadata unchanged, and nothing malformed gets through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load, save
+
+from services.contracts.probe import MOST_TOKENS, Probe, attach_probe, decode_probe, encode_probe, read_probe
+from services.contracts.trajectory import MalformedRecordError
+
+VOCABULARY = 100
+PROBE = Probe(token_ids=((1, 5, 99), (0, 2)), logprobs=((-0.5, -2.25), (0.0,)))
+TENSORS = {"a.weight": torch.arange(6).bfloat16().view(2, 3), "b": torch.ones(5)}
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 99), st.floats(-1e3, 0.0)), min_size=2), min_size=1, max_size=4))
+def test_a_probe_comes_back_as_it_was(sequences: list[list[tuple[int, float]]]) -> None:
+    probe = Probe(
+        token_ids=tuple(tuple(token for token, _ in sequence) for sequence in sequences),
+        logprobs=tuple(tuple(logprob for _, logprob in sequence[1:]) for sequence in sequences),
+    )
+    assert decode_probe(encode_probe(probe), VOCABULARY) == probe
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_snapshot_keeps_its_tensors_and_metadata(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    snapshot = attach_probe(save(TENSORS, metadata=metadata), PROBE)
+    (tmp_path / "snapshot").write_bytes(snapshot)
+    assert read_probe(tmp_path / "snapshot", VOCABULARY) == PROBE
+    for name, tensor in load(snapshot).items():
+        assert torch.equal(tensor, TENSORS[name]), name
+    with safe_open(tmp_path / "snapshot", framework="pt") as opened:
+        assert opened.metadata().get("format") == (metadata or {}).get("format")
+
+
+def test_equal_snapshots_with_equal_probes_are_equal_bytes() -> None:
+    assert len({attach_probe(save(TENSORS, metadata={"format": "pt"}), PROBE) for _ in range(20)}) == 1
+
+
+def test_a_probe_replaces_the_one_before(tmp_path: Path) -> None:
+    later = Probe(token_ids=((3, 4),), logprobs=((-1.0,),))
+    (tmp_path / "snapshot").write_bytes(attach_probe(attach_probe(save(TENSORS), PROBE), later))
+    assert read_probe(tmp_path / "snapshot", VOCABULARY) == later
+
+
+def test_a_snapshot_of_another_origin_has_no_probe(tmp_path: Path) -> None:
+    (tmp_path / "snapshot").write_bytes(save(TENSORS))
+    assert read_probe(tmp_path / "snapshot", VOCABULARY) is None
+
+
+def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "snapshot").write_bytes(bytes(100))
+    with pytest.raises(MalformedRecordError, match="expected a safetensors file"):
+        read_probe(tmp_path / "snapshot", VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        ("{", "probe", "JSON"),
+        ({"token_ids": [[1, 2]]}, "probe.logprobs", "required"),
+        ({"token_ids": [[1, 2.5]], "logprobs": [[-1.0]]}, "probe.token_ids.0.1", "integer"),
+        ({"token_ids": [[1, 2]], "logprobs": [["-1"]]}, "probe.logprobs.0.0", "number"),
+        ({"token_ids": [], "logprobs": []}, "probe", "one or more"),
+        ({"token_ids": [[1, 2]], "logprobs": [[-1.0], [-1.0]]}, "probe", "got 1 and 2"),
+        ({"token_ids": [[1]], "logprobs": [[]]}, "probe.logprobs[0]", "two tokens or more"),
+        ({"token_ids": [[1, 2]], "logprobs": [[-1.0, -1.0]]}, "probe.logprobs[0]", "got 2 tokens and 2"),
+        ({"token_ids": [[1, 2], [3, 100]], "logprobs": [[-1.0]] * 2}, "probe.token_ids[1]", "vocabulary of 100"),
+        ({"token_ids": [[-1, 2]], "logprobs": [[-1.0]]}, "probe.token_ids[0]", "token id -1"),
+        ({"token_ids": [[1, 2]], "logprobs": [[0.25]]}, "probe.logprobs[0]", "got 0.25"),
+        ({"token_ids": [[1, 2]], "logprobs": [[float("nan")]]}, "probe.logprobs[0]", "got nan"),
+        ({"token_ids": [[1, 2]], "logprobs": [[float("-inf")]]}, "probe.logprobs[0]", "got -inf"),
+        ({"token_ids": [[1] * 513] * 2, "logprobs": [[-1.0] * 512] * 2}, "probe.token_ids", f"up to {MOST_TOKENS}"),
+    ],
+)
+def test_a_malformed_probe_is_refused_by_field(text: str | dict[str, object], field: str, reason: str) -> None:
+    with pytest.raises(MalformedRecordError, match=reason) as refusal:
+        decode_probe(text if isinstance(text, str) else json.dumps(text), VOCABULARY)
+    assert refusal.value.field == field
