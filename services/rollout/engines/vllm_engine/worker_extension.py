@@ -1,0 +1,99 @@
+"""What runs inside vLLM's worker processes: live weight updates from a snapshot on disk.
+
+Each rank reads the whole safetensors file and keeps its own shard. The weights go through vLLM's layerwise reload: back
+to the checkpoint's layout, loaded, quantised and packed again, copied into the tensors that already serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from safetensors import safe_open
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.utils.torch_utils import set_default_torch_dtype
+
+BACKEND = "ais_snapshot"
+"""The name for vLLM's `WeightTransferConfig.backend`."""
+
+SnapshotFormat = Literal["bf16"]
+
+
+@dataclass
+class SnapshotInit(WeightTransferInitInfo):
+    """Nothing to agree on: every update names its file."""
+
+
+@dataclass
+class SnapshotUpdate(WeightTransferUpdateInfo):
+    """A whole policy version."""
+
+    path: str
+    """A safetensors file that every rank can read, with the tensors of the Hugging Face checkpoint in BF16."""
+    format: SnapshotFormat
+    """The format of the checkpoint the engine was started from. bf16: loaded as it is; vLLM's own online quantisation,
+    if it is on, rounds again."""
+
+    def __post_init__(self) -> None:
+        if self.format not in ("bf16",):
+            raise ValueError(f"format: expected bf16, got {self.format!r}")
+
+
+class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate]):
+    """Loads snapshots into the rank's model.
+
+    A load that fails leaves a mixture of both versions; load the serving one again before resuming generation.
+    """
+
+    init_info_cls = SnapshotInit
+    update_info_cls = SnapshotUpdate
+
+    def init_transfer_engine(self, init_info: SnapshotInit) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, str]) -> None:
+        # Not the base's, which ends with a synchronise that only accelerators have.
+        try:
+            self.receive_weights(self.parse_update_info(update_info))
+        except BaseException:
+            # vLLM keeps what was read of a layer and would complete it with the next update's tensors.
+            self.finish_weight_update()
+            raise
+
+    def receive_weights(self, update_info: SnapshotUpdate) -> None:
+        # As in vLLM's first load. CPU kernels take their output dtype from the default.
+        with set_default_torch_dtype(self.model_config.dtype):
+            self.model.load_weights(snapshot_tensors(update_info.path))
+
+    def finish_weight_update(self) -> None:
+        with set_default_torch_dtype(self.model_config.dtype):
+            finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        pass
+
+
+def snapshot_tensors(path: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, read one by one."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # not a mapping
+            yield name, file.get_tensor(name)
+
+
+class WorkerExtension:
+    """For vLLM's `worker_extension_cls`: importing it in a worker registers the transfer engine."""
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, SnapshotTransferEngine)
