@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from services.rollout.engine import ModelUnsupportedError
+from services.rollout.snapshots import stop_token_ids
 
 MODEL_TYPES = ("qwen3", "llama")
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
@@ -111,7 +111,7 @@ def read_architecture(directory: Path) -> Architecture:
         mlp_bias=getattr(config, "mlp_bias", False),
         query_key_norm=config.model_type == "qwen3",
         max_positions=config.max_position_embeddings,
-        stop_token_ids=_stop_token_ids(directory, config),
+        stop_token_ids=stop_token_ids(directory, config),
         inverse_frequencies=frequencies,
         rotary_scale=scale,
     )
@@ -125,16 +125,6 @@ def _rotary(config: Any) -> tuple[tuple[float, ...], float]:
         return tuple((1.0 / config.rope_parameters["rope_theta"] ** exponents).tolist()), 1.0
     frequencies, scale = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"))
     return tuple(frequencies.tolist()), float(scale)
-
-
-def _stop_token_ids(directory: Path, config: Any) -> tuple[int, ...]:
-    generation = directory / "generation_config.json"
-    declared = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
-    if declared is None:
-        declared = config.eos_token_id
-    if declared is None:
-        return ()
-    return tuple(declared) if isinstance(declared, list) else (int(declared),)
 
 
 def _require(condition: bool, field: str, expected: str, got: object) -> None:

@@ -15,16 +15,15 @@ from pathlib import Path
 import torch
 
 from services.contracts.sampling import Precision
+from services.rollout.admission import Limits
 from services.rollout.engine import (
     Completion,
     EngineDescription,
     EngineDrainingError,
     EngineFailedError,
-    EngineFullError,
     EngineLoad,
     EngineObserver,
     GenerationRequest,
-    InvalidRequestError,
     ModelUnsupportedError,
     WeightsRejectedError,
     WeightSwap,
@@ -32,20 +31,12 @@ from services.rollout.engine import (
 from services.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from services.rollout.engines.torch_engine.batch import Batch, Policy
 from services.rollout.engines.torch_engine.probe import probe
-from services.rollout.engines.torch_engine.slots import MOST_STOP_TOKENS, Group
-from services.rollout.engines.torch_engine.weights import (
-    DecoderWeights,
-    digest_of_files,
-    read_tensors,
-    rounded_weights,
-    snapshot_files,
-)
+from services.rollout.engines.torch_engine.slots import Group
+from services.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from services.rollout.engines.torch_engine.worker import Worker
+from services.rollout.snapshots import digest_of_files, snapshot_files
 
 logger = logging.getLogger(__name__)
-
-RETRY_AFTER_SECONDS = 0.5
-"""When a caller that found the queue full should come back: about the time of a small model's short answers."""
 
 Outcome = Completion | EngineFailedError
 
@@ -68,8 +59,7 @@ class TorchEngine:
         self._precision = precision
         self._policy = policy
         self._slots = slots
-        self._max_model_len = max_model_len
-        self._max_waiting = max_waiting_sequences
+        self._limits = Limits(architecture.vocab_size, max_model_len, room=slots + max_waiting_sequences)
         self._loop = asyncio.get_running_loop()
         self._tickets = itertools.count()
         self._results: dict[int, asyncio.Queue[Outcome]] = {}
@@ -165,7 +155,7 @@ class TorchEngine:
             engine_version=torch.__version__,
             model_type=self._architecture.model_type,
             vocab_size=self._architecture.vocab_size,
-            max_model_len=self._max_model_len,
+            max_model_len=self._limits.max_model_len,
             parameter_count=self._parameter_count,
             precision=self._precision,
             version=self._policy.version,
@@ -198,28 +188,7 @@ class TorchEngine:
             raise self._failure.result()
         if self._draining:
             raise EngineDrainingError("this replica is draining and takes no new work")
-        prompt, samples = request.prompt_token_ids, request.samples
-        stops = request.sampling.stop_token_ids
-        vocabulary = range(self._architecture.vocab_size)
-        if not 1 <= len(prompt) < self._max_model_len:
-            raise InvalidRequestError(
-                "prompt_token_ids", f"expected 1 to {self._max_model_len - 1} tokens, got {len(prompt)}"
-            )
-        for field, tokens in (("prompt_token_ids", prompt), ("sampling.stop_token_ids", stops)):
-            if outside := [token for token in tokens if token not in vocabulary]:
-                raise InvalidRequestError(
-                    field, f"token id {outside[0]} is outside the vocabulary of {len(vocabulary)}"
-                )
-        if len(stops) > MOST_STOP_TOKENS:
-            raise InvalidRequestError("sampling.stop_token_ids", f"expected up to {MOST_STOP_TOKENS}, got {len(stops)}")
-        room = self._slots + self._max_waiting
-        if not 1 <= samples <= room:
-            raise InvalidRequestError("samples", f"expected 1 to {room}, got {samples}")
-        outstanding = sum(self._outstanding.values())
-        if outstanding + samples > room:
-            raise EngineFullError(
-                f"{outstanding} sequences are running or waiting, there is room for {room}", RETRY_AFTER_SECONDS
-            )
+        self._limits.check(request, outstanding=sum(self._outstanding.values()))
 
     def _deliver(self, completions: list[tuple[int, Completion]]) -> None:
         """Called in the worker's thread."""

@@ -21,11 +21,10 @@ import numpy as np
 
 from services.contracts.sampling import FinishReason
 from services.contracts.trajectory import PolicySpan
+from services.rollout.admission import MOST_STOP_TOKENS
 from services.rollout.engine import Completion, GenerationRequest
 from services.rollout.engines.torch_engine.sampling import sample_key
 
-MOST_STOP_TOKENS = 16
-"""Stop tokens a request may have."""
 NO_TOKEN = -1
 
 
