@@ -2,6 +2,7 @@
 #
 #   make run                          train the demo policy with FP8 rollouts and AIS
 #   make run ARGS="--set run.steps=5" the same with other settings (`.venv/bin/ais config` lists them)
+#   make run ENGINE=vllm              the same with vLLM as the engine of the rollouts; installs it (3.5 GB) the first time
 #   make test                         every test that needs no Docker engine
 #   make check                        format, lint, types, stub drift, import laws
 #   make test-compose                 the deployment on a Docker engine, from locally made base images
@@ -12,17 +13,21 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM := $(VENV)/.vllm
 CONFIG ?= examples/sort16/config.toml
+ENGINE ?=
 ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: run test check proto test-compose images setup clean
 
-run: $(INSTALLED)
-	@$(BIN)/ais run -c $(CONFIG) $(ARGS)
+run: setup
+	@$(BIN)/ais run -c $(CONFIG) $(if $(ENGINE),--set rollout.engine=$(ENGINE)) $(ARGS)
 
+# Where vLLM cannot be installed its tests are skipped, and say why; with AIS_REQUIRE_VLLM=1 they fail.
 test: $(INSTALLED)
+	@$(MAKE) --no-print-directory $(VLLM) || echo "vLLM cannot be installed here: the tests of its engine are skipped"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED)
@@ -41,7 +46,7 @@ images:
 test-compose: $(INSTALLED) images
 	AIS_REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m compose tests/compose $(ARGS)
 
-setup: $(INSTALLED)
+setup: $(INSTALLED) $(if $(filter vllm,$(ENGINE)),$(VLLM))
 
 # A change of the pins installs again; a change of the code does not (the install is editable).
 $(INSTALLED): pyproject.toml
@@ -49,6 +54,10 @@ $(INSTALLED): pyproject.toml
 	@echo "Setting up $(VENV) (about two minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VLLM): $(INSTALLED) deploy/install_vllm.py
+	@$(BIN)/python deploy/install_vllm.py
 	@touch $@
 
 clean:

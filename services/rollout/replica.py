@@ -11,13 +11,12 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import torch
+from prometheus_client import CollectorRegistry
 
 from services.contracts.keys import Keys
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.rollout.control_api import control_application
 from services.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
-from services.rollout.engines.torch_engine.engine import TorchEngine
 from services.rollout.generation_api import GenerationService, serve_generation
 from services.rollout.intake import WeightIntake
 from services.rollout.metrics import RolloutMetrics
@@ -38,7 +37,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     registry = service_registry("rollout")
     metrics = RolloutMetrics(registry)
     redis = await connect(settings.redis)
-    engine = await open_engine(settings.run.model, rollout, metrics)
+    engine = await open_engine(settings.run.model, rollout, metrics, registry)
     metrics.watch(engine)
     failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
     engine.on_failure(failure.set_result)
@@ -92,10 +91,20 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
         await engine.drain(rollout.drain_seconds)
 
 
-async def open_engine(model: Path, settings: RolloutSettings, metrics: RolloutMetrics) -> Engine:
-    """Raises UnavailableError when the model cannot be served."""
-    torch.set_num_threads(settings.threads)
+async def open_engine(
+    model: Path, settings: RolloutSettings, metrics: RolloutMetrics, registry: CollectorRegistry
+) -> Engine:
+    """Raises UnavailableError when the model cannot be served, SettingsError when not in that precision."""
     try:
+        if settings.engine == "vllm":
+            from services.rollout.engines.vllm_engine.opening import open_vllm
+
+            return await open_vllm(model, settings, metrics, registry)
+        import torch
+
+        from services.rollout.engines.torch_engine.engine import TorchEngine
+
+        torch.set_num_threads(settings.threads)
         return await TorchEngine.open(
             model,
             settings.precision,

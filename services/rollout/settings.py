@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,8 +14,34 @@ from services.runtime.settings import RedisSettings, RunSettings, Section
 WILDCARD_HOSTS = ("0.0.0.0", "::", "")
 
 
+class VllmSettings(Section):
+    """What only the vLLM engine has."""
+
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that share each layer."""
+    data_parallel_size: int = Field(default=1, ge=1)
+    """Copies of the model in this replica, behind one address."""
+    memory_fraction: float = Field(default=0.9, gt=0.0, le=1.0)
+    """GPU: share of its memory for weights, activations and the key-value cache."""
+    cpu_cache_gib: int = Field(default=1, ge=1)
+    """CPU: size of the key-value cache."""
+    compile: bool | None = None
+    """Whether vLLM compiles the model and captures CUDA graphs. None: on a GPU; on a CPU it takes minutes."""
+    update: Literal["in_flight", "finish"] = "in_flight"
+    """What happens to running sequences when a new version comes. in_flight: they go on with it, their key-value cache
+    computed again; finish: new requests wait, running ones end with the version they began with, then it changes."""
+    update_seconds: float = Field(default=300.0, gt=0.0)
+    """Deadline of one change of weights, pause to resume. An engine that exceeds it has failed, its process ends."""
+    cpu_fp8_kernel: Literal["stock", "bf16_copy"] = "bf16_copy"
+    """CPU: how FP8 products are computed. bf16_copy keeps each rounded weight in BF16 as well, which is exact, and is
+    many times faster than vLLM's own on CPUs without FP8 instructions; it costs two bytes a parameter."""
+
+
 class RolloutSettings(Section):
     """How a replica samples, and where it listens."""
+
+    engine: Literal["torch", "vllm"] = "torch"
+    """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU."""
 
     replicas: int = Field(default=2, ge=1)
     """Replicas that `ais run` starts. A replica itself does not read it."""
@@ -31,6 +58,8 @@ class RolloutSettings(Section):
     """Sequences that may wait for a slot; a call that would exceed it is answered with RESOURCE_EXHAUSTED."""
     threads: int = Field(default=1, ge=1)
     """Compute threads of the engine."""
+    vllm: VllmSettings = VllmSettings()
+    """What only the vLLM engine has."""
     host: str = "127.0.0.1"
     """Address the generation API (gRPC) and the control API (HTTP) listen on."""
     advertised_host: str = ""

@@ -62,6 +62,9 @@ def run_service(
     configure_logging(name, getattr(settings, "logging", LoggingSettings()))
     try:
         asyncio.run(_until_stopped(settings, serve))
+    except SettingsError as error:
+        logger.error("%s", error)
+        sys.exit(EXIT_SETTINGS)
     except (RedisUnreachableError, UnavailableError) as error:
         logger.error("%s", error)
         sys.exit(EXIT_UNAVAILABLE)

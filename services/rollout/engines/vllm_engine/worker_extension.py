@@ -6,9 +6,8 @@ to the checkpoint's layout, loaded, quantised and packed again, copied into the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from safetensors import safe_open
 from torch import Tensor
@@ -18,13 +17,13 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-BACKEND = "ais_snapshot"
-"""The name for vLLM's `WeightTransferConfig.backend`."""
-
-SnapshotFormat = Literal["bf16"]
+from services.rollout.engines.vllm_engine.arguments import TRANSFER_BACKEND
+from services.rollout.engines.vllm_engine.precision import SnapshotFormat
+from services.rollout.engines.vllm_engine.scoring import score
 
 
 @dataclass
@@ -36,8 +35,8 @@ class SnapshotInit(WeightTransferInitInfo):
 class SnapshotUpdate(WeightTransferUpdateInfo):
     """A whole policy version."""
 
-    path: str
-    """A safetensors file that every rank can read, with the tensors of the Hugging Face checkpoint in BF16."""
+    paths: list[str]
+    """Safetensors files that every rank can read: together the tensors of the Hugging Face checkpoint in BF16."""
     format: SnapshotFormat
     """The format of the checkpoint the engine was started from. bf16: loaded as it is; vLLM's own online quantisation,
     if it is on, rounds again."""
@@ -62,7 +61,7 @@ class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate])
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
 
-    def update_weights(self, update_info: dict[str, str]) -> None:
+    def update_weights(self, update_info: dict[str, object]) -> None:
         # Not the base's, which ends with a synchronise that only accelerators have.
         try:
             self.receive_weights(self.parse_update_info(update_info))
@@ -74,7 +73,7 @@ class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate])
     def receive_weights(self, update_info: SnapshotUpdate) -> None:
         # As in vLLM's first load. CPU kernels take their output dtype from the default.
         with set_default_torch_dtype(self.model_config.dtype):
-            self.model.load_weights(snapshot_tensors(update_info.path))
+            self.model.load_weights(snapshot_tensors(update_info.paths))
 
     def finish_weight_update(self) -> None:
         with set_default_torch_dtype(self.model_config.dtype):
@@ -84,16 +83,28 @@ class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate])
         pass
 
 
-def snapshot_tensors(path: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a safetensors file, read one by one."""
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  # not a mapping
-            yield name, file.get_tensor(name)
+def snapshot_tensors(paths: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of safetensors files, read one by one."""
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                yield name, file.get_tensor(name)
 
 
 class WorkerExtension:
-    """For vLLM's `worker_extension_cls`: importing it in a worker registers the transfer engine."""
+    """For vLLM's `worker_extension_cls`: importing it in a worker registers the transfer engine. Its methods become
+    the worker's, and are called on every rank by `collective_rpc`."""
+
+    def ais_score(self, sequences: list[list[int]]) -> list[list[float]]:
+        """See `scoring.score`. Only while generation is paused with its caches cleared."""
+        return score(self, sequences)
+
+    def ais_weight_dtypes(self) -> list[str]:
+        """Dtypes that the weights of linear layers, but for the output head, really have."""
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        layers = [layer for layer in model.modules() if isinstance(layer, LinearBase)]
+        return sorted({str(layer.weight.dtype) for layer in layers})
 
 
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, SnapshotTransferEngine)
+if TRANSFER_BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, SnapshotTransferEngine)

