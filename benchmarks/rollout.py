@@ -35,6 +35,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from services.contracts.sampling import Precision, SamplingParameters
 from services.rollout.engine import Engine, GenerationRequest
 from services.rollout.engines.torch_engine.engine import TorchEngine
+from services.rollout.probe import tolerance
 
 RESULTS = Path(__file__).parent / "results" / "rollout.json"
 BF16 = Precision(weights="bf16")
@@ -137,6 +138,7 @@ async def measure(case: Case, rounds: int) -> dict[str, float]:
                 slots=case.groups * case.samples,
                 max_model_len=case.config.max_position_embeddings,
                 max_waiting_sequences=0,
+                probe_tolerance=tolerance(precision),
             )
             stack.push_async_callback(engine.close)
             contenders[name] = partial(sample_all, engine, case)

@@ -9,8 +9,9 @@ immutable: its number and the digest of its full snapshot name it. Answers:
     411  no Content-Length
     413  larger than the model it is meant for
     415  unknown encoding
-    422  wrong digest, wrong names, shapes or dtypes, or values that are not finite: nothing changed
-    503  draining
+    422  wrong digest, wrong names, shapes or dtypes, values that are not finite, or log-probs too far from those of the
+         snapshot's probe (`services.contracts.probe`): the version before goes on serving
+    503  draining, or the engine has failed
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class WeightsStatus(BaseModel):
     digest: str
     applied_seconds: float
     """Time generation stood still for the last swap; 0 for the version it started with."""
+    probe_gap: float | None = None
+    """Mean |log-prob difference| to the trainer on the served version's probe, nats a token. None: it has no probe."""
 
 
 class WeightsRefused(BaseModel):
@@ -48,6 +51,8 @@ class WeightsRefused(BaseModel):
     reason: str
     """What was expected, what came, what to do."""
     serving_version: int
+    probe_gap: float | None = None
+    """The gap measured, where it was too large: mean |log-prob difference| to the trainer, nats a token."""
 
 
 class DigestBuilder:

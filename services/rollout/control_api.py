@@ -27,7 +27,12 @@ def control_application(
     @app.exception_handler(WeightsRefusedError)
     async def refused(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, WeightsRefusedError)
-        answer = WeightsRefused(field=error.field, reason=error.reason, serving_version=intake.status().version)
+        answer = WeightsRefused(
+            field=error.field,
+            reason=error.reason,
+            serving_version=intake.status().version,
+            probe_gap=error.probe_gap,
+        )
         return JSONResponse(answer.model_dump(), status_code=error.status)
 
     @app.get("/v1/weights")

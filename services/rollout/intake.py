@@ -1,7 +1,7 @@
 """Weight intake: a pushed snapshot becomes the policy that serves, or nothing changes.
 
 The body is staged in a file while it is hashed; only a snapshot with the promised digest is looked into, and only one
-whose tensors are all right is applied.
+whose tensors are all right, and that computes what the trainer computed with it, is applied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from services.contracts.weights import ENCODING_FULL, DigestBuilder, WeightsStatus
-from services.rollout.engine import Engine, EngineFailedError, WeightsRejectedError
+from services.rollout.engine import (
+    Engine,
+    EngineFailedError,
+    ProbeRejectedError,
+    RollbackFailedError,
+    WeightsRejectedError,
+)
 from services.rollout.metrics import RolloutMetrics
 
 LARGEST_DTYPE_BYTES = 4
@@ -25,11 +31,12 @@ STALLED_SECONDS = 30.0
 class WeightsRefusedError(Exception):
     """A push that changed nothing; `status` is the HTTP status of `services.contracts.weights`."""
 
-    def __init__(self, status: int, field: str, reason: str) -> None:
+    def __init__(self, status: int, field: str, reason: str, probe_gap: float | None = None) -> None:
         super().__init__(f"{field}: {reason}")
         self.status = status
         self.field = field
         self.reason = reason
+        self.probe_gap = probe_gap
 
 
 class WeightIntake:
@@ -43,12 +50,16 @@ class WeightIntake:
         self._applied = applied
         self._applying = asyncio.Lock()
         self._applied_seconds = 0.0
+        self._probe_gap: float | None = None
         self.draining = False
 
     def status(self) -> WeightsStatus:
         description = self._engine.describe()
         return WeightsStatus(
-            version=description.version, digest=description.digest, applied_seconds=self._applied_seconds
+            version=description.version,
+            digest=description.digest,
+            applied_seconds=self._applied_seconds,
+            probe_gap=self._probe_gap,
         )
 
     async def receive(
@@ -110,13 +121,21 @@ class WeightIntake:
             raise WeightsRefusedError(409, "version", f"expected more than {serving.version}, got {version}")
         try:
             swap = await self._engine.swap_weights(version, digest, snapshot)
+        except ProbeRejectedError as error:
+            self._metrics.probe_rejections.labels("kept").inc()
+            reason = f"expected {error.expected}, got {error.got}"
+            raise WeightsRefusedError(422, error.field, reason, error.gap) from error
         except WeightsRejectedError as error:
             raise WeightsRefusedError(422, error.field, f"expected {error.expected}, got {error.got}") from error
         except EngineFailedError as error:
+            if isinstance(error, RollbackFailedError):
+                self._metrics.probe_rejections.labels("lost").inc()
             raise WeightsRefusedError(503, "replica", str(error)) from error
         self._applied_seconds = swap.paused_seconds
+        self._probe_gap = swap.probe_gap
         self._applied()
         self._metrics.weight_swaps.labels("applied").inc()
         self._metrics.swap_paused_seconds.observe(swap.paused_seconds)
         self._metrics.swap_staging_seconds.observe(swap.staging_seconds)
+        self._metrics.show_probe_gap(swap.probe_gap)
         return self.status()

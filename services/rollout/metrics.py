@@ -74,6 +74,22 @@ class RolloutMetrics:
             buckets=_CALL_SECONDS,
             registry=registry,
         )
+        self.probe_rejections = Counter(
+            "ais_rollout_probe_rejections",
+            "Pushed versions whose log-probs were not finite or too far from the trainer's, by what became of the "
+            "version before: kept (it goes on serving) or lost (it could not be put back; the replica ends).",
+            ["previous"],
+            registry=registry,
+        )
+        for previous in ("kept", "lost"):
+            self.probe_rejections.labels(previous)
+        self._probe_gap = Gauge(
+            "ais_rollout_probe_gap_nats",
+            "Mean absolute difference of the replica's and the trainer's log-probs on the served version's probe, nats "
+            "a token. NaN: the version came without one.",
+            registry=registry,
+        )
+        self.show_probe_gap(None)
         self.heartbeat_failures = Counter(
             "ais_rollout_heartbeat_failures", "Heartbeats that did not reach the registry.", registry=registry
         )
@@ -97,6 +113,10 @@ class RolloutMetrics:
         }
         for name, (help_text, value) in gauges.items():
             Gauge(name, help_text, registry=self._registry).set_function(value)
+
+    def show_probe_gap(self, gap: float | None) -> None:
+        """Of the version that serves from now on."""
+        self._probe_gap.set(float("nan") if gap is None else gap)
 
     def decode_step(self, seconds: float, tokens: int) -> None:
         self.step_seconds.observe(seconds)

@@ -20,6 +20,7 @@ from services.rollout.engine import Engine, EngineFailedError, ModelUnsupportedE
 from services.rollout.generation_api import GenerationService, serve_generation
 from services.rollout.intake import WeightIntake
 from services.rollout.metrics import RolloutMetrics
+from services.rollout.probe import tolerance
 from services.rollout.registration import Registration, replica_record
 from services.rollout.settings import RolloutProcessSettings, RolloutSettings
 from services.runtime.http import serve
@@ -112,6 +113,7 @@ async def open_engine(
             slots=settings.slots,
             max_model_len=settings.max_model_len,
             max_waiting_sequences=settings.max_waiting_sequences,
+            probe_tolerance=settings.probe_tolerance or tolerance(settings.precision),
         )
     except ModelUnsupportedError as error:
         raise UnavailableError(str(error)) from error

@@ -6,12 +6,14 @@ on the rounded copies; autograd goes through the rounding, so gradients arrive a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -79,14 +81,29 @@ class Policy:
 
     def score(self, microbatch: Microbatch) -> TokenScores:
         """One forward pass. The head runs on response positions only; log-softmax is float32."""
-        rounded = {f"model.{name}": weight.to(self._compute_dtype) for name, weight in self.model.named_parameters()}
-        inputs = (microbatch.input_ids, microbatch.rows, microbatch.columns)
-        with bf16_products(self.model.device):
-            logits = functional_call(self._scorer, rounded, inputs)
-        logprobs = torch.log_softmax(logits.float() / microbatch.temperature[:, None], dim=-1)
+        logits = self._logits(microbatch.input_ids, microbatch.rows, microbatch.columns)
+        logprobs = torch.log_softmax(logits / microbatch.temperature[:, None], dim=-1)
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return TokenScores(logprobs.gather(1, microbatch.targets[:, None]).squeeze(1), entropy)
+
+    @torch.no_grad()
+    def sequence_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs of each sequence's tokens but the first, at temperature 1, in one forward pass."""
+        inputs = pad_sequence([torch.tensor(sequence[:-1]) for sequence in sequences], batch_first=True)
+        lengths = torch.tensor([len(sequence) - 1 for sequence in sequences])
+        rows, columns = (torch.arange(inputs.shape[1]) < lengths[:, None]).nonzero(as_tuple=True)
+        targets = torch.cat([torch.tensor(sequence[1:]) for sequence in sequences]).to(self.device)
+        logits = self._logits(inputs.to(self.device), rows.to(self.device), columns.to(self.device))
+        logprobs = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None]).squeeze(1)
+        return [part.tolist() for part in torch.split(logprobs, lengths.tolist())]
+
+    def _logits(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """float32 [T, V]: logits at `rows`, `columns` (int64 [T]) of `input_ids` (int64 [R, L])."""
+        rounded = {f"model.{name}": weight.to(self._compute_dtype) for name, weight in self.model.named_parameters()}
+        with bf16_products(self.model.device):
+            logits: torch.Tensor = functional_call(self._scorer, rounded, (input_ids, rows, columns))
+        return logits.float()
 
     @torch.no_grad()
     def _check_head(self) -> None:

@@ -59,6 +59,12 @@ class TrainerSettings(Section):
     keep_checkpoints: int = Field(default=10, ge=1)
     """Newest checkpoints that stay on the disk; each is a whole model."""
 
+    # The probe: log-probs sent with each version, which a replica must reproduce before it serves it.
+    probe_sequences: int = Field(default=4, ge=0, le=16)
+    """Trajectories of the first batch that every version is scored on; 0 sends none."""
+    probe_tokens: int = Field(default=64, ge=2, le=64)
+    """Tokens of prompt and response, from the beginning, taken of each. The cost is a forward pass over these."""
+
     # Pushing weights to the replicas.
     push_deadline_seconds: float = Field(default=120.0, gt=0.0)
     """One upload of the weights to one replica may take this long."""

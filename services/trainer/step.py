@@ -25,6 +25,7 @@ from services.trainer.batch import Batch, Update, prepare
 from services.trainer.microbatch import Microbatch
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy
+from services.trainer.probe import probe_sequences, take_probe
 from services.trainer.record import StepFigures
 from services.trainer.schedule import learning_rate
 from services.trainer.settings import TrainerSettings
@@ -45,7 +46,10 @@ class StepOutcome:
 
 
 class Learner:
-    """What learning changes: master weights, the optimizer's moments, the correction's state."""
+    """What learning changes: master weights, the optimizer's moments, the correction's state.
+
+    The first batch also gives the sequences that every version is probed with.
+    """
 
     def __init__(
         self, policy: Policy, run: RunSettings, settings: TrainerSettings, correction: CorrectionSettings
@@ -56,6 +60,7 @@ class Learner:
         self._correction = build(correction)
         self._state: State | None = None
         self._version = 0
+        self._probe_sequences: tuple[tuple[int, ...], ...] | None = None
         self._masters = list(policy.masters.values())
         self._optimizer = torch.optim.AdamW(
             self._masters,
@@ -82,8 +87,12 @@ class Learner:
             logger.error("updates skipped: %s", error, extra={"version": self._version})
         self._optimizer.zero_grad(set_to_none=True)
         self._version += 1
+        if self._probe_sequences is None:
+            self._probe_sequences = probe_sequences(groups, self._settings.probe_sequences, self._settings.probe_tokens)
+        with clock.phase("probe"):
+            probe = take_probe(self._policy, self._probe_sequences)
         with clock.phase("serialise"):
-            snapshot = take_snapshot(self._version, self._policy.masters)
+            snapshot = take_snapshot(self._version, self._policy.masters, probe)
         return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
 
     def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:

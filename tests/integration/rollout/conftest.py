@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import Observer, random_model
+from tiny_models import VOCABULARY, Observer, random_model
+from transformers import AutoModelForCausalLM
 
+from services.contracts.probe import Probe, attach_probe
 from services.contracts.sampling import Precision
 from services.contracts.weights import digest_of
 from services.rollout.engines.torch_engine.engine import TorchEngine
+from services.rollout.probe import tolerance
 
 OpenEngine = Callable[..., Awaitable[TorchEngine]]
 
@@ -47,6 +50,7 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
             max_waiting_sequences: int = 64,
             max_model_len: int = 512,
             observer: Observer | None = None,
+            probe_tolerance: float | None = None,
         ) -> TorchEngine:
             engine = await TorchEngine.open(
                 model_directory(kind, 0),
@@ -55,6 +59,7 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
                 slots=slots,
                 max_model_len=max_model_len,
                 max_waiting_sequences=max_waiting_sequences,
+                probe_tolerance=probe_tolerance or tolerance(precision),
             )
             stack.push_async_callback(engine.close)
             return engine
@@ -63,16 +68,35 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
 
 
 @pytest.fixture
+def probe_of_model(model_directory: Callable[[str, int], Path]) -> Callable[..., Probe]:
+    """What a BF16 trainer with the weights of a random model would send: transformers' own forward pass."""
+
+    def make(kind: str = "qwen3", seed: int = 1, lengths: tuple[int, ...] = (24, 2, 40)) -> Probe:
+        model = AutoModelForCausalLM.from_pretrained(model_directory(kind, seed), dtype=torch.bfloat16)
+        generator = torch.Generator().manual_seed(0)
+        sequences = [torch.randint(0, VOCABULARY, (length,), generator=generator) for length in lengths]
+        with torch.no_grad():
+            scores = [torch.log_softmax(model(tokens[None, :-1]).logits[0].float(), -1) for tokens in sequences]
+        logprobs = [score.gather(1, tokens[1:, None])[:, 0] for score, tokens in zip(scores, sequences, strict=True)]
+        return Probe(tuple(tuple(one.tolist()) for one in sequences), tuple(tuple(one.tolist()) for one in logprobs))
+
+    return make
+
+
+@pytest.fixture
 def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Callable[..., tuple[bytes, str]]:
-    """Body and digest of a push of random weights, after `change` has had its way with them."""
+    """Body and digest of a push of random weights, after `change` has had its way with them; `probe` goes with them."""
 
     def make(
-        seed: int = 1, change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None
+        seed: int = 1,
+        change: Callable[[dict[str, torch.Tensor]], None] = lambda tensors: None,
+        probe: Probe | None = None,
     ) -> tuple[bytes, str]:
         tensors = load_file(model_directory("qwen3", seed) / "model.safetensors")
         change(tensors)
         save_file(tensors, tmp_path / "snapshot.safetensors")
         body = (tmp_path / "snapshot.safetensors").read_bytes()
+        body = body if probe is None else attach_probe(body, probe)
         return body, digest_of(body)
 
     return make

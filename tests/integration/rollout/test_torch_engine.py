@@ -25,7 +25,11 @@ from services.rollout.engine import (
     InvalidRequestError,
     ModelUnsupportedError,
 )
+from services.rollout.engines.torch_engine.architecture import read_architecture
 from services.rollout.engines.torch_engine.engine import TorchEngine
+from services.rollout.engines.torch_engine.probe import score
+from services.rollout.engines.torch_engine.weights import read_tensors, rounded_weights, snapshot_files
+from services.rollout.probe import tolerance
 
 PROMPT = (1, 5, 9, 13, 17, 21, 25, 29, 33, 37)
 BF16 = Precision(weights="bf16")
@@ -94,6 +98,37 @@ async def test_a_quantised_policy_differs_from_its_bf16_policy(
     assert 1.5 * errors[0] < errors[1] < 2.0
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+async def test_a_probe_is_scored_as_the_engine_samples(
+    kind: str, open_engine: Callable, model_directory: Callable[[str], Path]
+) -> None:
+    precision = Precision(kv_cache="e4m3", head=True)
+    completions = await collect(await open_engine(kind, precision=precision), request_for(PROMPT, samples=4))
+    architecture = read_architecture(model_directory(kind))
+    tensors = read_tensors(snapshot_files(model_directory(kind)), architecture)
+    weights = rounded_weights(tensors, architecture, precision)
+    sequences = [(*PROMPT, *completion.token_ids.tolist()) for completion in completions]
+    scored = [np.array(logprobs[len(PROMPT) - 1 :]) for logprobs in score(weights, architecture, precision, sequences)]
+    # Products of another height may add in another order, and a rounding then falls to the other side.
+    assert mean_error(scored, [completion.logprobs for completion in completions]) < 0.02
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [BF16, Precision(weights="int8", activations="int8"), Precision(weights="e5m2", activations="e5m2")],
+    ids=str,
+)
+async def test_a_probe_of_the_same_weights_is_within_each_precisions_tolerance(
+    precision: Precision, open_engine: Callable, snapshot: Callable, probe_of_model: Callable, tmp_path: Path
+) -> None:
+    engine = await open_engine(precision=precision)
+    body, digest = snapshot(seed=1, probe=probe_of_model(seed=1))
+    (tmp_path / "pushed").write_bytes(body)
+    swap = await engine.swap_weights(1, digest, tmp_path / "pushed")
+    assert swap.probe_gap is not None
+    assert 0.0 < swap.probe_gap < tolerance(precision)
+
+
 async def test_a_seeded_request_samples_the_same_alone_and_in_a_crowd(open_engine: Callable) -> None:
     engine = await open_engine(slots=8, max_waiting_sequences=256)
     request = request_for(PROMPT, samples=4, seed=11)
@@ -128,7 +163,9 @@ async def test_a_response_ends_with_the_models_own_stop_tokens_unless_others_are
 ) -> None:
     directory = shutil.copytree(model_directory("qwen3"), tmp_path / "model")
     (directory / "generation_config.json").write_text('{"eos_token_id": [2, 3]}')
-    engine = await TorchEngine.open(directory, BF16, Observer(), slots=16, max_model_len=512, max_waiting_sequences=0)
+    engine = await TorchEngine.open(
+        directory, BF16, Observer(), slots=16, max_model_len=512, max_waiting_sequences=0, probe_tolerance=0.1
+    )
     try:
         for asked, stops in (((), {2, 3}), ((5,), {5})):
             request = request_for(PROMPT, samples=16, new_tokens=400, stop_token_ids=asked)
@@ -286,7 +323,9 @@ async def test_a_model_that_cannot_be_served_is_refused_with_the_reason(
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelUnsupportedError, match=complaint):
-        await TorchEngine.open(tmp_path, BF16, Observer(), slots=1, max_model_len=16, max_waiting_sequences=0)
+        await TorchEngine.open(
+            tmp_path, BF16, Observer(), slots=1, max_model_len=16, max_waiting_sequences=0, probe_tolerance=0.1
+        )
 
 
 async def test_observers_are_told_of_every_decode_step(open_engine: Callable) -> None:

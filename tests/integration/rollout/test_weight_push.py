@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import httpx
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
-from tiny_models import collect, request_for, until
+from tiny_models import VOCABULARY, collect, request_for, until
 
+from services.contracts.probe import Probe
 from services.contracts.sampling import Precision
 from services.contracts.weights import (
     DIGEST_HEADER,
@@ -23,6 +25,7 @@ from services.contracts.weights import (
     digest_of,
 )
 from services.rollout.control_api import control_application
+from services.rollout.engine import RollbackFailedError, WeightSwap
 from services.rollout.engines.torch_engine.engine import TorchEngine
 from services.rollout.intake import WeightIntake
 from services.rollout.metrics import RolloutMetrics
@@ -49,8 +52,13 @@ class Replica:
             headers={ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest} | headers,
         )
 
-    def pushes(self, outcome: str) -> float | None:
-        return self.registry.get_sample_value("ais_rollout_weight_swaps_total", {"outcome": outcome})
+    def sample(self, name: str, **labels: str) -> float:
+        value = self.registry.get_sample_value(name, labels)
+        assert value is not None, name
+        return value
+
+    def pushes(self, outcome: str) -> float:
+        return self.sample("ais_rollout_weight_swaps_total", outcome=outcome)
 
 
 @pytest.fixture
@@ -138,7 +146,7 @@ def overflow(tensors: Tensors) -> None:
         (wrong_shape, "model.norm.weight"),
         (wrong_dtype, "model.norm.weight"),
         (not_a_number, "lm_head.weight"),
-        (overflow, "logits"),
+        (overflow, "probe"),
     ],
 )
 async def test_bad_weights_are_refused_by_name_while_generation_goes_on(
@@ -210,3 +218,57 @@ async def test_pushes_that_race_leave_the_newest_version(replica: Replica, snaps
     assert {answer.status_code for answer in answers} <= {200, 409}
     assert replica.engine.describe().version == 3
     assert replica.engine.describe().digest == snapshots[2][2]
+
+
+async def test_a_version_that_agrees_with_its_probe_serves_and_tells_the_gap(
+    replica: Replica, snapshot: Callable, probe_of_model: Callable
+) -> None:
+    assert math.isnan(replica.sample("ais_rollout_probe_gap_nats"))
+    answer = await replica.push(1, *snapshot(probe=probe_of_model()))
+    assert answer.status_code == 200, answer.text
+    gap = WeightsStatus.model_validate(answer.json()).probe_gap
+    assert gap is not None
+    assert 0.0 < gap < 0.5
+    assert replica.sample("ais_rollout_probe_gap_nats") == gap
+    await replica.push(2, *snapshot())
+    assert (await replica.client.get("/v1/weights")).json()["probe_gap"] is None, "a snapshot of another origin"
+    assert math.isnan(replica.sample("ais_rollout_probe_gap_nats"))
+
+
+async def test_weights_that_are_not_the_trainers_are_refused_with_the_gap_while_generation_goes_on(
+    replica: Replica, snapshot: Callable, probe_of_model: Callable
+) -> None:
+    served, served_digest = snapshot(seed=1, probe=probe_of_model(seed=1))
+    await replica.push(1, served, served_digest)
+    gap_served = replica.sample("ais_rollout_probe_gap_nats")
+    running = asyncio.create_task(collect(replica.engine, request_for((1, 2), samples=2, new_tokens=200)))
+    answer = await replica.push(2, *snapshot(seed=2, probe=probe_of_model(seed=1)))
+    refusal = WeightsRefused.model_validate(answer.json())
+    assert (answer.status_code, refusal.field, refusal.serving_version) == (422, "probe", 1)
+    assert refusal.probe_gap is not None
+    assert refusal.probe_gap > 1.0
+    assert f"a measured gap of {refusal.probe_gap:.4g}" in refusal.reason
+    assert [{span.version for span in completion.spans} for completion in await running] == [{1}, {1}]
+    assert (replica.engine.describe().digest, replica.announced) == (served_digest, [1])
+    assert replica.sample("ais_rollout_probe_gap_nats") == gap_served
+    assert replica.sample("ais_rollout_probe_rejections_total", previous="kept") == 1
+    answer = await replica.push(3, *snapshot(seed=2, probe=probe_of_model(seed=2)))
+    assert answer.status_code == 200, "the next version may be right"
+
+
+async def test_a_replica_that_cannot_go_back_says_that_it_is_in_trouble_and_counts_it(
+    replica: Replica, snapshot: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(version: int, digest: str, snapshot: Path) -> WeightSwap:
+        raise RollbackFailedError("version 0 could not be put back")
+
+    monkeypatch.setattr(replica.engine, "swap_weights", lost)
+    answer = await replica.push(1, *snapshot())
+    assert (answer.status_code, answer.json()["reason"]) == (503, "version 0 could not be put back")
+    assert replica.sample("ais_rollout_probe_rejections_total", previous="lost") == 1
+
+
+async def test_a_malformed_probe_is_refused_by_field(replica: Replica, snapshot: Callable) -> None:
+    unknown_token = Probe(token_ids=((1, VOCABULARY),), logprobs=((-1.0,),))
+    answer = await replica.push(1, *snapshot(probe=unknown_token))
+    assert (answer.status_code, answer.json()["field"]) == (422, "probe.token_ids[0]")

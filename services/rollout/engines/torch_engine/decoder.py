@@ -1,5 +1,7 @@
 """The forward pass, two ways into one cache: `fill` for whole prefixes, `decode` for one token of every sequence.
 
+`score` is the pass of `fill` carried through to log-probs, without a cache.
+
 Activations are BF16 between operations, as in the BF16 trainer; products are accumulated in float32.
 """
 
@@ -35,20 +37,21 @@ class Decoder:
 
         Shorter prefixes are padded on the right: what padding writes is overwritten before anything reads it.
         """
-        count, length = tokens.shape
-        cosines, sines = self._cosines[:length].repeat(count, 1), self._sines[:length].repeat(count, 1)
+        shape = tokens.shape
         stream = F.embedding(tokens.view(-1), weights.embedding)
         for index, layer in enumerate(weights.layers):
-            query, key, value = (
-                part.view(count, length, -1, self._head_size).transpose(1, 2)
-                for part in self._attention_inputs(layer, stream, cosines, sines)
-            )
+            query, key, value = self._prefix_inputs(layer, stream, *shape)
             cache.write_prefix(index, rows, key, value)
             if index + 1 < len(weights.layers):  # nobody reads what the last layer would put out
-                attended = F.scaled_dot_product_attention(
-                    query, key, value, is_causal=True, scale=self._scale, enable_gqa=True
-                )
-                stream = self._layer_outputs(layer, stream, attended.transpose(1, 2).reshape(count * length, -1))
+                stream = self._prefix_outputs(layer, stream, query, key, value)
+
+    def score(self, weights: DecoderWeights, tokens: Tensor) -> Tensor:
+        """Log-probs f32 [L-1] of tokens 1 .. L-1 of one sequence, int64 [L], each after those before it."""
+        stream = F.embedding(tokens[:-1], weights.embedding)
+        for layer in weights.layers:
+            stream = self._prefix_outputs(layer, stream, *self._prefix_inputs(layer, stream, 1, len(tokens) - 1))
+        logprobs = torch.log_softmax(self._logits(weights, stream), dim=-1)
+        return logprobs.gather(1, tokens[1:, None]).squeeze(1)
 
     def decode(self, weights: DecoderWeights, tokens: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
         """Feeds `tokens` int64 [n] at `positions` int64 [n] of rows 0 .. n-1; logits of the next token, f32 [n, V]."""
@@ -69,7 +72,22 @@ class Decoder:
             scores = torch.baddbmm(hidden_future, query, keys.transpose(1, 2), alpha=self._scale)
             attended = torch.bmm(torch.softmax(scores, -1), values)
             stream = self._layer_outputs(layer, stream, attended.view(count, -1))
-        return weights.head(self._normalise(stream) * weights.norm).float()
+        return self._logits(weights, stream)
+
+    def _prefix_inputs(
+        self, layer: LayerWeights, stream: Tensor, count: int, length: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of `count` prefixes laid end to end: float32 [count, heads, length, size]."""
+        cosines, sines = self._cosines[:length].repeat(count, 1), self._sines[:length].repeat(count, 1)
+        query, key, value = (
+            part.view(count, length, -1, self._head_size).transpose(1, 2)
+            for part in self._attention_inputs(layer, stream, cosines, sines)
+        )
+        return query, key, value
+
+    def _prefix_outputs(self, layer: LayerWeights, stream: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=self._scale, enable_gqa=True)
+        return self._layer_outputs(layer, stream, attended.transpose(1, 2).reshape(stream.shape[0], -1))
 
     def _attention_inputs(
         self, layer: LayerWeights, stream: Tensor, cosines: Tensor, sines: Tensor
@@ -88,6 +106,9 @@ class Decoder:
         stream = stream + layer.attention_output(attended.bfloat16())
         gate, up = layer.gate_up(self._normalise(stream) * layer.mlp_norm).chunk(2, dim=-1)
         return stream + layer.down(F.silu(gate) * up)
+
+    def _logits(self, weights: DecoderWeights, stream: Tensor) -> Tensor:
+        return weights.head(self._normalise(stream) * weights.norm).float()
 
     def _normalise(self, stream: Tensor) -> Tensor:
         """Root-mean-square normalisation over the last dimension, computed in float32, without the learned scale."""

@@ -30,10 +30,11 @@ from services.rollout.engine import (
 )
 from services.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from services.rollout.engines.torch_engine.batch import Batch, Policy
-from services.rollout.engines.torch_engine.probe import probe
+from services.rollout.engines.torch_engine.probe import check_finite, score
 from services.rollout.engines.torch_engine.slots import Group
 from services.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from services.rollout.engines.torch_engine.worker import Worker
+from services.rollout.probe import judge, probe_of
 from services.rollout.snapshots import digest_of_files, snapshot_files
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class TorchEngine:
         slots: int,
         max_model_len: int,
         max_waiting_sequences: int,
+        probe_tolerance: float,
     ) -> None:
         self._architecture = architecture
         self._parameter_count = sum(math.prod(shape) for shape in architecture.tensor_shapes().values())
@@ -60,6 +62,7 @@ class TorchEngine:
         self._policy = policy
         self._slots = slots
         self._limits = Limits(architecture.vocab_size, max_model_len, room=slots + max_waiting_sequences)
+        self._probe_tolerance = probe_tolerance
         self._loop = asyncio.get_running_loop()
         self._tickets = itertools.count()
         self._results: dict[int, asyncio.Queue[Outcome]] = {}
@@ -84,8 +87,12 @@ class TorchEngine:
         slots: int,
         max_model_len: int,
         max_waiting_sequences: int,
+        probe_tolerance: float,
     ) -> TorchEngine:
-        """Loads a Hugging Face directory as policy version 0. Raises ModelUnsupportedError."""
+        """Loads a Hugging Face directory as policy version 0. Raises ModelUnsupportedError.
+
+        `probe_tolerance`: mean gap to the trainer's log-probs, nats a token, above which a pushed version is refused.
+        """
 
         def read() -> tuple[Architecture, Policy]:
             architecture = read_architecture(directory)
@@ -98,7 +105,7 @@ class TorchEngine:
 
         architecture, policy = await asyncio.to_thread(read)
         positions = min(max_model_len, architecture.max_positions)
-        return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences)
+        return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences, probe_tolerance)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
         """See the protocol.
@@ -139,7 +146,7 @@ class TorchEngine:
     async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
         async with self._swapping:
             begun = time.monotonic()
-            weights = await asyncio.to_thread(_staged, [snapshot], self._architecture, self._precision)
+            weights, gap = await asyncio.to_thread(self._probed, snapshot)
             staged = time.monotonic()
             policy = Policy(weights, version, digest)
             paused = asyncio.wrap_future(self._worker.replace(policy))
@@ -147,7 +154,17 @@ class TorchEngine:
             if self._failure.done():
                 raise self._failure.result()
             self._policy = policy
-            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=None)
+            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=gap)
+
+    def _probed(self, snapshot: Path) -> tuple[DecoderWeights, float | None]:
+        """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRejectedError."""
+        weights = _staged([snapshot], self._architecture, self._precision)
+        probe = probe_of(snapshot, self._architecture.vocab_size)
+        if probe is None:
+            return weights, None
+        with torch.inference_mode():
+            logprobs = score(weights, self._architecture, self._precision, probe.token_ids)
+        return weights, judge(probe, logprobs, self._probe_tolerance).mean_abs_gap
 
     def describe(self) -> EngineDescription:
         return EngineDescription(
@@ -215,8 +232,8 @@ class TorchEngine:
 
 
 def _staged(files: list[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
-    """Weights that are verified, rounded and proven to compute. Raises WeightsRejectedError."""
+    """Weights that are verified, rounded and compute finite logits. Raises WeightsRejectedError."""
     with torch.inference_mode():
         weights = rounded_weights(read_tensors(files, architecture), architecture, precision)
-        probe(weights, architecture, precision)
+        check_finite(weights, architecture, precision)
     return weights

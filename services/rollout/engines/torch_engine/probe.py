@@ -1,22 +1,24 @@
-"""The last check of new weights before they serve: they must give finite log-probs in the precision that will serve."""
+"""The last checks of new weights before they serve, in the precision that will serve."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
 from services.contracts.sampling import Precision
-from services.rollout.engine import WeightsRejectedError
+from services.rollout.engine import ProbeRejectedError
 from services.rollout.engines.torch_engine.architecture import Architecture
 from services.rollout.engines.torch_engine.cache import KeyValueCache
 from services.rollout.engines.torch_engine.decoder import Decoder
 from services.rollout.engines.torch_engine.weights import DecoderWeights
 
-PROBE_TOKENS = 16
+PREFIX_TOKENS = 16
 
 
-def probe(weights: DecoderWeights, architecture: Architecture, precision: Precision) -> None:
-    """Raises WeightsRejectedError. Finite weights can still overflow, and a quantiser can still divide by zero."""
-    length = min(PROBE_TOKENS, architecture.max_positions)
+def check_finite(weights: DecoderWeights, architecture: Architecture, precision: Precision) -> None:
+    """Raises ProbeRejectedError. Finite weights can still overflow, and a quantiser can still divide by zero."""
+    length = min(PREFIX_TOKENS, architecture.max_positions)
     tokens = torch.linspace(0, architecture.vocab_size - 1, length).long()
     decoder = Decoder(architecture, precision, length)
     cache = KeyValueCache.allocate(architecture, 1, length)
@@ -24,4 +26,12 @@ def probe(weights: DecoderWeights, architecture: Architecture, precision: Precis
         decoder.fill(weights, tokens[None, :-1], torch.tensor([0]), cache)
     logits = decoder.decode(weights, tokens[-1:], torch.tensor([length - 1]), cache)
     if not torch.isfinite(logits).all():
-        raise WeightsRejectedError("logits", "finite log-probs from a probe of the new weights", "NaN or infinity")
+        raise ProbeRejectedError("finite logits from the new weights", "NaN or infinity", gap=None)
+
+
+def score(
+    weights: DecoderWeights, architecture: Architecture, precision: Precision, sequences: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Log-probs of each sequence's tokens but the first, at temperature 1; a sequence has two tokens or more."""
+    decoder = Decoder(architecture, precision, max(map(len, sequences)))
+    return [decoder.score(weights, torch.tensor(tokens)).tolist() for tokens in sequences]
