@@ -1,22 +1,33 @@
-"""Engines that serve tiny random models, and snapshots to push to them."""
+"""Engines that serve tiny random models, and snapshots to push to them; one real vLLM engine for the whole session."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import importlib.util
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
+import pytest_asyncio
 import torch
+from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, Observer, random_model
 from transformers import AutoModelForCausalLM
+from vllm_replica import SORT16, VllmReplica
 
 from services.contracts.probe import Probe, attach_probe
 from services.contracts.sampling import Precision
 from services.contracts.weights import digest_of
+from services.rollout.control_api import control_application
 from services.rollout.engines.torch_engine.engine import TorchEngine
+from services.rollout.intake import WeightIntake
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.probe import tolerance
+from services.rollout.settings import RolloutSettings
+from services.runtime.http import serve
 
 OpenEngine = Callable[..., Awaitable[TorchEngine]]
 
@@ -100,3 +111,31 @@ def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Cal
         return body, digest_of(body)
 
     return make
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """vLLM is part of `make test`. Where it cannot be installed its tests are skipped, unless that must not be."""
+    if importlib.util.find_spec("vllm") is None and os.environ.get("AIS_REQUIRE_VLLM") != "1":
+        for item in items:
+            if item.path.name.startswith("test_vllm_"):
+                item.add_marker(pytest.mark.skip("vLLM is not installed: `make setup ENGINE=vllm` says why"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def vllm_replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmReplica]:
+    from services.rollout.engines.vllm_engine.opening import open_vllm
+
+    registry = CollectorRegistry()
+    metrics = RolloutMetrics(registry)
+    settings = RolloutSettings(engine="vllm", slots=16, max_waiting_sequences=48, max_model_len=512)
+    engine = await open_vllm(SORT16, settings, metrics, registry)
+    try:
+        metrics.watch(engine)
+        intake = WeightIntake(engine, tmp_path_factory.mktemp("staging"), metrics, applied=lambda: None)
+        async with (
+            serve(control_application(registry, lambda: None, intake), "127.0.0.1", 0) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+        ):
+            yield VllmReplica(engine, registry, client)
+    finally:
+        await engine.close()

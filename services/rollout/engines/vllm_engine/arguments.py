@@ -14,6 +14,8 @@ from services.rollout.settings import RolloutSettings
 CPU_BLOCK_SIZE = 32
 """Tokens of one block of the cache, and so the unit in which samples share their prompt: the smallest that vLLM's CPU
 kernels are fast with. (Its default there is 128, longer than many prompts.)"""
+CPU_STEP_TOKENS = 4096
+"""Tokens of one step, prompts included, if the longest sequence is not longer: vLLM's own default on a CPU."""
 TRANSFER_BACKEND = "ais_snapshot"
 """The name our weight-transfer engine is registered by."""
 WORKER_EXTENSION = "services.rollout.engines.vllm_engine.worker_extension.WorkerExtension"
@@ -68,6 +70,10 @@ def engine_arguments(
     }
     if host.device == "cpu":
         arguments["block_size"] = CPU_BLOCK_SIZE
+        # A prompt computed in parts makes vLLM turn back the random numbers of a seeded request, which CPU generators
+        # cannot do: the engine would die of it.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(max_model_len, CPU_STEP_TOKENS)
     else:
         arguments["gpu_memory_utilization"] = vllm.memory_fraction
     return arguments

@@ -1,0 +1,45 @@
+"""What an engine takes in."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.contracts.sampling import SamplingParameters
+from services.rollout.admission import Limits
+from services.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
+
+LIMITS = Limits(vocab_size=100, max_model_len=8, room=10)
+
+
+def request(prompt: tuple[int, ...] = (1, 2), samples: int = 1, stops: tuple[int, ...] = ()) -> GenerationRequest:
+    return GenerationRequest("group", prompt, samples, SamplingParameters(stop_token_ids=stops))
+
+
+def test_a_request_that_fits_is_taken() -> None:
+    LIMITS.check(request(prompt=(99,) * 7, samples=4, stops=(0,)), outstanding=6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (request(prompt=()), "prompt_token_ids"),
+        (request(prompt=(1,) * 8), "prompt_token_ids"),
+        (request(prompt=(100,)), "prompt_token_ids"),
+        (request(prompt=(-1,)), "prompt_token_ids"),
+        (request(stops=(100,)), "sampling.stop_token_ids"),
+        (request(stops=tuple(range(17))), "sampling.stop_token_ids"),
+        (request(samples=0), "samples"),
+        (request(samples=11), "samples"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_request_no_engine_could_serve_names_its_field(wrong: GenerationRequest, field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        LIMITS.check(wrong, outstanding=0)
+    assert caught.value.field == field
+
+
+def test_a_request_there_is_no_room_for_now_may_come_again() -> None:
+    with pytest.raises(EngineFullError) as caught:
+        LIMITS.check(request(samples=4), outstanding=7)
+    assert caught.value.retry_after_seconds > 0
