@@ -37,6 +37,13 @@ class Probe:
     token_ids: tuple[tuple[int, ...], ...]
     logprobs: tuple[tuple[float, ...], ...]
 
+    def cut(self, tokens: int) -> Probe:
+        """The same of each sequence's first `tokens` tokens, 2 or more: what a model with less context can score."""
+        return Probe(
+            tuple(sequence[:tokens] for sequence in self.token_ids),
+            tuple(sequence[: tokens - 1] for sequence in self.logprobs),
+        )
+
 
 _PROBE: TypeAdapter[Probe] = TypeAdapter(Probe)
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 STOP_SECONDS = 3.0
@@ -45,7 +45,9 @@ def application(title: str, registry: CollectorRegistry, not_ready: Callable[[],
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)  # type: ignore[no-untyped-call]
+        # By default a name with a colon, such as those of vLLM, keeps it in HELP and loses it in the samples.
+        text = generate_latest(registry, escaping=ALLOWUTF8)  # type: ignore[no-untyped-call]
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -17,41 +13,13 @@ import httpx
 import numpy as np
 import pytest
 from redis.asyncio import Redis
+from replica_process import overrides, process, registered
 
 from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.registry import ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER
-
-
-@asynccontextmanager
-async def process(*overrides: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m services.rollout` with these settings; killed at the end if it still runs."""
-    arguments = [part for override in overrides for part in ("--set", override)]
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.rollout", *arguments), stderr=asyncio.subprocess.PIPE, env=os.environ
-    )
-    try:
-        yield started
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            started.kill()
-        await started.wait()
-
-
-async def registered(registry: ReplicaRegistry, version: int = 0) -> ReplicaRecord:
-    """The record of the only replica, once it serves `version`."""
-    async with asyncio.timeout(60):
-        while True:
-            for record in await registry.replicas():
-                if record.ready and record.policy_version == version:
-                    return record
-            await asyncio.sleep(0.02)
-
-
-def overrides(model: Path, redis_url: str, run_name: str, *more: str) -> tuple[str, ...]:
-    return (f"run.model={model}", f"redis.url={redis_url}", f"run.name={run_name}", *more)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

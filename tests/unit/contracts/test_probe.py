@@ -84,3 +84,9 @@ def test_a_malformed_probe_is_refused_by_field(text: str | dict[str, object], fi
     with pytest.raises(MalformedRecordError, match=reason) as refusal:
         decode_probe(text if isinstance(text, str) else json.dumps(text), VOCABULARY)
     assert refusal.value.field == field
+
+
+def test_a_cut_probe_keeps_the_first_tokens_and_their_logprobs() -> None:
+    probe = Probe(((1, 2, 3, 4), (5, 6)), ((-0.1, -0.2, -0.3), (-0.4,)))
+    assert probe.cut(3) == Probe(((1, 2, 3), (5, 6)), ((-0.1, -0.2), (-0.4,)))
+    assert probe.cut(9) == probe

@@ -232,6 +232,8 @@ class VllmEngine:
         for _name, _tensor in checked_tensors([snapshot], self._model.shapes, self._model.tied_embeddings):
             pass
         probe = probe_of(snapshot, self._model.vocab_size)
+        if probe is not None:
+            probe = probe.cut(self._model.max_model_len - 1)
         kept = Path(self._directory.name) / f"version-{version}.safetensors"
         kept.unlink(missing_ok=True)
         try:

@@ -59,7 +59,7 @@ class LiveWeights:
         self._tolerance = tolerance
         self._deadline_seconds = deadline_seconds
         step = max(1, vocab_size // FINITE_PROBE_TOKENS)
-        self._finite_probe = [[token % vocab_size for token in range(0, step * FINITE_PROBE_TOKENS, step)]]
+        self._finite_probe = (tuple(token % vocab_size for token in range(0, step * FINITE_PROBE_TOKENS, step)),)
 
     async def prepare(self) -> None:
         """Once, after the engine's start: names the first version, and computes a probe, which may have to compile."""
@@ -117,9 +117,9 @@ class LiveWeights:
 
     async def _judge(self, version: Version) -> float | None:
         """The probe's mean gap, the largest of all data-parallel ranks. Raises ProbeRejectedError."""
-        sequences = [list(ids) for ids in version.probe.token_ids] if version.probe else self._finite_probe
+        sequences = version.probe.token_ids if version.probe else self._finite_probe
         ranks = await self._llm.engine_core.call_utility_all_async(
-            "collective_rpc", "ais_score", None, (sequences,), None
+            "collective_rpc", "ais_score", None, ([list(one) for one in sequences],), None
         )
         scores = [rank for data_parallel_rank in ranks for rank in data_parallel_rank if rank]
         if version.probe is None:

@@ -1,0 +1,118 @@
+"""A vLLM replica as a real process: BF16 beside the session's FP8 engine, and what happens when parts of it die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+import torch
+from redis.asyncio import Redis
+from replica_process import overrides, process, registered
+from transformers import AutoModelForCausalLM
+from vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request
+
+from services.contracts.keys import Keys
+from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.sampling import SamplingParameters
+from services.contracts.trajectory import TOKEN_DTYPE, Trajectory, TrajectoryBounds, decode_trajectory
+from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow, pytest.mark.timeout(300)]
+
+RUN = "vllm-process"
+
+
+@dataclass
+class Bf16Replica:
+    process: asyncio.subprocess.Process
+    record: ReplicaRecord
+    registry: ReplicaRegistry
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bf16_replica(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bf16Replica]:
+    client: Redis = await connect(RedisSettings(url=redis_url))
+    registry = ReplicaRegistry(client, Keys(RUN))
+    settings = overrides(SORT16, redis_url, RUN, "rollout.engine=vllm", "rollout.precision.weights=bf16")
+    log = tmp_path_factory.mktemp("bf16") / "replica.log"
+    async with process(*settings, "rollout.max_model_len=256", log=log) as started:
+        yield Bf16Replica(started, await registered(registry), registry)
+    await client.aclose()
+
+
+async def sampled(replica: Bf16Replica, samples: int) -> list[Trajectory]:
+    wanted = rollout_pb2.GenerateRequest(
+        group_id="group",
+        prompt_token_ids=np.array(PROMPT, dtype=TOKEN_DTYPE).tobytes(),
+        samples=samples,
+        sampling=SamplingParameters(max_new_tokens=64, stop_token_ids=(0,)).to_proto(),
+    )
+    async with grpc.aio.insecure_channel(replica.record.grpc_address) as channel:
+        stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
+        return [
+            decode_trajectory(message, TrajectoryBounds(vocab_size=22))
+            async for message in stub.Generate(wanted, timeout=60)
+        ]
+
+
+def gaps(responses: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Mean |difference| to transformers in BF16 of the log-probs recorded with some responses."""
+    model = AutoModelForCausalLM.from_pretrained(SORT16, dtype=torch.bfloat16)
+    differences = []
+    for token_ids, logprobs in responses:
+        ids = torch.tensor([[*PROMPT, *token_ids.tolist()]])
+        with torch.no_grad():
+            scores = torch.log_softmax(model(ids).logits[0, len(PROMPT) - 1 : -1].float(), -1)
+        expected = scores.gather(1, ids[0, len(PROMPT) :, None]).squeeze(1).numpy()
+        differences.append(np.abs(expected - logprobs))
+    return float(np.concatenate(differences).mean())
+
+
+async def test_bf16_logprobs_are_those_of_transformers_within_noise_and_fp8s_are_further(
+    bf16_replica: Bf16Replica, vllm_replica: VllmReplica
+) -> None:
+    trajectories = await sampled(bf16_replica, samples=16)
+    assert {str(trajectory.precision) for trajectory in trajectories} == {"bf16"}
+    assert (await vllm_replica.push(demo_snapshot())).status_code == 200
+    completions = await collect(vllm_replica.engine, request(samples=16, new_tokens=64))
+    bf16 = gaps([(one.token_ids, one.behaviour_logprobs) for one in trajectories])
+    fp8 = gaps([(one.token_ids, one.logprobs) for one in completions])
+    assert bf16 < 0.03
+    assert fp8 > 2 * bf16
+
+
+async def test_when_vllms_engine_process_is_killed_the_replica_ends_and_leaves_nothing(
+    bf16_replica: Bf16Replica,
+) -> None:
+    """The last test of this replica: it fails the call in hand, leaves the registry, ends with an error."""
+    children = psutil.Process(bf16_replica.process.pid).children(recursive=True)
+    core = next(
+        child for child in children if "EngineCore" in " ".join(child.cmdline()) or "EngineCore" in child.name()
+    )
+    call = asyncio.create_task(sampled(bf16_replica, samples=64))
+    core.kill()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await asyncio.wait_for(bf16_replica.process.wait(), 60) == 1
+    assert await bf16_replica.registry.replicas() == []
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+async def test_a_precision_this_host_cannot_compute_ends_the_start_with_what_it_can(
+    redis_url: str, tmp_path: Path
+) -> None:
+    settings = overrides(SORT16, redis_url, "refused", "rollout.engine=vllm", "rollout.precision.weights=e2m1")
+    async with process(*settings, log=tmp_path / "log") as started:
+        assert await asyncio.wait_for(started.wait(), 90) == 2
+    output = (tmp_path / "log").read_text()
+    assert "weights=e4m3 granularity=channel activations=e4m3" in output
