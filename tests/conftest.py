@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share two cores
 
@@ -46,3 +47,11 @@ def run_name() -> str:
 @pytest.fixture
 def keys(run_name: str) -> Keys:
     return Keys(run_name)
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """vLLM is part of `make test`. Where it cannot be installed its tests are skipped, unless that must not be."""
+    if importlib.util.find_spec("vllm") is None and os.environ.get("AIS_REQUIRE_VLLM") != "1":
+        for item in items:
+            if item.get_closest_marker("vllm"):
+                item.add_marker(pytest.mark.skip("vLLM is not installed: `make setup ENGINE=vllm` says why"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -111,14 +109,6 @@ def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Cal
         return body, digest_of(body)
 
     return make
-
-
-def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """vLLM is part of `make test`. Where it cannot be installed its tests are skipped, unless that must not be."""
-    if importlib.util.find_spec("vllm") is None and os.environ.get("AIS_REQUIRE_VLLM") != "1":
-        for item in items:
-            if item.path.name.startswith("test_vllm_"):
-                item.add_marker(pytest.mark.skip("vLLM is not installed: `make setup ENGINE=vllm` says why"))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

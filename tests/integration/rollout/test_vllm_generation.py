@@ -12,7 +12,11 @@ from vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
 from services.contracts.sampling import FinishReason, SamplingParameters
 from services.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]  # the first one starts vLLM
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(300),
+]  # the first one starts vLLM
 
 STOP_TOKEN = 2
 VOCABULARY = 22

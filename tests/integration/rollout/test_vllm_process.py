@@ -26,7 +26,7 @@ from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow, pytest.mark.timeout(300)]
 
 RUN = "vllm-process"
 

@@ -15,7 +15,11 @@ from services.contracts.probe import Probe
 from services.contracts.weights import WeightsRefused, WeightsStatus
 from services.rollout.engine import Completion
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]  # the first one starts vLLM
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(300),
+]  # the first one starts vLLM
 
 SEQUENCE = (*PROMPT, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 2)
 

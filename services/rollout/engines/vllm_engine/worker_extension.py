@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from safetensors import safe_open
 from torch import Tensor
@@ -21,7 +22,9 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.utils.torch_utils import set_default_torch_dtype
 
+from services.rollout.engines.vllm_engine import int8_cpu_kernel
 from services.rollout.engines.vllm_engine.arguments import TRANSFER_BACKEND
+from services.rollout.engines.vllm_engine.int8 import int8_tensors
 from services.rollout.engines.vllm_engine.precision import SnapshotFormat
 from services.rollout.engines.vllm_engine.scoring import score
 
@@ -38,12 +41,12 @@ class SnapshotUpdate(WeightTransferUpdateInfo):
     paths: list[str]
     """Safetensors files that every rank can read: together the tensors of the Hugging Face checkpoint in BF16."""
     format: SnapshotFormat
-    """The format of the checkpoint the engine was started from. bf16: loaded as it is; vLLM's own online quantisation,
-    if it is on, rounds again."""
+    """The format of the checkpoint the engine was started from. bf16: loaded as it is, and vLLM's own online
+    quantisation, if it is on, rounds again. int8: each rank makes the INT8 checkpoint's tensors from the BF16 ones."""
 
     def __post_init__(self) -> None:
-        if self.format not in ("bf16",):
-            raise ValueError(f"format: expected bf16, got {self.format!r}")
+        if self.format not in get_args(SnapshotFormat):
+            raise ValueError(f"format: expected {' or '.join(get_args(SnapshotFormat))}, got {self.format!r}")
 
 
 class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate]):
@@ -73,7 +76,8 @@ class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate])
     def receive_weights(self, update_info: SnapshotUpdate) -> None:
         # As in vLLM's first load. CPU kernels take their output dtype from the default.
         with set_default_torch_dtype(self.model_config.dtype):
-            self.model.load_weights(snapshot_tensors(update_info.paths))
+            tensors = snapshot_tensors(update_info.paths)
+            self.model.load_weights(int8_tensors(tensors) if update_info.format == "int8" else tensors)
 
     def finish_weight_update(self) -> None:
         with set_default_torch_dtype(self.model_config.dtype):
@@ -106,5 +110,6 @@ class WorkerExtension:
         return sorted({str(layer.weight.dtype) for layer in layers})
 
 
+int8_cpu_kernel.register()
 if TRANSFER_BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, SnapshotTransferEngine)
