@@ -9,7 +9,8 @@ from typing import Literal
 
 from services.runtime.settings import Section
 
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "vllm_process_name"}
+"""What is no extra field of ours. (vLLM puts its name of the process on every record, whoever logs.)"""
 
 
 class LoggingSettings(Section):

@@ -108,6 +108,21 @@ async def test_when_vllms_engine_process_is_killed_the_replica_ends_and_leaves_n
     assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
+async def test_a_killed_replica_leaves_none_of_vllms_processes(redis_url: str, tmp_path: Path) -> None:
+    """Also while it starts, when the model is being loaded."""
+    settings = overrides(SORT16, redis_url, "killed", "rollout.engine=vllm")
+    async with process(*settings, log=tmp_path / "log") as started:
+        replica = psutil.Process(started.pid)
+        children: list[psutil.Process] = []
+        async with asyncio.timeout(120):
+            while not any("EngineCore" in child.name() for child in children):
+                assert started.returncode is None, (tmp_path / "log").read_text()
+                children = replica.children(recursive=True)
+                await asyncio.sleep(0.1)
+        started.kill()
+        assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
 async def test_a_precision_this_host_cannot_compute_ends_the_start_with_what_it_can(
     redis_url: str, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ WORKER_EXTENSION = "services.rollout.engines.vllm_engine.worker_extension.Worker
 def prepare_environment(settings: RolloutSettings) -> None:
     """Sets what vLLM reads when it is imported, in this process and in those it starts. Call it before that.
 
-    What the user has set already stays, but for the two that are settings of ours.
+    What the user has set already stays, but for what settings of ours say and what the engine relies on.
     """
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -32,13 +32,13 @@ def prepare_environment(settings: RolloutSettings) -> None:
         "VLLM_LOGGING_LEVEL": "WARNING",
         # The model is a directory here; nothing is to be looked up elsewhere.
         "HF_HUB_OFFLINE": "1",
-        # This process has threads: a fork of it could inherit a held lock.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         # By default every replica on a machine would bind its first thread to the same core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+    # This process has threads, and a fork of it could inherit a held lock; nor would the watchdog find it.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.vllm.cpu_cache_gib)
 

@@ -8,9 +8,9 @@ import hashlib
 import itertools
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,10 @@ class VllmEngine:
 
     def __init__(
         self, llm: Any, model: ServedModel, settings: RolloutSettings, weights: LiveWeights,
-        statistics: list[EngineStatistics], directory: tempfile.TemporaryDirectory[str],
+        statistics: list[EngineStatistics], directory: Path,
+        resources: ExitStack,
     ) -> None:  # fmt: skip
-        """`directory` holds the snapshots that are or were served; it goes with the engine."""
+        """`directory` keeps the snapshots that are served; `resources` is closed with the engine."""
         self._llm = llm
         self._model = model
         self._settings = settings
@@ -60,6 +61,7 @@ class VllmEngine:
         self._weights = weights
         self._statistics = statistics
         self._directory = directory
+        self._resources = resources
         self._limits = Limits(model.vocab_size, model.max_model_len, settings.slots + settings.max_waiting_sequences)
         self._tickets = itertools.count()
         self._outstanding = 0
@@ -133,9 +135,8 @@ class VllmEngine:
         self._draining = True
         await end_tasks(self._health)
         self._fail(EngineFailedError("the engine was closed while the request was running"))
-        await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self._resources.close)
         del self._llm  # its finaliser fails when the interpreter is half gone
-        self._directory.cleanup()
 
     def _check(self, request: GenerationRequest) -> None:
         if self._failure.done():
@@ -234,7 +235,7 @@ class VllmEngine:
         probe = probe_of(snapshot, self._model.vocab_size)
         if probe is not None:
             probe = probe.cut(self._model.max_model_len - 1)
-        kept = Path(self._directory.name) / f"version-{version}.safetensors"
+        kept = self._directory / f"version-{version}.safetensors"
         kept.unlink(missing_ok=True)
         try:
             os.link(snapshot, kept)
@@ -245,7 +246,7 @@ class VllmEngine:
     def _discard(self, version: Version) -> None:
         """Removes what was kept of a version, but not the model's own files."""
         for file in version.files:
-            if file.is_relative_to(self._directory.name):
+            if file.is_relative_to(self._directory):
                 file.unlink(missing_ok=True)
 
     # Failing.

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ async def _open(
     from services.rollout.engines.vllm_engine.load import EngineStatistics, expose_vllm_metrics
     from services.rollout.engines.vllm_engine.model import read_model
     from services.rollout.engines.vllm_engine.updates import LiveWeights, Version
+    from services.rollout.engines.vllm_engine.watchdog import watchdog
 
     host = await asyncio.to_thread(this_host)
     mode = mode_of(settings.precision, host)
@@ -62,26 +64,20 @@ async def _open(
         statistics.append(EngineStatistics(observer))
         return statistics[-1]
 
-    kept = tempfile.TemporaryDirectory(prefix="ais-vllm-")
-    try:
-        checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, Path(kept.name))
+    with ExitStack() as resources:
+        resources.enter_context(watchdog())
+        kept = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ais-vllm-")))
+        checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, kept)
         arguments = engine_arguments(checkpoint, settings, model.max_model_len, mode, host)
         llm = await asyncio.to_thread(_start, arguments, statistics_of_rank)
-    except BaseException:
-        kept.cleanup()
-        raise
-    try:
+        resources.callback(llm.shutdown)
         first = Version(0, model.digest, model.files, probe=None)
         allowed = settings.probe_tolerance or tolerance(settings.precision)
         weights = LiveWeights(llm, first, mode.snapshot_format, model.vocab_size, allowed, settings.vllm.update_seconds)
         await weights.prepare()
         await _require_dtype(llm, mode)
-    except BaseException:
-        llm.shutdown()
-        kept.cleanup()
-        raise
-    expose_vllm_metrics(registry)
-    return VllmEngine(llm, model, settings, weights, statistics, kept)
+        expose_vllm_metrics(registry)
+        return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
 
 
 def _checkpoint(directory: Path, mode: LinearMode, work: Path) -> Path:

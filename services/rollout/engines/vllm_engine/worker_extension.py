@@ -6,6 +6,7 @@ to the checkpoint's layout, loaded, quantised and packed again, copied into the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -110,6 +111,12 @@ class WorkerExtension:
         return sorted({str(layer.weight.dtype) for layer in layers})
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """At every reload vLLM warns that rotary embeddings found no weights. No checkpoint has any: they are computed."""
+    return "RotaryEmbedding" not in record.getMessage()
+
+
+logging.getLogger(initialize_layerwise_reload.__module__).addFilter(_is_news)
 int8_cpu_kernel.register()
 if TRANSFER_BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, SnapshotTransferEngine)

@@ -1,0 +1,47 @@
+"""Ends vLLM's processes when the replica's own has ended, however it ended.
+
+vLLM's engine and worker processes outlive a parent that is killed: they would keep the model in memory and nobody would
+ask them for anything again. So they are started with a mark in their environment, and a small program beside the
+replica waits for its standard input to end, which is when the replica does, and kills what bears the mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MARK = "AIS_VLLM_OF"
+"""Environment variable of every process that one replica's vLLM starts (by spawn: a forked one has none of its own)."""
+
+
+@contextmanager
+def watchdog() -> Iterator[None]:
+    """Processes started while the context is open, and theirs, are killed at its end, or when this process dies."""
+    os.environ[MARK] = secrets.token_hex(8)
+    # In a session of its own: the terminal's Ctrl-C is for the replica, which may still drain.
+    with subprocess.Popen((sys.executable, __file__), stdin=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdin is not None
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            del os.environ[MARK]
+
+
+def main() -> None:
+    import psutil  # of vLLM's own requirements
+
+    sys.stdin.read()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(MARK) == os.environ[MARK]:
+                process.kill()
+
+
+if __name__ == "__main__":
+    main()
