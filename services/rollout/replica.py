@@ -47,7 +47,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     async with AsyncExitStack() as stack:
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(engine.close)
-        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="ais-rollout-"))
+        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="ais-rollout-", dir=rollout.staging_directory))
         draining = asyncio.Event()
 
         def record() -> ReplicaRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -68,6 +69,9 @@ class RolloutSettings(Section):
     """Port of the generation API; 0 takes a free one and registers it."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port of the control API; 0 takes a free one and registers it."""
+    staging_directory: Path | None = None
+    """Where pushed weights are staged while they are verified, and kept while they serve. None: the system's directory
+    for temporary files; /dev/shm keeps them in memory. Room for two versions."""
     drain_seconds: float = Field(default=3.0, ge=0)
     """After SIGTERM: how long running sequences may take to finish."""
 

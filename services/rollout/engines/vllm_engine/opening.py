@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from services.rollout.engine import Engine, EngineObserver, ModelUnsupportedError
+from services.rollout.engine import Engine, EngineObserver, ModelUnsupportedError, WeightsRejectedError
 from services.rollout.engines.vllm_engine.arguments import engine_arguments, prepare_environment
 from services.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
 from services.rollout.probe import tolerance
@@ -66,7 +66,8 @@ async def _open(
 
     with ExitStack() as resources:
         resources.enter_context(watchdog())
-        kept = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ais-vllm-")))
+        staging = tempfile.TemporaryDirectory(prefix="ais-vllm-", dir=settings.staging_directory)
+        kept = Path(resources.enter_context(staging))
         checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, kept)
         arguments = engine_arguments(checkpoint, settings, model.max_model_len, mode, host)
         llm = await asyncio.to_thread(_start, arguments, statistics_of_rank)
@@ -74,7 +75,10 @@ async def _open(
         first = Version(0, model.digest, model.files, probe=None)
         allowed = settings.probe_tolerance or tolerance(settings.precision)
         weights = LiveWeights(llm, first, mode.snapshot_format, model.vocab_size, allowed, settings.vllm.update_seconds)
-        await weights.prepare()
+        try:
+            await weights.prepare()
+        except WeightsRejectedError as error:
+            raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
         await _require_dtype(llm, mode)
         expose_vllm_metrics(registry)
         return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
