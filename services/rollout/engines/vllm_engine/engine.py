@@ -136,7 +136,6 @@ class VllmEngine:
         await end_tasks(self._health)
         self._fail(EngineFailedError("the engine was closed while the request was running"))
         await asyncio.to_thread(self._resources.close)
-        del self._llm  # its finaliser fails when the interpreter is half gone
 
     def _check(self, request: GenerationRequest) -> None:
         if self._failure.done():
