@@ -51,6 +51,6 @@ def open_tokenizer(model: Path, settings: PromptSettings) -> PolicyTokenizer:
             "collector.prompt.system and template_arguments need a chat template, and the tokenizer of "
             f"{model} has none"
         )
-    opened = PolicyTokenizer(tokenizer, template, settings)
-    opened.encode_prompt("?")  # a template that refuses our arguments does so now
-    return opened
+    if template is not None:
+        template.render(settings.system, "", settings.template_arguments)  # one that refuses our arguments does so now
+    return PolicyTokenizer(tokenizer, template, settings)

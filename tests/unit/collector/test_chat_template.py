@@ -92,6 +92,11 @@ def test_without_a_template_the_text_is_encoded_as_it_is(tmp_path: Path) -> None
     assert open_tokenizer(directory, PromptSettings()).encode_prompt("1 + 2 =") == plain
 
 
+def test_the_demos_tokenizer_of_a_few_characters_opens() -> None:
+    tokenizer = open_tokenizer(Path(__file__).parents[3] / "examples" / "sort16" / "model", PromptSettings())
+    assert tokenizer.decode_response(tokenizer.encode_prompt("31=")) == "31="
+
+
 def test_a_response_is_decoded_without_special_tokens(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(write_tokenizer(tmp_path, CHATML), PromptSettings())
     tokens = tokenizer.tokenizer.encode("3<|end|>", add_special_tokens=False).ids

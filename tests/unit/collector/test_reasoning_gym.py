@@ -15,6 +15,8 @@ from services.collector.tasks import open_task
 from services.collector.verifiers import open_verifier
 from services.contracts.sampling import FinishReason
 
+pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
+
 ADDITION = ReasoningGymDataset(name="chain_sum", parameters={"max_terms": 2, "max_digits": 1})
 """200 different questions."""
 STOP = FinishReason.STOP
