@@ -54,6 +54,8 @@ $(INSTALLED): pyproject.toml
 	@echo "Setting up $(VENV) (about two minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[reasoning-gym]' || \
+	  echo "reasoning-gym cannot be installed here (it needs a C compiler): no tasks of it, and its tests are skipped"
 	@touch $@
 
 $(VLLM): $(INSTALLED) deploy/install_vllm.py

@@ -103,6 +103,11 @@ def _literal(value: Any) -> str:
         return repr(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(_literal(item) for item in value)}]"
-    if _is_section(value):
-        return "{" + ", ".join(f"{k} = {_literal(v)}" for k, v in _values(value).items() if v is not None) + "}"
+    if _is_section(value) or isinstance(value, Mapping):
+        items = value if isinstance(value, Mapping) else _values(value)
+        return "{" + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in items.items() if v is not None) + "}"
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and name.isascii() else json.dumps(name, ensure_ascii=False)

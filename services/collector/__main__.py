@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tokenizers import Tokenizer
-
 from services.collector.collector import Collector
 from services.collector.metrics import CollectorMetrics
+from services.collector.prompts import Split, TaskError
 from services.collector.settings import CollectorProcessSettings
-from services.collector.tasks import Split, TaskError, open_task
+from services.collector.tasks import open_task
 from services.collector.tokenizer import open_tokenizer
 from services.collector.verifiers import open_verifier
 from services.contracts.events import TrainerEvents
@@ -32,7 +31,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         verifier = open_verifier(settings.collector.task)
     except TaskError as error:
         raise UnavailableError(str(error)) from error
-    tokenizer: Tokenizer = open_tokenizer(settings.run.model)
+    tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
     redis = await connect(settings.redis)
     keys = Keys(settings.run.name)
     registry = service_registry("collector")

@@ -14,14 +14,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
-from tokenizers import Tokenizer
 
 from services.collector.admission import Admission
 from services.collector.dispatch import Dispatcher
 from services.collector.generation import GenerationClient, GenerationError
 from services.collector.metrics import CollectorMetrics
+from services.collector.prompts import Prompt, TaskSource
 from services.collector.settings import CollectorSettings
-from services.collector.tasks import Prompt, TaskSource
+from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import Verifier
 from services.contracts.events import EVENTS_A_READ, Discarded, Finished, TrainerEvents, VersionPublished
 from services.contracts.queue import TrajectoryQueue
@@ -62,7 +62,7 @@ class Collector:
         settings: CollectorSettings,
         task: TaskSource,
         verifier: Verifier,
-        tokenizer: Tokenizer,
+        tokenizer: PolicyTokenizer,
         queue: TrajectoryQueue,
         registry: ReplicaRegistry,
         events: TrainerEvents,
@@ -245,7 +245,7 @@ class Collector:
 
     async def _generate(self, assignment: Assignment, prompt: Prompt) -> ScoredGroup:
         group_id = f"{self._run.name}-{assignment.ordinal}-{assignment.attempt}"
-        token_ids: list[int] = self._tokenizer.encode(prompt.text).ids
+        token_ids = self._tokenizer.encode_prompt(prompt.text)
         client = self._client(assignment.replica)
         trajectories = await client.generate(
             group_id,
@@ -267,8 +267,8 @@ class Collector:
         )
 
     def _reward(self, trajectory: Trajectory, prompt: Prompt) -> float:
-        text: str = self._tokenizer.decode(trajectory.token_ids.tolist(), skip_special_tokens=True)
-        return self._verifier(text, prompt.answer, trajectory.finish_reason)
+        text = self._tokenizer.decode_response(trajectory.token_ids.tolist())
+        return self._verifier(text, prompt, trajectory.finish_reason)
 
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""

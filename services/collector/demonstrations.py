@@ -13,8 +13,9 @@ import json
 import random
 import sys
 
+from services.collector.prompts import Split
 from services.collector.settings import TaskSettings
-from services.collector.tasks import Split, open_task
+from services.collector.tasks import open_task
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import grpc
 import httpx
-from tokenizers import Tokenizer
 
 from services.collector.generation import GenerationClient, GenerationError
+from services.collector.prompts import Split, TaskError, TaskSource
 from services.collector.settings import CollectorProcessSettings
-from services.collector.tasks import Split, TaskError, TaskSource, open_task
-from services.collector.tokenizer import open_tokenizer
+from services.collector.tasks import open_task
+from services.collector.tokenizer import PolicyTokenizer, open_tokenizer
 from services.collector.verifiers import Verifier, open_verifier
 from services.contracts.sampling import Precision
 from services.contracts.trajectory import TrajectoryBounds
@@ -67,8 +67,8 @@ class Replica:
 
 
 async def score(
-    replica: Replica, task: TaskSource, verifier: Verifier, tokenizer: Tokenizer, settings: CollectorProcessSettings,
-    prompts: int, step: int,
+    replica: Replica, task: TaskSource, verifier: Verifier, tokenizer: PolicyTokenizer,
+    settings: CollectorProcessSettings, prompts: int, step: int,
 ) -> Score:  # fmt: skip
     """One response to each of the first `prompts` held-out prompts, under the policy the replica serves now."""
     async with grpc.aio.insecure_channel(replica.grpc_address) as channel:
@@ -83,14 +83,14 @@ async def score(
         async with room:
             trajectories = await client.generate(
                 f"evaluation-{step}-{ordinal}",
-                tokenizer.encode(prompt.text).ids,
+                tokenizer.encode_prompt(prompt.text),
                 1,
                 sampling,
                 TrajectoryBounds(vocab_size=description.vocab_size),
                 CALL_SECONDS,
             )
-        text: str = tokenizer.decode(trajectories[0].token_ids.tolist(), skip_special_tokens=True)
-        return verifier(text, prompt.answer, trajectories[0].finish_reason)
+        text = tokenizer.decode_response(trajectories[0].token_ids.tolist())
+        return verifier(text, prompt, trajectories[0].finish_reason)
 
     try:
         rewards = await asyncio.gather(*(reward(ordinal) for ordinal in range(prompts)))
@@ -128,7 +128,7 @@ async def push(replica: Replica, checkpoint: Path, version: int) -> None:
 async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:
     task = open_task(settings.collector.task, settings.run.seed, Split.HELD_OUT)
     verifier = open_verifier(settings.collector.task)
-    tokenizer = open_tokenizer(settings.run.model)
+    tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
     with arguments.output.open("a") as output:
         for checkpoint in arguments.checkpoints or [None]:
             step = 0

@@ -1,48 +1,15 @@
-"""Where prompts come from: an endless order of prompts that is a pure function of seed and ordinal.
-
-Because the order has no state, it is resumable for free: whoever knows an ordinal knows its prompt.
-"""
+"""Where prompts come from: the sources of our own, and which one the settings ask for."""
 
 from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
+from services.collector.prompts import Prompt, Split, TaskError, TaskSource
+from services.collector.reasoning_gym_task import ReasoningGymTask, check_scorable
 from services.collector.settings import TaskSettings
-
-
-class TaskError(ValueError):
-    """The task cannot be used. The message says which file and line, and what was expected."""
-
-
-class Split(StrEnum):
-    """Prompts of one split do not serve in another (for `jsonl`: when a held-out file is given)."""
-
-    DEMONSTRATION = "demonstration"
-    TRAIN = "train"
-    HELD_OUT = "held-out"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A question with the answer a verifier compares with."""
-
-    prompt_id: str
-    text: str
-    answer: str
-
-
-class TaskSource(Protocol):
-    """An endless seeded order of prompts."""
-
-    name: str
-
-    def prompt(self, ordinal: int) -> Prompt: ...
 
 
 class SortTask:
@@ -63,9 +30,9 @@ class SortTask:
 class JsonlTask:
     """Prompts of a JSONL file, in a new seeded order each epoch."""
 
-    def __init__(self, file: Path, seed: int) -> None:
-        self.name = file.stem
-        self._prompts = _read_jsonl(file)
+    def __init__(self, name: str, prompts: list[Prompt], seed: int) -> None:
+        self.name = name
+        self._prompts = prompts
         self._seed = seed
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
@@ -80,15 +47,21 @@ class JsonlTask:
 
 
 def open_task(settings: TaskSettings, seed: int, split: Split) -> TaskSource:
-    """Raises TaskError for a file that is missing, empty or malformed."""
+    """Raises TaskError for a file that is missing, empty or malformed, and for an unknown dataset."""
     if settings.name == "sort":
         return SortTask(settings.digits, seed, split)
+    if settings.name == "reasoning_gym":
+        return ReasoningGymTask(settings.datasets, seed, split)
     assert settings.file is not None  # the settings model has checked it
     held_out = settings.held_out_file if split is Split.HELD_OUT else None
-    return JsonlTask(held_out or settings.file, seed)
+    prompts = read_jsonl(held_out or settings.file)
+    if settings.effective_verifier == "reasoning_gym":
+        check_scorable(prompts)
+    return JsonlTask((held_out or settings.file).stem, prompts, seed)
 
 
-def _read_jsonl(file: Path) -> list[Prompt]:
+def read_jsonl(file: Path) -> list[Prompt]:
+    """The prompts of a file. Raises TaskError with the line that is wrong."""
     try:
         # Not splitlines: it also splits at characters that may stand inside a JSON string.
         lines = file.read_text(encoding="utf-8").split("\n")
@@ -107,8 +80,14 @@ def _parse(file: Path, number: int, line: str) -> Prompt:
         row = json.loads(line)
         if not isinstance(row["prompt"], str):
             raise TaskError(f"{file}, line {number}: the prompt must be text, got {row['prompt']!r}")
+        metadata = row.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise TaskError(f"{file}, line {number}: the metadata must be an object, got {metadata!r}")
         return Prompt(
-            prompt_id=str(row.get("id", f"{file.stem}-{number}")), text=row["prompt"], answer=str(row["answer"])
+            prompt_id=str(row.get("id", f"{file.stem}-{number}")),
+            text=row["prompt"],
+            answer=str(row["answer"]),
+            metadata=metadata,
         )
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise TaskError(f"{file}, line {number}: expected a JSON object, got {line[:80]!r}") from error

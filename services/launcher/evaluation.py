@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,15 +39,23 @@ class Evaluation:
 
 async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job: Evaluation) -> None:
     """Starts a replica, scores its own policy, then each checkpoint's, ends it. Raises ProcessFailedError."""
-    replica = evaluation_replica(config, redis.url, job.run_name, job.overrides)
+    async with serving_replica(processes, config, redis, job.run_name, job.overrides) as record:
+        await _score(processes, config, redis, job, record, checkpoints=())
+        if job.checkpoints:
+            await _score(processes, config, redis, job, record, job.checkpoints)
+
+
+@asynccontextmanager
+async def serving_replica(
+    processes: Processes, config: Path, redis: RedisSettings, run_name: str, overrides: Sequence[str]
+) -> AsyncIterator[ReplicaRecord]:
+    """A replica of its own run, ready for calls, and ended with the context. Raises ProcessFailedError."""
+    replica = evaluation_replica(config, redis.url, run_name, overrides)
     client = await connect(redis)
     try:
         running = asyncio.create_task(processes.run(replica))
         try:
-            record = await _ready(Fleet(client, job.run_name), running, processes, replica.name)
-            await _score(processes, config, redis, job, record, checkpoints=())
-            if job.checkpoints:
-                await _score(processes, config, redis, job, record, job.checkpoints)
+            yield await _ready(Fleet(client, run_name), running, processes, replica.name)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -7,19 +7,23 @@ on the rounded copies; autograd goes through the rounding, so gradients arrive a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from services.runtime.process import UnavailableError
 from services.trainer.float32_products import bf16_products
 from services.trainer.microbatch import Microbatch
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits that are in memory at once, each about six times over as float32 in the backward pass: under a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,6 @@ class Policy:
         """`model` is float32 already. Raises UnavailableError for an architecture whose head is not a plain layer."""
         self.model = model.eval()  # dropout stays off: the behaviour policy has none
         self._compute_dtype = compute_dtype
-        self._scorer = _Scorer(model)
         self._check_head()
 
     @classmethod
@@ -80,12 +83,9 @@ class Policy:
         return int(self.model.config.max_position_embeddings)
 
     def score(self, microbatch: Microbatch) -> TokenScores:
-        """One forward pass. The head runs on response positions only; log-softmax is float32."""
-        logits = self._logits(microbatch.input_ids, microbatch.rows, microbatch.columns)
-        logprobs = torch.log_softmax(logits / microbatch.temperature[:, None], dim=-1)
-        with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(-1)
-        return TokenScores(logprobs.gather(1, microbatch.targets[:, None]).squeeze(1), entropy)
+        """One forward pass. The head runs on response positions only, in pieces that bound what their logits take."""
+        hidden = self._hidden(microbatch.input_ids, microbatch.rows, microbatch.columns)
+        return self._score_hidden(hidden, microbatch.targets, microbatch.temperature)
 
     @torch.no_grad()
     def sequence_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -94,38 +94,56 @@ class Policy:
         lengths = torch.tensor([len(sequence) - 1 for sequence in sequences])
         rows, columns = (torch.arange(inputs.shape[1]) < lengths[:, None]).nonzero(as_tuple=True)
         targets = torch.cat([torch.tensor(sequence[1:]) for sequence in sequences]).to(self.device)
-        logits = self._logits(inputs.to(self.device), rows.to(self.device), columns.to(self.device))
-        logprobs = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None]).squeeze(1)
-        return [part.tolist() for part in torch.split(logprobs, lengths.tolist())]
+        hidden = self._hidden(inputs.to(self.device), rows.to(self.device), columns.to(self.device))
+        scores = self._score_hidden(hidden, targets, torch.ones(len(targets), device=self.device))
+        return [part.tolist() for part in torch.split(scores.logprobs, lengths.tolist())]
 
-    def _logits(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """float32 [T, V]: logits at `rows`, `columns` (int64 [T]) of `input_ids` (int64 [R, L])."""
-        rounded = {f"model.{name}": weight.to(self._compute_dtype) for name, weight in self.model.named_parameters()}
-        with bf16_products(self.model.device):
-            logits: torch.Tensor = functional_call(self._scorer, rounded, (input_ids, rows, columns))
-        return logits.float()
+    def _hidden(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [T, H] at `rows`, `columns` (int64 [T]) of `input_ids` (int64 [R, L])."""
+        # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
+        with bf16_products(self.device):
+            output = functional_call(
+                self.model.base_model,
+                self._rounded(self.model.base_model),
+                kwargs={"input_ids": input_ids, "use_cache": False},
+            )
+        return output.last_hidden_state[rows, columns]  # type: ignore[no-any-return]
+
+    def _score_hidden(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor) -> TokenScores:
+        """What the distributions after `hidden` [T, H] say about `targets` (int64 [T])."""
+        length = max(1, LOGITS_AT_ONCE // self.vocab_size)
+        if len(hidden) <= length:
+            return self._score_piece(hidden, targets, temperature)
+        pieces = zip(*(torch.split(tensor, length) for tensor in (hidden, targets, temperature)), strict=True)
+        # A piece's logits are not kept for the backward pass but computed again.
+        scores = [
+            checkpoint(self._score_piece, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces
+        ]
+        return TokenScores(*(torch.cat([getattr(one, field.name) for one in scores]) for field in fields(TokenScores)))
+
+    def _score_piece(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor) -> TokenScores:
+        """The head and its log-softmax, which is float32."""
+        head = self.model.get_output_embeddings()
+        with bf16_products(self.device):
+            logits = functional_call(head, self._rounded(head), (hidden,))
+        logprobs = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+        chosen = logprobs.gather(1, targets[:, None]).squeeze(1)
+        with torch.no_grad():
+            entropy = -(logprobs.exp() * logprobs).sum(-1)
+        return TokenScores(chosen, entropy)
+
+    def _rounded(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """The module's master weights in the precision of the forward pass."""
+        return {name: weight.to(self._compute_dtype) for name, weight in module.named_parameters()}
 
     @torch.no_grad()
     def _check_head(self) -> None:
         """Some architectures do more to the logits (soft-capping, scaling); training on others would be wrong."""
         tokens = torch.arange(min(8, self.vocab_size), device=self.model.device)
         expected = self.model(input_ids=tokens[None], use_cache=False).logits[0]
-        if not torch.equal(self._scorer(tokens[None], torch.zeros_like(tokens), tokens), expected):
+        hidden = self.model.base_model(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
+        if not torch.equal(self.model.get_output_embeddings()(hidden), expected):
             raise UnavailableError(
                 f"{type(self.model).__name__} does not compute its logits by one linear layer on the last hidden "
                 "state. The trainer supports the Qwen3 and Llama families and others built like them."
             )
-
-
-class _Scorer(nn.Module):
-    """The model up to the logits of chosen positions."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        logits: torch.Tensor = self.model.get_output_embeddings()(hidden[rows, columns])
-        return logits

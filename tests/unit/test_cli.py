@@ -70,6 +70,8 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
             'collector.task.pattern="ä\\n\\\\d"',
             'correction.rejections=[{statistic = "k1", upper = 0.5}]',
             "correction.mixing.mismatch_limit=inf",
+            'collector.task.datasets=[{name = "gcd", parameters = {max_num = 9, "other key" = [1, 2]}}]',
+            'collector.prompt.template_arguments={style = "a\\"b", enable_thinking = false}',
         ],
     )
     file = tmp_path / "config.toml"

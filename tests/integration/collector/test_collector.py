@@ -15,8 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from services.collector.collector import Collector
 from services.collector.metrics import CollectorMetrics
-from services.collector.settings import CollectorSettings, TaskSettings
-from services.collector.tasks import Split, open_task
+from services.collector.prompts import Split
+from services.collector.settings import CollectorSettings, PromptSettings, TaskSettings
+from services.collector.tasks import open_task
+from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import open_verifier
 from services.contracts.events import Finished, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
@@ -41,12 +43,12 @@ BOUNDS = TrajectoryBounds(vocab_size=len(ALPHABET))
 Behaviour = Callable[[rollout_pb2.GenerateRequest, grpc.aio.ServicerContext], AsyncIterator[pb.Trajectory]]
 
 
-def tokenizer() -> Tokenizer:
+def tokenizer() -> PolicyTokenizer:
     characters = Tokenizer(models.WordLevel({c: i for i, c in enumerate(ALPHABET)}, unk_token="_"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     characters.decoder = decoders.Fuse()
     characters.add_special_tokens(["_", "^", "$"])
-    return characters
+    return PolicyTokenizer(characters, None, PromptSettings())
 
 
 def sample(request: rollout_pb2.GenerateRequest, index: int, correct: bool) -> pb.Trajectory:

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.collector.prompts import Prompt, Split, TaskError
 from services.collector.settings import CollectorSettings, TaskSettings
-from services.collector.tasks import JsonlTask, Split, TaskError, open_task
+from services.collector.tasks import open_task
 from services.collector.verifiers import open_verifier
 from services.contracts.sampling import FinishReason
+
+
+def answered_by(answer: str) -> Prompt:
+    return Prompt(prompt_id="p", text="q", answer=answer)
 
 
 def write_jsonl(path: Path, rows: int) -> Path:
@@ -39,7 +44,8 @@ def test_the_order_of_prompts_depends_on_seed_split_and_ordinal_alone() -> None:
 
 
 def test_an_epoch_of_a_file_has_every_prompt_once_and_the_next_has_another_order(tmp_path: Path) -> None:
-    task = JsonlTask(write_jsonl(tmp_path / "t.jsonl", 20), seed=0)
+    settings = TaskSettings(name="jsonl", file=write_jsonl(tmp_path / "t.jsonl", 20))
+    task = open_task(settings, 0, Split.TRAIN)
     epochs = [[task.prompt(epoch * 20 + i).text for i in range(20)] for epoch in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(f"q{i}" for i in range(20))
     assert epochs[0] != epochs[1]
@@ -55,7 +61,13 @@ def test_evaluation_reads_the_held_out_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("", "no prompts"), ("not json\n", "line 1"), ('{"prompt": "a"}\n', "'answer' is missing"), ("[1]\n", "line 1")],
+    [
+        ("", "no prompts"),
+        ("not json\n", "line 1"),
+        ('{"prompt": "a"}\n', "'answer' is missing"),
+        ("[1]\n", "line 1"),
+        ('{"prompt": "a", "answer": "b", "metadata": 1}\n', "metadata must be an object"),
+    ],
 )
 def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "bad.jsonl"
@@ -71,16 +83,16 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_exact_match_wants_the_answer_and_an_end() -> None:
     verify = open_verifier(TaskSettings())
-    assert verify("123", "123", FinishReason.STOP) == 1.0
-    assert verify("123", "123", FinishReason.LENGTH) == 0.0
-    assert verify("1234", "123", FinishReason.STOP) == 0.0
+    assert verify("123", answered_by("123"), FinishReason.STOP) == 1.0
+    assert verify("123", answered_by("123"), FinishReason.LENGTH) == 0.0
+    assert verify("1234", answered_by("123"), FinishReason.STOP) == 0.0
 
 
 def test_a_regular_expression_compares_its_last_capture() -> None:
     verify = open_verifier(TaskSettings(verifier="regular_expression", pattern=r"#### (\d+)"))
-    assert verify("#### 1 no, #### 42", "42", FinishReason.LENGTH) == 1.0
-    assert verify("#### 42 no, #### 1", "42", FinishReason.LENGTH) == 0.0
-    assert verify("42", "42", FinishReason.STOP) == 0.0
+    assert verify("#### 1 no, #### 42", answered_by("42"), FinishReason.LENGTH) == 1.0
+    assert verify("#### 42 no, #### 1", answered_by("42"), FinishReason.LENGTH) == 0.0
+    assert verify("42", answered_by("42"), FinishReason.STOP) == 0.0
 
 
 def test_a_pattern_that_does_not_compile_is_refused() -> None:

@@ -10,6 +10,7 @@ from trainer_groups import make_group
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from services.runtime.process import UnavailableError
+from services.trainer import policy as policy_module
 from services.trainer.demo_model import demo_model
 from services.trainer.float32_products import Float32Products
 from services.trainer.microbatch import Sample, cut
@@ -70,6 +71,33 @@ def test_tied_embeddings_are_one_weight_with_the_gradient_of_both_uses() -> None
     assert gradient is not None
     never_read = [token for token in range(22) if token not in microbatch.input_ids]
     assert (gradient[never_read].abs().sum(1) > 0).all()  # from the head's softmax alone
+
+
+def test_a_large_vocabularys_logits_are_not_kept_and_change_no_score_nor_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (microbatch,) = cut(samples(), tokens_per_microbatch=10_000)
+    whole, pieces = (Policy(demo_model(seed=1), compute_dtype=torch.float32) for _ in range(2))
+    expected = whole.score(microbatch)
+    expected.logprobs.square().sum().backward()
+
+    monkeypatch.setattr(policy_module, "LOGITS_AT_ONCE", 5 * pieces.vocab_size)
+    logits: list[int] = []
+
+    def kept(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-1:] == (pieces.vocab_size,):
+            logits.append(len(tensor))
+        return tensor
+
+    assert len(microbatch.targets) > 10
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
+        scores = pieces.score(microbatch)
+    scores.logprobs.square().sum().backward()
+    assert logits == []
+    assert torch.equal(scores.logprobs, expected.logprobs)
+    assert torch.equal(scores.entropy, expected.entropy)
+    for name, parameter in pieces.masters.items():
+        torch.testing.assert_close(parameter.grad, whole.masters[name].grad, atol=1e-5, rtol=1e-5)
 
 
 def test_a_head_that_does_more_than_a_linear_layer_is_refused() -> None:

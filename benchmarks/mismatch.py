@@ -1,0 +1,279 @@
+"""How far the policy that samples is from the policy that trains, by number format.
+
+For each precision a real replica, started as `ais eval` starts one, samples prompts of the task at the settings' own
+temperature; the trainer's policy scores the same tokens in BF16. Weights are the same on both sides, so what differs is
+arithmetic: number formats, kernels, order of additions. Standard errors are of a bootstrap over prompts. The token and
+sequence ESS ratios are of raw importance ratios: 1 is no mismatch.
+
+    ais bench mismatch                                                  # the demo's model, torch engine
+    ais bench mismatch -c examples/smollm2/config.toml --engine vllm    # writes benchmarks/results/mismatch.json too
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ais_core import CorrectionSettings, SequenceBatch, build, log_ratio, summarize
+from services.collector.generation import GenerationClient
+from services.collector.prompts import Split, TaskSource
+from services.collector.tasks import open_task
+from services.collector.tokenizer import PolicyTokenizer, open_tokenizer
+from services.contracts.registry import ReplicaRecord
+from services.contracts.trajectory import TrajectoryBounds
+from services.launcher.evaluation import serving_replica
+from services.launcher.processes import Processes, ProcessFailedError
+from services.launcher.server import provide_redis
+from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE, UnavailableError
+from services.runtime.settings import SettingsError
+from services.settings import Settings, load, to_toml
+from services.trainer.microbatch import Sample, cut
+from services.trainer.policy import Policy
+
+RESULTS = Path(__file__).parent / "results" / "mismatch.json"
+EXAMPLE = Path("examples/sort16/config.toml")
+W8A8 = {"granularity": "channel", "kv_cache": "bf16", "head": "false"}
+PRECISIONS = {
+    "bf16": {"weights": "bf16", "kv_cache": "bf16"},
+    "fp8": {**W8A8, "weights": "e4m3", "activations": "e4m3"},
+    "fp8_kv": {**W8A8, "weights": "e4m3", "activations": "e4m3", "kv_cache": "e4m3"},
+    "int8": {**W8A8, "weights": "int8", "activations": "int8"},
+}
+FIGURES = {
+    "mean_abs_log_ratio": "nats",
+    "k3": "nats",
+    "token_ess_ratio": "share",
+    "sequence_ess_ratio": "share",
+}
+"""Diagnostics of ais_core, in the table's order, and their units."""
+RESAMPLES = 200
+CALL_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its standard error."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ± {self.error:.1g}"
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One precision against the trainer's BF16."""
+
+    precision: str
+    """As the replica describes itself."""
+    engine: str
+    sequences: int
+    tokens: int
+    figures: dict[str, Estimate]
+
+
+async def sample(
+    replica: ReplicaRecord, task: TaskSource, tokenizer: PolicyTokenizer, settings: Settings, prompts: int
+) -> list[list[Sample]]:
+    """One group for each of the task's first prompts."""
+    client = GenerationClient(replica.grpc_address)
+    room = asyncio.Semaphore(max(1, replica.slots // settings.run.samples_per_group))
+
+    async def group(ordinal: int) -> list[Sample]:
+        token_ids = tokenizer.encode_prompt(task.prompt(ordinal).text)
+        async with room:
+            trajectories = await client.generate(
+                f"mismatch-{ordinal}",
+                token_ids,
+                settings.run.samples_per_group,
+                settings.collector.sampling.model_copy(update={"seed": settings.run.seed + ordinal}),
+                TrajectoryBounds(vocab_size=replica.vocab_size),
+                CALL_SECONDS,
+            )
+        return [Sample(torch.tensor(token_ids, dtype=torch.int32).numpy(), one) for one in trajectories]
+
+    try:
+        with Progress(transient=True) as progress:
+            return [
+                await done
+                for done in progress.track(
+                    asyncio.as_completed([group(ordinal) for ordinal in range(prompts)]),
+                    total=prompts,
+                    description=f"sampling, {replica.precision}",
+                )
+            ]
+    finally:
+        await client.close()
+
+
+def measure(policy: Policy, groups: Sequence[Sequence[Sample]], tokens_per_microbatch: int) -> torch.Tensor:
+    """float64 [groups, sums]: ais_core's sums of each group."""
+    correction = build(CorrectionSettings(method="none"))
+    rows = []
+    for group in groups:
+        parts = []
+        for microbatch in cut(group, tokens_per_microbatch):
+            microbatch = microbatch.to(policy.device)
+            with torch.no_grad():
+                logprobs = policy.score(microbatch).logprobs
+            ratios = SequenceBatch.packed(log_ratio(logprobs, microbatch.behaviour_logprobs), microbatch.lengths)
+            parts.append(correction.measure(ratios, torch.zeros(len(microbatch.lengths), device=policy.device)).cpu())
+        rows.append(torch.stack(parts).sum(0))
+    return torch.stack(rows)
+
+
+def estimate(sums: torch.Tensor, seed: int) -> dict[str, Estimate]:
+    """Every figure of all groups together, with the spread it has when prompts are drawn again."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=generator)
+    resampled = [summarize(sums[chosen].sum(0)) for chosen in drawn]
+    whole = summarize(sums.sum(0))
+    return {
+        name: Estimate(
+            getattr(whole, name), float(torch.tensor([getattr(one, name) for one in resampled]).double().std())
+        )
+        for name in FIGURES
+    }
+
+
+async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -> dict[str, Mismatch]:
+    """Samples with one replica after another, then scores."""
+    task = open_task(settings.collector.task, settings.run.seed, Split.HELD_OUT)
+    tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
+    sampled: dict[str, tuple[ReplicaRecord, list[list[Sample]]]] = {}
+    with TemporaryDirectory(prefix="ais-mismatch-") as scratch:
+        directory = Path(scratch)
+        config = directory / "config.toml"
+        config.write_text(to_toml(settings))
+        async with Processes(directory / "logs", settings.launcher.stop_grace_seconds) as processes:
+            redis, _server = await provide_redis(processes, settings.redis, directory / "valkey")
+            for name in precisions:
+                print(f"starting a {name} replica", flush=True)
+                overrides = [f"rollout.precision.{key}={value}" for key, value in PRECISIONS[name].items()]
+                run_name = f"mismatch-{os.getpid()}-{name}"
+                async with serving_replica(processes, config, redis, run_name, overrides) as replica:
+                    sampled[name] = (replica, await sample(replica, task, tokenizer, settings, prompts))
+    print("scoring by the trainer's policy", flush=True)
+    policy = Policy.load(settings.run.model, settings.trainer.device)
+    return {
+        name: Mismatch(
+            precision=str(replica.precision),
+            engine=replica.engine,
+            sequences=sum(map(len, groups)),
+            tokens=sum(len(one.trajectory.token_ids) for group in groups for one in group),
+            figures=estimate(
+                measure(policy, groups, settings.trainer.tokens_per_microbatch), settings.run.seed
+            ),
+        )
+        for name, (replica, groups) in sampled.items()
+    }  # fmt: skip
+
+
+def show(found: dict[str, Mismatch], model: Path) -> None:
+    table = Table("precision", "mean |log-ratio|", "k3", "token ESS ratio", "sequence ESS ratio", "tokens")
+    table.title = f"{model}, {next(iter(found.values())).engine} engine, against the trainer's BF16"
+    for name, one in found.items():
+        table.add_row(name, *map(str, one.figures.values()), str(one.tokens))
+    Console().print(table)
+
+
+def figures(found: dict[str, Mismatch]) -> dict[str, dict[str, float | str | None]]:
+    """Against BF16 where that was measured too: the part of the mismatch that is not of the number format."""
+    rows: dict[str, dict[str, float | str | None]] = {}
+    for name, one in found.items():
+        for figure, unit in FIGURES.items():
+            value = one.figures[figure]
+            reference = found["bf16"].figures[figure].value if "bf16" in found and name != "bf16" else None
+            rows[f"{name}_{figure}"] = {
+                "value": _finite(value.value),
+                "error": _finite(value.error),
+                "unit": unit,
+                "reference": reference,
+                "ratio": value.value / reference if reference else None,
+            }
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def machine() -> str:
+    cpu = Path("/proc/cpuinfo")
+    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "none"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", type=Path, default=EXAMPLE, help=f"default: {EXAMPLE}")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--model", type=Path, help="model directory, instead of the settings' own")
+    parser.add_argument("--engine", choices=("torch", "vllm"), help="engine, instead of the settings' own")
+    parser.add_argument("--precisions", default="bf16,fp8,int8", help=f"of {','.join(PRECISIONS)}")
+    parser.add_argument(
+        "--prompts", type=int, default=64, help="held-out prompts; run.samples_per_group responses each"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
+    arguments = parser.parse_args()
+    precisions = arguments.precisions.split(",")
+    if unknown := [name for name in precisions if name not in PRECISIONS]:
+        parser.error(f"--precisions: there is no {', '.join(unknown)}; there are {', '.join(PRECISIONS)}")
+    overrides = list(arguments.overrides)
+    overrides += [f"run.model={arguments.model}"] if arguments.model else []
+    overrides += [f"rollout.engine={arguments.engine}"] if arguments.engine else []
+    try:
+        settings = load(arguments.config, overrides)
+        torch.set_num_threads(settings.trainer.threads)
+        found = asyncio.run(compare(settings, precisions, arguments.prompts))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
+    except (UnavailableError, ProcessFailedError) as error:
+        print(f"mismatch: {error}", file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
+    show(found, settings.run.model)
+    result = {
+        "bench": "mismatch",
+        "machine": machine(),
+        "commit": commit(),
+        "model": str(settings.run.model),
+        "engine": next(iter(found.values())).engine,
+        "temperature": settings.collector.sampling.temperature,
+        "sampled": {
+            name: {"precision": one.precision, "sequences": one.sequences, "tokens": one.tokens}
+            for name, one in found.items()
+        },
+        "figures": figures(found),
+    }
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

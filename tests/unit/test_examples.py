@@ -1,0 +1,42 @@
+"""Every example's settings are settings, and its task can be opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.collector.prompts import Split
+from services.collector.tasks import open_task
+from services.collector.verifiers import open_verifier
+from services.contracts.sampling import FinishReason
+from services.settings import load
+
+CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)
+def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
+    settings = load(config)
+    task = settings.collector.task
+    if task.name == "reasoning_gym":
+        pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
+    verify = open_verifier(task)
+    for split in (Split.TRAIN, Split.HELD_OUT):
+        source = open_task(task, settings.run.seed, split)
+        for ordinal in range(20):
+            prompt = source.prompt(ordinal)
+            answer = prompt.answer if task.name == "sort" or task.pattern else f"<answer>{prompt.answer}</answer>"
+            assert verify(answer, prompt, FinishReason.STOP) == 1.0
+            assert verify("", prompt, FinishReason.STOP) == 0.0
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)
+def test_an_examples_responses_fit_its_replicas(config: Path) -> None:
+    settings = load(config)
+    assert settings.collector.sampling.max_new_tokens < settings.rollout.max_model_len
+    assert settings.run.samples_per_group <= settings.rollout.slots
+
+
+def test_there_are_examples() -> None:
+    assert {config.parent.name for config in CONFIGS} >= {"sort16", "smollm2", "qwen3-0.6b", "qwen3-8b"}
