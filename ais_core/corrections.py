@@ -88,13 +88,16 @@ class Correction:
         sums = Sums.zero(batch.log_ratio.device)
         sums.section("batch")[4] = batch.non_finite_tokens
         per_token = self._advantages(batch, advantages)
+        whole = []
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
-            measuring.add(sums, chunk, self.settings, self._kept(chunk, part))
+            lag = None if batch.version_lag is None else batch.version_lag[chunk.tokens]
+            measuring.add(sums, chunk, self.settings, self._kept(chunk, part), lag)
             if self.settings.method == "m2po" and part is not None:
                 measuring.add_offending(sums, chunk.log_ratio, part)
-            if batch.version_lag is not None:
-                measuring.add_lags(sums, chunk.log_ratio, batch.version_lag[chunk.tokens])
+            whole.append(chunk.sequence_sum())
+        if whole:
+            measuring.add_sequences(sums, torch.cat(whole))
         return sums.flat
 
     def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State]:

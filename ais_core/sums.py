@@ -19,7 +19,7 @@ LAGS = 9
 _SECTIONS = {
     "batch": ("sequences", "empty_sequences", "tokens", "kept_tokens", "non_finite_tokens"),
     "token": ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
-    "sequence": ("log_ratio", "square_log_ratio", "excess", "square_excess"),
+    "sequence": ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
     "ladder": RUNGS * ("excess", "square_excess", "weight", "square_weight", "truncated"),
     "offending": BINS * ("count",) + BINS * ("square_log_ratio",),
     "token_histogram": 2 * BINS * ("count",),
@@ -63,7 +63,8 @@ class Sums:
 
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
-        return [float(value) for value in self.section(name).tolist()]
+        values: list[float] = self.section(name).tolist()
+        return values
 
 
 def check(flat: Tensor) -> Sums:

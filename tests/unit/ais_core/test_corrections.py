@@ -1,5 +1,6 @@
 """Every correction against its definition in plain float64, and the invariances that make it trustworthy."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -245,6 +246,27 @@ def test_padding_and_masks_do_not_change_the_result(
         torch.testing.assert_close(weights[mask], torch.cat([*weigh(settings, logs, advantages), torch.zeros(0)]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+def test_inputs_of_any_dtype_layout_and_with_gradients_give_what_float32_gives(
+    settings: CorrectionSettings, dtype: torch.dtype
+) -> None:
+    logs, advantages = make([1, 12, 0, 7], 0.3)
+    flat = torch.cat(logs).to(dtype)
+    every_other = torch.stack([flat, torch.full_like(flat, torch.nan)], 1).flatten()[::2].requires_grad_()
+    assert not every_other.is_contiguous()
+    lengths = torch.tensor([1, 12, 0, 7], dtype=torch.int32)
+    correction = ais_core.build(settings)
+    batch = SequenceBatch.packed(every_other, lengths)
+    expected = packed([x.to(dtype).float() for x in logs])
+    sums = correction.measure(batch, advantages.double().requires_grad_())
+    assert torch.equal(sums, correction.measure(expected, advantages))
+    plan, _ = correction.plan(sums, None)
+    weights = correction.weights(batch, advantages.double().requires_grad_(), plan)
+    assert torch.equal(weights, correction.weights(expected, advantages, plan))
+    assert not weights.requires_grad
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_log_probs_of_any_dtype_are_subtracted_in_float32(dtype: torch.dtype) -> None:
     proximal, behaviour = torch.randn(2, 9).to(dtype).requires_grad_().unbind()
@@ -301,7 +323,7 @@ def test_a_foreign_state_or_a_plan_before_the_first_measurement_is_refused() -> 
 # Borders.
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, torch.finfo(torch.float32).min, 1e30])
 def test_a_non_finite_log_ratio_raises_or_is_left_out_and_counted(bad: float) -> None:
     logs = torch.tensor([0.1, bad, 0.2, 0.3])
     lengths = torch.tensor([2, 2])
@@ -319,6 +341,28 @@ def test_a_non_finite_log_ratio_raises_or_is_left_out_and_counted(bad: float) ->
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@pytest.mark.parametrize("extreme", [[1e4, -1e4, 0.1, 1e4], [-1e4] * 4, [1e4] * 4, [1e9, -1e9, 0.0, 0.1], [88.0] * 4])
+@pytest.mark.parametrize("lengths", [[4], [2, 0, 2], [1, 1, 1, 1]])
+def test_extreme_log_ratios_leave_no_nan_anywhere(
+    settings: CorrectionSettings, extreme: list[float], lengths: list[int]
+) -> None:
+    correction, advantages = ais_core.build(settings), torch.ones(len(lengths))
+    batch = SequenceBatch.packed(torch.tensor(extreme), torch.tensor(lengths))
+    plan, _ = correction.plan(correction.measure(batch, advantages), None)
+    assert bool(correction.weights(batch, advantages, plan).isfinite().all())
+    if settings.method == "ais":
+        assert (plan.alpha, plan.trusted) == (0.0, False)
+    unknown = {"sequence_tail_index"}  # too few sequences
+    if plan.diagnostics is not None and plan.diagnostics.weight_mean == 0.0:
+        unknown.add("weight_cv")  # nothing is applied
+    assert {n for n, v in vars_of(plan.diagnostics).items() if isinstance(v, float) and math.isnan(v)} <= unknown
+
+
+def vars_of(diagnostics: object) -> dict[str, object]:
+    return {field.name: getattr(diagnostics, field.name) for field in dataclasses.fields(diagnostics)}
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
 def test_a_batch_without_tokens_is_planned_and_weighed(settings: CorrectionSettings, lengths: list[int]) -> None:
     correction = ais_core.build(settings)
@@ -328,11 +372,17 @@ def test_a_batch_without_tokens_is_planned_and_weighed(settings: CorrectionSetti
     assert plan.diagnostics is not None
     assert plan.diagnostics.empty_sequences == len(lengths)
     assert correction.weights(batch, advantages, plan).numel() == 0
+    rows = torch.full((len(lengths), 3), torch.nan)
+    masked = SequenceBatch.padded(rows, torch.zeros(rows.shape, dtype=torch.bool))
+    assert torch.equal(correction.measure(masked, advantages), correction.measure(batch, advantages))
+    assert not correction.weights(masked, advantages, plan).any()
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="add up to 3"):
         SequenceBatch.packed(torch.zeros(3), torch.tensor([2]))
+    with pytest.raises(ShapeError, match="integers"):
+        SequenceBatch.packed(torch.zeros(3), torch.tensor([1.5, 1.5]))
     with pytest.raises(ShapeError, match="mask"):
         SequenceBatch.packed(torch.zeros(3), torch.tensor([3]), mask=torch.ones(2, dtype=torch.bool))
     with pytest.raises(ShapeError, match="behaviour"):

@@ -11,7 +11,6 @@ from torch import Tensor
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
 from ais_core.levels import Levels
-from ais_core.ratios import Chunk
 from ais_core.shrinkage import optimal_alpha
 
 SEEDS = (0, 1, 2)
@@ -67,8 +66,7 @@ def rung_weights(rung: int) -> Callable[[SequenceBatch], Tensor]:
     settings = CorrectionSettings(cap=UNCAPPED, truncate_tokens=False)
 
     def weights(batch: SequenceBatch) -> Tensor:
-        lengths = torch.tensor(batch.lengths)
-        chunk = Chunk(batch.log_ratio, lengths, slice(0, batch.log_ratio.numel()), slice(0, len(lengths)))
+        (chunk,) = batch.chunks()
         return Levels(chunk, settings).between(rung)
 
     return weights
