@@ -7,16 +7,19 @@
 With r = proximal / behaviour, w the weight at the settings' level (ais_core.levels) and C the cap:
 
     none            1
-    tis             min(w, C)                                  truncated importance sampling, Ionides (2008)
+    tis             min(w, C)                                  truncated importance sampling, Ionides (2008); for
+                                                               rollouts Yao et al. (2025)
     mis, icepop     w if lower <= w <= upper, else 0           masked; IcePop (Ring-1T, arXiv 2510.18855) at token level
-    sequence_mask   1 if lower <= prod r <= upper, else 0      TRL
-    geometric_mask  1 if lower <= (prod r)^(1/n) <= upper      verl
+    sequence_mask   1 if lower <= prod r <= upper, else 0      Liu, Li et al. (2025); TRL's multiplies by prod r too
+    geometric_mask  1 if lower <= (prod r)^(1/n) <= upper      verl's geometric rejection (seq_mean_k1)
     k1, k2, k3      1 if lower <= statistic <= upper           verl; over tokens or sequences
     opsm, m2po      1, but 0 for some tokens by advantage      ais_core.rejections
-    vcpo            min(prod r, C), and the learning rate times sqrt(min(1, ESS ratio / learning_rate_base))
+    vcpo            min(prod r, C), and the learning rate      arXiv 2602.17616; ESS of the sequences' raw ratios, C = 8
+                    times sqrt(min(1, ESS ratio / base))       there; its baseline is not part of this
     ais             1 - alpha + alpha min(w, C)                ais_core.mixing
 
-Further `rejections` multiply any of them.
+Further `rejections` multiply any of them. Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+Training"; Liu, Li et al.: "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch".
 """
 
 import math
@@ -121,8 +124,7 @@ class Correction:
             diagnostics = replace(diagnostics, kept_share=diagnostics.kept_share - masked)
         scale = 1.0
         if self.settings.method == "vcpo" and diagnostics.tokens:
-            # The truncated weights' ESS: that of raw weights is decided by the largest of them.
-            scale = math.sqrt(min(1.0, diagnostics.weight_ess_ratio / self.settings.learning_rate_base))
+            scale = math.sqrt(min(1.0, diagnostics.sequence_ess_ratio / self.settings.learning_rate_base))
         return replace(plan, diagnostics=diagnostics, learning_rate_scale=scale), _write(after)
 
     def recall(self, state: State | None) -> Plan:

@@ -3,8 +3,8 @@
     ratio, k1, k2, k3 of a token, or of a sequence by sum, mean or maximum      verl's rollout rejection sampling; TRL's
                                                                                and the geometric sequence mask
     OPSM   drop a sequence iff A < 0 and mean(-log r) > delta                  DeepSeek-V3.2 (arXiv 2512.02556)
-    M2PO   drop the largest (log r)^2 among offending tokens until their mean   arXiv 2510.01161
-           is at most tau
+    M2PO   drop the largest (log r)^2 among offending tokens until their mean   arXiv 2510.01161,
+           is at most tau                                                      algorithm 1
 
 An offending token is one that the update would push further off-policy: A > 0 and r > 1, or A < 0 and r < 1.
 """

@@ -183,7 +183,8 @@ class CorrectionSettings:
     """Further rejections, applied on top of any method (token truncation with sequence rejection, for instance)."""
 
     learning_rate_base: float = 1.0
-    """`vcpo` only: the effective-sample ratio at which the learning rate is not reduced."""
+    """`vcpo` only: the effective-sample ratio of raw sequence ratios at which the learning rate is not reduced; the
+    paper takes that of on-policy sampling. Below it the rate falls with the root of the ratio."""
 
     mixing: MixingSettings = field(default_factory=MixingSettings)
     """`ais` only: how alpha is chosen."""
@@ -235,15 +236,16 @@ DEFAULT_BOUNDS: dict[str, tuple[float, float]] = {
     "mis": (0.5, 5.0),
     "icepop": (0.5, 5.0),
     "sequence_mask": (0.0, 3.0),
-    "geometric_mask": (0.99, 1.001),
+    "geometric_mask": (0.999, 1.001),
     "k1": (-math.inf, 1.0),
     "k2": (0.0, 0.5),
     "k3": (0.0, 0.5),
     "opsm": (-math.inf, 1e-4),
     "m2po": (0.0, 0.04),
 }
-"""The bounds each method has in the literature: IcePop and MIS (0.5, 5); TRL's sequence mask 3; the geometric mask of
-verl; OPSM's 1e-4 as in slime; M2PO's 0.04. The bounds of k1, k2 and k3 are ours: the literature has no common ones."""
+"""The bounds each method has in the literature: IcePop's (0.5, 5), which `mis` shares (the masks of TRL and of Liu, Li
+et al. have an upper bound alone: lower 0); TRL's sequence mask 3; verl's geometric rejection; OPSM's 1e-4 as in slime;
+M2PO's 0.04. The bounds of k1, k2 and k3 are ours: the literature has no common ones."""
 
 
 def _check(name: str, value: float, holds: bool, expected: str) -> None:
