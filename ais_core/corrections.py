@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ais_core import measuring
-from ais_core.diagnostics import Moments, ladder_rows, summarize
+from ais_core.diagnostics import Moments, describe, ladder_rows
 from ais_core.errors import ShapeError, StateError
 from ais_core.histogram import BINS
 from ais_core.levels import WHOLE, Levels
@@ -118,7 +118,7 @@ class Correction:
         after = self._remember(before, current)
         basis = after if self.needs_current_sums(state) or before is None else before
         plan = self._decide(basis, current)
-        diagnostics = summarize(current.flat, plan.rung if self._adaptive else 0.0)
+        diagnostics = describe(current, plan.rung if self._adaptive else 0.0)
         if self.settings.method == "m2po":
             masked = masked_share(current.values("offending")[:BINS], plan.second_moment_threshold, diagnostics.tokens)
             diagnostics = replace(diagnostics, kept_share=diagnostics.kept_share - masked)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ais_core.histogram import BINS, largest, quantile
 from ais_core.settings import EXPONENT_LIMIT
-from ais_core.sums import LAGS, check
+from ais_core.sums import LAGS, Sums, check
 from ais_core.tail import tail_index
 
 SMALLEST_WEIGHT = math.exp(-EXPONENT_LIMIT)
@@ -118,7 +118,11 @@ def summarize(flat: Tensor, rung: float = 0.0) -> Diagnostics:
     Raises:
         ShapeError: a tensor that `Correction.measure` did not make.
     """
-    sums = check(flat)
+    return describe(check(flat), rung)
+
+
+def describe(sums: Sums, rung: float) -> Diagnostics:
+    """The diagnostics of sums, as `summarize` gives them."""
     sequences, empty, tokens, kept, non_finite = sums.values("batch")
     log_ratio, absolute, square, excess, square_excess = sums.values("token")
     s_log, s_absolute, s_square, s_excess, s_square_excess = sums.values("sequence")

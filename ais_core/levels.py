@@ -145,22 +145,24 @@ class Levels:
         """The units of rungs first ... last, one rung after another, and how many each has; the last rung of the ladder
         holds sequences whole."""
         rungs = range(first, last + 1)
-        occupied, starts = self._chunk.occupied, self._chunk.starts
-        width = torch.tensor([2**40 if rung == WHOLE else 2**rung for rung in rungs], device=occupied.device)
-        blocks = (occupied + (width[:, None] - 1)).div_(width[:, None], rounding_mode="floor")
-        counts = blocks.sum(1).tolist()
+        chunk = self._chunk
+        width = torch.tensor([2**40 if rung == WHOLE else 2**rung for rung in rungs], device=chunk.ends.device)
+        blocks = (chunk.occupied + (width[:, None] - 1)).div_(width[:, None], rounding_mode="floor")
+        by_rung = blocks.sum(1)
         through = blocks.flatten().cumsum(0)
+        counts = by_rung.tolist()
         total = sum(counts)
         # The block's number inside its sequence is its number in the list less those before the sequence.
-        before = (through - blocks.flatten()).view_as(blocks)
-        shift = (starts - before * width[:, None]).flatten().repeat_interleave(blocks.flatten(), output_size=total)
-        widths = width.repeat_interleave(blocks.sum(1), output_size=total)
-        begin = torch.arange(total, device=occupied.device).mul_(widths).add_(shift)
-        end = begin + widths
-        end[through - 1] = self._chunk.ends.repeat(len(rungs))
-        raw = self._chunk.running[end] - self._chunk.running[begin]
-        truncated = self._running_truncated[end] - self._running_truncated[begin] if self._truncates else raw
-        return Units(raw, truncated, end - begin), counts
+        before = through.view_as(blocks) - blocks
+        shift = chunk.starts - (before - 1) * width[:, None]
+        end = torch.arange(total, device=width.device).mul_(width.repeat_interleave(by_rung, output_size=total))
+        end += shift.flatten().repeat_interleave(blocks.flatten(), output_size=total)
+        end[through - 1] = chunk.ends.repeat(len(rungs))
+        # Blocks follow one another without a gap: each begins where the one before it ends, each rung at 0.
+        firsts = by_rung.cumsum(0) - by_rung
+        raw = _differences(chunk.running[end], firsts)
+        truncated = _differences(self._running_truncated[end], firsts) if self._truncates else raw
+        return Units(raw, truncated, _differences(end, firsts)), counts
 
     def _sequences(self, power: float | Tensor) -> Units:
         raw = self._chunk.sequence_sum() * power
@@ -168,6 +170,14 @@ class Levels:
             return Units(raw, raw, self._chunk.occupied)
         whole = self._running_truncated[self._chunk.ends] - self._running_truncated[self._chunk.starts]
         return Units(raw, whole * power, self._chunk.occupied)
+
+
+def _differences(ends: Tensor, firsts: Tensor) -> Tensor:
+    """ends less the one before each, and less nothing where a rung begins."""
+    differences = ends.clone()
+    differences[1:] -= ends[:-1]
+    differences[firsts] = ends[firsts]
+    return differences
 
 
 def _factors_of_two(sizes: tuple[int, ...]) -> int:

@@ -49,7 +49,7 @@ def log_ratio(proximal: Tensor, behaviour: Tensor) -> Tensor:
     return proximal.detach().float() - behaviour.detach().float()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SequenceBatch:
     """Log-ratios of a batch, packed. Made by `packed` or `padded`."""
 
@@ -160,17 +160,27 @@ class SequenceBatch:
         return cls(kept, tuple(counts), lag, bad, largest, position, shape)
 
     def chunks(self) -> Iterator["Chunk"]:
-        """The batch in pieces of whole sequences, in order."""
-        limit = CHUNK_TOKENS if self.log_ratio.device.type == "cpu" else max(self.log_ratio.numel(), 1)
+        """The batch in pieces of whole sequences, in order. A batch of one piece keeps it, and what was found of it."""
+        if self.log_ratio.numel() <= self._limit:
+            yield self._single
+            return
         token, first = 0, 0
         while first < len(self.lengths):
             last, size = first, 0
-            while last < len(self.lengths) and (last == first or size + self.lengths[last] <= limit):
+            while last < len(self.lengths) and (last == first or size + self.lengths[last] <= self._limit):
                 size += self.lengths[last]
                 last += 1
             tokens = slice(token, token + size)
             yield Chunk(self.log_ratio[tokens], self.lengths[first:last], self.largest, tokens)
             token, first = token + size, last
+
+    @property
+    def _limit(self) -> int:
+        return CHUNK_TOKENS if self.log_ratio.device.type == "cpu" else max(self.log_ratio.numel(), 1)
+
+    @cached_property
+    def _single(self) -> "Chunk":
+        return Chunk(self.log_ratio, self.lengths, self.largest, slice(0, self.log_ratio.numel()))
 
     def restore(self, values: Tensor) -> Tensor:
         """Per-token values (tokens,) in the shape that came in; 0 where masked."""

@@ -5,6 +5,7 @@ microbatches and all-reducing over ranks gives the same decision as one big batc
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,9 +47,10 @@ DECISIVE = PLACES["ladder"].stop
 """Sums before this index are all that a mixing coefficient needs, and all that a state keeps."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Sums:
-    """A view of the flat tensor by section. Writing to a section writes to the tensor."""
+    """A view of the flat tensor by section. Writing to a section writes to the tensor; values are read once all is
+    written."""
 
     flat: Tensor
 
@@ -63,8 +65,12 @@ class Sums:
 
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
-        values: list[float] = self.section(name).tolist()
-        return values
+        return self._floats[PLACES[name]]
+
+    @cached_property
+    def _floats(self) -> list[float]:
+        floats: list[float] = self.flat.tolist()
+        return floats
 
 
 def check(flat: Tensor) -> Sums:
