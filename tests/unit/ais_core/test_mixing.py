@@ -56,6 +56,30 @@ def test_the_effective_sample_of_the_applied_weights_never_falls_under_the_floor
     assert plan.effective_sample_ratio <= ess_ratio(weights) + 1e-5
 
 
+@given(
+    lengths=st.lists(st.integers(0, 200) | st.sampled_from([1, 1000, 3000]), min_size=1, max_size=12),
+    mismatch=st.floats(0.0, 3.0),
+    shift=st.floats(-1.0, 1.0),
+    outlier=st.sampled_from([0.0, 5.0, -5.0, 1e4, -1e4]),
+    floor=st.sampled_from([0.2, 0.5, 0.9]),
+)
+def test_the_floor_holds_for_ragged_batches_biased_ratios_and_outliers(
+    lengths: list[int], mismatch: float, shift: float, outlier: float, floor: float
+) -> None:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    logs = torch.randn(sum(lengths), generator=generator) * mismatch + shift * mismatch
+    logs[: len(logs) // 7] += outlier
+    batch = SequenceBatch.packed(logs, torch.tensor(lengths))
+    mixing = MixingSettings(evaluation="same_batch", effective_sample_floor=floor)
+    correction = ais_core.build(CorrectionSettings(mixing=mixing))
+    plan, _ = correction.plan(correction.measure(batch), None)
+    weights = correction.weights(batch, None, plan).double()
+    assert 0.0 <= plan.alpha <= 1.0
+    assert bool(weights.isfinite().all())
+    if sum(lengths):
+        assert ess_ratio(weights) >= floor - 1e-6
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_alpha_is_nothing_without_mismatch_and_large_at_a_mismatch_that_matters(length: int) -> None:
     assert plan_and_weights(length, 0.0)[0].alpha == 0.0
