@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ais_core import measuring
 from ais_core.diagnostics import Moments, describe, ladder_rows
-from ais_core.errors import ShapeError, StateError
+from ais_core.errors import NonFiniteError, ShapeError, StateError
 from ais_core.histogram import BINS
 from ais_core.levels import WHOLE, Levels
 from ais_core.mixing import mix
@@ -111,9 +111,12 @@ class Correction:
 
         Raises:
             ShapeError: sums that `measure` did not make.
+            NonFiniteError: sums that hold a NaN or an infinity.
             StateError: a state that `plan` did not make.
         """
         current = check(sums.cpu())
+        if not current.finite:
+            raise NonFiniteError("the sums hold a NaN or an infinity: look at how parts or ranks were added up")
         before = None if state is None else _read(state)
         after = self._remember(before, current)
         basis = after if self.needs_current_sums(state) or before is None else before
@@ -256,8 +259,14 @@ def _write(sums: Sums) -> State:
 
 def _read(state: Mapping[str, Any]) -> Sums:
     values = state.get("sums") if isinstance(state, Mapping) else None
-    if not isinstance(values, list) or len(values) != DECISIVE:
-        raise StateError(f"expected a state with {DECISIVE} sums, as plan() returns it; start with None to drop it")
+    if (
+        not isinstance(values, list)
+        or len(values) != DECISIVE
+        or not all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    ):
+        raise StateError(
+            f"expected a state with {DECISIVE} finite sums, as plan() returns it; start with None to drop it"
+        )
     sums = Sums.zero()
     sums.flat[:DECISIVE] = torch.tensor(values, dtype=torch.float64)
     return sums

@@ -4,6 +4,7 @@ Everything this library decides or reports about a batch is a function of this t
 microbatches and all-reducing over ranks gives the same decision as one big batch.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,6 +67,11 @@ class Sums:
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
         return self._floats[PLACES[name]]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sum is."""
+        return math.isfinite(sum(self._floats))
 
     @cached_property
     def _floats(self) -> list[float]:

@@ -318,8 +318,20 @@ def test_a_foreign_state_or_a_plan_before_the_first_measurement_is_refused() -> 
     correction = ais_core.build(CorrectionSettings())
     with pytest.raises(StateError, match="measure"):
         correction.recall(None)
+    _, state = correction.plan(correction.measure(packed(make([17] * 4, 0.1)[0])), None)
+    for values in ([1.0], [None] * len(state["sums"]), [math.nan, *state["sums"][1:]], "sums"):
+        with pytest.raises(StateError, match="start with None"):
+            correction.recall({"sums": values})
     with pytest.raises(StateError, match="start with None"):
-        correction.recall({"sums": [1.0]})
+        correction.plan(correction.measure(packed([torch.zeros(2)])), {})
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_sums_that_are_not_finite_are_refused(bad: float) -> None:
+    correction = ais_core.build(CorrectionSettings())
+    sums = correction.measure(packed([torch.zeros(2)]))
+    with pytest.raises(NonFiniteError, match="ranks"):
+        correction.plan(sums + bad, None)
 
 
 # Borders.
