@@ -7,16 +7,19 @@
 With r = proximal / behaviour, w the weight at the settings' level (ais_core.levels) and C the cap:
 
     none            1
-    tis             min(w, C)                                  truncated importance sampling, Ionides (2008)
+    tis             min(w, C)                                  truncated importance sampling, Ionides (2008); for
+                                                               rollouts Yao et al. (2025)
     mis, icepop     w if lower <= w <= upper, else 0           masked; IcePop (Ring-1T, arXiv 2510.18855) at token level
-    sequence_mask   1 if lower <= prod r <= upper, else 0      TRL
-    geometric_mask  1 if lower <= (prod r)^(1/n) <= upper      verl
+    sequence_mask   1 if lower <= prod r <= upper, else 0      Liu, Li et al. (2025); TRL's multiplies by prod r too
+    geometric_mask  1 if lower <= (prod r)^(1/n) <= upper      verl's geometric rejection (seq_mean_k1)
     k1, k2, k3      1 if lower <= statistic <= upper           verl; over tokens or sequences
     opsm, m2po      1, but 0 for some tokens by advantage      ais_core.rejections
-    vcpo            min(prod r, C), and the learning rate times sqrt(min(1, ESS ratio / learning_rate_base))
+    vcpo            min(prod r, C), and the learning rate      arXiv 2602.17616; ESS of the sequences' raw ratios, C = 8
+                    times sqrt(min(1, ESS ratio / base))       there; its baseline is not part of this
     ais             1 - alpha + alpha min(w, C)                ais_core.mixing
 
-Further `rejections` multiply any of them.
+Further `rejections` multiply any of them. Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+Training"; Liu, Li et al.: "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch".
 """
 
 import math
@@ -28,8 +31,8 @@ import torch
 from torch import Tensor
 
 from ais_core import measuring
-from ais_core.diagnostics import Moments, ladder_rows, summarize
-from ais_core.errors import ShapeError, StateError
+from ais_core.diagnostics import Moments, describe, ladder_rows
+from ais_core.errors import NonFiniteError, ShapeError, StateError
 from ais_core.histogram import BINS
 from ais_core.levels import WHOLE, Levels
 from ais_core.mixing import mix
@@ -88,13 +91,16 @@ class Correction:
         sums = Sums.zero(batch.log_ratio.device)
         sums.section("batch")[4] = batch.non_finite_tokens
         per_token = self._advantages(batch, advantages)
+        whole = []
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
-            measuring.add(sums, chunk, self.settings, self._kept(chunk, part))
+            lag = None if batch.version_lag is None else batch.version_lag[chunk.tokens]
+            measuring.add(sums, chunk, self.settings, self._kept(chunk, part), lag)
             if self.settings.method == "m2po" and part is not None:
                 measuring.add_offending(sums, chunk.log_ratio, part)
-            if batch.version_lag is not None:
-                measuring.add_lags(sums, chunk.log_ratio, batch.version_lag[chunk.tokens])
+            whole.append(chunk.sequence_sum())
+        if whole:
+            measuring.add_sequences(sums, torch.cat(whole))
         return sums.flat
 
     def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State]:
@@ -105,21 +111,23 @@ class Correction:
 
         Raises:
             ShapeError: sums that `measure` did not make.
+            NonFiniteError: sums that hold a NaN or an infinity.
             StateError: a state that `plan` did not make.
         """
         current = check(sums.cpu())
+        if not current.finite:
+            raise NonFiniteError("the sums hold a NaN or an infinity: look at how parts or ranks were added up")
         before = None if state is None else _read(state)
         after = self._remember(before, current)
         basis = after if self.needs_current_sums(state) or before is None else before
         plan = self._decide(basis, current)
-        diagnostics = summarize(current.flat, plan.rung if self._adaptive else 0.0)
+        diagnostics = describe(current, plan.rung if self._adaptive else 0.0)
         if self.settings.method == "m2po":
             masked = masked_share(current.values("offending")[:BINS], plan.second_moment_threshold, diagnostics.tokens)
             diagnostics = replace(diagnostics, kept_share=diagnostics.kept_share - masked)
         scale = 1.0
         if self.settings.method == "vcpo" and diagnostics.tokens:
-            # The truncated weights' ESS: that of raw weights is decided by the largest of them.
-            scale = math.sqrt(min(1.0, diagnostics.weight_ess_ratio / self.settings.learning_rate_base))
+            scale = math.sqrt(min(1.0, diagnostics.sequence_ess_ratio / self.settings.learning_rate_base))
         return replace(plan, diagnostics=diagnostics, learning_rate_scale=scale), _write(after)
 
     def recall(self, state: State | None) -> Plan:
@@ -251,8 +259,14 @@ def _write(sums: Sums) -> State:
 
 def _read(state: Mapping[str, Any]) -> Sums:
     values = state.get("sums") if isinstance(state, Mapping) else None
-    if not isinstance(values, list) or len(values) != DECISIVE:
-        raise StateError(f"expected a state with {DECISIVE} sums, as plan() returns it; start with None to drop it")
+    if (
+        not isinstance(values, list)
+        or len(values) != DECISIVE
+        or not all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    ):
+        raise StateError(
+            f"expected a state with {DECISIVE} finite sums, as plan() returns it; start with None to drop it"
+        )
     sums = Sums.zero()
     sums.flat[:DECISIVE] = torch.tensor(values, dtype=torch.float64)
     return sums

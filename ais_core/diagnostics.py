@@ -9,6 +9,7 @@ With r = proximal / behaviour on tokens sampled by behaviour, and w the product 
     ESS ratio = (sum w)^2 / (N sum w^2) = 1 / (1 + CV^2)                                  Kong (1992)
     perplexity ratio = exp(k1)         perplexity of the samples under proximal / under behaviour
 
+At sequence level the same are taken of w, whose logarithm is that of a whole sequence: k1 is then in nats per sequence.
 N is the number of tokens (or sequences) that count, never of padded ones, so an ESS ratio lies in (0, 1].
 """
 
@@ -17,8 +18,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ais_core.histogram import BINS, edge, largest, quantile
-from ais_core.sums import LAGS, check
+from ais_core.histogram import BINS, largest, quantile
+from ais_core.settings import EXPONENT_LIMIT
+from ais_core.sums import LAGS, Sums, check
+from ais_core.tail import tail_index
+
+SMALLEST_WEIGHT = math.exp(-EXPONENT_LIMIT)
+"""No raw weight is smaller: its exponent is clamped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +74,24 @@ class Diagnostics:
 
     sequence_mean_log_ratio: float
     sequence_log_ratio_sd: float
+    sequence_mean_abs_log_ratio: float
+    """Nats per sequence."""
+    sequence_median_abs_log_ratio: float
+    sequence_p99_abs_log_ratio: float
+    sequence_max_abs_log_ratio: float
+    """Read off the histogram, as for tokens."""
+    sequence_k1: float
+    sequence_k2: float
+    sequence_k3: float
+    """Nats per sequence."""
+    sequence_chi_square: float
     sequence_cv: float
     """Of the raw sequence ratios."""
     sequence_ess_ratio: float
+    """Of the raw sequence ratios."""
     sequence_tail_index: float
-    """Hill estimate of the Pareto k of the raw sequence ratios. Above 0.7 importance weights at this level are
-    unreliable (Vehtari et al., "Pareto smoothed importance sampling"); NaN when fewer than 5 exceed 1."""
+    """Pareto k of the raw sequence ratios, see `ais_core.tail`. Above 0.7 importance weights at this level are
+    unreliable; NaN for fewer than 25 sequences."""
 
     weight_mean: float
     """Of the weights of the correction after truncation and rejection, over tokens, before mixing; M2PO's mask is left
@@ -100,13 +118,18 @@ def summarize(flat: Tensor, rung: float = 0.0) -> Diagnostics:
     Raises:
         ShapeError: a tensor that `Correction.measure` did not make.
     """
-    sums = check(flat)
+    return describe(check(flat), rung)
+
+
+def describe(sums: Sums, rung: float) -> Diagnostics:
+    """The diagnostics of sums, as `summarize` gives them."""
     sequences, empty, tokens, kept, non_finite = sums.values("batch")
     log_ratio, absolute, square, excess, square_excess = sums.values("token")
-    s_log, s_square, s_excess, s_square_excess = sums.values("sequence")
+    s_log, s_absolute, s_square, s_excess, s_square_excess = sums.values("sequence")
     row = ladder_at(ladder_rows(sums.values("ladder")), rung)
-    histogram = sums.values("token_histogram")
-    magnitudes = [left + right for left, right in zip(histogram[:BINS], histogram[BINS:], strict=True)]
+    magnitudes = _unsigned(sums.values("token_histogram"))
+    s_histogram = sums.values("sequence_histogram")
+    s_magnitudes = _unsigned(s_histogram)
     token = Moments.of_excess(tokens, excess, square_excess)
     sequence = Moments.of_excess(sequences, s_excess, s_square_excess)
     raw = Moments.of_excess(tokens, row[0], row[1])
@@ -133,11 +156,17 @@ def summarize(flat: Tensor, rung: float = 0.0) -> Diagnostics:
         sequence_log_ratio_sd=math.sqrt(max(_ratio(s_square, sequences) - _ratio(s_log, sequences) ** 2, 0.0))
         if sequences
         else math.nan,
+        sequence_mean_abs_log_ratio=_ratio(s_absolute, sequences),
+        sequence_median_abs_log_ratio=quantile(s_magnitudes, 0.5),
+        sequence_p99_abs_log_ratio=quantile(s_magnitudes, 0.99),
+        sequence_max_abs_log_ratio=largest(s_magnitudes),
+        sequence_k1=-_ratio(s_log, sequences),
+        sequence_k2=_ratio(s_square, sequences) / 2,
+        sequence_k3=max(_ratio(s_excess - s_log, sequences), 0.0) if sequences else math.nan,
+        sequence_chi_square=_ratio(s_square_excess, sequences),
         sequence_cv=sequence.cv,
         sequence_ess_ratio=sequence.ess_ratio,
-        sequence_tail_index=_tail_index(
-            sums.values("sequence_histogram")[BINS:], sums.values("sequence_histogram_sum")[BINS:]
-        ),
+        sequence_tail_index=tail_index(s_histogram, sums.values("sequence_histogram_sum")),
         weight_mean=weight.mean,
         weight_cv=weight.cv,
         weight_ess_ratio=weight.ess_ratio,
@@ -156,9 +185,14 @@ class Moments:
 
     @classmethod
     def of_excess(cls, count: float, excess: float, square_excess: float) -> "Moments":
-        """From the sums of w - 1 and (w - 1)^2."""
-        mean = _ratio(excess, count)
-        return cls(1.0 + mean, _ratio(square_excess, count) + 2.0 * mean + 1.0)
+        """From the sums of w - 1 and (w - 1)^2 of raw weights.
+
+        Where all weights are tiny, w - 1 has lost their digits: the mean is then at least the smallest weight there is,
+        and the second moment at least its square.
+        """
+        shift = _ratio(excess, count)
+        mean = max(1.0 + shift, SMALLEST_WEIGHT)
+        return cls(mean, max(_ratio(square_excess, count) + 2.0 * shift + 1.0, mean**2))
 
     @property
     def variance(self) -> float:
@@ -194,22 +228,9 @@ def _ratio(total: float, count: float) -> float:
     return total / count if count > 0 else math.nan
 
 
-def _tail_index(counts: list[float], sums: list[float]) -> float:
-    """Hill's estimator on binned log-weights: the mean excess of log w over a threshold.
-
-    The threshold is the bin edge that leaves at least min(N / 5, 3 sqrt(N)) weights above it, the tail of Pareto
-    smoothing, so bins cost nothing but the freedom to place it.
-    """
-    above = sum(counts)
-    if above < 5:
-        return math.nan
-    wanted = max(min(above / 5, 3 * math.sqrt(above)), 5.0)
-    count, total = 0.0, 0.0
-    for index in reversed(range(len(counts))):
-        count, total = count + counts[index], total + sums[index]
-        if count >= wanted:
-            return max(total / count - edge(index), 0.0)
-    return math.nan
+def _unsigned(histogram: list[float]) -> list[float]:
+    """(BINS,) counts by magnitude of a histogram (2 * BINS,) by sign and magnitude."""
+    return [left + right for left, right in zip(histogram[:BINS], histogram[BINS:], strict=True)]
 
 
 def _by_lag(values: list[float]) -> tuple[LagDiagnostics, ...]:

@@ -5,6 +5,7 @@ bin. The bin is read off the bits of the float32 itself: its exponent and the fi
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,15 +15,35 @@ OCTAVE_HIGH = 6
 BINS = 4 * (OCTAVE_HIGH - OCTAVE_LOW)
 """Bins of one sign. A histogram has 2 * BINS: negative values first, each half from small to large magnitude."""
 
-_MANTISSA_SHIFT = 21
+CODES = 2048
+"""Values of a float32's sign, exponent and first two bits of its mantissa: what a bin is read off."""
+
+_SHIFT = 21
 _LOWEST = (127 + OCTAVE_LOW) << 2
 
 
-def bins(values: Tensor) -> Tensor:
-    """(n,) int32: the bin of each value of `values` (float32)."""
-    bits = values.view(torch.int32)
-    magnitude = ((bits & 0x7FFFFFFF) >> _MANTISSA_SHIFT).sub_(_LOWEST).clamp_(0, BINS - 1)
-    return magnitude.add_((bits >= 0), alpha=BINS)
+def codes(values: Tensor) -> Tensor:
+    """(n,) int32 below CODES: sign, exponent and quarter of the octave of each value (float32). Count these; `fold`
+    turns the counts into a histogram."""
+    return (values.view(torch.int32) >> _SHIFT).bitwise_and_(CODES - 1)
+
+
+def fold(counts: Tensor) -> Tensor:
+    """(2 * BINS,) float64 histogram from counts, or any sums, by code (CODES,)."""
+    histogram = counts.new_zeros(2 * BINS, dtype=torch.float64)
+    return histogram.index_add_(0, _bin_of_code(counts.device), counts.double())
+
+
+def magnitudes(values: Tensor) -> Tensor:
+    """(n,) int64 below BINS: the bin of each value's magnitude (float32)."""
+    return _bin_of_code(values.device)[codes(values.abs()).long()] - BINS
+
+
+@cache
+def _bin_of_code(device: torch.device) -> Tensor:
+    code = torch.arange(CODES, device=device)
+    negative = code >> 10
+    return ((code & 1023) - _LOWEST).clamp_(0, BINS - 1) + BINS * (1 - negative)
 
 
 def edge(index: int) -> float:

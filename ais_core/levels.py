@@ -19,7 +19,6 @@ end.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,26 +44,12 @@ class Units:
     truncated: Tensor
     """(units,) log-weight with what truncation the settings ask for, save that at the cap. It is `raw` itself where no
     token is truncated."""
-    width: int = 1
-    """Tokens of a unit, but for the last unit of each sequence."""
-    last: Tensor | None = None
-    """(sequences,) the last unit of each; None when every token is a unit."""
-    shortfall: Tensor | None = None
-    """(sequences,) by how many tokens the last unit falls short of `width`."""
-
-    def totals(self, values: Tensor) -> Tensor:
-        """(rows,) sums over tokens of values (rows, units) per unit."""
-        if self.last is None or self.shortfall is None:
-            return values.sum(1)
-        return values.sum(1) * self.width - values[:, self.last] @ self.shortfall.to(values.dtype)
+    sizes: Tensor | None = None
+    """(units,) int64, tokens of each; None when every token is a unit."""
 
     def spread(self, values: Tensor, tokens: int) -> Tensor:
         """Values (units,) repeated over the tokens of each unit."""
-        if self.last is None or self.shortfall is None:
-            return values
-        counts = torch.full_like(values, self.width, dtype=torch.int64)
-        counts[self.last] -= self.shortfall
-        return values.repeat_interleave(counts, output_size=tokens)
+        return values if self.sizes is None else values.repeat_interleave(self.sizes, output_size=tokens)
 
 
 class Levels:
@@ -72,118 +57,132 @@ class Levels:
 
     def __init__(self, chunk: Chunk, settings: CorrectionSettings) -> None:
         self._settings = settings
+        self._chunk = chunk
         self._logs = chunk.log_ratio
-        self._lengths = chunk.lengths[chunk.lengths > 0]
-        self._ends = self._lengths.cumsum(0)
-        self._starts = self._ends - self._lengths
-        self._longest = int(self._lengths.max()) if self._lengths.numel() else 0
-        self._truncated_logs = self._logs
         cap = math.log(settings.cap)
-        if settings.tokens_truncated and self._longest and float(self._logs.max()) > cap:
-            self._truncated_logs = self._logs.clamp(max=cap)
+        self._truncates = settings.tokens_truncated and chunk.largest > cap
+        self._truncated_logs = self._logs.clamp(max=cap) if self._truncates else self._logs
 
     @cached_property
-    def _raw(self) -> Tensor:
-        return cumulative(self._logs)
-
-    @cached_property
-    def _truncated(self) -> Tensor:
-        return self._raw if self._truncated_logs is self._logs else cumulative(self._truncated_logs)
+    def _running_truncated(self) -> Tensor:
+        return cumulative(self._truncated_logs) if self._truncates else self._chunk.running
 
     def fixed(self) -> Units:
         """The units at the settings' level, which is not `adaptive`."""
         match self._settings.weight_level:
             case "token":
-                return self.rung(0)
+                return self.tokens()
             case "prefix":
-                starts = self._starts.repeat_interleave(self._lengths, output_size=self._logs.numel())
-                raw = self._raw[1:] - self._raw[starts]
-                return Units(raw, raw if self._whole_raw else self._truncated[1:] - self._truncated[starts])
+                starts = self._chunk.spread(self._chunk.starts)
+                raw = self._chunk.running[1:] - self._chunk.running[starts]
+                if not self._truncates:
+                    return Units(raw, raw)
+                return Units(raw, self._running_truncated[1:] - self._running_truncated[starts])
             case "tempered":
                 return self._sequences(self._settings.temper)
             case "geometric":
-                return self._sequences(1.0 / self._lengths)
+                return self._sequences(1.0 / self._chunk.occupied)
             case _:
                 return self._sequences(1.0)
 
-    def ladder(self) -> Iterator[Units]:
-        """The units of rung 0, 1, ... up to the first that holds every sequence whole.
-
-        Each rung adds neighbours of the rung below, so the whole ladder costs about two passes over the tokens.
-        """
-        raw, truncated = self._logs, self._truncated_logs
-        blocks = self._lengths
-        yield Units(raw, truncated)
-        for rung in range(1, self.highest + 1):
-            together = raw is truncated
-            raw = _add_neighbours(raw, blocks)
-            truncated = raw if together else _add_neighbours(truncated, blocks)
-            blocks = (blocks + 1) >> 1
-            yield Units(raw, truncated, 1 << rung, blocks.cumsum(0) - 1, (blocks << rung) - self._lengths)
+    def tokens(self) -> Units:
+        """Every token a unit: rung 0."""
+        return Units(self._logs, self._truncated_logs)
 
     def rung(self, rung: int) -> Units:
         """The units of blocks of 2^rung tokens."""
         if rung == 0:
-            return Units(self._logs, self._truncated_logs)
-        if rung >= self.highest:
-            return self._sequences(1.0)
-        width = 1 << rung
-        blocks = (self._lengths + (width - 1)) >> rung
-        through = blocks.cumsum(0)
-        total = int(through[-1])
-        # The block's number inside its sequence is its number in the chunk less those of the sequences before.
-        shift = self._starts - ((through - blocks) << rung)
-        begin = (torch.arange(total, device=blocks.device) << rung) + shift.repeat_interleave(blocks, output_size=total)
-        end = begin + width
-        end[through - 1] = self._ends
-        raw = self._raw[end] - self._raw[begin]
-        truncated = raw if self._whole_raw else self._truncated[end] - self._truncated[begin]
-        return Units(raw, truncated, width, through - 1, (blocks << rung) - self._lengths)
+            return self.tokens()
+        return self._sequences(1.0) if rung >= self.highest else self._blocks(rung, rung)[0]
+
+    def ladder(self) -> tuple[Units, list[int]]:
+        """The units of rungs 1, 2, ... up to the highest, one rung after another, and how many each has.
+
+        As long as every sequence divides into whole blocks, a rung is the rung below with its neighbours added; the
+        rungs above are differences of running sums, all at once.
+        """
+        raw, truncated = [self._logs], [self._truncated_logs]
+        divisible = min(_factors_of_two(self._chunk.sizes), self.highest, WHOLE - 1)
+        for _ in range(divisible):
+            raw.append(raw[-1][0::2] + raw[-1][1::2])
+            if self._truncates:
+                truncated.append(truncated[-1][0::2] + truncated[-1][1::2])
+        counts = [part.numel() for part in raw[1:]]
+        width, count = torch.tensor(
+            [[2 << rung for rung in range(divisible)], counts], dtype=torch.int64, device=self._logs.device
+        )
+        sizes = [width.repeat_interleave(count)]
+        if divisible < self.highest:
+            above, more = self._blocks(divisible + 1, self.highest)
+            raw.append(above.raw.float())
+            truncated.append(above.truncated.float())
+            assert above.sizes is not None
+            sizes.append(above.sizes)
+            counts += more
+        joined = torch.cat(raw[1:])
+        return Units(joined, torch.cat(truncated[1:]) if self._truncates else joined, torch.cat(sizes)), counts
 
     @property
     def highest(self) -> int:
         """The lowest rung whose blocks hold every whole sequence of the chunk: above it nothing changes."""
-        return min(max(self._longest - 1, 0).bit_length(), WHOLE)
+        return min(max(max(self._chunk.sizes, default=0) - 1, 0).bit_length(), WHOLE)
 
     def between(self, position: float) -> Tensor:
         """(tokens,) float32 truncated weights at a real-valued rung: the two rungs around it, mixed linearly."""
         lower = min(int(position), WHOLE)
         share = position - lower
-        weights = self.weights(self.rung(lower))
+        weights = self._weights(self.rung(lower))
         if share > 0.0 and lower < self.highest:
-            weights.lerp_(self.weights(self.rung(lower + 1)), share)
+            weights.lerp_(self._weights(self.rung(lower + 1)), share)
         return weights
 
-    def weights(self, units: Units) -> Tensor:
+    def _weights(self, units: Units) -> Tensor:
         """(tokens,) float32 truncated weights, new memory."""
         per_unit = exponential(units.truncated).float().clamp_(max=self._settings.cap)
         return units.spread(per_unit, self._logs.numel())
 
-    @property
-    def _whole_raw(self) -> bool:
-        return self._truncated_logs is self._logs
+    def _blocks(self, first: int, last: int) -> tuple[Units, list[int]]:
+        """The units of rungs first ... last, one rung after another, and how many each has; the last rung of the ladder
+        holds sequences whole."""
+        rungs = range(first, last + 1)
+        chunk = self._chunk
+        width = torch.tensor([2**40 if rung == WHOLE else 2**rung for rung in rungs], device=chunk.ends.device)
+        blocks = (chunk.occupied + (width[:, None] - 1)).div_(width[:, None], rounding_mode="floor")
+        by_rung = blocks.sum(1)
+        through = blocks.flatten().cumsum(0)
+        counts = by_rung.tolist()
+        total = sum(counts)
+        # The block's number inside its sequence is its number in the list less those before the sequence.
+        before = through.view_as(blocks) - blocks
+        shift = chunk.starts - (before - 1) * width[:, None]
+        end = torch.arange(total, device=width.device).mul_(width.repeat_interleave(by_rung, output_size=total))
+        end += shift.flatten().repeat_interleave(blocks.flatten(), output_size=total)
+        end[through - 1] = chunk.ends.repeat(len(rungs))
+        # Blocks follow one another without a gap: each begins where the one before it ends, each rung at 0.
+        firsts = by_rung.cumsum(0) - by_rung
+        raw = _differences(chunk.running[end], firsts)
+        truncated = _differences(self._running_truncated[end], firsts) if self._truncates else raw
+        return Units(raw, truncated, _differences(end, firsts)), counts
 
     def _sequences(self, power: float | Tensor) -> Units:
-        raw = (self._raw[self._ends] - self._raw[self._starts]) * power
-        truncated = raw
-        if not self._whole_raw:
-            truncated = (self._truncated[self._ends] - self._truncated[self._starts]) * power
-        last = torch.arange(raw.numel(), device=raw.device)
-        return Units(raw, truncated, self._longest, last, self._longest - self._lengths)
+        raw = self._chunk.sequence_sum() * power
+        if not self._truncates:
+            return Units(raw, raw, self._chunk.occupied)
+        whole = self._running_truncated[self._chunk.ends] - self._running_truncated[self._chunk.starts]
+        return Units(raw, whole * power, self._chunk.occupied)
 
 
-def _add_neighbours(values: Tensor, blocks: Tensor) -> Tensor:
-    """Sums of the first and second, third and fourth, ... value of each sequence, and its last one alone if odd.
+def _differences(ends: Tensor, firsts: Tensor) -> Tensor:
+    """ends less the one before each, and less nothing where a rung begins."""
+    differences = ends.clone()
+    differences[1:] -= ends[:-1]
+    differences[firsts] = ends[firsts]
+    return differences
 
-    Args:
-        values: (blocks.sum(),) of the sequences one after another.
-        blocks: (sequences,) how many values each has.
-    """
-    odd = blocks & 1
-    missing = int(odd.sum())
-    if missing:
-        shift = (odd.cumsum(0) - odd).repeat_interleave(blocks, output_size=values.numel())
-        padded = values.new_zeros(values.numel() + missing)
-        padded[shift.add_(torch.arange(values.numel(), device=values.device))] = values
-        values = padded
-    return values[0::2] + values[1::2]
+
+def _factors_of_two(sizes: tuple[int, ...]) -> int:
+    """How often 2 divides every size."""
+    bits = 0
+    for size in sizes:
+        bits |= size
+    return (bits & -bits).bit_length() - 1 if bits else 0

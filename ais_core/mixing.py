@@ -17,6 +17,27 @@ R is the largest alpha for which h keeps ESS(h) / N at the floor: with alpha' it
 alpha' sigma = k (1 - alpha' + alpha' mu). A is the James-Stein shrinkage of the weighted gradient towards the
 uncorrected one.
 
+The other rules are those that `plateau` was chosen from, for comparison. With rho the ESS ratio of the truncated
+weights, rho0 = effective_sample_floor, V0 = variation_scale, l = noise_weight, and L = mean |log w| of sequences:
+
+    constant                               1
+    effective_sample                       R
+    severity, amplification                S, A
+    severity_effective_sample              S R
+    severity_effective_sample_variation    S R / (1 + (V / V0)^2)
+    severity_reliability                   S rho / (rho + l V)
+    product                                rho (1 - exp(-D / D0)) / (1 + V / V0)
+    bias_noise                             S D / (D + l V / sqrt(rho))
+    shrinkage                              rho L^2 / (L^2 + l V^2)
+    alarm                                  max of (1 - rho) / (1 - rho0), D / D0 and V / V0, at most 1
+    capped_alarm                           min(R, max(D / D0, V / V0))
+    capped_smooth_alarm                    min(R, 1 - exp(-D / D0 - V / V0))
+    capped_severity_alarm                  min(R, D / D0)
+
+Only rules of at most R keep the floor: not constant, severity, amplification, product, bias_noise, shrinkage, alarm and
+severity_reliability. A schedule over steps is `constant` with the step's own alpha_max: a correction holds settings
+only, and its state passes to the next.
+
 Reliability and amplification are kept on different weights, truncated and raw: on the same weights they would be one
 number, because ESS / N = 1 / (1 + CV^2).
 """
@@ -43,6 +64,8 @@ class Mismatch:
     """Of the truncated weights, at the level in force."""
     raw: Moments
     """Of the raw weights, at the same level."""
+    sequence_abs_log_ratio: float = 0.0
+    """Mean |log w| of whole sequences, nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +94,7 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
         mean_abs_log_ratio=sums.values("token")[1] / max(tokens, 1.0),
         truncated=Moments(weight, square_weight),
         raw=Moments.of_excess(1.0, excess, square_excess),
+        sequence_abs_log_ratio=sums.values("sequence")[1] / max(sequences, 1.0),
     )
     if tokens == 0:
         return Mixture(0.0, WHOLE, MixingTerms(0.0, 1.0, 0.0, 1.0), math.nan, trusted=True)
@@ -80,7 +104,7 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
         amplification=amplification(mismatch, settings),
         guard=guard(mismatch, settings),
     )
-    alpha = settings.alpha_max * terms.guard * RULES[settings.rule](mismatch, terms)
+    alpha = settings.alpha_max * terms.guard * RULES[settings.rule](mismatch, terms, settings)
     return Mixture(
         alpha=alpha,
         rung=rung,
@@ -114,16 +138,67 @@ def guard(mismatch: Mismatch, settings: MixingSettings) -> float:
     return min(max(2.0 - mismatch.mean_abs_log_ratio / settings.mismatch_limit, 0.0), 1.0)
 
 
-RULES: dict[str, Callable[[Mismatch, MixingTerms], float]] = {
-    "plateau": lambda _, terms: terms.severity * terms.reliability * terms.amplification,
-    "constant": lambda _, __: 1.0,
-    "effective_sample": lambda _, terms: terms.reliability,
-    "severity": lambda _, terms: terms.severity,
-    "amplification": lambda _, terms: terms.amplification,
-    "product": lambda mismatch, terms: terms.severity * mismatch.truncated.ess_ratio * mismatch.raw.ess_ratio,
+def _severity_effective_sample_variation(mismatch: Mismatch, terms: MixingTerms, settings: MixingSettings) -> float:
+    return terms.severity * terms.reliability / (1.0 + (mismatch.raw.cv / settings.variation_scale) ** 2)
+
+
+def _severity_reliability(mismatch: Mismatch, terms: MixingTerms, settings: MixingSettings) -> float:
+    ratio = mismatch.truncated.ess_ratio
+    return terms.severity * _share(ratio, settings.noise_weight * mismatch.raw.cv)
+
+
+def _product(mismatch: Mismatch, _: MixingTerms, settings: MixingSettings) -> float:
+    divergence = -math.expm1(-mismatch.mean_abs_log_ratio / settings.severity_scale)
+    return mismatch.truncated.ess_ratio * divergence / (1.0 + mismatch.raw.cv / settings.variation_scale)
+
+
+def _bias_noise(mismatch: Mismatch, terms: MixingTerms, settings: MixingSettings) -> float:
+    ratio = mismatch.truncated.ess_ratio
+    noise = settings.noise_weight * mismatch.raw.cv / math.sqrt(ratio) if ratio > 0 else math.inf
+    return terms.severity * _share(mismatch.mean_abs_log_ratio, noise)
+
+
+def _shrinkage(mismatch: Mismatch, _: MixingTerms, settings: MixingSettings) -> float:
+    square = mismatch.sequence_abs_log_ratio**2
+    return mismatch.truncated.ess_ratio * _share(square, settings.noise_weight * mismatch.raw.cv**2)
+
+
+def _alarm(mismatch: Mismatch, _: MixingTerms, settings: MixingSettings) -> float:
+    unreliable = (1.0 - mismatch.truncated.ess_ratio) / (1.0 - settings.effective_sample_floor)
+    return min(max(unreliable, *_alarms(mismatch, settings)), 1.0)
+
+
+def _alarms(mismatch: Mismatch, settings: MixingSettings) -> tuple[float, float]:
+    """D / D0 and V / V0."""
+    return (
+        mismatch.mean_abs_log_ratio / settings.severity_scale,
+        mismatch.raw.cv / settings.variation_scale,
+    )
+
+
+def _share(part: float, rest: float) -> float:
+    """part / (part + rest), 0 of nothing."""
+    return part / (part + rest) if part > 0.0 else 0.0
+
+
+RULES: dict[str, Callable[[Mismatch, MixingTerms, MixingSettings], float]] = {
+    "plateau": lambda _, terms, __: terms.severity * terms.reliability * terms.amplification,
+    "constant": lambda *_: 1.0,
+    "effective_sample": lambda _, terms, __: terms.reliability,
+    "severity": lambda _, terms, __: terms.severity,
+    "amplification": lambda _, terms, __: terms.amplification,
+    "severity_effective_sample": lambda _, terms, __: terms.severity * terms.reliability,
+    "severity_effective_sample_variation": _severity_effective_sample_variation,
+    "severity_reliability": _severity_reliability,
+    "product": _product,
+    "bias_noise": _bias_noise,
+    "shrinkage": _shrinkage,
+    "alarm": _alarm,
+    "capped_alarm": lambda m, terms, settings: min(terms.reliability, max(_alarms(m, settings))),
+    "capped_smooth_alarm": lambda m, terms, settings: min(terms.reliability, -math.expm1(-sum(_alarms(m, settings)))),
+    "capped_severity_alarm": lambda m, terms, settings: min(terms.reliability, _alarms(m, settings)[0]),
 }
-"""alpha / alpha_max of each rule. `plateau` is the default; `constant` is alpha_max itself; `effective_sample`,
-`severity` and `amplification` are single factors; `product` multiplies the diagnostics with no floor kept."""
+"""alpha / alpha_max of each rule, before the guard; the formulas are above."""
 
 
 def choose_rung(ess_ratios: list[float], floor: float) -> float:

@@ -2,7 +2,8 @@
 
 Everything is packed: (T,) tokens of N sequences with `lengths` (N,). A loss of a token is minus what is maximised, so
 the optimizer descends. `weights` are those of `Correction.weights` (behaviour -> proximal, detached); the ratio inside
-an objective is current / proximal, and nothing here sees the behaviour policy.
+an objective is current / proximal, and nothing here sees the behaviour policy. Its exponent is clamped to +-20: a ratio
+that overflows has a NaN for a gradient even where the clip stops it.
 
 Normalisers count the whole batch, not the part at hand, so that the losses of microbatches, and of ranks, add.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ais_core.errors import SettingError, ShapeError
+from ais_core.settings import EXPONENT_LIMIT
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 Estimator = Literal["k1", "k2", "k3"]
@@ -46,7 +48,7 @@ def clipped(
     Returns:
         (T,) losses.
     """
-    ratio = (current - proximal.detach()).exp()
+    ratio = _exponential(current - proximal.detach())
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip is not None:
         if dual_clip <= 1:
@@ -73,7 +75,7 @@ def gspo(
     logs = (current - proximal).detach()
     sums = torch.segment_reduce(logs, "sum", lengths=lengths, unsafe=True)
     mean = (sums / lengths.clamp(min=1)).repeat_interleave(lengths, output_size=logs.numel())
-    ratio = mean.exp() * (current - current.detach()).exp()
+    ratio = _exponential(mean) * (current - current.detach()).exp()
     return -weights * torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
 
 
@@ -90,15 +92,16 @@ def cispo(
     MiniMax-M1 (arXiv 2506.13585): the ratio is clipped as a weight, so that no token loses its gradient.
     Arguments as `clipped`.
     """
-    ratio = (current - proximal).detach().exp().clamp(1 - clip_low, 1 + clip_high)
+    ratio = _exponential((current - proximal).detach()).clamp(1 - clip_low, 1 + clip_high)
     return -weights * ratio * advantages * current
 
 
 def reference_kl(current: Tensor, reference: Tensor, estimator: Estimator = "k3") -> Tensor:
     """A per-token penalty towards a reference policy, for samples of current.
 
-    With d = log reference - log current: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d (GRPO's; never negative). As a
-    loss, k2 has the gradient of KL(current || reference); k1's has mean 0, so use it inside the reward or not at all.
+    With d = log reference - log current: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d (GRPO's; never negative; d clamped
+    to +-20, so that beyond it pulls no more). As a loss, k2 has the gradient of KL(current || reference); k1's has mean
+    0, so use it inside the reward or not at all.
     Both (T,); returns (T,).
     """
     difference = reference.detach() - current
@@ -108,15 +111,21 @@ def reference_kl(current: Tensor, reference: Tensor, estimator: Estimator = "k3"
         case "k2":
             return difference.square() / 2
         case "k3":
-            return torch.expm1(difference) - difference
+            bounded = difference.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
+            return torch.expm1(bounded) - bounded
         case _:
             raise SettingError(f"unknown KL estimator {estimator!r}; known: k1, k2, k3")
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the distribution of each row of logits (..., vocabulary), in float32."""
-    logs = torch.log_softmax(logits.float(), -1)
+    """Entropy in nats of the distribution of each row of logits (..., vocabulary), in float32. Logits of -inf, which
+    forbid a token, add nothing."""
+    logs = torch.log_softmax(logits.float(), -1).clamp(min=torch.finfo(torch.float32).min)
     return -(logs.exp() * logs).sum(-1)
+
+
+def _exponential(logs: Tensor) -> Tensor:
+    return logs.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).exp()
 
 
 @dataclass(frozen=True, slots=True)

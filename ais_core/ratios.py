@@ -9,8 +9,10 @@ policy at the start of the step, `current` is the one being optimised. A log-rat
 so that its exponential weights what behaviour sampled as if proximal had.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -21,8 +23,12 @@ from ais_core.settings import EXPONENT_LIMIT
 
 NonFinite = Literal["raise", "mask"]
 
-CHUNK_TOKENS = 96 * 1024
+CHUNK_TOKENS = 64 * 1024
 """Tokens worked on at once on a CPU: memory does not grow with the batch. Smaller chunks spend their time in calls."""
+
+LARGEST_LOG_RATIO = 1e9
+"""A log-ratio of larger magnitude is no difference of log-probs but a sentinel, such as the most negative float that
+stands for a forbidden token: its square is not a float32. It is treated as one that is not finite."""
 
 
 def log_ratio(proximal: Tensor, behaviour: Tensor) -> Tensor:
@@ -43,7 +49,7 @@ def log_ratio(proximal: Tensor, behaviour: Tensor) -> Tensor:
     return proximal.detach().float() - behaviour.detach().float()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SequenceBatch:
     """Log-ratios of a batch, packed. Made by `packed` or `padded`."""
 
@@ -55,6 +61,8 @@ class SequenceBatch:
     """(tokens,) int64: policy versions between the one that sampled a token and the one training it."""
     non_finite_tokens: int
     """Tokens left out because their log-ratio was not finite."""
+    largest: float
+    """The largest log-ratio; -inf for a batch without tokens."""
     position: Tensor | None
     """Where each token lies in the flattened layout that came in; None when it is that layout."""
     shape: torch.Size
@@ -73,16 +81,18 @@ class SequenceBatch:
 
         Args:
             log_ratio: (T,) log proximal - log behaviour of the sampled tokens.
-            lengths: (N,) integers that add up to T.
+            lengths: (N,) integers that add up to T, zeros allowed.
             version_lag: (T,) integers, or None.
             mask: (T,) bool, False for tokens that were not sampled by the policy (prompts, tool output), or None.
             non_finite: `raise`, or `mask` to leave such tokens out and count them.
         Raises:
-            ShapeError: lengths or shapes that do not describe one batch.
-            NonFiniteError: a NaN or infinity, unless masked.
+            ShapeError: lengths, shapes or dtypes that do not describe one batch.
+            NonFiniteError: a NaN or infinity, or a magnitude over LARGEST_LOG_RATIO, unless masked.
         """
         if log_ratio.ndim != 1 or lengths.ndim != 1:
             raise ShapeError(f"expected flat tensors, got {tuple(log_ratio.shape)} and lengths {tuple(lengths.shape)}")
+        if lengths.numel() and (lengths.is_floating_point() or lengths.dtype == torch.bool):
+            raise ShapeError(f"lengths are integers, got {lengths.dtype}")
         counts = [int(length) for length in lengths.tolist()]
         if min(counts, default=0) < 0 or sum(counts) != log_ratio.numel():
             raise ShapeError(f"lengths must be 0 or more and add up to {log_ratio.numel()} tokens, got {sum(counts)}")
@@ -120,46 +130,57 @@ class SequenceBatch:
         if not log_ratio.is_floating_point() or (mask is not None and mask.dtype != torch.bool):
             raise ShapeError("log_ratio must be a float tensor, and mask a bool one")
         shape = log_ratio.shape
-        flat = log_ratio.detach().reshape(-1).float()
+        flat = log_ratio.detach().reshape(-1).float().contiguous()
         keep = None if mask is None else mask.reshape(-1)
         kept = flat if keep is None else flat[keep]
         bad = 0
-        # A finite sum has finite terms only: one cheap pass, and the dear one when there is something to find.
-        if not kept.sum().isfinite():
-            finite = flat.isfinite()
-            bad = int((~finite if keep is None else ~finite & keep).sum())
-            if bad and non_finite == "raise":
+        smallest, largest = _extremes(kept)
+        # A comparison with NaN is false, so this one pass finds every kind; the dear ones are for when there is one.
+        if not (smallest >= -LARGEST_LOG_RATIO and largest <= LARGEST_LOG_RATIO):
+            usable = flat.abs() <= LARGEST_LOG_RATIO
+            bad = int((~usable if keep is None else ~usable & keep).sum())
+            if non_finite == "raise":
                 raise NonFiniteError(
-                    f"{bad} of {kept.numel()} log-ratios are NaN or infinite; check the log-probs of both policies, or "
-                    "pass non_finite='mask' to leave those tokens out and count them"
+                    f"{bad} of {kept.numel()} log-ratios are NaN, infinite or beyond +-{LARGEST_LOG_RATIO:.0e}; check "
+                    "the log-probs of both policies, or pass non_finite='mask' to leave those tokens out and count them"
                 )
-            keep = finite if keep is None else keep & finite
+            keep = usable if keep is None else keep & usable
             kept = flat[keep]
+            _, largest = _extremes(kept)
         position = None
         if keep is not None:
             position = keep.nonzero().squeeze(1)
-            ends = torch.tensor(counts, device=flat.device).cumsum(0)
+            ends = torch.tensor(counts, dtype=torch.int64, device=flat.device).cumsum(0)
             through = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
             counts = through[ends].diff(prepend=through[:1]).tolist()
         lag = None
         if version_lag is not None:
             lag = version_lag.reshape(-1).long()
             lag = lag if keep is None else lag[keep]
-        return cls(kept, tuple(counts), lag, bad, position, shape)
+        return cls(kept, tuple(counts), lag, bad, largest, position, shape)
 
     def chunks(self) -> Iterator["Chunk"]:
-        """The batch in pieces of whole sequences, in order."""
-        limit = CHUNK_TOKENS if self.log_ratio.device.type == "cpu" else max(self.log_ratio.numel(), 1)
+        """The batch in pieces of whole sequences, in order. A batch of one piece keeps it, and what was found of it."""
+        if self.log_ratio.numel() <= self._limit:
+            yield self._single
+            return
         token, first = 0, 0
         while first < len(self.lengths):
             last, size = first, 0
-            while last < len(self.lengths) and (last == first or size + self.lengths[last] <= limit):
+            while last < len(self.lengths) and (last == first or size + self.lengths[last] <= self._limit):
                 size += self.lengths[last]
                 last += 1
             tokens = slice(token, token + size)
-            lengths = torch.tensor(self.lengths[first:last], dtype=torch.int64, device=self.log_ratio.device)
-            yield Chunk(self.log_ratio[tokens], lengths, tokens, slice(first, last))
+            yield Chunk(self.log_ratio[tokens], self.lengths[first:last], self.largest, tokens)
             token, first = token + size, last
+
+    @property
+    def _limit(self) -> int:
+        return CHUNK_TOKENS if self.log_ratio.device.type == "cpu" else max(self.log_ratio.numel(), 1)
+
+    @cached_property
+    def _single(self) -> "Chunk":
+        return Chunk(self.log_ratio, self.lengths, self.largest, slice(0, self.log_ratio.numel()))
 
     def restore(self, values: Tensor) -> Tensor:
         """Per-token values (tokens,) in the shape that came in; 0 where masked."""
@@ -184,28 +205,52 @@ class SequenceBatch:
         raise ShapeError(f"expected ({sequences},) or {tuple(self.shape)}, got {tuple(values.shape)}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """Some whole sequences of a batch."""
 
     log_ratio: Tensor
     """(tokens,) float32."""
-    lengths: Tensor
-    """(sequences,) int64."""
+    sizes: tuple[int, ...]
+    """Tokens of each sequence; 0 is allowed."""
+    largest: float
+    """No log-ratio is larger."""
     tokens: slice
     """Where its tokens lie in the batch."""
-    sequences: slice
-    """Which sequences of the batch these are."""
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(sequences,) int64: `sizes` on the device."""
+        return torch.tensor(self.sizes, dtype=torch.int64, device=self.log_ratio.device)
+
+    @cached_property
+    def occupied(self) -> Tensor:
+        """(occupied sequences,) int64: the lengths that are not 0."""
+        return self.lengths if 0 not in self.sizes else self.lengths[self.lengths > 0]
+
+    @cached_property
+    def running(self) -> Tensor:
+        """(tokens + 1,) float64: the log-ratios before each token, summed over the chunk."""
+        return cumulative(self.log_ratio)
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """(occupied sequences,) int64: where each sequence ends."""
+        return self.occupied.cumsum(0)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(occupied sequences,) int64: where each sequence starts."""
+        return self.ends - self.occupied
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values per sequence, repeated over its tokens."""
-        return values.repeat_interleave(self.lengths, output_size=self.log_ratio.numel())
+        """Values per occupied sequence, repeated over its tokens."""
+        return values.repeat_interleave(self.occupied, output_size=self.log_ratio.numel())
 
-    def sequence_sum(self, values: Tensor) -> Tensor:
-        """(sequences,) float64 sums over each sequence; 0 for an empty one."""
-        sums = cumulative(values)
-        ends = self.lengths.cumsum(0)
-        return sums[ends] - sums[ends - self.lengths]
+    def sequence_sum(self, values: Tensor | None = None) -> Tensor:
+        """(occupied sequences,) float64 sums over each sequence of values (tokens,), or of the log-ratios."""
+        sums = self.running if values is None else cumulative(values)
+        return sums[self.ends] - sums[self.starts]
 
 
 def cumulative(values: Tensor) -> Tensor:
@@ -218,3 +263,11 @@ def cumulative(values: Tensor) -> Tensor:
 def exponential(log_weights: Tensor) -> Tensor:
     """exp with its argument clamped to +-EXPONENT_LIMIT."""
     return log_weights.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT).exp_()
+
+
+def _extremes(values: Tensor) -> tuple[float, float]:
+    """The smallest and the largest, NaN if there is one; inf and -inf of nothing."""
+    if values.numel() == 0:
+        return math.inf, -math.inf
+    low, high = torch.aminmax(values)
+    return float(low), float(high)

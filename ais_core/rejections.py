@@ -3,8 +3,8 @@
     ratio, k1, k2, k3 of a token, or of a sequence by sum, mean or maximum      verl's rollout rejection sampling; TRL's
                                                                                and the geometric sequence mask
     OPSM   drop a sequence iff A < 0 and mean(-log r) > delta                  DeepSeek-V3.2 (arXiv 2512.02556)
-    M2PO   drop the largest (log r)^2 among offending tokens until their mean   arXiv 2510.01161
-           is at most tau
+    M2PO   drop the largest (log r)^2 among offending tokens until their mean   arXiv 2510.01161,
+           is at most tau                                                      algorithm 1
 
 An offending token is one that the update would push further off-policy: A > 0 and r > 1, or A < 0 and r < 1.
 """
@@ -24,7 +24,7 @@ def kept(chunk: Chunk, rejection: RejectionSettings) -> Tensor:
         return _inside(_statistic(logs, rejection.statistic), rejection)
     if rejection.over == "sequence_max":
         statistic = _statistic(logs, rejection.statistic)
-        value = torch.segment_reduce(statistic, "max", lengths=chunk.lengths, unsafe=True, initial=-torch.inf)
+        value = torch.segment_reduce(statistic, "max", lengths=chunk.occupied, unsafe=True)
     elif rejection.statistic == "ratio":
         value = exponential(_total(chunk, logs, rejection))
     else:
@@ -35,7 +35,7 @@ def kept(chunk: Chunk, rejection: RejectionSettings) -> Tensor:
 def off_policy_sequences(chunk: Chunk, advantages: Tensor, threshold: float) -> Tensor:
     """(tokens,) bool, OPSM: False where the token's advantage is negative and its sequence's mean -log r is over
     `threshold` nats."""
-    mean = -chunk.sequence_sum(chunk.log_ratio) / chunk.lengths.clamp(min=1)
+    mean = -chunk.sequence_sum() / chunk.occupied
     return ~((advantages < 0) & chunk.spread(mean > threshold))
 
 
@@ -78,7 +78,7 @@ def _statistic(logs: Tensor, name: str) -> Tensor:
 
 def _total(chunk: Chunk, values: Tensor, rejection: RejectionSettings) -> Tensor:
     total = chunk.sequence_sum(values)
-    return total / chunk.lengths.clamp(min=1) if rejection.over == "sequence_mean" else total
+    return total / chunk.occupied if rejection.over == "sequence_mean" else total
 
 
 def _inside(values: Tensor, rejection: RejectionSettings) -> Tensor:

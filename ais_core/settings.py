@@ -28,7 +28,23 @@ Method = Literal[
 Level = Literal["token", "prefix", "sequence", "tempered", "geometric", "adaptive"]
 Statistic = Literal["ratio", "k1", "k2", "k3"]
 Over = Literal["token", "sequence_sum", "sequence_mean", "sequence_max"]
-Rule = Literal["plateau", "constant", "effective_sample", "severity", "amplification", "product"]
+Rule = Literal[
+    "plateau",
+    "constant",
+    "effective_sample",
+    "severity",
+    "amplification",
+    "severity_effective_sample",
+    "severity_effective_sample_variation",
+    "severity_reliability",
+    "product",
+    "bias_noise",
+    "shrinkage",
+    "alarm",
+    "capped_alarm",
+    "capped_smooth_alarm",
+    "capped_severity_alarm",
+]
 Evaluation = Literal["previous_batch", "same_batch"]
 
 UNKNOWN_KEYS = {"extra": "forbid"}
@@ -86,6 +102,14 @@ class MixingSettings:
     amplification_batch: float = 4.0
     """How many effective raw sequences count as one half of the trust in the weights."""
 
+    variation_scale: float = 1.0
+    """CV of the raw weights that counts as large; only the rules `product`, `severity_effective_sample_variation` and
+    the alarms look at it."""
+
+    noise_weight: float = 0.05
+    """How much variance counts against bias; only the rules `shrinkage`, `bias_noise` and `severity_reliability` look
+    at it."""
+
     mismatch_limit: float = 1.0
     """Mean |log ratio| in nats per token above which ratios say nothing. alpha falls linearly to 0 between this and
     twice this, and the plan is marked untrusted."""
@@ -112,6 +136,8 @@ class MixingSettings:
             "between 0 and 1, both excluded",
         )
         _check("amplification_batch", self.amplification_batch, self.amplification_batch >= 0, "0 or more")
+        _check("variation_scale", self.variation_scale, self.variation_scale > 0, "positive")
+        _check("noise_weight", self.noise_weight, self.noise_weight >= 0, "0 or more")
         _check("mismatch_limit", self.mismatch_limit, self.mismatch_limit > 0, "positive (inf switches it off)")
         if self.uncorrected_bound is not None:
             _check("uncorrected_bound", self.uncorrected_bound, self.uncorrected_bound > 0, "positive or None")
@@ -157,7 +183,8 @@ class CorrectionSettings:
     """Further rejections, applied on top of any method (token truncation with sequence rejection, for instance)."""
 
     learning_rate_base: float = 1.0
-    """`vcpo` only: the effective-sample ratio at which the learning rate is not reduced."""
+    """`vcpo` only: the effective-sample ratio of raw sequence ratios at which the learning rate is not reduced; the
+    paper takes that of on-policy sampling. Below it the rate falls with the root of the ratio."""
 
     mixing: MixingSettings = field(default_factory=MixingSettings)
     """`ais` only: how alpha is chosen."""
@@ -209,15 +236,16 @@ DEFAULT_BOUNDS: dict[str, tuple[float, float]] = {
     "mis": (0.5, 5.0),
     "icepop": (0.5, 5.0),
     "sequence_mask": (0.0, 3.0),
-    "geometric_mask": (0.99, 1.001),
+    "geometric_mask": (0.999, 1.001),
     "k1": (-math.inf, 1.0),
     "k2": (0.0, 0.5),
     "k3": (0.0, 0.5),
     "opsm": (-math.inf, 1e-4),
     "m2po": (0.0, 0.04),
 }
-"""The bounds each method has in the literature: IcePop and MIS (0.5, 5); TRL's sequence mask 3; the geometric mask of
-verl; OPSM's 1e-4 as in slime; M2PO's 0.04. The bounds of k1, k2 and k3 are ours: the literature has no common ones."""
+"""The bounds each method has in the literature: IcePop's (0.5, 5), which `mis` shares (the masks of TRL and of Liu, Li
+et al. have an upper bound alone: lower 0); TRL's sequence mask 3; verl's geometric rejection; OPSM's 1e-4 as in slime;
+M2PO's 0.04. The bounds of k1, k2 and k3 are ours: the literature has no common ones."""
 
 
 def _check(name: str, value: float, holds: bool, expected: str) -> None:

@@ -4,7 +4,9 @@ Everything this library decides or reports about a batch is a function of this t
 microbatches and all-reducing over ranks gives the same decision as one big batch.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ LAGS = 9
 _SECTIONS = {
     "batch": ("sequences", "empty_sequences", "tokens", "kept_tokens", "non_finite_tokens"),
     "token": ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
-    "sequence": ("log_ratio", "square_log_ratio", "excess", "square_excess"),
+    "sequence": ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
     "ladder": RUNGS * ("excess", "square_excess", "weight", "square_weight", "truncated"),
     "offending": BINS * ("count",) + BINS * ("square_log_ratio",),
     "token_histogram": 2 * BINS * ("count",),
@@ -46,9 +48,10 @@ DECISIVE = PLACES["ladder"].stop
 """Sums before this index are all that a mixing coefficient needs, and all that a state keeps."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Sums:
-    """A view of the flat tensor by section. Writing to a section writes to the tensor."""
+    """A view of the flat tensor by section. Writing to a section writes to the tensor; values are read once all is
+    written."""
 
     flat: Tensor
 
@@ -63,7 +66,17 @@ class Sums:
 
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
-        return [float(value) for value in self.section(name).tolist()]
+        return self._floats[PLACES[name]]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sum is."""
+        return math.isfinite(sum(self._floats))
+
+    @cached_property
+    def _floats(self) -> list[float]:
+        floats: list[float] = self.flat.tolist()
+        return floats
 
 
 def check(flat: Tensor) -> Sums:

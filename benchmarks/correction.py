@@ -5,8 +5,11 @@
 The plain implementation computes the metrics of `ais_core.Diagnostics` eagerly on padded (B, T) tensors with a mask, as
 trainers of the field do: quantiles by sorting, one pass per metric; for level `adaptive`, the weights of every block
 length besides. Both take the same log-probs, in one process and one thread, and must agree on alpha. Memory is what a
-call allocates at its peak, in tensors of the batch (float32); the log-ratios and the weights are two of them. Prints a
-table, and one JSON object as its last line.
+call allocates at its peak, in tensors of the batch (float32); the log-ratios and the weights are two of them.
+
+Where a batch is as small as the demo's (256 x 17), not tokens but calls into torch take the time; that case is timed
+and its calls are counted as well. As a share of a real step, see `benchmarks/train.py`. Prints a table, and one JSON
+object as its last line.
 """
 
 import argparse
@@ -150,6 +153,29 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     return peak
 
 
+def torch_calls(call: Callable[[], Any]) -> int:
+    """How many operations of torch a call makes, those that operations make themselves left out."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        call()
+    return sum(event.cpu_parent is None for event in recorded.events())
+
+
+def short_batch(mismatch: float) -> Callable[[], Any]:
+    """The library's calls on a batch of the demo's shape, with version lags as its trainer passes them."""
+    proximal = -torch.rand(256 * 17) * 3
+    behaviour = proximal - torch.randn(256 * 17) * mismatch
+    lengths, lags = torch.full((256,), 17), torch.zeros(256 * 17, dtype=torch.int64)
+    correction = ais_core.build(CorrectionSettings(level="adaptive", mixing=SETTINGS))
+
+    def call() -> Tensor:
+        batch = SequenceBatch.packed(ais_core.log_ratio(proximal, behaviour), lengths, lags)
+        plan, _ = correction.plan(correction.measure(batch), None)
+        return correction.weights(batch, None, plan)
+
+    return call
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=256)
@@ -177,6 +203,8 @@ def main() -> None:
         "adaptive": lambda: library("adaptive", ais_core.log_ratio(proximal, behaviour).flatten(), lengths),
     }
     took = seconds(calls)
+    short = short_batch(options.mismatch)
+    took["short"] = seconds({"short": short}, rounds=300)["short"]
     unit = 4 * options.sequences * options.length
     memory = {name: peak_bytes(call) / unit for name, call in calls.items()}
     print(
@@ -191,6 +219,9 @@ def main() -> None:
         ("adaptive", "plain adaptive", "ais_core, adaptive level"),
     ):
         print(f"{label:28}{took[name] * 1e3:9.1f}{took[reference] / took[name]:14.1f}{memory[name]:28.2f}")
+
+    made = torch_calls(short)
+    print(f"{'ais_core, adaptive, 256 x 17':28}{took['short'] * 1e3:9.2f}   in {made} calls into torch")
 
     def figure(value: float, unit: str, reference: float) -> dict[str, Any]:
         return {
@@ -208,6 +239,8 @@ def main() -> None:
             ("peak_memory", memory, 1.0, "tensors of the batch"),
         )
     }
+    figures["short_time"] = {"value": round(took["short"] * 1e3, 4), "unit": "ms", "reference": None, "ratio": None}
+    figures["short_calls"] = {"value": made, "unit": "torch calls", "reference": None, "ratio": None}
     if options.step_seconds:
         share = took["adaptive"] / options.step_seconds
         print(f"share of a step of {options.step_seconds} s: {share:.3%}")

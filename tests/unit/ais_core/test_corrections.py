@@ -1,5 +1,6 @@
 """Every correction against its definition in plain float64, and the invariances that make it trustworthy."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -93,7 +94,7 @@ def test_weights_are_those_of_the_definitions(mismatch: float) -> None:
     for logs_i, _, got in _by_sequence(CorrectionSettings(method="sequence_mask"), logs, advantages):
         assert torch.equal(got, (logs_i.sum().exp() <= 3.0).float().expand_as(got))
     for logs_i, _, got in _by_sequence(CorrectionSettings(method="geometric_mask"), logs, advantages):
-        assert torch.equal(got, (0.99 <= logs_i.mean().exp() <= 1.001) * torch.ones_like(got))
+        assert torch.equal(got, (0.999 <= logs_i.mean().exp() <= 1.001) * torch.ones_like(got))
     for logs_i, _, got in _by_sequence(CorrectionSettings(method="k1", upper=0.1), logs, advantages):
         assert torch.equal(got, (-logs_i <= 0.1).float())
     k3_max = CorrectionSettings(method="k3", over="sequence_max", upper=0.1)
@@ -151,13 +152,15 @@ def test_the_effective_sample_reported_is_that_of_the_weights_applied(settings: 
         assert plan.effective_sample_ratio == pytest.approx(ess_ratio, rel=1e-4)
 
 
-def test_vcpo_scales_the_learning_rate_by_the_root_of_the_effective_sample() -> None:
-    logs, _ = make([16] * 64, 0.2)
-    correction = ais_core.build(CorrectionSettings(method="vcpo"))
+@pytest.mark.parametrize("base", [1.0, 0.6])
+def test_vcpo_scales_the_learning_rate_by_the_root_of_the_effective_sample_of_raw_sequence_ratios(base: float) -> None:
+    logs, _ = make([4, 16, 9, 31] * 16, 0.2)
+    correction = ais_core.build(CorrectionSettings(method="vcpo", learning_rate_base=base))
     plan, _ = correction.plan(correction.measure(packed(logs)), None)
-    weights = torch.stack([x.double().sum().exp().clamp(max=2.0) for x in logs])
-    ess_ratio = float(weights.sum() ** 2 / (64 * weights.square().sum()))
-    assert plan.learning_rate_scale == pytest.approx(math.sqrt(ess_ratio), rel=1e-5)
+    ratios = torch.stack([x.double().sum().exp() for x in logs])
+    ess_ratio = float(ratios.sum() ** 2 / (64 * ratios.square().sum()))
+    assert float(ratios.max()) > 2.0
+    assert plan.learning_rate_scale == pytest.approx(math.sqrt(min(1.0, ess_ratio / base)), rel=1e-5)
 
 
 def test_the_bounded_uncorrected_branch_is_min_1_and_four_times_the_ratio() -> None:
@@ -245,6 +248,27 @@ def test_padding_and_masks_do_not_change_the_result(
         torch.testing.assert_close(weights[mask], torch.cat([*weigh(settings, logs, advantages), torch.zeros(0)]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+def test_inputs_of_any_dtype_layout_and_with_gradients_give_what_float32_gives(
+    settings: CorrectionSettings, dtype: torch.dtype
+) -> None:
+    logs, advantages = make([1, 12, 0, 7], 0.3)
+    flat = torch.cat(logs).to(dtype)
+    every_other = torch.stack([flat, torch.full_like(flat, torch.nan)], 1).flatten()[::2].requires_grad_()
+    assert not every_other.is_contiguous()
+    lengths = torch.tensor([1, 12, 0, 7], dtype=torch.int32)
+    correction = ais_core.build(settings)
+    batch = SequenceBatch.packed(every_other, lengths)
+    expected = packed([x.to(dtype).float() for x in logs])
+    sums = correction.measure(batch, advantages.double().requires_grad_())
+    assert torch.equal(sums, correction.measure(expected, advantages))
+    plan, _ = correction.plan(sums, None)
+    weights = correction.weights(batch, advantages.double().requires_grad_(), plan)
+    assert torch.equal(weights, correction.weights(expected, advantages, plan))
+    assert not weights.requires_grad
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_log_probs_of_any_dtype_are_subtracted_in_float32(dtype: torch.dtype) -> None:
     proximal, behaviour = torch.randn(2, 9).to(dtype).requires_grad_().unbind()
@@ -294,14 +318,26 @@ def test_a_foreign_state_or_a_plan_before_the_first_measurement_is_refused() -> 
     correction = ais_core.build(CorrectionSettings())
     with pytest.raises(StateError, match="measure"):
         correction.recall(None)
+    _, state = correction.plan(correction.measure(packed(make([17] * 4, 0.1)[0])), None)
+    for values in ([1.0], [None] * len(state["sums"]), [math.nan, *state["sums"][1:]], "sums"):
+        with pytest.raises(StateError, match="start with None"):
+            correction.recall({"sums": values})
     with pytest.raises(StateError, match="start with None"):
-        correction.recall({"sums": [1.0]})
+        correction.plan(correction.measure(packed([torch.zeros(2)])), {})
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_sums_that_are_not_finite_are_refused(bad: float) -> None:
+    correction = ais_core.build(CorrectionSettings())
+    sums = correction.measure(packed([torch.zeros(2)]))
+    with pytest.raises(NonFiniteError, match="ranks"):
+        correction.plan(sums + bad, None)
 
 
 # Borders.
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, torch.finfo(torch.float32).min, 1e30])
 def test_a_non_finite_log_ratio_raises_or_is_left_out_and_counted(bad: float) -> None:
     logs = torch.tensor([0.1, bad, 0.2, 0.3])
     lengths = torch.tensor([2, 2])
@@ -319,6 +355,28 @@ def test_a_non_finite_log_ratio_raises_or_is_left_out_and_counted(bad: float) ->
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@pytest.mark.parametrize("extreme", [[1e4, -1e4, 0.1, 1e4], [-1e4] * 4, [1e4] * 4, [1e9, -1e9, 0.0, 0.1], [88.0] * 4])
+@pytest.mark.parametrize("lengths", [[4], [2, 0, 2], [1, 1, 1, 1]])
+def test_extreme_log_ratios_leave_no_nan_anywhere(
+    settings: CorrectionSettings, extreme: list[float], lengths: list[int]
+) -> None:
+    correction, advantages = ais_core.build(settings), torch.ones(len(lengths))
+    batch = SequenceBatch.packed(torch.tensor(extreme), torch.tensor(lengths))
+    plan, _ = correction.plan(correction.measure(batch, advantages), None)
+    assert bool(correction.weights(batch, advantages, plan).isfinite().all())
+    if settings.method == "ais":
+        assert (plan.alpha, plan.trusted) == (0.0, False)
+    unknown = {"sequence_tail_index"}  # too few sequences
+    if plan.diagnostics is not None and plan.diagnostics.weight_mean == 0.0:
+        unknown.add("weight_cv")  # nothing is applied
+    assert {n for n, v in vars_of(plan.diagnostics).items() if isinstance(v, float) and math.isnan(v)} <= unknown
+
+
+def vars_of(diagnostics: object) -> dict[str, object]:
+    return {field.name: getattr(diagnostics, field.name) for field in dataclasses.fields(diagnostics)}
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
 def test_a_batch_without_tokens_is_planned_and_weighed(settings: CorrectionSettings, lengths: list[int]) -> None:
     correction = ais_core.build(settings)
@@ -328,11 +386,17 @@ def test_a_batch_without_tokens_is_planned_and_weighed(settings: CorrectionSetti
     assert plan.diagnostics is not None
     assert plan.diagnostics.empty_sequences == len(lengths)
     assert correction.weights(batch, advantages, plan).numel() == 0
+    rows = torch.full((len(lengths), 3), torch.nan)
+    masked = SequenceBatch.padded(rows, torch.zeros(rows.shape, dtype=torch.bool))
+    assert torch.equal(correction.measure(masked, advantages), correction.measure(batch, advantages))
+    assert not correction.weights(masked, advantages, plan).any()
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="add up to 3"):
         SequenceBatch.packed(torch.zeros(3), torch.tensor([2]))
+    with pytest.raises(ShapeError, match="integers"):
+        SequenceBatch.packed(torch.zeros(3), torch.tensor([1.5, 1.5]))
     with pytest.raises(ShapeError, match="mask"):
         SequenceBatch.packed(torch.zeros(3), torch.tensor([3]), mask=torch.ones(2, dtype=torch.bool))
     with pytest.raises(ShapeError, match="behaviour"):

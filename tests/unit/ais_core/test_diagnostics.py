@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ais_core
 from ais_core import CorrectionSettings, Diagnostics, SequenceBatch
@@ -28,7 +30,8 @@ def test_every_metric_equals_its_float64_definition(mismatch: float) -> None:
     logs = torch.randn(64 * 20, generator=torch.Generator().manual_seed(3)) * mismatch
     got = measure(logs, 20, method="tis", level="sequence")
     x = logs.double()
-    r, w = x.exp(), x.view(64, 20).sum(1).exp()
+    y = x.view(64, 20).sum(1)
+    r, w = x.exp(), y.exp()
     t = w.clamp(max=2.0)
     expected = {
         "mean_abs_log_ratio": x.abs().mean(),
@@ -39,8 +42,13 @@ def test_every_metric_equals_its_float64_definition(mismatch: float) -> None:
         "perplexity_ratio": (-x.mean()).exp(),
         "token_cv": r.std(correction=0) / r.mean(),
         "token_ess_ratio": r.sum() ** 2 / (r.numel() * (r**2).sum()),
-        "sequence_mean_log_ratio": w.log().mean(),
-        "sequence_log_ratio_sd": w.log().std(correction=0),
+        "sequence_mean_log_ratio": y.mean(),
+        "sequence_log_ratio_sd": y.std(correction=0),
+        "sequence_mean_abs_log_ratio": y.abs().mean(),
+        "sequence_k1": -y.mean(),
+        "sequence_k2": (y**2 / 2).mean(),
+        "sequence_k3": (torch.expm1(y) - y).mean(),
+        "sequence_chi_square": (w - 1).square().mean(),
         "sequence_cv": w.std(correction=0) / w.mean(),
         "sequence_ess_ratio": w.sum() ** 2 / (w.numel() * (w**2).sum()),
         "weight_mean": t.mean(),
@@ -58,9 +66,13 @@ def test_every_metric_equals_its_float64_definition(mismatch: float) -> None:
 def test_quantiles_and_the_maximum_are_right_to_the_width_of_a_bin(share: float) -> None:
     logs = gaussian(100_000, 0.1)
     got = measure(logs, 100)
+    sequences = logs.view(-1, 100).sum(1)
     value = {0.5: got.median_abs_log_ratio, 0.99: got.p99_abs_log_ratio}[share]
     assert value == pytest.approx(float(logs.abs().quantile(share)), rel=0.05)
     assert float(logs.abs().max()) <= got.max_abs_log_ratio <= 1.26 * float(logs.abs().max())
+    value = {0.5: got.sequence_median_abs_log_ratio, 0.99: got.sequence_p99_abs_log_ratio}[share]
+    assert value == pytest.approx(float(sequences.abs().quantile(share)), rel=0.1)
+    assert float(sequences.abs().max()) <= got.sequence_max_abs_log_ratio <= 1.26 * float(sequences.abs().max())
 
 
 @pytest.mark.parametrize("deviation", [0.05, 0.3, 0.6])
@@ -81,11 +93,19 @@ def test_the_effective_sample_ratio_is_one_over_one_plus_cv_squared() -> None:
     assert got.sequence_ess_ratio == pytest.approx(1 / (1 + got.sequence_cv**2))
 
 
-@pytest.mark.parametrize("k", [0.3, 0.7, 1.2])
-def test_the_tail_index_finds_the_shape_of_a_pareto_tail(k: float) -> None:
-    uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    log_weights = (-k * uniform.log()).float()
-    assert measure(log_weights, 1).sequence_tail_index == pytest.approx(k, rel=0.1)
+@given(shift=st.floats(-60.0, 60.0), deviation=st.floats(0.0, 10.0), length=st.sampled_from([1, 4, 16]))
+def test_raw_weights_of_any_size_give_an_effective_sample_ratio_in_0_1_and_a_finite_cv(
+    shift: float, deviation: float, length: int
+) -> None:
+    logs = torch.randn(64, generator=torch.Generator().manual_seed(0)) * deviation + shift
+    got = measure(logs, length)
+    for ratio in (got.token_ess_ratio, got.sequence_ess_ratio):
+        assert 0.0 < ratio <= 1.0
+    for variation in (got.token_cv, got.sequence_cv, got.raw_weight_cv):
+        assert math.isfinite(variation)
+    if deviation == 0.0 and abs(shift) > 20.0:
+        assert got.token_ess_ratio == pytest.approx(1.0)
+        assert got.token_cv == pytest.approx(0.0, abs=1e-3)
 
 
 def test_lags_are_told_apart_and_what_is_beyond_the_last_is_kept_together() -> None:
@@ -94,3 +114,18 @@ def test_lags_are_told_apart_and_what_is_beyond_the_last_is_kept_together() -> N
     assert [(row.lag, row.tokens) for row in got.by_lag] == [(0, 2), (2, 1), (8, 2)]
     assert [row.mean_abs_log_ratio for row in got.by_lag] == pytest.approx([0.1, 0.3, 0.6])
     assert measure(logs, 5).by_lag == ()
+
+
+@pytest.mark.parametrize("lags", [torch.arange(60) // 20, torch.full((60,), 3)], ids=["several", "one"])
+def test_every_metric_of_a_lag_equals_its_float64_definition(lags: torch.Tensor) -> None:
+    logs = gaussian(60, 0.4)
+    got = {row.lag: row for row in measure(logs, 20, version_lag=lags).by_lag}
+    assert sorted(got) == lags.unique().tolist()
+    for lag, row in got.items():
+        x = logs[lags == lag].double()
+        r = x.exp()
+        assert row.tokens == len(x)
+        assert row.mean_abs_log_ratio == pytest.approx(float(x.abs().mean()), rel=1e-5)
+        assert row.k1 == pytest.approx(float(-x.mean()), rel=1e-5)
+        assert row.k3 == pytest.approx(float((r - 1 - x).mean()), rel=1e-5)
+        assert row.ess_ratio == pytest.approx(float(r.sum() ** 2 / (len(r) * r.square().sum())), rel=1e-5)

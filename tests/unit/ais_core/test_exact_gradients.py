@@ -1,7 +1,9 @@
 """Weighted gradients against exact ones, by summing over every sequence of a small world."""
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,8 +13,7 @@ from torch import Tensor
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
 from ais_core.levels import Levels
-from ais_core.ratios import Chunk
-from ais_core.shrinkage import optimal_alpha
+from ais_core.shrinkage import HalfBatchMoments, optimal_alpha
 
 SEEDS = (0, 1, 2)
 UNCAPPED = 1e8
@@ -67,8 +68,7 @@ def rung_weights(rung: int) -> Callable[[SequenceBatch], Tensor]:
     settings = CorrectionSettings(cap=UNCAPPED, truncate_tokens=False)
 
     def weights(batch: SequenceBatch) -> Tensor:
-        lengths = torch.tensor(batch.lengths)
-        chunk = Chunk(batch.log_ratio, lengths, slice(0, batch.log_ratio.numel()), slice(0, len(lengths)))
+        (chunk,) = batch.chunks()
         return Levels(chunk, settings).between(rung)
 
     return weights
@@ -156,30 +156,71 @@ def test_the_mixed_gradient_lies_alpha_of_the_way_from_uncorrected_to_true(alpha
     torch.testing.assert_close(mixed, none + alpha * (true - none), rtol=1e-5, atol=1e-7)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """Every sequence's contribution to the uncorrected (g0) and the weighted (g1) gradient, and its probability."""
+
+    uncorrected: Tensor
+    weighted: Tensor
+    probability: Tensor
+
+    @classmethod
+    def of(cls, seed: int) -> "Terms":
+        world, (trained, sampled) = make_world(seed), make_policies(seed, 1.0)
+        scores, weights, probabilities = [], [], []
+        for trained_log, sampled_log in zip(world.log_probs(trained), world.log_probs(sampled), strict=True):
+            scores.append(torch.autograd.grad(trained_log.sum(), trained, retain_graph=True)[0].flatten())
+            weights.append((trained_log.sum() - sampled_log.sum()).exp().detach())
+            probabilities.append(sampled_log.sum().exp().detach())
+        g0 = world.reward[:, None] * torch.stack(scores)
+        return cls(g0, torch.stack(weights)[:, None] * g0, torch.stack(probabilities))
+
+    def mean(self, x: Tensor) -> Tensor:
+        return (self.probability[:, None] * x).sum(0)
+
+    def covariance(self, x: Tensor, y: Tensor) -> float:
+        """Total covariance of one sample."""
+        return float((self.probability * ((x - self.mean(x)) * (y - self.mean(y))).sum(1)).sum())
+
+    def optimal_alpha(self, samples: int) -> float:
+        g0, g1, true = self.uncorrected, self.weighted, self.mean(self.weighted)
+        moments = (self.covariance(x, y) / samples for x, y in ((g0, g0), (g1, g1), (g0, g1)))
+        return optimal_alpha(self.mean(g0) - true, self.mean(g1) - true, *moments)
+
+
 @pytest.mark.parametrize("samples", [2, 16, 256])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_optimal_alpha_is_where_a_grid_finds_the_least_mean_squared_error(seed: int, samples: int) -> None:
-    world, (trained, sampled) = make_world(seed), make_policies(seed, 1.0)
-    scores, weights, probabilities = [], [], []
-    for trained_log, sampled_log in zip(world.log_probs(trained), world.log_probs(sampled), strict=True):
-        scores.append(torch.autograd.grad(trained_log.sum(), trained, retain_graph=True)[0].flatten())
-        weights.append((trained_log.sum() - sampled_log.sum()).exp().detach())
-        probabilities.append(sampled_log.sum().exp())
-    p, w = torch.stack(probabilities), torch.stack(weights)
-    g0 = world.reward[:, None] * torch.stack(scores)
-    g1 = w[:, None] * g0
-
-    def mean(x: Tensor) -> Tensor:
-        return (p[:, None] * x).sum(0)
-
-    def covariance(x: Tensor, y: Tensor) -> float:
-        return float((p * ((x - mean(x)) * (y - mean(y))).sum(1)).sum()) / samples
-
-    true = mean(g1)
-    best = optimal_alpha(mean(g0) - true, mean(g1) - true, covariance(g0, g0), covariance(g1, g1), covariance(g0, g1))
+    terms = Terms.of(seed)
+    true = terms.mean(terms.weighted)
     grid = torch.linspace(0, 1, 2001, dtype=torch.float64)
     errors = []
     for alpha in grid:
-        mixed = g0 + alpha * (g1 - g0)
-        errors.append(float((mean(mixed) - true).square().sum()) + covariance(mixed, mixed))
+        mixed = terms.uncorrected + alpha * (terms.weighted - terms.uncorrected)
+        errors.append(float((terms.mean(mixed) - true).square().sum()) + terms.covariance(mixed, mixed) / samples)
+    best = terms.optimal_alpha(samples)
     assert best == pytest.approx(float(grid[int(torch.tensor(errors).argmin())]), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_moments_of_half_batches_are_unbiased_and_lead_to_the_optimal_alpha(seed: int) -> None:
+    terms = Terms.of(seed)
+    expected = [0.0, 0.0, 0.0]
+    # Both halves are one sequence each: the sum over all pairs is the expectation.
+    for (p, *first), (q, *second) in itertools.product(
+        zip(terms.probability, terms.uncorrected, terms.weighted, strict=True), repeat=2
+    ):
+        found = HalfBatchMoments.of((first[0], second[0]), (first[1], second[1]))
+        for i, value in enumerate((found.squared_bias, found.variance, found.covariance)):
+            expected[i] += float(p * q) * value
+    difference = terms.weighted - terms.uncorrected
+    assert expected[0] == pytest.approx(float(terms.mean(difference).square().sum()))
+    assert expected[1] == pytest.approx(terms.covariance(difference, difference) / 2)
+    assert expected[2] == pytest.approx(terms.covariance(terms.uncorrected, difference) / 2)
+    assert HalfBatchMoments(*expected).alpha == pytest.approx(terms.optimal_alpha(2), abs=1e-6)
+
+
+def test_half_batches_that_agree_on_no_difference_leave_alpha_at_0() -> None:
+    same = (torch.ones(3), torch.ones(3))
+    assert HalfBatchMoments.of(same, same).alpha == 0.0
+    assert HalfBatchMoments(squared_bias=-1.0, variance=0.5, covariance=0.0).alpha == 0.0

@@ -13,11 +13,21 @@ from ais_core import CorrectionSettings, MixingSettings, Plan, SequenceBatch
 from ais_core.diagnostics import Moments
 from ais_core.levels import WHOLE
 from ais_core.mixing import RULES, Mismatch, amplification, choose_rung, guard, mixed_moments, reliability, severity
+from ais_core.plan import MixingTerms
 from ais_core.settings import EXPONENT_LIMIT
 
 LENGTHS = (1, 16, 256, 4096, 16384)
 MISMATCHES = (0.0, 0.001, 0.01, 0.1, 0.3, 1.0)
 DEFAULT = MixingSettings()
+KEEP_THE_FLOOR = {
+    "plateau",
+    "effective_sample",
+    "severity_effective_sample",
+    "severity_effective_sample_variation",
+    "capped_alarm",
+    "capped_smooth_alarm",
+    "capped_severity_alarm",
+}
 
 
 def plan_and_weights(length: int, mismatch: float, sequences: int = 32, **mixing: object) -> tuple[Plan, torch.Tensor]:
@@ -44,6 +54,30 @@ def test_the_effective_sample_of_the_applied_weights_never_falls_under_the_floor
     assert bool(weights.isfinite().all())
     assert ess_ratio(weights) >= 0.5 - 1e-6
     assert plan.effective_sample_ratio <= ess_ratio(weights) + 1e-5
+
+
+@given(
+    lengths=st.lists(st.integers(0, 200) | st.sampled_from([1, 1000, 3000]), min_size=1, max_size=12),
+    mismatch=st.floats(0.0, 3.0),
+    shift=st.floats(-1.0, 1.0),
+    outlier=st.sampled_from([0.0, 5.0, -5.0, 1e4, -1e4]),
+    floor=st.sampled_from([0.2, 0.5, 0.9]),
+)
+def test_the_floor_holds_for_ragged_batches_biased_ratios_and_outliers(
+    lengths: list[int], mismatch: float, shift: float, outlier: float, floor: float
+) -> None:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    logs = torch.randn(sum(lengths), generator=generator) * mismatch + shift * mismatch
+    logs[: len(logs) // 7] += outlier
+    batch = SequenceBatch.packed(logs, torch.tensor(lengths))
+    mixing = MixingSettings(evaluation="same_batch", effective_sample_floor=floor)
+    correction = ais_core.build(CorrectionSettings(mixing=mixing))
+    plan, _ = correction.plan(correction.measure(batch), None)
+    weights = correction.weights(batch, None, plan).double()
+    assert 0.0 <= plan.alpha <= 1.0
+    assert bool(weights.isfinite().all())
+    if sum(lengths):
+        assert ess_ratio(weights) >= floor - 1e-6
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -134,3 +168,107 @@ def test_at_sequence_level_alpha_equals_the_formula_of_the_study_in_plain_floats
     mean, deviation = float(t.mean()), float(t.std(correction=0))
     alpha = d**2 / (d**2 + 0.02**2) * min(1.0, 1 / (deviation + 1 - mean)) / (1 + 4 * (1 + variation) / 128)
     assert plan.alpha == pytest.approx(alpha, rel=1e-5)
+
+
+def study_rules(d: float, w: torch.Tensor, t: torch.Tensor, settings: MixingSettings) -> dict[str, float]:
+    """The rules of the study by their name here, written from raw weights w and truncated weights t as the study did.
+
+    D is the mean |log ratio| of tokens; V the CV of w; rho the ESS ratio of t; Dl the mean |log w|.
+    """
+    d0, v0, lam, floor = (
+        settings.severity_scale,
+        settings.variation_scale,
+        settings.noise_weight,
+        settings.effective_sample_floor,
+    )
+    n = len(w)
+    v = float(w.std(correction=0) / w.mean())
+    rho = float(t.sum() ** 2 / (n * (t**2).sum()))
+    mean, deviation = float(t.mean()), float(t.std(correction=0))
+    dl = float(w.log().abs().mean())
+    k = math.sqrt(1 / floor - 1)
+    ess = min(1.0, k / (deviation + k * (1 - mean)))
+    gate = d**2 / (d**2 + d0**2)
+    return {
+        "plateau": gate * ess / (1 + settings.amplification_batch * (1 + v * v) / n),
+        "constant": 1.0,
+        "effective_sample": ess,
+        "severity": gate,
+        "amplification": 1 / (1 + settings.amplification_batch * (1 + v * v) / n),
+        "severity_effective_sample": gate * ess,
+        "severity_effective_sample_variation": gate * ess / (1 + (v / v0) ** 2),
+        "severity_reliability": gate * rho / (rho + lam * v),
+        "product": rho * (1 - math.exp(-d / d0)) / (1 + v / v0),
+        "bias_noise": gate * d / (d + lam * v / math.sqrt(rho)),
+        "shrinkage": rho * dl**2 / (dl**2 + lam * v**2),
+        "alarm": max(min((1 - rho) / (1 - floor), 1), min(d / d0, 1), min(v / v0, 1)),
+        "capped_alarm": min(ess, min(max(d / d0, v / v0), 1)),
+        "capped_smooth_alarm": min(ess, 1 - math.exp(-(d / d0 + v / v0))),
+        "capped_severity_alarm": min(ess, min(d / d0, 1)),
+    }
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.03, 0.3])
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_is_its_formula_in_the_study(rule: str, scale: float) -> None:
+    logs = torch.randn(128, 17, generator=torch.Generator().manual_seed(0)) * scale - scale**2 / 2
+    mixing = MixingSettings(
+        rule=rule,
+        evaluation="same_batch",
+        severity_scale=0.05,
+        variation_scale=0.7,
+        noise_weight=0.1,
+        effective_sample_floor=0.7,
+        alpha_max=0.9,
+    )
+    correction = ais_core.build(CorrectionSettings(level="sequence", truncate_tokens=False, mixing=mixing))
+    batch = SequenceBatch.packed(logs.flatten(), torch.full((128,), 17))
+    plan, _ = correction.plan(correction.measure(batch), None)
+    x = logs.double()
+    w = x.sum(1).exp()
+    expected = study_rules(float(x.abs().mean()), w, w.clamp(max=2.0), mixing)
+    assert expected.keys() == RULES.keys()
+    assert plan.alpha == pytest.approx(0.9 * expected[rule], rel=1e-5)
+
+
+moments = st.tuples(st.floats(1e-6, 2.0), st.floats(0.0, 2.0)).map(lambda m: Moments(m[0], m[0] ** 2 + m[1] ** 2))
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@given(
+    d=st.floats(0.0, 50.0),
+    log_weight=st.floats(0.0, 500.0),
+    truncated=moments,
+    raw=moments,
+    sequences=st.integers(1, 10_000),
+)
+def test_every_rule_gives_a_share_whatever_it_sees(
+    rule: str, d: float, log_weight: float, truncated: Moments, raw: Moments, sequences: int
+) -> None:
+    mismatch = Mismatch(sequences, d, truncated, raw, log_weight)
+    terms = MixingTerms(
+        severity(mismatch, DEFAULT),
+        reliability(mismatch, DEFAULT),
+        amplification(mismatch, DEFAULT),
+        guard(mismatch, DEFAULT),
+    )
+    alpha = RULES[rule](mismatch, terms, DEFAULT)
+    assert 0.0 <= alpha <= 1.0
+    if rule in KEEP_THE_FLOOR:
+        assert alpha <= terms.reliability
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"constant", "effective_sample", "amplification"}))
+def test_rules_that_measure_the_mismatch_leave_identical_policies_alone(rule: str) -> None:
+    assert plan_and_weights(17, 0.0, rule=rule)[0].alpha == 0.0
+
+
+def test_a_schedule_is_a_constant_rule_whose_state_passes_to_the_next_step() -> None:
+    batch = SequenceBatch.packed(
+        torch.randn(34, generator=torch.Generator().manual_seed(0)) * 0.1, torch.tensor([17, 17])
+    )
+    state = None
+    for step, alpha_max in enumerate((0.0, 0.5, 1.0)):
+        correction = ais_core.build(CorrectionSettings(mixing=MixingSettings(rule="constant", alpha_max=alpha_max)))
+        plan, state = correction.plan(correction.measure(batch), state)
+        assert plan.alpha == alpha_max, step

@@ -92,6 +92,31 @@ def test_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size() -> Non
     torch.testing.assert_close(objectives.entropy(logits), torch.full((2, 3), math.log(7)))
 
 
+@pytest.mark.parametrize("far", [-1000.0, -100.0, 100.0, 1000.0])
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+def test_policies_far_apart_leave_losses_and_gradients_finite(far: float, advantage: float) -> None:
+    current = torch.tensor([far, -0.1, -0.2]).requires_grad_()
+    proximal, advantages, ones = torch.tensor([0.0, -0.2, -0.1]), torch.full((3,), advantage), torch.ones(3)
+    for loss in (
+        objectives.clipped(current, proximal, advantages, ones),
+        objectives.clipped(current, proximal, advantages, ones, dual_clip=3.0),
+        objectives.gspo(current, proximal, advantages, ones, torch.tensor([1, 2])),
+        objectives.cispo(current, proximal, advantages, ones),
+        objectives.reference_kl(current, proximal, "k3"),
+    ):
+        assert bool(loss.isfinite().all())
+        assert bool(gradient(loss, current).isfinite().all())
+
+
+def test_forbidden_tokens_add_nothing_to_the_entropy_or_its_gradient() -> None:
+    allowed = torch.tensor([0.0, 1.0, -0.5]).requires_grad_()
+    logits = torch.cat([allowed, torch.tensor([-torch.inf])]).requires_grad_()
+    torch.testing.assert_close(objectives.entropy(logits), objectives.entropy(allowed))
+    masked = gradient(objectives.entropy(logits), logits)
+    torch.testing.assert_close(masked[:3], gradient(objectives.entropy(allowed), allowed))
+    assert masked[3] == 0.0
+
+
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
 def test_parts_of_a_batch_add_up_to_the_batch(aggregation: Aggregation) -> None:
     losses = torch.randn(8, generator=torch.Generator().manual_seed(4))
