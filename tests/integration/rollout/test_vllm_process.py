@@ -1,13 +1,15 @@
-"""A vLLM replica as a real process: BF16 beside the session's FP8 engine, and what happens when parts of it die."""
+"""vLLM replicas as real processes: BF16 on two tensor-parallel ranks, beside the session's FP8; and how they die."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -15,14 +17,16 @@ import pytest_asyncio
 import torch
 from redis.asyncio import Redis
 from replica_process import overrides, process, registered
-from transformers import AutoModelForCausalLM
-from vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request, shaken
 
 from services.contracts.keys import Keys
+from services.contracts.probe import Probe
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
 from services.contracts.trajectory import TOKEN_DTYPE, Trajectory, TrajectoryBounds, decode_trajectory
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER, WeightsStatus, digest_of
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
 
@@ -42,9 +46,12 @@ class Bf16Replica:
 async def bf16_replica(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bf16Replica]:
     client: Redis = await connect(RedisSettings(url=redis_url))
     registry = ReplicaRegistry(client, Keys(RUN))
-    settings = overrides(SORT16, redis_url, RUN, "rollout.engine=vllm", "rollout.precision.weights=bf16")
+    ranks = ("rollout.vllm.tensor_parallel_size=2", "rollout.max_model_len=256")
+    settings = overrides(SORT16, redis_url, RUN, "rollout.engine=vllm", "rollout.precision.weights=bf16", *ranks)
     log = tmp_path_factory.mktemp("bf16") / "replica.log"
-    async with process(*settings, "rollout.max_model_len=256", log=log) as started:
+    async with process(
+        *settings, "rollout.max_model_len=256", "rollout.vllm.tensor_parallel_size=2", log=log
+    ) as started:
         yield Bf16Replica(started, await registered(registry), registry)
     await client.aclose()
 
@@ -64,16 +71,21 @@ async def sampled(replica: Bf16Replica, samples: int) -> list[Trajectory]:
         ]
 
 
+def bf16_logprobs(token_ids: list[int], model: PreTrainedModel) -> list[float]:
+    """Those of every token but the first, as a trainer would compute them."""
+    with torch.no_grad():
+        scores = torch.log_softmax(model(torch.tensor([token_ids])).logits[0, :-1].float(), -1)
+    logprobs: list[float] = scores.gather(1, torch.tensor(token_ids[1:])[:, None]).squeeze(1).tolist()
+    return logprobs
+
+
 def gaps(responses: list[tuple[np.ndarray, np.ndarray]]) -> float:
     """Mean |difference| to transformers in BF16 of the log-probs recorded with some responses."""
     model = AutoModelForCausalLM.from_pretrained(SORT16, dtype=torch.bfloat16)
-    differences = []
-    for token_ids, logprobs in responses:
-        ids = torch.tensor([[*PROMPT, *token_ids.tolist()]])
-        with torch.no_grad():
-            scores = torch.log_softmax(model(ids).logits[0, len(PROMPT) - 1 : -1].float(), -1)
-        expected = scores.gather(1, ids[0, len(PROMPT) :, None]).squeeze(1).numpy()
-        differences.append(np.abs(expected - logprobs))
+    differences = [
+        np.abs(np.array(bf16_logprobs([*PROMPT, *token_ids.tolist()], model)[len(PROMPT) - 1 :]) - logprobs)
+        for token_ids, logprobs in responses
+    ]
     return float(np.concatenate(differences).mean())
 
 
@@ -88,6 +100,31 @@ async def test_bf16_logprobs_are_those_of_transformers_within_noise_and_fp8s_are
     fp8 = gaps([(one.token_ids, one.logprobs) for one in completions])
     assert bf16 < 0.03
     assert fp8 > 2 * bf16
+
+
+async def test_every_tensor_parallel_rank_takes_a_new_version_and_the_probe_agrees(
+    bf16_replica: Bf16Replica, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(demo_snapshot(shaken(1, share=0.3)))
+    shutil.copy(SORT16 / "config.json", tmp_path)
+    token_ids = [*PROMPT, *range(3, 19)]
+    logprobs = bf16_logprobs(token_ids, AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16))
+    probe = Probe((tuple(token_ids),), (tuple(logprobs),))
+    payload = demo_snapshot(shaken(1, share=0.3), probe=probe)
+    headers = {ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest_of(payload)}
+    async with httpx.AsyncClient(base_url=bf16_replica.record.http_url, timeout=60) as client:
+        answer = await client.put("/v1/weights/1", content=payload, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert WeightsStatus.model_validate(answer.json()).probe_gap < 0.05
+    for trajectory in await sampled(bf16_replica, samples=2):
+        assert [span.version for span in trajectory.spans] == [1]
+
+
+def runs_engine_core(process: psutil.Process) -> bool:
+    try:
+        return "EngineCore" in process.name()
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return False
 
 
 async def test_when_vllms_engine_process_is_killed_the_replica_ends_and_leaves_nothing(
@@ -115,7 +152,7 @@ async def test_a_killed_replica_leaves_none_of_vllms_processes(redis_url: str, t
         replica = psutil.Process(started.pid)
         children: list[psutil.Process] = []
         async with asyncio.timeout(120):
-            while not any("EngineCore" in child.name() for child in children):
+            while not any(runs_engine_core(child) for child in children):
                 assert started.returncode is None, (tmp_path / "log").read_text()
                 children = replica.children(recursive=True)
                 await asyncio.sleep(0.1)
