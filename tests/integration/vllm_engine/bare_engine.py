@@ -75,6 +75,10 @@ class BareEngine:
         """Name of the class that multiplies for that linear layer."""
         return str(self._ask("linear_kernel", layer))
 
+    def rounds_tokens_as_vllm(self, layer: str, inputs: torch.Tensor) -> bool:
+        """Whether our fast kernel and vLLM's quantiser give those bf16 inputs the same E4M3 codes and scales."""
+        return bool(self._ask("rounds_tokens_as_vllm", layer, inputs.tolist()))
+
     @property
     def resident_bytes(self) -> int:
         return int(psutil.Process(self._process.pid).memory_info().rss)
@@ -170,6 +174,14 @@ class _Served:
         module = self._model.get_submodule(layer)
         kernel = module.scheme.kernel if hasattr(module, "scheme") else module.quant_method.fp8_linear
         return type(kernel).__name__
+
+    def rounds_tokens_as_vllm(self, layer: str, inputs: list[list[float]]) -> bool:
+        from services.rollout.engines.vllm_engine.fp8_cpu_kernel import rounded_tokens
+
+        tokens = torch.tensor(inputs).bfloat16()
+        ours, our_scales = rounded_tokens(tokens)
+        theirs, their_scales = self._model.get_submodule(layer).quant_method.fp8_linear.quant_fp8(tokens)
+        return torch.equal(ours, theirs.to(torch.bfloat16)) and torch.equal(our_scales, their_scales)
 
 
 def _serve(model: str, arguments: dict[str, Any]) -> None:

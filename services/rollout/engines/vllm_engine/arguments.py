@@ -16,6 +16,8 @@ CPU_BLOCK_SIZE = 32
 kernels are fast with. (Its default there is 128, longer than many prompts.)"""
 CPU_STEP_TOKENS = 4096
 """Tokens of one step, prompts included, if the longest sequence is not longer: vLLM's own default on a CPU."""
+CPU_FP8_KERNEL = "ais_cpu_fp8_kernel"
+"""Key in vLLM's `additional_config` under which workers find `rollout.vllm.cpu_fp8_kernel`."""
 TRANSFER_BACKEND = "ais_snapshot"
 """The name our weight-transfer engine is registered by."""
 WORKER_EXTENSION = "services.rollout.engines.vllm_engine.worker_extension.WorkerExtension"
@@ -65,7 +67,7 @@ def engine_arguments(
         "data_parallel_size": vllm.data_parallel_size,
         "worker_extension_cls": WORKER_EXTENSION,
         "weight_transfer_config": {"backend": TRANSFER_BACKEND},
-        "additional_config": {"ais_cpu_fp8_kernel": vllm.cpu_fp8_kernel},
+        "additional_config": {CPU_FP8_KERNEL: vllm.cpu_fp8_kernel},
         "seed": secrets.randbits(31),  # else two replicas would sample alike
     }
     if host.device == "cpu":

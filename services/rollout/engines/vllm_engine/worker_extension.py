@@ -23,7 +23,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from services.rollout.engines.vllm_engine import int8_cpu_kernel
+from services.rollout.engines.vllm_engine import fp8_cpu_kernel, int8_cpu_kernel
 from services.rollout.engines.vllm_engine.arguments import TRANSFER_BACKEND
 from services.rollout.engines.vllm_engine.int8 import int8_tensors
 from services.rollout.engines.vllm_engine.precision import SnapshotFormat
@@ -117,6 +117,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger(initialize_layerwise_reload.__module__).addFilter(_is_news)
+fp8_cpu_kernel.register()
 int8_cpu_kernel.register()
 if TRANSFER_BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, SnapshotTransferEngine)
