@@ -75,6 +75,10 @@ class BareEngine:
         """Name of the class that multiplies for that linear layer."""
         return str(self._ask("linear_kernel", layer))
 
+    def weight_dtype(self, layer: str) -> str:
+        """Dtype of that linear layer's weight parameter."""
+        return str(self._ask("weight_dtype", layer))
+
     def rounds_tokens_as_vllm(self, layer: str, inputs: torch.Tensor) -> bool:
         """Whether our fast kernel and vLLM's quantiser give those bf16 inputs the same E4M3 codes and scales."""
         return bool(self._ask("rounds_tokens_as_vllm", layer, inputs.tolist()))
@@ -174,6 +178,9 @@ class _Served:
         module = self._model.get_submodule(layer)
         kernel = module.scheme.kernel if hasattr(module, "scheme") else module.quant_method.fp8_linear
         return type(kernel).__name__
+
+    def weight_dtype(self, layer: str) -> str:
+        return str(self._model.get_submodule(layer).weight.dtype)
 
     def rounds_tokens_as_vllm(self, layer: str, inputs: list[list[float]]) -> bool:
         from services.rollout.engines.vllm_engine.fp8_cpu_kernel import rounded_tokens

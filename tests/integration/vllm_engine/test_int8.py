@@ -65,6 +65,11 @@ def test_a_linear_layer_differs_from_the_torch_engines_in_ties_only(
     assert (theirs.float() - ours.float()).abs().mean() < 0.05 * rounding_error
 
 
+def test_a_layer_tells_what_its_weight_is_kept_in(engines: tuple[BareEngine, BareEngine]) -> None:
+    engine, _ = engines  # after live updates, too
+    assert engine.weight_dtype("model.layers.0.mlp.down_proj") == "torch.int8"
+
+
 def test_after_an_update_that_fails_the_old_version_can_be_loaded_again(
     engines: tuple[BareEngine, BareEngine], models: dict[str, Path], tmp_path: Path
 ) -> None:

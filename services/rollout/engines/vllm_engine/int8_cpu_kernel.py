@@ -18,8 +18,10 @@ class ReloadableInt8Kernel(CPUInt8ScaledMMLinearKernel):
 
     def process_weights_for_onednn(self, layer: torch.nn.Module) -> None:
         super().process_weights_for_onednn(layer)
-        weight_scale = getattr(layer, self.layer_param_names[1])
-        self.dnnl_handler.weight_scale = weight_scale.data
+        weight_name, scale_name, *_ = self.layer_param_names
+        self.dnnl_handler.weight_scale = getattr(layer, scale_name).data
+        # vLLM leaves None where the packed weight was. Empty, as its BF16 layers are, it still tells its dtype.
+        setattr(layer, weight_name, torch.nn.Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False))
 
 
 def register() -> None:
