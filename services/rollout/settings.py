@@ -34,9 +34,9 @@ class VllmSettings(Section):
     update_seconds: float = Field(default=300.0, gt=0.0)
     """Deadline of one change of weights, pause to resume. An engine that exceeds it has failed, its process ends."""
     cpu_fp8_kernel: Literal["stock", "bf16_copy"] = "bf16_copy"
-    """CPU: how FP8 products are computed. bf16_copy keeps the rounded weights in BF16, which is exact, and is many times
-    faster than vLLM's own (stock) on CPUs without FP8 instructions, at the price of BF16's memory; its results are
-    rounded to BF16 once more before they are scaled."""
+    """CPU: how FP8 products are computed. bf16_copy keeps the rounded weights in BF16, which is exact, and is many
+    times faster than vLLM's own (stock) on CPUs without FP8 instructions, at the price of BF16's memory; its results
+    are rounded to BF16 once more before they are scaled."""
 
 
 class RolloutSettings(Section):

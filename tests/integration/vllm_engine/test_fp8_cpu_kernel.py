@@ -11,7 +11,7 @@ import torch
 from bare_engine import BareEngine, Scores, bare_engine, random_model
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 FAST = {"ais_cpu_fp8_kernel": "bf16_copy"}
 LAYER = "model.layers.0.mlp.down_proj"
