@@ -28,8 +28,9 @@ from services.rollout.engine import (
 from services.rollout.engines.torch_engine.architecture import read_architecture
 from services.rollout.engines.torch_engine.engine import TorchEngine
 from services.rollout.engines.torch_engine.probe import score
-from services.rollout.engines.torch_engine.weights import read_tensors, rounded_weights, snapshot_files
+from services.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from services.rollout.probe import tolerance
+from services.rollout.snapshots import snapshot_files
 
 PROMPT = (1, 5, 9, 13, 17, 21, 25, 29, 33, 37)
 BF16 = Precision(weights="bf16")
