@@ -6,6 +6,7 @@ on the rounded copies; autograd goes through the rounding, so gradients arrive a
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from services.contracts.sampling import Precision
 from services.runtime.process import UnavailableError
+from services.trainer.behaviour_forward import BehaviourProducts, rounded_weights
 from services.trainer.float32_products import bf16_products
 from services.trainer.microbatch import Microbatch
 
@@ -79,14 +82,25 @@ class Policy:
 
     def score(self, microbatch: Microbatch) -> TokenScores:
         """One forward pass. The head runs on response positions only; log-softmax is float32."""
-        rounded = {f"model.{name}": weight.to(self._compute_dtype) for name, weight in self.model.named_parameters()}
-        inputs = (microbatch.input_ids, microbatch.rows, microbatch.columns)
-        with bf16_products(self.model.device):
-            logits = functional_call(self._scorer, rounded, inputs)
-        logprobs = torch.log_softmax(logits.float() / microbatch.temperature[:, None], dim=-1)
+        logprobs = self.distribution(microbatch)
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return TokenScores(logprobs.gather(1, microbatch.targets[:, None]).squeeze(1), entropy)
+
+    def distribution(self, microbatch: Microbatch, behaviour: Precision | None = None) -> torch.Tensor:
+        """Log-probs of every token at every response position, float32 [T, V], under the sampling temperature.
+
+        With `behaviour`, those of the policy that samples at that precision: see `behaviour_forward`. Its KV cache is
+        taken to be BF16.
+        """
+        if behaviour is None:
+            weights = {name: weight.to(self._compute_dtype) for name, weight in self.model.named_parameters()}
+        else:
+            weights = rounded_weights(self.model, self.model.get_output_embeddings(), behaviour)
+        inputs = (microbatch.input_ids, microbatch.rows, microbatch.columns)
+        with bf16_products(self.model.device), BehaviourProducts(behaviour) if behaviour else nullcontext():
+            logits = functional_call(self._scorer, {f"model.{name}": w for name, w in weights.items()}, inputs)
+        return torch.log_softmax(logits.float() / microbatch.temperature[:, None], dim=-1)
 
     @torch.no_grad()
     def _check_head(self) -> None:

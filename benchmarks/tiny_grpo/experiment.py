@@ -1,0 +1,85 @@
+"""What a run is: everything that its result depends on but the code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ais_core.settings import CorrectionSettings, MixingSettings
+from services.contracts.sampling import Precision
+
+PRECISIONS: dict[str, Precision] = {
+    "bf16": Precision(weights="bf16"),
+    "w4a8": Precision(weights="e2m1", granularity="channel", activations="e4m3"),
+    "e4m3": Precision(weights="e4m3", granularity="channel", activations="e4m3"),
+    "e5m2": Precision(weights="e5m2", granularity="tensor", activations="e5m2", head=True),
+}
+"""w4a8 is the stress: a mismatch that hurts in two minutes. The FP8 formats are what engines really serve."""
+
+Uncorrected = Literal["proximal", "behaviour"]
+Closeness = Literal["to_proximal", "to_behaviour", "both"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a batch becomes a gradient."""
+
+    correction: CorrectionSettings
+    uncorrected: Uncorrected = "proximal"
+    """Whose log-probs carry the (1 - alpha) branch: the BF16 policy's, as everywhere, or those of the quantised policy
+    itself, computed by the trainer with straight-through rounding."""
+    closeness: float = 0.0
+    """Factor of the per-token KL between the two policies, nats to reward."""
+    moves: Closeness = "to_proximal"
+    """What the KL moves: the quantised policy to the BF16 one, the reverse, or both."""
+    weighted_baseline: bool = False
+    """Whether a group's mean and deviation of the reward are taken under the weights."""
+    split: bool = False
+    """Whether each group is given to one branch only, by chance alpha, which costs one forward pass and not two."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run."""
+
+    method: str
+    precision: str
+    seed: int
+    task: str = "sort16"
+    steps: int = 120
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _ais(**mixing: Any) -> CorrectionSettings:
+    return CorrectionSettings(method="ais", mixing=MixingSettings(evaluation="same_batch", **mixing))
+
+
+def _constant(alpha: float, **mixing: Any) -> CorrectionSettings:
+    settings = MixingSettings(rule="constant", alpha_max=alpha, evaluation="same_batch", **mixing)
+    return CorrectionSettings(method="ais", level="sequence", truncate_tokens=False, mixing=settings)
+
+
+NONE = CorrectionSettings(method="none")
+SEQUENCE = CorrectionSettings(method="tis", level="sequence")
+
+METHODS: dict[str, Method] = {
+    "none": Method(NONE),
+    "tis_sequence": Method(SEQUENCE),
+    "plateau_1": Method(_ais()),
+    "plateau_0.8": Method(_ais(alpha_max=0.8)),
+    "constant_0.5": Method(_constant(0.5)),
+    "constant_0.75": Method(_constant(0.75)),
+    "constant_0.9": Method(_constant(0.9)),
+    "honest_0": Method(_constant(0.0), uncorrected="behaviour"),
+    "honest_0.5": Method(_constant(0.5), uncorrected="behaviour"),
+    "honest_0.75": Method(_constant(0.75), uncorrected="behaviour"),
+    "honest_0.9": Method(_constant(0.9), uncorrected="behaviour"),
+    "close_0.01": Method(SEQUENCE, closeness=0.01),
+    "close_0.03": Method(SEQUENCE, closeness=0.03),
+    "close_0.1": Method(SEQUENCE, closeness=0.1),
+    "close_0.3": Method(SEQUENCE, closeness=0.3),
+}
+"""The methods compared, by name."""
