@@ -5,8 +5,8 @@ activations this way computes the policy that a low-precision engine samples fro
 
     grad J(Q(theta)) ~ (grad J)(Q(theta)),      taking dQ/dtheta for 1
 
-Rounding to the nearest never clips here, because scales map the largest value of a group to the format's largest; so
-the identity is right on average over a step of the grid.
+Within the format's range the identity is right on average over a step of the grid. Values that scales of least squares
+clip are passed too: their scale moves with them.
 """
 
 # ruff: noqa: A002 (`format` is what everybody calls a number format)
@@ -17,17 +17,21 @@ import torch
 from torch import Tensor
 
 from ais_core.numerics.formats import Format
-from ais_core.numerics.quantizers import Granularity, quantize_activation, quantize_weight
+from ais_core.numerics.quantizers import Granularity, Scales, quantize_activation, quantize_weight
 
 
 def straight_through_weight(
-    weight: Tensor, format: Format, granularity: Granularity = "channel", block_size: int = 128
+    weight: Tensor,
+    format: Format,
+    granularity: Granularity = "channel",
+    block_size: int = 128,
+    scales: Scales = "maximum",
 ) -> Tensor:
     """`quantize_weight` of a weight (out, in), float32, with the gradient of the weight itself.
 
     Values, arguments and errors are those of `quantize_weight`, bit for bit.
     """
-    return _pass_through(weight, quantize_weight(weight, format, granularity, block_size))
+    return _pass_through(weight, quantize_weight(weight, format, granularity, block_size, scales=scales))
 
 
 def straight_through_activation(x: Tensor, format: Format, dtype: torch.dtype | None = None) -> Tensor:

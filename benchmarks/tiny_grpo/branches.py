@@ -92,12 +92,13 @@ def _shares(
 
 
 def _divergence(proximal: torch.Tensor, behaviour: torch.Tensor, method: Method) -> torch.Tensor:
-    """KL(proximal || behaviour) at every response position, [T]."""
-    if method.moves == "to_proximal":
+    """The KL between the two policies at every response position, [T]."""
+    if method.moves == "behaviour":
         proximal = proximal.detach()
-    if method.moves == "to_behaviour":
+    if method.moves == "proximal":
         behaviour = behaviour.detach()
-    return (proximal.exp() * (proximal - behaviour)).sum(-1)
+    first, second = (proximal, behaviour) if method.order == "proximal_behaviour" else (behaviour, proximal)
+    return (first.exp() * (first - second)).sum(-1)
 
 
 def _under(weights: torch.Tensor, advantages: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,14 @@ PRECISIONS: dict[str, Precision] = {
     "e4m3": Precision(weights="e4m3", granularity="channel", activations="e4m3"),
     "e5m2": Precision(weights="e5m2", granularity="tensor", activations="e5m2", head=True),
 }
+PRECISIONS |= {
+    f"{name}_ls": PRECISIONS[name].model_copy(update={"scales": "least_squares"}) for name in ("w4a8", "e4m3", "e5m2")
+}
 """w4a8 is the stress: a mismatch that hurts in two minutes. The FP8 formats are what engines really serve."""
 
 Uncorrected = Literal["proximal", "behaviour"]
-Closeness = Literal["to_proximal", "to_behaviour", "both"]
+Moves = Literal["behaviour", "proximal", "both"]
+Order = Literal["proximal_behaviour", "behaviour_proximal"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,10 @@ class Method:
     itself, computed by the trainer with straight-through rounding."""
     closeness: float = 0.0
     """Factor of the per-token KL between the two policies, nats to reward."""
-    moves: Closeness = "to_proximal"
-    """What the KL moves: the quantised policy to the BF16 one, the reverse, or both."""
+    order: Order = "proximal_behaviour"
+    """KL(first || second)."""
+    moves: Moves = "behaviour"
+    """Which policy the KL pulls towards the other."""
     weighted_baseline: bool = False
     """Whether a group's mean and deviation of the reward are taken under the weights."""
     split: bool = False
@@ -73,13 +79,40 @@ METHODS: dict[str, Method] = {
     "constant_0.5": Method(_constant(0.5)),
     "constant_0.75": Method(_constant(0.75)),
     "constant_0.9": Method(_constant(0.9)),
+    # Both branches honest: the uncorrected one is the gradient of the quantised policy itself.
     "honest_0": Method(_constant(0.0), uncorrected="behaviour"),
     "honest_0.5": Method(_constant(0.5), uncorrected="behaviour"),
     "honest_0.75": Method(_constant(0.75), uncorrected="behaviour"),
     "honest_0.9": Method(_constant(0.9), uncorrected="behaviour"),
+    "honest_plateau_1": Method(_ais(), uncorrected="behaviour"),
+    "honest_plateau_0.8": Method(_ais(alpha_max=0.8), uncorrected="behaviour"),
+    "honest_split_0.75": Method(_constant(0.75), uncorrected="behaviour", split=True),
+    "honest_split_0.5": Method(_constant(0.5), uncorrected="behaviour", split=True),
+    # Full correction, and the quantised policy kept close to the BF16 one.
     "close_0.01": Method(SEQUENCE, closeness=0.01),
     "close_0.03": Method(SEQUENCE, closeness=0.03),
     "close_0.1": Method(SEQUENCE, closeness=0.1),
     "close_0.3": Method(SEQUENCE, closeness=0.3),
+    "close_1": Method(SEQUENCE, closeness=1.0),
+    "close_reverse_0.1": Method(SEQUENCE, closeness=0.1, order="behaviour_proximal"),
+    "close_reverse_0.3": Method(SEQUENCE, closeness=0.3, order="behaviour_proximal"),
+    "close_both_0.1": Method(SEQUENCE, closeness=0.1, moves="both"),
+    "close_both_0.3": Method(SEQUENCE, closeness=0.3, moves="both"),
+    "close_plateau_0.1": Method(_ais(), closeness=0.1),
+    "close_plateau_0.3": Method(_ais(), closeness=0.3),
+    # The quantised policy improved on its own samples, the BF16 one pulled after it: no ratio at all.
+    "mutual_0.1": Method(_constant(0.0), "behaviour", 0.1, "behaviour_proximal", "both"),
+    "mutual_0.3": Method(_constant(0.0), "behaviour", 0.3, "behaviour_proximal", "both"),
+    "follow_0.1": Method(_constant(0.0), "behaviour", 0.1, "behaviour_proximal", "proximal"),
+    "follow_0.3": Method(_constant(0.0), "behaviour", 0.3, "behaviour_proximal", "proximal"),
+    # Both.
+    "honest_close_0.5": Method(_constant(0.5), "behaviour", 0.1),
+    "honest_close_0.75": Method(_constant(0.75), "behaviour", 0.1),
+    # Changes that need no second forward pass.
+    "bound_0.75": Method(_constant(0.75, uncorrected_bound=4.0)),
+    "bound_plateau_0.8": Method(_ais(alpha_max=0.8, uncorrected_bound=4.0)),
+    "bound_plateau_1": Method(_ais(uncorrected_bound=4.0)),
+    "baseline_tis": Method(SEQUENCE, weighted_baseline=True),
+    "baseline_0.75": Method(_constant(0.75), weighted_baseline=True),
 }
 """The methods compared, by name."""

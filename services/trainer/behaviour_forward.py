@@ -29,7 +29,9 @@ def rounded_weights(model: nn.Module, head: nn.Module, precision: Precision) -> 
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and (precision.head or module is not head):
             weight = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = straight_through_weight(weight, precision.weights, precision.granularity)
+            weights[f"{name}.weight"] = straight_through_weight(
+                weight, precision.weights, precision.granularity, scales=precision.scales
+            )
     return weights
 
 
