@@ -85,6 +85,4 @@ class Precision(BaseModel):
     @classmethod
     def from_proto(cls, message: pb.Precision) -> Precision:
         """Raises pydantic.ValidationError naming the field that is unknown."""
-        return cls.model_validate(
-            {name: getattr(message, name) for name in cls.model_fields}
-        )
+        return cls.model_validate({name: getattr(message, name) for name in cls.model_fields})

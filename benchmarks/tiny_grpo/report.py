@@ -1,0 +1,124 @@
+"""From runs to tables: mean and standard deviation over seeds, in the terminal and in a document."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from tiny_grpo.experiment import METHODS
+
+Record = dict[str, Any]
+BLOCK = re.compile(r"(<!-- frontier: (?P<query>.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+"""A table of a document: `<!-- frontier: TASK PRECISION [METHOD ...] -->`, rows, `<!-- end -->`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one task and precision, over its seeds."""
+
+    method: str
+    seeds: int
+    values: dict[str, str]
+    """Mean and, of two seeds or more, standard deviation, as text."""
+    means: dict[str, float]
+
+
+COLUMNS = {"p": "BF16 policy p", "q": "quantised policy q", "alpha": "mean alpha", "D": "mean D", "ess": "sequence ESS"}
+
+
+def read(file: Path) -> list[Record]:
+    """The runs recorded in `file`; none when it is not there."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence[str] = ()) -> list[Row]:
+    """The methods asked for, in that order, or all there are in the order of METHODS."""
+    found = []
+    for method in methods or METHODS:
+        at = "bf16" if method == "bf16" else precision
+        chosen = [
+            record
+            for record in records
+            if (record["task"], record["precision"]) == (task, at)
+            and record["method"] == ("none" if method == "bf16" else method)
+        ]
+        if not chosen:
+            continue
+        values = {column: [float(record[column]) for record in chosen] for column in COLUMNS}
+        found.append(
+            Row(
+                method=method,
+                seeds=len(chosen),
+                values={column: _spread(numbers, column) for column, numbers in values.items()}
+                | ({} if mixes(method) else {"alpha": "–"}),
+                means={column: mean(numbers) for column, numbers in values.items()},
+            )
+        )
+    return found
+
+
+def mixes(method: str) -> bool:
+    """Whether the method has an alpha."""
+    return method in METHODS and METHODS[method].correction.method == "ais"
+
+
+def _spread(numbers: Sequence[float], column: str) -> str:
+    if len(numbers) == 1 or column not in ("p", "q"):
+        return _short(mean(numbers))
+    return f"{_short(mean(numbers))} ± {_short(stdev(numbers))}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
+
+
+def table(title: str, found: Sequence[Row]) -> Table:
+    """For the terminal."""
+    result = Table("method", "seeds", *COLUMNS.values(), title=title)
+    for row in found:
+        result.add_row(row.method, str(row.seeds), *row.values.values())
+    return result
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """For a document."""
+    lines = [f"| method | seeds | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for row in found:
+        name = "BF16 rollouts" if row.method == "bf16" else f"`{row.method}`"
+        lines.append(f"| {name} | {row.seeds} | {' | '.join(row.values.values())} |")
+    return "\n".join(lines) + "\n"
+
+
+def filled(document: str, records: Sequence[Record]) -> str:
+    """`document` with every frontier table made anew."""
+
+    def replace(block: re.Match[str]) -> str:
+        task, precision, *methods = block["query"].split()
+        return block[1] + "\n" + markdown(rows(records, task, precision, methods)) + "\n"
+
+    return BLOCK.sub(replace, document)
+
+
+def figures(records: Sequence[Record]) -> dict[str, dict[str, float | str | None]]:
+    """p and q of every method; the reference is what BF16 rollouts make of the same task."""
+    result: dict[str, dict[str, float | str | None]] = {}
+    for task in sorted({record["task"] for record in records}):
+        reference = next((row.means["p"] for row in rows(records, task, "bf16", ["bf16"])), None)
+        for precision in sorted({record["precision"] for record in records if record["task"] == task}):
+            for row in rows(records, task, precision):
+                for score in ("p", "q"):
+                    value = row.means[score]
+                    result[f"{task}_{precision}_{row.method}_{score}"] = {
+                        "value": value,
+                        "unit": "reward",
+                        "reference": reference,
+                        "ratio": value / reference if reference else None,
+                    }
+    return result
