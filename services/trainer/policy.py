@@ -80,9 +80,12 @@ class Policy:
         """Longest prompt plus response, in tokens."""
         return int(self.model.config.max_position_embeddings)
 
-    def score(self, microbatch: Microbatch) -> TokenScores:
-        """One forward pass. The head runs on response positions only; log-softmax is float32."""
-        logprobs = self.distribution(microbatch)
+    def score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+        """One forward pass, of the policy in BF16 or, with `behaviour`, as it samples at that precision.
+
+        The head runs on response positions only; log-softmax is float32.
+        """
+        logprobs = self.distribution(microbatch, behaviour)
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return TokenScores(logprobs.gather(1, microbatch.targets[:, None]).squeeze(1), entropy)

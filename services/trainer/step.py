@@ -138,20 +138,43 @@ class Learner:
             self._decide(tally, clock)
         assert tally.plan is not None
         with clock.phase("correction"):
-            weights = self._correction.weights(ratios, advantages, tally.plan)
+            if self._settings.straight_through:
+                weights, behaviour_weights = self._correction.branches(ratios, advantages, tally.plan)
+            else:
+                weights, behaviour_weights = self._correction.weights(ratios, advantages, tally.plan), None
         with clock.phase("forward_backward"):
-            losses = objectives.clipped(
-                scores.logprobs,
-                scores.logprobs.detach() if proximal is None else proximal,
-                advantages[microbatch.rows],
-                weights,
-                self._settings.clip_low,
-                self._settings.clip_high,
-            )
-            loss = objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
+            anchor = scores.logprobs.detach() if proximal is None else proximal
+            loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
             loss.backward()  # type: ignore[no-untyped-call]
+            if behaviour_weights is not None:
+                # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
+                logprobs = self._policy.score(microbatch, microbatch.precision).logprobs
+                anchor = microbatch.behaviour_logprobs
+                own = self._loss(logprobs, anchor, advantages, behaviour_weights, microbatch, update)
+                own.backward()  # type: ignore[no-untyped-call]
+                loss, weights = loss.detach() + own, weights + behaviour_weights
         with clock.phase("correction"):
             tally.add(loss, scores.entropy, weights, microbatch)
+
+    def _loss(
+        self,
+        logprobs: torch.Tensor,
+        anchor: torch.Tensor,
+        advantages: torch.Tensor,
+        weights: torch.Tensor,
+        microbatch: Microbatch,
+        update: Update,
+    ) -> torch.Tensor:
+        """The microbatch's part of the update's loss. `anchor` [T] is what the clip bounds `logprobs` against."""
+        losses = objectives.clipped(
+            logprobs,
+            anchor,
+            advantages[microbatch.rows],
+            weights,
+            self._settings.clip_low,
+            self._settings.clip_high,
+        )
+        return objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
         """Raises NonFiniteError."""
