@@ -205,7 +205,7 @@ class Correction:
     # Weighing.
 
     def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The weights of the weighted branch, in new memory, and of the uncorrected one: a tensor of one or all tokens."""
+        """Weights of the weighted branch, in new memory, and of the uncorrected one, of all tokens or each."""
         logs = chunk.log_ratio
         bound = self.settings.mixing.uncorrected_bound
         if self.settings.method not in WEIGHTED:

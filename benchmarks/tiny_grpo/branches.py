@@ -40,7 +40,9 @@ def batch_loss(
     generator: torch.Generator,
 ) -> Loss:
     """`microbatch` is the whole batch; `advantages` and `groups` [R] are in its order of sequences."""
-    proximal = policy.distribution(microbatch)
+    never_weighted = correction.settings.mixing.alpha_max == 0.0 and method.moves == "behaviour"
+    with torch.set_grad_enabled(not never_weighted):
+        proximal = policy.distribution(microbatch)
     current = _chosen(proximal, microbatch)
     logs = log_ratio(current, microbatch.behaviour_logprobs)
     ratios = SequenceBatch.packed(logs, microbatch.lengths)

@@ -62,7 +62,7 @@ def test_the_trainer_computes_the_policy_that_samples_much_closer_than_its_own(p
     with torch.no_grad():
         own, imitated = (policy.score(microbatch, at).logprobs for at in (None, precision))
     mismatch, left = ((logs - microbatch.behaviour_logprobs).abs().mean() for logs in (own, imitated))
-    assert left < mismatch / 2
+    assert left < mismatch / 10
 
 
 def test_bf16_rollouts_are_imitated_by_the_plain_forward() -> None:
