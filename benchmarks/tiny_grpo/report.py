@@ -28,6 +28,8 @@ class Row:
     values: dict[str, str]
     """Mean and, of two seeds or more, standard deviation, as text."""
     means: dict[str, float]
+    deviations: dict[str, float]
+    """Standard deviations; 0 for a single seed."""
 
 
 COLUMNS = {"p": "BF16 policy p", "q": "quantised policy q", "alpha": "mean alpha", "D": "mean D", "ess": "sequence ESS"}
@@ -59,6 +61,7 @@ def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence
                 values={column: _spread(numbers, column) for column, numbers in values.items()}
                 | ({} if mixes(method) else {"alpha": "–"}),
                 means={column: mean(numbers) for column, numbers in values.items()},
+                deviations={column: stdev(numbers) if chosen[1:] else 0.0 for column, numbers in values.items()},
             )
         )
     return found

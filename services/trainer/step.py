@@ -4,6 +4,8 @@ The mathematics is ais_core's. What is decided here is the order, and with it th
 policy at the start of the step, so when one update is made per batch its log-probs are those of the very forward pass
 that is differentiated. A pass ahead of it is made in two cases only: several updates per batch, and a plan that must be
 made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
+
+With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples.
 """
 
 from __future__ import annotations
@@ -145,8 +147,9 @@ class Learner:
         with clock.phase("forward_backward"):
             anchor = scores.logprobs.detach() if proximal is None else proximal
             loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if behaviour_weights is not None:
+            if behaviour_weights is None or tally.plan.alpha > 0.0:
+                loss.backward()  # type: ignore[no-untyped-call]
+            if behaviour_weights is not None and tally.plan.alpha < 1.0:
                 # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
                 logprobs = self._policy.score(microbatch, microbatch.precision).logprobs
                 anchor = microbatch.behaviour_logprobs
