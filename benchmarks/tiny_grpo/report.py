@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,19 @@ class Row:
     """Standard deviations; 0 for a single seed."""
 
 
-COLUMNS = {"p": "BF16 policy p", "q": "quantised policy q", "alpha": "mean alpha", "D": "mean D", "ess": "sequence ESS"}
+COLUMNS = {
+    "late_p": "p, late",
+    "late_q": "q, late",
+    "p": "p at the end",
+    "q": "q at the end",
+    "alpha": "mean alpha",
+    "D": "mean D",
+    "ess": "sequence ESS",
+    "train": "training, CPU ms a step",
+}
+"""Columns of a table. A score that swings shows in one evaluation by chance: late scores are means of LATE of them."""
+LATE = 3
+SCORES = ("late_p", "late_q", "p", "q")
 
 
 def read(file: Path) -> list[Record]:
@@ -53,7 +66,7 @@ def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence
         ]
         if not chosen:
             continue
-        values = {column: [float(record[column]) for record in chosen] for column in COLUMNS}
+        values = {column: [_value(record, column) for record in chosen] for column in COLUMNS}
         found.append(
             Row(
                 method=method,
@@ -67,13 +80,24 @@ def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence
     return found
 
 
+def _value(record: Record, column: str) -> float:
+    if column.startswith("late_"):
+        return mean(point[column.removeprefix("late_")] for point in record["curve"][-LATE:])
+    if column == "train":
+        return 1000 * float(record.get("cpu_seconds", {}).get("train", math.nan)) / float(record["steps"])
+    return float(record[column])
+
+
 def mixes(method: str) -> bool:
     """Whether the method has an alpha."""
     return method in METHODS and METHODS[method].correction.method == "ais"
 
 
 def _spread(numbers: Sequence[float], column: str) -> str:
-    if len(numbers) == 1 or column not in ("p", "q"):
+    if column == "train":
+        timed = [number for number in numbers if not math.isnan(number)]
+        return f"{mean(timed):.0f}" if timed else "–"
+    if len(numbers) == 1 or column not in SCORES:
         return _short(mean(numbers))
     return f"{_short(mean(numbers))} ± {_short(stdev(numbers))}"
 
@@ -113,10 +137,10 @@ def figures(records: Sequence[Record]) -> dict[str, dict[str, float | str | None
     """p and q of every method; the reference is what BF16 rollouts make of the same task."""
     result: dict[str, dict[str, float | str | None]] = {}
     for task in sorted({record["task"] for record in records}):
-        reference = next((row.means["p"] for row in rows(records, task, "bf16", ["bf16"])), None)
+        reference = next((row.means["late_p"] for row in rows(records, task, "bf16", ["bf16"])), None)
         for precision in sorted({record["precision"] for record in records if record["task"] == task}):
             for row in rows(records, task, precision):
-                for score in ("p", "q"):
+                for score in SCORES:
                     value = row.means[score]
                     result[f"{task}_{precision}_{row.method}_{score}"] = {
                         "value": value,

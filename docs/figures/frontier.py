@@ -28,16 +28,16 @@ FAMILIES = {
 
 def draw(axis: plt.Axes, records: list[Record], precision: str, title: str) -> None:
     for row in rows(records, "sort16", precision):
-        p, q = row.means["p"], row.means["q"]
+        p, q = row.means["late_p"], row.means["late_q"]
         family = row.method.partition("_")[0]
         axis.errorbar(
-            p, q, xerr=row.deviations["p"], yerr=row.deviations["q"], fmt="o", color=FAMILIES[family], markersize=4,
+            p, q, xerr=row.deviations["late_p"], yerr=row.deviations["late_q"], fmt="o", color=FAMILIES[family], markersize=4,
             linewidth=0.8,
         )  # fmt: skip
         axis.annotate(row.method, (p, q), xytext=(4, 3), textcoords="offset points", fontsize=6)
     for row in rows(records, "sort16", "bf16", ["bf16"]):
-        axis.axvline(row.means["p"], color="grey", linewidth=0.8, linestyle="--")
-        axis.axhline(row.means["p"], color="grey", linewidth=0.8, linestyle="--")
+        axis.axvline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
+        axis.axhline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
     axis.set(title=title, xlabel="reward of the BF16 policy")
     axis.grid(alpha=0.3)
 
