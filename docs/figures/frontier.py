@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = HERE.parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from tiny_grpo.report import Record, read, rows
+from tiny_grpo.report import Record, read, rows  # noqa: E402  # benchmarks are scripts, not an installed package
 
 PRECISIONS = {"e5m2": "E5M2", "w4a8_ls": "W4A8, least-squares scales", "e4m3": "E4M3"}
 FAMILIES = {
@@ -30,10 +30,8 @@ def draw(axis: plt.Axes, records: list[Record], precision: str, title: str) -> N
     for row in rows(records, "sort16", precision):
         p, q = row.means["late_p"], row.means["late_q"]
         family = row.method.partition("_")[0]
-        axis.errorbar(
-            p, q, xerr=row.deviations["late_p"], yerr=row.deviations["late_q"], fmt="o", color=FAMILIES[family], markersize=4,
-            linewidth=0.8,
-        )  # fmt: skip
+        xerr, yerr = row.deviations["late_p"], row.deviations["late_q"]
+        axis.errorbar(p, q, yerr, xerr, fmt="o", color=FAMILIES[family], markersize=4, linewidth=0.8)
         axis.annotate(row.method, (p, q), xytext=(4, 3), textcoords="offset points", fontsize=6)
     for row in rows(records, "sort16", "bf16", ["bf16"]):
         axis.axvline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
