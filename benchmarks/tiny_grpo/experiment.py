@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ais_core.settings import CorrectionSettings, MixingSettings
+from ais_core.settings import CorrectionSettings, Level, MixingSettings
 from services.contracts.sampling import Precision
 
 PRECISIONS: dict[str, Precision] = {
@@ -59,8 +59,8 @@ class Experiment:
         return asdict(self)
 
 
-def _ais(**mixing: Any) -> CorrectionSettings:
-    return CorrectionSettings(method="ais", mixing=MixingSettings(evaluation="same_batch", **mixing))
+def _ais(level: Level = "adaptive", **mixing: Any) -> CorrectionSettings:
+    return CorrectionSettings(method="ais", level=level, mixing=MixingSettings(evaluation="same_batch", **mixing))
 
 
 def _constant(alpha: float, **mixing: Any) -> CorrectionSettings:
@@ -79,6 +79,11 @@ METHODS: dict[str, Method] = {
     "constant_0.5": Method(_constant(0.5)),
     "constant_0.75": Method(_constant(0.75)),
     "constant_0.9": Method(_constant(0.9)),
+    # The rule at fixed levels: plateau_1 and plateau_0.8 choose theirs.
+    "plateau_token": Method(_ais("token")),
+    "plateau_prefix": Method(_ais("prefix")),
+    "plateau_geometric": Method(_ais("geometric")),
+    "plateau_sequence": Method(_ais("sequence")),
     # Both branches honest: the uncorrected one is the gradient of the quantised policy itself.
     "honest_0": Method(_constant(0.0), uncorrected="behaviour"),
     "honest_0.5": Method(_constant(0.5), uncorrected="behaviour"),
