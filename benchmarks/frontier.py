@@ -23,11 +23,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from rich.console import Console
 from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
+from tiny_grpo.formats import measure
 from tiny_grpo.report import Record, figures, filled, read, rows, table
 from tiny_grpo.training import run
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "frontier.jsonl"
+FORMATS = HERE / "results" / "frontier_formats.json"
 MODELS = {"sort16": HERE.parent / "examples" / "sort16" / "model"}
 """Warm-started models that are committed; for other tasks `ais warmstart --task sortN` makes one."""
 
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="warm-started model of the task; sort16 has one")
     parser.add_argument("--seeds", default="2", help="how many, from 0; or a range such as 2-4")
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--formats", action="store_true", help="measure the mismatch of every format before training")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--write", type=Path, metavar="FILE", help="make the tables of a document from the runs")
     parser.add_argument("--check", type=Path, metavar="FILE", help="exit 1 unless a document's tables are the runs'")
@@ -71,10 +74,12 @@ def main() -> None:
                 with arguments.results.open("a") as opened:
                     opened.write(json.dumps(record) + "\n")
                 print(f"{experiment}: p {record['p']:.3f}, q {record['q']:.3f}", file=sys.stderr, flush=True)
+    if arguments.formats:
+        FORMATS.write_text(json.dumps({"commit": commit(), "formats": measure(MODELS["sort16"])}, indent=1) + "\n")
     records = read(arguments.results)
     if document := arguments.write or arguments.check:
         text = document.read_text()
-        made = filled(text, records)
+        made = filled(text, records, json.loads(FORMATS.read_text())["formats"])
         if arguments.write:
             document.write_text(made)
         elif made != text:

@@ -17,7 +17,8 @@ from tiny_grpo.experiment import METHODS
 
 Record = dict[str, Any]
 BLOCK = re.compile(r"(<!-- frontier: (?P<query>.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
-"""A table of a document: `<!-- frontier: TASK PRECISION [METHOD ...] -->`, rows, `<!-- end -->`."""
+"""A table of a document: `<!-- frontier: TASK PRECISION [METHOD ...] -->` or `<!-- frontier: formats -->`, rows, and
+`<!-- end -->`."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,25 @@ def markdown(found: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def filled(document: str, records: Sequence[Record]) -> str:
+def formats_markdown(formats: Sequence[Record]) -> str:
+    """The mismatch of every number format, for a document."""
+    columns = {
+        "reward": "reward of the quantised policy", "D": "D", "k3": "k3", "token_ess": "token ESS",
+        "sequence_ess": "sequence ESS", "sequence_sd": "sd of the sequence's log-ratio",
+    }  # fmt: skip
+    lines = [f"| format | {' | '.join(columns.values())} | D of the imitation |", "|---" * (len(columns) + 2) + "|"]
+    for row in formats:
+        numbers = [f"{row[column]:.3f}" for column in columns]
+        lines.append(f"| `{row['precision']}` | {' | '.join(numbers)} | {row['imitation_D']:.0e} |")
+    return "\n".join(lines) + "\n"
+
+
+def filled(document: str, records: Sequence[Record], formats: Sequence[Record]) -> str:
     """`document` with every frontier table made anew."""
 
     def replace(block: re.Match[str]) -> str:
+        if block["query"] == "formats":
+            return block[1] + "\n" + formats_markdown(formats) + "\n"
         task, precision, *methods = block["query"].split()
         return block[1] + "\n" + markdown(rows(records, task, precision, methods)) + "\n"
 
