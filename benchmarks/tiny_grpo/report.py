@@ -75,7 +75,7 @@ def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence
                 values={column: _spread(numbers, column) for column, numbers in values.items()}
                 | ({} if mixes(method) else {"alpha": "–"}),
                 means={column: mean(numbers) for column, numbers in values.items()},
-                deviations={column: stdev(numbers) if chosen[1:] else 0.0 for column, numbers in values.items()},
+                deviations={column: stdev(values[column]) if chosen[1:] else 0.0 for column in SCORES},
             )
         )
     return found
