@@ -154,8 +154,26 @@ class Correction:
         per_token = self._advantages(batch, advantages)
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
-            weights[chunk.tokens] = self._weigh(chunk, part, plan)
+            weighted, uncorrected = self._weigh(chunk, part, plan)
+            weights[chunk.tokens] = weighted.add_(uncorrected)
         return batch.restore(weights)
+
+    @torch.no_grad()
+    def branches(self, batch: SequenceBatch, advantages: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
+        """The two parts that `weights` adds up: alpha w of the weighted branch, and 1 - alpha of the uncorrected one.
+
+        For a trainer that computes the sampling policy itself (`ais_core.numerics.straight_through`): the first part
+        multiplies the loss of the proximal policy's log-probs, the second that of the behaviour policy's. Then both
+        are gradients of what they are meant to improve. Corrections that do not mix have only the first.
+
+        Arguments as in `weights`; both float32 in the batch's own shape.
+        """
+        weighted, uncorrected = torch.empty_like(batch.log_ratio), torch.empty_like(batch.log_ratio)
+        per_token = self._advantages(batch, advantages)
+        for chunk in batch.chunks():
+            part = None if per_token is None else per_token[chunk.tokens]
+            weighted[chunk.tokens], uncorrected[chunk.tokens] = self._weigh(chunk, part, plan)
+        return batch.restore(weighted), batch.restore(uncorrected)
 
     # Deciding.
 
@@ -194,7 +212,8 @@ class Correction:
 
     # Weighing.
 
-    def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> Tensor:
+    def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Weights of the weighted branch, in new memory, and of the uncorrected one, of all tokens or each."""
         logs = chunk.log_ratio
         bound = self.settings.mixing.uncorrected_bound
         if self.settings.method not in WEIGHTED:
@@ -204,14 +223,14 @@ class Correction:
         else:
             units = Levels(chunk, self.settings).fixed()
             weights = units.spread(measuring.unit_weights(units, self.settings).float(), logs.numel())
+        rest = logs.new_zeros(())
         if self.settings.method == "ais":
             weights = weights.mul_(plan.alpha)
-            if bound is None:
-                weights.add_(1.0 - plan.alpha)
-            else:
-                weights.add_(exponential((logs + math.log(bound)).clamp(max=0.0)), alpha=1.0 - plan.alpha)
+            rest.fill_(1.0 - plan.alpha)
+            if bound is not None:
+                rest = rest * exponential((logs + math.log(bound)).clamp(max=0.0))
         keep = self._kept(chunk, advantages, plan)
-        return weights if keep is None else weights * keep
+        return (weights, rest) if keep is None else (weights * keep, rest * keep)
 
     def _kept(self, chunk: Chunk, advantages: Tensor | None, plan: Plan | None = None) -> Tensor | None:
         """(tokens,) bool, or None when everything is kept. M2PO's mask needs the plan."""

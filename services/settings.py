@@ -12,9 +12,9 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from ais_core.settings import CorrectionSettings
 from services.collector.settings import CollectorSettings
@@ -22,7 +22,7 @@ from services.launcher.settings import LauncherSettings
 from services.rollout.settings import RolloutSettings
 from services.runtime.logging import LoggingSettings
 from services.runtime.settings import RedisSettings, RunSettings, Section, read_tree, validate
-from services.trainer.settings import TrainerSettings
+from services.trainer.settings import TrainerSettings, check_straight_through
 
 COMMENT_WIDTH = 100
 
@@ -38,6 +38,11 @@ class Settings(Section):
     correction: CorrectionSettings = CorrectionSettings()
     launcher: LauncherSettings = LauncherSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        check_straight_through(self.trainer, self.correction)
+        return self
 
 
 def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:

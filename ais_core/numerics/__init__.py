@@ -9,11 +9,13 @@ from ais_core.numerics.formats import FORMATS, Format, NumberFormat
 from ais_core.numerics.quantizers import (
     Granularity,
     Quantized,
+    Scales,
     encode_activation,
     encode_weight,
     quantize_activation,
     quantize_weight,
 )
+from ais_core.numerics.straight_through import straight_through_activation, straight_through_weight
 
 __all__ = [
     "FORMATS",
@@ -21,8 +23,11 @@ __all__ = [
     "Granularity",
     "NumberFormat",
     "Quantized",
+    "Scales",
     "encode_activation",
     "encode_weight",
     "quantize_activation",
     "quantize_weight",
+    "straight_through_activation",
+    "straight_through_weight",
 ]

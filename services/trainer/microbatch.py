@@ -7,11 +7,12 @@ decided is so from sums over the whole batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
+from services.contracts.sampling import Precision
 from services.contracts.trajectory import Trajectory
 
 
@@ -50,23 +51,28 @@ class Microbatch:
     """int64 [R]: which sample of the batch each sequence is."""
     lengths: torch.Tensor
     """int64 [R]: response tokens of each sequence."""
+    precision: Precision
+    """Number formats of the policy that sampled: one for all sequences."""
 
     def to(self, device: torch.device) -> Microbatch:
-        return Microbatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        tensors = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def cut(samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0) -> list[Microbatch]:
-    """Microbatches of samples of similar length whose padded size stays within the budget.
+    """Microbatches of samples of one precision and similar length whose padded size stays within the budget.
 
     `first` is the number in the batch of the first sample.
 
     A sample that alone exceeds the budget gets a microbatch of its own.
     """
-    order = sorted(range(len(samples)), key=lambda index: -samples[index].input_length)
+    precisions = [sample.trajectory.precision for sample in samples]
+    order = sorted(range(len(samples)), key=lambda index: (str(precisions[index]), -samples[index].input_length))
     cuts: list[list[int]] = []
     width = 0
     for index in order:
-        if not cuts or (len(cuts[-1]) + 1) * width > tokens_per_microbatch:
+        full = bool(cuts) and (len(cuts[-1]) + 1) * width > tokens_per_microbatch
+        if not cuts or full or precisions[index] != precisions[cuts[-1][0]]:
             cuts.append([])
             width = samples[index].input_length  # the longest comes first
         cuts[-1].append(index)
@@ -99,6 +105,7 @@ def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Micr
         temperature=torch.from_numpy(temperatures[rows]),
         sequences=torch.tensor(chosen) + first,
         lengths=torch.from_numpy(lengths),
+        precision=trajectories[0].precision,
     )
 
 

@@ -6,7 +6,8 @@ on the rounded copies; autograd goes through the rounding, so gradients arrive a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from services.contracts.sampling import Precision
 from services.runtime.process import UnavailableError
+from services.trainer.behaviour_forward import BehaviourProducts, rounded_weights
 from services.trainer.float32_products import bf16_products
 from services.trainer.microbatch import Microbatch
 
@@ -82,10 +85,19 @@ class Policy:
         """Longest prompt plus response, in tokens."""
         return int(self.model.config.max_position_embeddings)
 
-    def score(self, microbatch: Microbatch) -> TokenScores:
-        """One forward pass. The head runs on response positions only, in pieces that bound what their logits take."""
-        hidden = self._hidden(microbatch.input_ids, microbatch.rows, microbatch.columns)
-        return self._score_hidden(hidden, microbatch.targets, microbatch.temperature)
+    def score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+        """One forward pass, of the policy in BF16 or, with `behaviour`, as it samples at that precision.
+
+        The latter is `behaviour_forward`'s; its KV cache is taken to be BF16. The head runs on response positions only,
+        in pieces that bound what their logits take.
+        """
+        hidden = self._hidden(microbatch.input_ids, microbatch.rows, microbatch.columns, behaviour)
+        return self._score_hidden(hidden, microbatch.targets, microbatch.temperature, behaviour)
+
+    def distribution(self, microbatch: Microbatch, behaviour: Precision | None = None) -> torch.Tensor:
+        """Log-probs of every token at every response position, float32 [T, V], under the sampling temperature."""
+        hidden = self._hidden(microbatch.input_ids, microbatch.rows, microbatch.columns, behaviour)
+        return self._head_logprobs(hidden, microbatch.temperature, behaviour)
 
     @torch.no_grad()
     def sequence_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -94,47 +106,69 @@ class Policy:
         lengths = torch.tensor([len(sequence) - 1 for sequence in sequences])
         rows, columns = (torch.arange(inputs.shape[1]) < lengths[:, None]).nonzero(as_tuple=True)
         targets = torch.cat([torch.tensor(sequence[1:]) for sequence in sequences]).to(self.device)
-        hidden = self._hidden(inputs.to(self.device), rows.to(self.device), columns.to(self.device))
-        scores = self._score_hidden(hidden, targets, torch.ones(len(targets), device=self.device))
+        hidden = self._hidden(inputs.to(self.device), rows.to(self.device), columns.to(self.device), None)
+        scores = self._score_hidden(hidden, targets, torch.ones(len(targets), device=self.device), None)
         return [part.tolist() for part in torch.split(scores.logprobs, lengths.tolist())]
 
-    def _hidden(self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def _hidden(
+        self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, behaviour: Precision | None
+    ) -> torch.Tensor:
         """Last hidden states [T, H] at `rows`, `columns` (int64 [T]) of `input_ids` (int64 [R, L])."""
         # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
-        with bf16_products(self.device):
+        model = self.model.base_model
+        with self._products(behaviour):
             output = functional_call(
-                self.model.base_model,
-                self._rounded(self.model.base_model),
-                kwargs={"input_ids": input_ids, "use_cache": False},
+                model, self._rounded(model, behaviour), kwargs={"input_ids": input_ids, "use_cache": False}
             )
         return output.last_hidden_state[rows, columns]  # type: ignore[no-any-return]
 
-    def _score_hidden(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor) -> TokenScores:
+    def _score_hidden(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
+    ) -> TokenScores:
         """What the distributions after `hidden` [T, H] say about `targets` (int64 [T])."""
         length = max(1, LOGITS_AT_ONCE // self.vocab_size)
         if len(hidden) <= length:
-            return self._score_piece(hidden, targets, temperature)
+            return self._score_piece(hidden, targets, temperature, behaviour)
         pieces = zip(*(torch.split(tensor, length) for tensor in (hidden, targets, temperature)), strict=True)
         # A piece's logits are not kept for the backward pass but computed again.
         scores = [
-            checkpoint(self._score_piece, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces
+            checkpoint(self._score_piece, *piece, behaviour, use_reentrant=False, preserve_rng_state=False)
+            for piece in pieces
         ]
         return TokenScores(*(torch.cat([getattr(one, field.name) for one in scores]) for field in fields(TokenScores)))
 
-    def _score_piece(self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor) -> TokenScores:
-        """The head and its log-softmax, which is float32."""
-        head = self.model.get_output_embeddings()
-        with bf16_products(self.device):
-            logits = functional_call(head, self._rounded(head), (hidden,))
-        logprobs = torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+    def _score_piece(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
+    ) -> TokenScores:
+        logprobs = self._head_logprobs(hidden, temperature, behaviour)
         chosen = logprobs.gather(1, targets[:, None]).squeeze(1)
         with torch.no_grad():
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return TokenScores(chosen, entropy)
 
-    def _rounded(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """The module's master weights in the precision of the forward pass."""
+    def _head_logprobs(
+        self, hidden: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
+    ) -> torch.Tensor:
+        """The head on `hidden` [T, H], and its log-softmax [T, V], which is float32."""
+        head = self.model.get_output_embeddings()
+        with self._products(behaviour):
+            logits = functional_call(head, self._rounded(head, behaviour), (hidden,))
+        return torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+
+    def _rounded(self, module: nn.Module, behaviour: Precision | None) -> dict[str, torch.Tensor]:
+        """The module's master weights in the precision of the forward pass, by their names in it."""
+        if behaviour is not None:
+            return rounded_weights(module, self.model.get_output_embeddings(), behaviour)
         return {name: weight.to(self._compute_dtype) for name, weight in module.named_parameters()}
+
+    @contextmanager
+    def _products(self, behaviour: Precision | None) -> Iterator[None]:
+        with bf16_products(self.device):
+            if behaviour is None:
+                yield
+            else:
+                with BehaviourProducts(behaviour):
+                    yield
 
     @torch.no_grad()
     def _check_head(self) -> None:

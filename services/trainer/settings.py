@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ais_core.settings import CorrectionSettings
 from services.runtime.logging import LoggingSettings
@@ -24,6 +24,11 @@ class TrainerSettings(Section):
     """The current policy's ratio to the proximal one is clipped at 1 - clip_low."""
     clip_high: float = Field(default=0.2, gt=0.0)
     """... and at 1 + clip_high. Neither acts when one update is made per batch: the ratio is 1."""
+    straight_through: bool = False
+    """Give the uncorrected branch of `correction.method` ais the log-probs of the quantised policy itself: a second
+    forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
+    gradients of what they improve, and both policies end better (docs/algorithm.md); a step costs about twice as
+    much. A quantised KV cache is not imitated."""
     updates_per_batch: int = Field(default=1, ge=1)
     """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
     for the proximal log-probs."""
@@ -94,3 +99,17 @@ class Settings(Section):
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _branches_can_be_told_apart(self) -> Self:
+        check_straight_through(self.trainer, self.correction)
+        return self
+
+
+def check_straight_through(trainer: TrainerSettings, correction: CorrectionSettings) -> None:
+    """Raises ValueError where straight-through is asked for and there is no uncorrected branch to give it to."""
+    if trainer.straight_through and correction.method != "ais":
+        raise ValueError(
+            f"trainer.straight_through needs correction.method 'ais', which has an uncorrected branch; got "
+            f"{correction.method!r}. For that branch alone, set correction.mixing.alpha_max to 0."
+        )

@@ -4,6 +4,8 @@ The mathematics is ais_core's. What is decided here is the order, and with it th
 policy at the start of the step, so when one update is made per batch its log-probs are those of the very forward pass
 that is differentiated. A pass ahead of it is made in two cases only: several updates per batch, and a plan that must be
 made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
+
+With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples.
 """
 
 from __future__ import annotations
@@ -147,20 +149,44 @@ class Learner:
             self._decide(tally, clock)
         assert tally.plan is not None
         with clock.phase("correction"):
-            weights = self._correction.weights(ratios, advantages, tally.plan)
+            if self._settings.straight_through:
+                weights, behaviour_weights = self._correction.branches(ratios, advantages, tally.plan)
+            else:
+                weights, behaviour_weights = self._correction.weights(ratios, advantages, tally.plan), None
         with clock.phase("forward_backward"):
-            losses = objectives.clipped(
-                scores.logprobs,
-                scores.logprobs.detach() if proximal is None else proximal,
-                advantages[microbatch.rows],
-                weights,
-                self._settings.clip_low,
-                self._settings.clip_high,
-            )
-            loss = objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
-            loss.backward()  # type: ignore[no-untyped-call]
+            anchor = scores.logprobs.detach() if proximal is None else proximal
+            loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
+            if behaviour_weights is None or tally.plan.alpha > 0.0:
+                loss.backward()  # type: ignore[no-untyped-call]
+            if behaviour_weights is not None and tally.plan.alpha < 1.0:
+                # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
+                logprobs = self._policy.score(microbatch, microbatch.precision).logprobs
+                anchor = microbatch.behaviour_logprobs
+                own = self._loss(logprobs, anchor, advantages, behaviour_weights, microbatch, update)
+                own.backward()  # type: ignore[no-untyped-call]
+                loss, weights = loss.detach() + own, weights + behaviour_weights
         with clock.phase("correction"):
             tally.add(loss, scores.entropy, weights, microbatch)
+
+    def _loss(
+        self,
+        logprobs: torch.Tensor,
+        anchor: torch.Tensor,
+        advantages: torch.Tensor,
+        weights: torch.Tensor,
+        microbatch: Microbatch,
+        update: Update,
+    ) -> torch.Tensor:
+        """The microbatch's part of the update's loss. `anchor` [T] is what the clip bounds `logprobs` against."""
+        losses = objectives.clipped(
+            logprobs,
+            anchor,
+            advantages[microbatch.rows],
+            weights,
+            self._settings.clip_low,
+            self._settings.clip_high,
+        )
+        return objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
         """Raises NonFiniteError."""

@@ -52,6 +52,12 @@ def test_every_wrong_key_is_told_at_once() -> None:
     assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.beta1"))
 
 
+def test_sections_that_do_not_fit_each_other_are_told() -> None:
+    done = ais("config", "--set", "correction.method=tis", "--set", "trainer.straight_through=true")
+    assert done.returncode == 2
+    assert "correction.method" in done.stderr
+
+
 def test_the_command_line_loads_no_heavy_library() -> None:
     code = (
         "import services.cli, services.settings, sys;"

@@ -156,6 +156,29 @@ def test_the_mixed_gradient_lies_alpha_of_the_way_from_uncorrected_to_true(alpha
     torch.testing.assert_close(mixed, none + alpha * (true - none), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_branches_on_their_own_log_probs_ascend_each_policys_own_objective(alpha: float) -> None:
+    world, (trained, sampled) = make_world(0), make_policies(0, 0.5)
+    sampled.requires_grad_()
+    trained_logs, sampled_logs = world.log_probs(trained), world.log_probs(sampled)
+    batch = SequenceBatch.packed(ais_core.log_ratio(torch.cat(trained_logs), torch.cat(sampled_logs)), world.lengths)
+    mixing = MixingSettings(rule="constant", alpha_max=alpha, mismatch_limit=math.inf)
+    correction = ais_core.build(
+        CorrectionSettings(method="ais", level="sequence", cap=UNCAPPED, truncate_tokens=False, mixing=mixing)
+    )
+    plan, _ = correction.plan(correction.measure(batch), None)
+    weighted, uncorrected = correction.branches(batch, None, plan)
+    torch.testing.assert_close(weighted + uncorrected, correction.weights(batch, None, plan))
+    chance = torch.stack([log.sum().exp() for log in sampled_logs]).detach()
+    factor = (chance * world.reward).repeat_interleave(world.lengths)
+    surrogate = (factor * (weighted * torch.cat(trained_logs) + uncorrected * torch.cat(sampled_logs))).sum()
+    for policy, logs, share in ((trained, trained_logs, alpha), (sampled, sampled_logs, 1.0 - alpha)):
+        objective = sum(log.sum().exp() * reward for log, reward in zip(logs, world.reward, strict=True))
+        (own,) = torch.autograd.grad(objective, policy, retain_graph=True)
+        (got,) = torch.autograd.grad(surrogate, policy, retain_graph=True)
+        torch.testing.assert_close(got, share * own, rtol=1e-5, atol=1e-6)
+
+
 @dataclass(frozen=True)
 class Terms:
     """Every sequence's contribution to the uncorrected (g0) and the weighted (g1) gradient, and its probability."""

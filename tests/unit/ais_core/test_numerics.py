@@ -53,6 +53,35 @@ def test_blocks_are_quantised_as_if_each_were_a_tensor(name: str) -> None:
         assert torch.equal(whole[block], quantize_weight(weight[block], name, "tensor"))
 
 
+@pytest.mark.parametrize(("name", "granularity"), list(itertools.product(SCALED, ("tensor", "channel", "block"))))
+def test_scales_of_least_squares_leave_no_group_a_larger_error_than_the_maximum(name: str, granularity: str) -> None:
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(2))
+    error = {}
+    for scales in ("maximum", "least_squares"):
+        coded = encode_weight(weight, name, granularity, block_size=32, scales=scales)
+        rounded = quantize_weight(weight, name, granularity, block_size=32, scales=scales)
+        assert torch.equal(coded.dequantize(), rounded)
+        square = (rounded - weight).square()
+        groups = {
+            "tensor": square.sum().reshape(1),
+            "channel": square.sum(1),
+            "block": square.unfold(0, 32, 32).unfold(1, 32, 32).sum((-1, -2)).flatten(),
+        }
+        error[scales] = groups[granularity]
+    assert (error["least_squares"] <= error["maximum"]).all()
+    if name == "e2m1":  # the coarser the grid, the more there is to gain
+        assert error["least_squares"].sum() < 0.95 * error["maximum"].sum()
+
+
+def test_scales_of_least_squares_are_the_best_of_those_tried() -> None:
+    weight = torch.randn(1, 48, generator=torch.Generator().manual_seed(3))
+    scales = weight.abs().max() / 6 * torch.tensor([2.0 ** (-step / 12) for step in range(16)])
+    grid = torch.cat([-E2M1_GRID, E2M1_GRID])
+    nearest = [grid[(weight / scale - grid[:, None]).abs().argmin(0)] * scale for scale in scales]
+    best = min(nearest, key=lambda rounded: float((rounded - weight).square().sum()))
+    torch.testing.assert_close(quantize_weight(weight, "e2m1", scales="least_squares")[0], best)
+
+
 @pytest.mark.parametrize("name", FLOAT8)
 def test_activations_equal_the_textbook_formula(name: str) -> None:
     x = torch.randn(4, 7, 33)
@@ -75,7 +104,8 @@ def test_zeros_stay_zeros_and_the_dtype_is_kept_or_the_one_asked_for(name: str) 
     assert torch.equal(quantize_activation(x, name), x)
     assert quantize_activation(x, name, torch.float32).dtype == torch.float32
     assert torch.equal(encode_activation(x, name).dequantize(), torch.zeros(3, 8))
-    assert torch.equal(quantize_weight(x, name, "tensor", dtype=torch.bfloat16), x)
+    for scales in ("maximum", "least_squares"):
+        assert torch.equal(quantize_weight(x, name, "tensor", dtype=torch.bfloat16, scales=scales), x)
 
 
 def test_unknown_formats_granularities_and_shapes_are_refused_by_name() -> None:
@@ -83,5 +113,7 @@ def test_unknown_formats_granularities_and_shapes_are_refused_by_name() -> None:
         quantize_activation(torch.ones(2), "fp8")
     with pytest.raises(SettingError, match="granularity"):
         quantize_weight(torch.ones(2, 2), "e4m3", "row")
+    with pytest.raises(SettingError, match="least_squares"):
+        quantize_weight(torch.ones(2, 2), "e4m3", scales="mean")
     with pytest.raises(ShapeError, match="out, in"):
         quantize_weight(torch.ones(2), "e4m3")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from trainer_groups import make_group
 
+from services.contracts.sampling import Precision
 from services.trainer.microbatch import Sample, cut
 
 SAMPLES = [
@@ -40,3 +43,15 @@ def test_each_target_is_read_from_the_position_before_it() -> None:
         assert microbatch.input_ids[row, len(text) - 1 :].sum() == 0
         assert microbatch.behaviour_logprobs[tokens].tolist() == sample.trajectory.behaviour_logprobs.tolist()
         begin += length
+
+
+def test_samples_of_different_precision_are_never_in_one_microbatch() -> None:
+    precisions = [Precision(weights="e5m2" if index % 3 else "e4m3") for index in range(len(SAMPLES))]
+    mixed = [
+        replace(sample, trajectory=replace(sample.trajectory, precision=precision))
+        for sample, precision in zip(SAMPLES, precisions, strict=True)
+    ]
+    microbatches = cut(mixed, tokens_per_microbatch=10_000)
+    assert len(microbatches) == 2
+    for microbatch in microbatches:
+        assert {precisions[index] for index in microbatch.sequences.tolist()} == {microbatch.precision}

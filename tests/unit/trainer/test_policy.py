@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,9 +121,28 @@ def test_float32_kernels_give_the_bf16_product() -> None:
     weight = torch.randn(32, 64, generator=generator).bfloat16()
     bias = torch.randn(32, generator=generator).bfloat16()
     exact = torch.nn.functional.linear(x.double(), weight.double())
-    with Float32Products():
+    with Float32Products(linear=True):
         product = torch.nn.functional.linear(x, weight)
         biased = torch.nn.functional.linear(x, weight, bias)
     assert product.dtype == torch.bfloat16
     torch.testing.assert_close(product, exact.bfloat16(), atol=0, rtol=2**-7)
     torch.testing.assert_close(biased, product + bias)
+
+
+@pytest.mark.parametrize("key_value_heads", [1, 2, 4])
+def test_float32_kernels_give_causal_attention_and_its_gradient(key_value_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(3, heads, 9, 16, generator=generator).bfloat16().requires_grad_()
+        for heads in (4, key_value_heads, key_value_heads)
+    )
+    attention = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True, scale=0.3, enable_gqa=True)
+    with Float32Products(linear=False):
+        result = attention(query, key, value)
+    exact = [operand.detach().double().requires_grad_() for operand in (query, key, value)]
+    expected = attention(*exact)
+    torch.testing.assert_close(result, expected.bfloat16(), atol=2**-9, rtol=2**-7)
+    result.sum().backward()
+    expected.sum().backward()
+    for operand, reference in zip((query, key, value), exact, strict=True):
+        torch.testing.assert_close(operand.grad, reference.grad.bfloat16(), atol=2**-6, rtol=2**-6)

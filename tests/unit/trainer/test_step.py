@@ -11,8 +11,10 @@ import torch
 from trainer_groups import make_group
 
 from ais_core.settings import CorrectionSettings, MixingSettings
+from services.contracts.sampling import Precision
 from services.contracts.trajectory import ScoredGroup
 from services.runtime.settings import RunSettings
+from services.trainer.batch import prepare
 from services.trainer.demo_model import demo_model
 from services.trainer.microbatch import Microbatch, Sample, cut
 from services.trainer.phases import PhaseClock
@@ -51,13 +53,15 @@ def train(learner: Learner, groups: Sequence[ScoredGroup] = GROUPS, steps: int =
     return [learner.step(groups, PhaseClock()) for _ in range(steps)]
 
 
-def on_policy(learner: Learner, groups: Sequence[ScoredGroup] = GROUPS) -> list[ScoredGroup]:
-    """The groups with the behaviour log-probs that the policy itself gives."""
+def on_policy(
+    learner: Learner, groups: Sequence[ScoredGroup] = GROUPS, precision: Precision | None = None
+) -> list[ScoredGroup]:
+    """The groups with the behaviour log-probs that the policy itself gives, at a precision if there is one."""
     renewed = []
     for group in groups:
         (microbatch,) = cut([Sample(group.prompt_token_ids, one) for one in group.trajectories], 10_000)
         with torch.no_grad():
-            parts = learner._policy.score(microbatch).logprobs.split(microbatch.lengths.tolist())
+            parts = learner._policy.score(microbatch, precision).logprobs.split(microbatch.lengths.tolist())
         logprobs = dict(zip(microbatch.sequences.tolist(), parts, strict=True))
         trajectories = (
             replace(one, behaviour_logprobs=logprobs[index].numpy()) for index, one in enumerate(group.trajectories)
@@ -71,6 +75,12 @@ def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         torch.testing.assert_close(
             actual[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text
         )
+
+
+def assert_close_to(actual: torch.Tensor, expected: torch.Tensor | None, name: str) -> None:
+    """Equal but for the rounding of BF16."""
+    assert expected is not None
+    assert float((actual - expected).norm() / expected.norm()) < 0.1, name
 
 
 @pytest.mark.parametrize("correction", [SAME_BATCH, PREVIOUS_BATCH, CorrectionSettings(method="m2po")])
@@ -112,6 +122,50 @@ def test_identical_policies_give_the_plain_grpo_gradient() -> None:
     assert outcome.figures.alpha == pytest.approx(0.0, abs=1e-6)
     assert outcome.figures.ess_ratio_raw == pytest.approx(1.0)
     assert outcome.figures.ess_ratio_applied == pytest.approx(1.0)
+
+
+def test_straight_through_at_alpha_0_is_the_gradient_of_the_policy_that_sampled() -> None:
+    nothing_corrected = CorrectionSettings(mixing=MixingSettings(alpha_max=0.0))
+    learner = new_learner(nothing_corrected, torch.bfloat16, straight_through=True)
+    precision = GROUPS[0].trajectories[0].precision
+    groups = on_policy(learner, precision=precision)
+    gradients = Gradients(learner)
+    train(learner, groups)
+
+    batch = prepare(groups, 0, TrainerSettings(), torch.device("cpu"))
+    (microbatch,) = batch.microbatches
+    policy = Policy(demo_model(seed=2))
+    per_token = batch.advantages[microbatch.sequences][microbatch.rows]
+    (-(per_token * policy.score(microbatch, precision).logprobs).sum() / len(microbatch.targets)).backward()
+    for name, master in policy.masters.items():
+        assert_close_to(gradients.updates[0][name], master.grad, name)
+
+
+def test_straight_through_changes_nothing_where_only_the_weighted_branch_is_taken() -> None:
+    everything_corrected = CorrectionSettings(mixing=MixingSettings(rule="constant", alpha_max=1.0, mismatch_limit=1e9))
+    updates = []
+    for straight_through in (False, True):
+        learner = new_learner(everything_corrected, torch.bfloat16, straight_through=straight_through)
+        gradients = Gradients(learner)
+        train(learner)
+        updates += gradients.updates
+    for name, gradient in updates[0].items():
+        assert_close_to(updates[1][name], gradient, name)
+
+
+@pytest.mark.parametrize("settings", [{}, {"updates_per_batch": 2}])
+def test_straight_through_keeps_to_the_global_sums_however_the_batch_is_cut(settings: dict[str, Any]) -> None:
+    updates = []
+    for tokens_per_microbatch in (10_000, 40):
+        learner = new_learner(
+            SAME_BATCH, torch.bfloat16, tokens_per_microbatch=tokens_per_microbatch, straight_through=True, **settings
+        )
+        gradients = Gradients(learner)
+        train(learner)
+        updates.append(gradients.updates)
+    for whole, parts in zip(*updates, strict=True):
+        for name, gradient in whole.items():
+            assert_close_to(parts[name], gradient, name)
 
 
 @pytest.mark.parametrize(

@@ -50,4 +50,4 @@ def round_weight(weight: Tensor, precision: Precision) -> Tensor:
     master = weight.bfloat16().float()
     if precision.weights == "bf16":
         return master
-    return quantize_weight(master, precision.weights, precision.granularity)
+    return quantize_weight(master, precision.weights, precision.granularity, scales=precision.scales)

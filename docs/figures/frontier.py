@@ -1,0 +1,54 @@
+"""Makes docs/figures/frontier.svg from the recorded runs:  python docs/figures/frontier.py
+
+Each method is a point: reward of the BF16 policy against that of the quantised one, mean and standard deviation over
+seeds. Up and to the right is better for both.
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from tiny_grpo.report import Record, read, rows  # noqa: E402  # benchmarks are scripts, not an installed package
+
+PRECISIONS = {"e5m2": "E5M2", "w4a8_ls": "W4A8, least-squares scales", "e4m3": "E4M3"}
+FAMILIES = {
+    "none": "black", "tis": "tab:blue", "plateau": "tab:orange", "constant": "tab:green", "bound": "tab:olive",
+    "baseline": "tab:brown", "honest": "tab:red", "close": "tab:purple", "mutual": "tab:pink", "follow": "tab:gray",
+}  # fmt: skip
+"""Colour by the first part of a method's name."""
+
+
+def draw(axis: plt.Axes, records: list[Record], precision: str, title: str) -> None:
+    for row in rows(records, "sort16", precision):
+        p, q = row.means["late_p"], row.means["late_q"]
+        family = row.method.partition("_")[0]
+        xerr, yerr = row.deviations["late_p"], row.deviations["late_q"]
+        axis.errorbar(p, q, yerr, xerr, fmt="o", color=FAMILIES[family], markersize=4, linewidth=0.8)
+        axis.annotate(row.method, (p, q), xytext=(4, 3), textcoords="offset points", fontsize=6)
+    for row in rows(records, "sort16", "bf16", ["bf16"]):
+        axis.axvline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
+        axis.axhline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
+    axis.set(title=title, xlabel="reward of the BF16 policy")
+    axis.grid(alpha=0.3)
+
+
+def main() -> None:
+    records = read(BENCHMARKS / "results" / "frontier.jsonl")
+    figure, axes = plt.subplots(1, len(PRECISIONS), figsize=(4.2 * len(PRECISIONS), 4.0), layout="constrained")
+    for axis, (precision, title) in zip(axes, PRECISIONS.items(), strict=True):
+        draw(axis, records, precision, title)
+    axes[0].set_ylabel("reward of the quantised policy")
+    figure.savefig(HERE / "frontier.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    mpl.rcParams["svg.hashsalt"] = "ais"
+    main()

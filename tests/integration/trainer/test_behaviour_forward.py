@@ -1,0 +1,84 @@
+"""The trainer's imitation of the sampling policy against the engine that samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.contracts.sampling import FinishReason, Precision, SamplingParameters
+from services.contracts.trajectory import Trajectory
+from services.rollout.engine import GenerationRequest
+from services.rollout.engines.torch_engine.architecture import read_architecture
+from services.rollout.engines.torch_engine.batch import Batch
+from services.rollout.engines.torch_engine.batch import Policy as Served
+from services.rollout.engines.torch_engine.slots import Group
+from services.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
+from services.rollout.snapshots import snapshot_files
+from services.trainer.microbatch import Sample, cut
+from services.trainer.policy import Policy
+
+MODEL = Path("examples/sort16/model")
+PROMPT = (1, 7, 3, 9, 12, 5, 5, 4, 8, 11, 10, 3, 6, 6, 9, 4, 12, 14)
+"""BOS, sixteen digits, `=`."""
+
+
+@torch.inference_mode()
+def sampled(precision: Precision) -> list[Sample]:
+    """32 responses of the demo policy, sampled by the engine at that precision."""
+    architecture = read_architecture(MODEL)
+    weights = rounded_weights(read_tensors(snapshot_files(MODEL), architecture), architecture, precision)
+    batch = Batch(architecture, precision, Served(weights, version=0, digest=""), slots=32, positions=40)
+    sampling = SamplingParameters(max_new_tokens=20)
+    request = GenerationRequest("group", PROMPT, samples=32, sampling=sampling)
+    batch.submit(Group(0, request, architecture.stop_token_ids, seed=0, arrived=0.0))
+    samples = []
+    while not batch.slots.idle:
+        for _, completion in batch.step():
+            trajectory = Trajectory(
+                trajectory_id=str(completion.index), group_id="group", sample_index=completion.index,
+                token_ids=completion.token_ids, behaviour_logprobs=completion.logprobs, spans=completion.spans,
+                finish_reason=FinishReason.STOP, sampling=sampling, precision=precision, engine="torch",
+                engine_version="", replica_id="", first_token_seconds=0.0, total_seconds=0.0,
+            )  # fmt: skip
+            samples.append(Sample(np.array(PROMPT), trajectory))
+    return samples
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        Precision(weights="e2m1"),
+        Precision(weights="e2m1", scales="least_squares"),
+        Precision(weights="e5m2", granularity="tensor", activations="e5m2", head=True),
+        Precision(weights="e2m1", granularity="block", activations="bf16"),
+    ],
+    ids=str,
+)
+def test_the_trainer_computes_the_policy_that_samples_much_closer_than_its_own(precision: Precision) -> None:
+    policy = Policy.load(MODEL, "cpu")
+    (microbatch,) = cut(sampled(precision), tokens_per_microbatch=100_000)
+    with torch.no_grad():
+        own, imitated = (policy.score(microbatch, at).logprobs for at in (None, precision))
+    mismatch, left = ((logs - microbatch.behaviour_logprobs).abs().mean() for logs in (own, imitated))
+    assert left < mismatch / 10
+
+
+def test_bf16_rollouts_are_imitated_by_the_plain_forward() -> None:
+    policy, precision = Policy.load(MODEL, "cpu"), Precision(weights="bf16")
+    (microbatch,) = cut(sampled(precision), tokens_per_microbatch=100_000)
+    with torch.no_grad():
+        assert torch.equal(policy.score(microbatch).logprobs, policy.score(microbatch, precision).logprobs)
+
+
+def test_gradients_pass_the_rounding_to_every_master_weight() -> None:
+    precision = Precision(weights="e2m1", head=True)
+    policy = Policy.load(MODEL, "cpu")
+    (microbatch,) = cut(sampled(precision), tokens_per_microbatch=100_000)
+    policy.score(microbatch, precision).logprobs.sum().backward()
+    for name, master in policy.masters.items():
+        assert master.grad is not None, name
+        assert master.grad.dtype == torch.float32
+        assert master.grad.norm() > 0, name
