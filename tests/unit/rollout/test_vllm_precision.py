@@ -45,6 +45,7 @@ def test_what_a_host_computes_is_asked_for(precision: Precision, host: Host, qua
         (Precision(weights="e2m1"), Host("cuda", capability=(10, 0)), "weights=bf16"),
         (Precision(weights="e5m2", activations="e5m2"), CPU, "weights=e4m3"),
         (Precision(head=True), CPU, "output head"),
+        (Precision(scales="least_squares"), CPU, "by the maximum"),
         (Precision(kv_cache="e4m3"), Host("cuda", capability=(8, 6)), "kv_cache bf16"),
     ],
     ids=str,

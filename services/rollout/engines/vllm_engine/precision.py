@@ -94,6 +94,8 @@ def mode_of(precision: Precision, host: Host) -> LinearMode:
     can = f"vLLM on {host} runs {'; '.join(map(str, runnable))}; with kv_cache {', '.join(caches)}"
     if precision.head:
         raise SettingsError(f"rollout.precision.head=true: vLLM leaves the output head in BF16. {can}")
+    if precision.weights != "bf16" and precision.scales != "maximum":
+        raise SettingsError(f"rollout.precision.scales={precision.scales}: vLLM scales by the maximum. {can}")
     if precision.kv_cache not in caches:
         raise SettingsError(f"rollout.precision.kv_cache={precision.kv_cache} cannot run here. {can}")
     for mode in runnable:
