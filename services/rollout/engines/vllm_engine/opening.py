@@ -36,7 +36,7 @@ async def open_vllm(
     """
     if importlib.util.find_spec("vllm") is None:
         raise ModelUnsupportedError(
-            "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install 'ais-rl[vllm]'` on a GPU host"
+            "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
         )
     prepare_environment(settings)
     progress = asyncio.create_task(_tell_progress())
