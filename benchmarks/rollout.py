@@ -1,20 +1,21 @@
-"""Tokens a second of the torch engine, against `transformers` `generate` on the same model, prompts and batch.
+"""Tokens a second of an engine: torch (the default) against `transformers`, vLLM's precisions against one another.
 
-Both sample at temperature 1 to a fixed length in one process and one thread, taking turns, so that a busy machine is
-busy for both; figures are medians of the rounds. The engine also gives log-probs and versions, `generate` only tokens.
-On a CPU without BF16 instructions `generate` in BF16 is slow; its float32 figure tells how much of the ratio that is.
+torch: against `generate` on the same model, prompts and batch. Both sample at temperature 1 to a fixed length in one
+process and one thread, taking turns, so that a busy machine is busy for both; figures are medians of the rounds. The
+engine also gives log-probs and versions, `generate` only tokens. On a CPU without BF16 instructions `generate` in BF16
+is slow; its float32 figure tells how much of the ratio that is.
 
-    python benchmarks/rollout.py          # prints a table, writes benchmarks/results/rollout.json
+vllm: BF16, FP8 and INT8, called directly and through our service; see `_rollout_vllm.py`.
+
+    python benchmarks/rollout.py                  # prints a table, writes benchmarks/results/rollout.json
+    python benchmarks/rollout.py --engine vllm    # the same for vLLM; writes benchmarks/results/rollout_vllm.json
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,9 @@ from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import _rollout_vllm
 import torch
+from _report import Figure, figure, publish
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -37,7 +40,8 @@ from services.rollout.engine import Engine, GenerationRequest
 from services.rollout.engines.torch_engine.engine import TorchEngine
 from services.rollout.probe import tolerance
 
-RESULTS = Path(__file__).parent / "results" / "rollout.json"
+UNIT = "tokens/s"
+ROUNDS = 5
 BF16 = Precision(weights="bf16")
 E4M3 = Precision()
 
@@ -157,19 +161,15 @@ async def measure(case: Case, rounds: int) -> dict[str, float]:
     return {name: case.tokens / median(times) for name, times in seconds.items()}
 
 
-def figures(case: Case, speeds: dict[str, float]) -> dict[str, dict[str, float | str | None]]:
+def figures(case: Case, speeds: dict[str, float]) -> dict[str, Figure]:
     """Each contender's speed; the engine's against the faster `generate` of the same model in BF16, and in float32."""
     bf16 = max(speed for name, speed in speeds.items() if name.startswith("generate bfloat16"))
     float32 = max(speed for name, speed in speeds.items() if name.startswith("generate float32"))
 
-    def figure(value: float, reference: float | None) -> dict[str, float | str | None]:
-        ratio = None if reference is None else value / reference
-        return {"value": value, "unit": "tokens/s", "reference": reference, "ratio": ratio}
-
-    found = {f"{case.name}_{name.replace(' ', '_')}": figure(speed, None) for name, speed in speeds.items()}
-    found[f"{case.name}_engine_bf16"] = figure(speeds["engine bf16"], bf16)
-    found[f"{case.name}_engine_bf16_against_float32"] = figure(speeds["engine bf16"], float32)
-    found[f"{case.name}_engine_e4m3"] = figure(speeds["engine e4m3"], bf16)
+    found = {f"{case.name}_{name.replace(' ', '_')}": figure(speed, UNIT) for name, speed in speeds.items()}
+    found[f"{case.name}_engine_bf16"] = figure(speeds["engine bf16"], UNIT, bf16)
+    found[f"{case.name}_engine_bf16_against_float32"] = figure(speeds["engine bf16"], UNIT, float32)
+    found[f"{case.name}_engine_e4m3"] = figure(speeds["engine e4m3"], UNIT, bf16)
     return found
 
 
@@ -185,34 +185,29 @@ def show(case: Case, speeds: dict[str, float], rounds: int) -> None:
     Console().print(table)
 
 
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    features = torch.backends.cpu.get_cpu_capability()
-    return f"{name} ({features}), {os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "none"
-
-
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not")
-    arguments = parser.parse_args()
+async def run_torch(rounds: int) -> None:
     torch.set_num_threads(1)
-    found: dict[str, dict[str, float | str | None]] = {}
+    found: dict[str, Figure] = {}
     for case in CASES:
-        speeds = await measure(case, arguments.rounds)
+        speeds = await measure(case, rounds)
         found |= figures(case, speeds)
-        show(case, speeds, arguments.rounds)
-    result = {"bench": "rollout", "machine": machine(), "commit": commit(), "figures": found}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+        show(case, speeds, rounds)
+    publish("rollout", found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=("torch", "vllm"), default="torch")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds that count, after one that does not (torch: 5; vllm: 0.6b 3, tiny 15)"
+    )
+    _rollout_vllm.add_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.engine == "vllm":
+        _rollout_vllm.run(arguments)
+    else:
+        asyncio.run(run_torch(arguments.rounds or ROUNDS))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

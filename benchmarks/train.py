@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from _report import Figure, figure, publish
 from fastapi import FastAPI, Request
 from rich.console import Console
 from rich.table import Table
@@ -48,7 +47,6 @@ from services.trainer.policy import Policy
 from services.trainer.service import serve_trainer
 from services.trainer.settings import Settings
 
-RESULTS = Path(__file__).parent / "results" / "train.json"
 WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""
 OVERHEAD_LIMIT = 0.05
@@ -208,7 +206,7 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines][WARM_UP_STEPS:]
 
 
-def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, dict[str, float | str | None]]:
+def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, Figure]:
     """Medians over the steps, without the time waited for groups."""
     busy = [step["step_seconds"] - step["phase_seconds"]["wait"] for step in steps]
     overhead = median(
@@ -219,46 +217,25 @@ def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, dict[str, floa
         step["phase_seconds"]["correction"] / seconds for step, seconds in zip(steps, busy, strict=True)
     )
     return {
-        f"{case.name}_step": {"value": median(busy), "unit": "s", "reference": None, "ratio": None},
-        f"{case.name}_tokens_per_second": {
-            "value": steps[0]["tokens"] / median(busy), "unit": "tokens/s", "reference": None, "ratio": None,
-        },
-        f"{case.name}_overhead_share": {
-            "value": overhead, "unit": "share of step", "reference": OVERHEAD_LIMIT, "ratio": overhead / OVERHEAD_LIMIT,
-        },
-        f"{case.name}_correction_share": {
-            "value": correction, "unit": "share of step", "reference": None, "ratio": None,
-        },
-    }  # fmt: skip
-
-
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "none"
+        f"{case.name}_step": figure(median(busy), "s"),
+        f"{case.name}_tokens_per_second": figure(steps[0]["tokens"] / median(busy), "tokens/s"),
+        f"{case.name}_overhead_share": figure(overhead, "share of step", OVERHEAD_LIMIT),
+        f"{case.name}_correction_share": figure(correction, "share of step"),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
     arguments = parser.parse_args()
-    found: dict[str, dict[str, float | str | None]] = {}
+    found: dict[str, Figure] = {}
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
         url = f"redis://127.0.0.1:{server.port}/0"
         for case in cases(arguments.steps):
             steps = measure(case, url, Path(directory))
             found |= figures(case, steps)
             show(case, steps)
-    result = {"bench": "train", "machine": machine(), "commit": commit(), "figures": found}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    publish("train", found)
 
 
 def show(case: Case, steps: list[dict[str, Any]]) -> None:

@@ -1,0 +1,59 @@
+"""What every benchmark ends with: its figures, on what machine and of which commit they are, in a file and a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+Figure = dict[str, float | str | None]
+
+
+def figure(value: float, unit: str, reference: float | None = None) -> Figure:
+    ratio = None if reference is None else value / reference
+    return {"value": value, "unit": unit, "reference": reference, "ratio": ratio}
+
+
+def spread(values: Sequence[float], unit: str, reference: float | None = None) -> Figure:
+    """The median, with the lowest and the highest of the rounds."""
+    return figure(median(values), unit, reference) | {"lowest": min(values), "highest": max(values)}
+
+
+def publish(bench: str, figures: Mapping[str, Figure], *also: str, file: str = "") -> None:
+    """Writes `results/FILE.json`, by default the benchmark's name, and prints the same as the last line.
+
+    `also` is told of the machine, such as the version of a library.
+    """
+    result = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit(), "figures": figures}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{file or bench}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+def machine() -> str:
+    """Processor and what torch uses of it."""
+    cpu = Path("/proc/cpuinfo")
+    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    features = torch.backends.cpu.get_cpu_capability()
+    return f"{name} ({features}), {os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"
+
+
+def commit() -> str:
+    """The commit measured, or `none` outside a repository."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or "none"
