@@ -15,15 +15,13 @@ object as its last line.
 import argparse
 import json
 import math
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _report import commit, machine
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -250,26 +248,6 @@ def main() -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
-
-
-def machine() -> str:
-    """Processor, cores and torch."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-
-
-def commit() -> str:
-    """The commit measured, or `unknown` outside a repository with one."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ import asyncio
 import json
 import math
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from _report import commit, machine
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -214,18 +213,6 @@ def figures(found: dict[str, Mismatch]) -> dict[str, dict[str, float | str | Non
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "none"
 
 
 def main() -> None:
