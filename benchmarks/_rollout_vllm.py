@@ -128,11 +128,11 @@ def measure(model: Model, precisions: Sequence[str], batches: Sequence[int], sto
         contenders: dict[str, Contender] = {}
         for name in [*precisions, *([STOCK_FP8] if stock_fp8 else [])]:
             rollout = settings(name, model, max(batches))
-            started = contender(checkpoint, rollout, directory / f"{name}.log")
-            contenders[name] = stack.enter_context(started)
-        for name, one in contenders.items():
+            contenders[name] = stack.enter_context(contender(checkpoint, rollout, directory / f"{name}.log"))
             progress(f"{model.name}: {name} is starting")
-            version = one.engine_version()
+            version = contenders[
+                name
+            ].engine_version()  # one after another: a start takes more memory than what follows
         for number in range(model.rounds + 1):
             progress(f"{model.name}: round {number} of {model.rounds}" if number else f"{model.name}: warming up")
             for batch in batches:

@@ -32,7 +32,7 @@ from services.rollout.settings import RolloutSettings
 
 DEADLINE_SECONDS = 1800.0
 """Of one call: a slow contender is a result, not a failure."""
-LOG_TAIL = 2000
+LOG_TAIL = 8000
 """Characters of a failed process's log that are shown."""
 
 Way = Literal["direct", "service"]

@@ -47,6 +47,7 @@ from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
 from services.contracts.trajectory import Trajectory, TrajectoryBounds
 from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER
+from services.launcher.signals import run_cancellable
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
 from services.runtime.tasks import end_tasks
@@ -73,7 +74,7 @@ START_SECONDS = 300.0
 DEADLINE_SECONDS = 120.0
 """Of one call, and of one push."""
 RETRY_SECONDS = 0.1
-LOG_TAIL = 2000
+LOG_TAIL = 8000
 """Characters of a failed replica's log that are shown."""
 
 
@@ -326,7 +327,7 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-async def main() -> None:
+async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES), help="both by default")
     parser.add_argument("--model", type=Path, metavar="DIR", help="a Hugging Face directory instead of random weights")
@@ -348,7 +349,8 @@ async def main() -> None:
             show(engine, updates, load, of_engine)
             found |= of_engine
     publish("updates", found, *arguments.overrides)
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(run_cancellable(main()))
