@@ -154,8 +154,7 @@ class Correction:
         per_token = self._advantages(batch, advantages)
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
-            weighted, uncorrected = self._weigh(chunk, part, plan)
-            weights[chunk.tokens] = weighted.add_(uncorrected)
+            weights[chunk.tokens] = self._mixed(chunk, part, plan)
         return batch.restore(weights)
 
     @torch.no_grad()
@@ -211,6 +210,10 @@ class Correction:
         )
 
     # Weighing.
+
+    def _mixed(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> Tensor:
+        weighted, uncorrected = self._weigh(chunk, advantages, plan)
+        return weighted.add_(uncorrected)
 
     def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
         """Weights of the weighted branch, in new memory, and of the uncorrected one, of all tokens or each."""

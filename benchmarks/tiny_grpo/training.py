@@ -101,8 +101,9 @@ def run(experiment: Experiment, model: Path) -> dict[str, Any]:
             ("reward", float(batch.rewards.mean())),
         ):  # fmt: skip
             seen[name].append(value)
-        if (step + 1) % EVALUATE_EVERY == 0:
-            count = HELD_OUT_LAST if step + 1 == experiment.steps else HELD_OUT
+        last = step + 1 == experiment.steps
+        if last or (step + 1) % EVALUATE_EVERY == 0:
+            count = HELD_OUT_LAST if last else HELD_OUT
             scores = {name: examiner.score(policy, count) for name, examiner in examiners.items()}
             recent = {name: mean(values[-EVALUATE_EVERY:]) for name, values in seen.items()}
             curve.append({"step": step + 1, **scores, **recent})

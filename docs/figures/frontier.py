@@ -19,24 +19,25 @@ sys.path.insert(0, str(BENCHMARKS))
 from tiny_grpo.report import Record, read, rows  # noqa: E402  # benchmarks are scripts, not an installed package
 
 PRECISIONS = {"e5m2": "E5M2", "w4a8_ls": "W4A8, least-squares scales", "e4m3": "E4M3"}
-FAMILIES = {
-    "none": "black", "tis": "tab:blue", "plateau": "tab:orange", "constant": "tab:green", "bound": "tab:olive",
-    "baseline": "tab:brown", "honest": "tab:red", "close": "tab:purple", "mutual": "tab:pink", "follow": "tab:gray",
+COLOURS = {
+    "none": "black", "tis_sequence": "tab:blue", "plateau_1": "tab:orange", "honest_0.5": "tab:pink",
+    "honest_plateau_1": "tab:red",
 }  # fmt: skip
-"""Colour by the first part of a method's name."""
+LIMITS = (0.55, 0.95)
 
 
 def draw(axis: plt.Axes, records: list[Record], precision: str, title: str) -> None:
-    for row in rows(records, "sort16", precision):
+    for row in rows(records, "sort16", precision, list(COLOURS)):
         p, q = row.means["late_p"], row.means["late_q"]
-        family = row.method.partition("_")[0]
         xerr, yerr = row.deviations["late_p"], row.deviations["late_q"]
-        axis.errorbar(p, q, yerr, xerr, fmt="o", color=FAMILIES[family], markersize=4, linewidth=0.8)
-        axis.annotate(row.method, (p, q), xytext=(4, 3), textcoords="offset points", fontsize=6)
+        axis.errorbar(
+            p, q, yerr, xerr, fmt="o", color=COLOURS[row.method], markersize=4, label=f"{row.method} ({row.seeds})"
+        )
     for row in rows(records, "sort16", "bf16", ["bf16"]):
         axis.axvline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
         axis.axhline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
-    axis.set(title=title, xlabel="reward of the BF16 policy")
+    axis.set(title=title, xlabel="reward of the BF16 policy", xlim=LIMITS, ylim=LIMITS, aspect="equal")
+    axis.legend(fontsize=7, loc="lower left", title="method (seeds)", title_fontsize=7)
     axis.grid(alpha=0.3)
 
 

@@ -46,13 +46,12 @@ class Float32Products(TorchFunctionMode):
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             return product if bias is None else product + bias
         if func is F.scaled_dot_product_attention and args[0].dtype == torch.bfloat16:
-            widened = [argument.float() for argument in args[:3]]
+            query, key, value = (argument.float() for argument in args[:3])
             causal_only = kwargs.get("is_causal") and kwargs.get("attn_mask") is None and not kwargs.get("dropout_p")
             if len(args) == 3 and causal_only and args[0].shape[2] <= DENSE_POSITIONS:
-                query, key, value = widened
                 return _causal_attention(query, key, value, kwargs.get("scale")).to(torch.bfloat16)
             if self._linear:
-                return func(*widened, *args[3:], **kwargs).to(torch.bfloat16)
+                return func(query, key, value, *args[3:], **kwargs).to(torch.bfloat16)
         return func(*args, **kwargs)
 
 

@@ -27,8 +27,8 @@ class TrainerSettings(Section):
     straight_through: bool = False
     """Give the uncorrected branch of `correction.method` ais the log-probs of the quantised policy itself: a second
     forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
-    gradients of what they improve, and both policies end better (docs/algorithm.md); a step costs about twice as
-    much. A quantised KV cache is not imitated."""
+    gradients of what they improve. Worth it where quantisation is coarse, as with 4-bit weights (docs/algorithm.md);
+    a step costs two to three times as much. A quantised KV cache is not imitated."""
     updates_per_batch: int = Field(default=1, ge=1)
     """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
     for the proximal log-probs."""
