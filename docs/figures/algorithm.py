@@ -28,7 +28,7 @@ def batch_of(length: int, mismatch: float) -> SequenceBatch:
 
 def over_lengths_and_mismatch() -> None:
     """alpha, block length and effective sample over what the defaults must stand."""
-    correction = ais_core.build(CorrectionSettings(mixing=MixingSettings(evaluation="same_batch")))
+    correction = ais_core.build(CorrectionSettings(level="adaptive", mixing=MixingSettings(evaluation="same_batch")))
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for length in LENGTHS:
         rows = []

@@ -44,7 +44,7 @@ EVERY = [
     CorrectionSettings(method="m2po"),
     CorrectionSettings(method="vcpo"),
     CorrectionSettings(method="ais", mixing=SAME_BATCH),
-    CorrectionSettings(method="ais", level="sequence", mixing=SAME_BATCH),
+    CorrectionSettings(method="ais", level="adaptive", mixing=SAME_BATCH),
     CorrectionSettings(method="ais", mixing=MixingSettings(evaluation="same_batch", uncorrected_bound=4.0)),
 ]
 
@@ -280,7 +280,7 @@ def test_log_probs_of_any_dtype_are_subtracted_in_float32(dtype: torch.dtype) ->
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     logs, advantages = make([50, 0, 3, 70, 20], 0.3)
-    settings = CorrectionSettings(mixing=SAME_BATCH)
+    settings = CorrectionSettings(level="adaptive", mixing=SAME_BATCH)
     whole = weigh(settings, logs, advantages)
     monkeypatch.setattr("ais_core.ratios.CHUNK_TOKENS", 64)
     for got, expected in zip(weigh(settings, logs, advantages), whole, strict=True):

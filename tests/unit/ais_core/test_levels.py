@@ -51,7 +51,7 @@ def packed(logs: list[Tensor]) -> SequenceBatch:
 
 
 def ladder(logs: list[Tensor], **settings: object) -> Tensor:
-    sums = ais_core.build(CorrectionSettings(**settings)).measure(packed(logs))
+    sums = ais_core.build(CorrectionSettings(level="adaptive", **settings)).measure(packed(logs))
     return Sums(sums).section("ladder").view(RUNGS, -1)
 
 
@@ -92,6 +92,6 @@ def test_weights_between_two_rungs_are_the_mixture_of_both(lengths: list[int], p
     logs = sequences(lengths, 0.3)
     lower = int(position)
     for chunk in packed(logs).chunks():
-        levels = Levels(chunk, CorrectionSettings(mixing=MixingSettings()))
+        levels = Levels(chunk, CorrectionSettings(level="adaptive", mixing=MixingSettings()))
         low, high = levels.between(lower), levels.between(min(lower + 1, WHOLE))
         torch.testing.assert_close(levels.between(position), torch.lerp(low, high, position - lower))

@@ -14,7 +14,7 @@ from ais_core.diagnostics import Moments
 from ais_core.levels import WHOLE
 from ais_core.mixing import RULES, Mismatch, amplification, choose_rung, guard, mixed_moments, reliability, severity
 from ais_core.plan import MixingTerms
-from ais_core.settings import EXPONENT_LIMIT
+from ais_core.settings import EXPONENT_LIMIT, Level
 
 LENGTHS = (1, 16, 256, 4096, 16384)
 MISMATCHES = (0.0, 0.001, 0.01, 0.1, 0.3, 1.0)
@@ -30,11 +30,14 @@ KEEP_THE_FLOOR = {
 }
 
 
-def plan_and_weights(length: int, mismatch: float, sequences: int = 32, **mixing: object) -> tuple[Plan, torch.Tensor]:
+def plan_and_weights(
+    length: int, mismatch: float, sequences: int = 32, level: Level = "adaptive", **mixing: object
+) -> tuple[Plan, torch.Tensor]:
     generator = torch.Generator().manual_seed(length)
     logs = torch.randn(sequences * length, generator=generator) * mismatch - mismatch**2 / 2
     batch = SequenceBatch.packed(logs, torch.full((sequences,), length))
-    correction = ais_core.build(CorrectionSettings(mixing=MixingSettings(evaluation="same_batch", **mixing)))
+    settings = MixingSettings(evaluation="same_batch", **mixing)
+    correction = ais_core.build(CorrectionSettings(level=level, mixing=settings))
     plan, _ = correction.plan(correction.measure(batch), None)
     return plan, correction.weights(batch, None, plan).double()
 
@@ -46,10 +49,11 @@ def ess_ratio(weights: torch.Tensor) -> float:
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("mismatch", MISMATCHES)
 @pytest.mark.parametrize("rule", ["plateau", "effective_sample"])
+@pytest.mark.parametrize("level", ["sequence", "adaptive"])
 def test_the_effective_sample_of_the_applied_weights_never_falls_under_the_floor(
-    length: int, mismatch: float, rule: str
+    length: int, mismatch: float, rule: str, level: Level
 ) -> None:
-    plan, weights = plan_and_weights(length, mismatch, rule=rule)
+    plan, weights = plan_and_weights(length, mismatch, level=level, rule=rule)
     assert 0.0 <= plan.alpha <= 1.0
     assert bool(weights.isfinite().all())
     assert ess_ratio(weights) >= 0.5 - 1e-6
@@ -62,16 +66,17 @@ def test_the_effective_sample_of_the_applied_weights_never_falls_under_the_floor
     shift=st.floats(-1.0, 1.0),
     outlier=st.sampled_from([0.0, 5.0, -5.0, 1e4, -1e4]),
     floor=st.sampled_from([0.2, 0.5, 0.9]),
+    level=st.sampled_from(["sequence", "adaptive"]),
 )
 def test_the_floor_holds_for_ragged_batches_biased_ratios_and_outliers(
-    lengths: list[int], mismatch: float, shift: float, outlier: float, floor: float
+    lengths: list[int], mismatch: float, shift: float, outlier: float, floor: float, level: Level
 ) -> None:
     generator = torch.Generator().manual_seed(sum(lengths))
     logs = torch.randn(sum(lengths), generator=generator) * mismatch + shift * mismatch
     logs[: len(logs) // 7] += outlier
     batch = SequenceBatch.packed(logs, torch.tensor(lengths))
     mixing = MixingSettings(evaluation="same_batch", effective_sample_floor=floor)
-    correction = ais_core.build(CorrectionSettings(mixing=mixing))
+    correction = ais_core.build(CorrectionSettings(level=level, mixing=mixing))
     plan, _ = correction.plan(correction.measure(batch), None)
     weights = correction.weights(batch, None, plan).double()
     assert 0.0 <= plan.alpha <= 1.0
@@ -85,6 +90,14 @@ def test_alpha_is_nothing_without_mismatch_and_large_at_a_mismatch_that_matters(
     assert plan_and_weights(length, 0.0)[0].alpha == 0.0
     assert plan_and_weights(length, 0.001)[0].alpha < 0.01
     assert plan_and_weights(length, 0.1)[0].alpha > 0.5
+
+
+def test_at_sequence_level_alpha_fades_with_the_length_of_sequences_that_differ() -> None:
+    """Few samples carry a batch of long products: the rule goes back to the uncorrected gradient by itself."""
+    alphas = [plan_and_weights(length, 0.1, sequences=256, level="sequence")[0].alpha for length in (17, 256, 4096)]
+    assert alphas == sorted(alphas, reverse=True)
+    assert alphas[0] > 0.8
+    assert alphas[2] < 0.5
 
 
 def test_short_sequences_are_weighed_whole_and_long_ones_by_blocks() -> None:
