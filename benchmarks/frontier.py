@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from _report import commit, machine
 from rich.console import Console
 from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
 from tiny_grpo.formats import measure
@@ -85,20 +85,13 @@ def main() -> None:
         elif made != text:
             parser.exit(1, f"{document}: its tables are not those of {arguments.results}; --write makes them so\n")
     show(records)
-    machine = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"
-    print(json.dumps({"bench": "frontier", "machine": machine, "commit": commit(), "figures": figures(records)}))
+    print(json.dumps({"bench": "frontier", "machine": machine(), "commit": commit(), "figures": figures(records)}))
 
 
 def show(records: list[Record]) -> None:
     for task in sorted({record["task"] for record in records}):
         for precision in sorted({record["precision"] for record in records if record["task"] == task}):
             Console().print(table(f"{task}, {precision}", rows(records, task, precision)))
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
-    return found.stdout.strip() or "none"
 
 
 if __name__ == "__main__":
