@@ -108,10 +108,11 @@ def _start(arguments: dict[str, Any], statistics_of_rank: Any) -> Any:
 
 async def _require_dtype(llm: Any, mode: LinearMode) -> None:
     """The descriptor in every trajectory must be true: the layers hold what the mode says."""
-    (dtypes, *_others) = await llm.collective_rpc("ais_weight_dtypes")
-    if dtypes != [mode.weight_dtype]:
+    ranks = await llm.collective_rpc("ais_weight_dtypes")
+    found = sorted({dtype for rank in ranks for dtype in rank})
+    if found != [mode.weight_dtype]:
         raise ModelUnsupportedError(
-            f"expected linear layers in {mode.weight_dtype}, vLLM loaded {', '.join(dtypes)}: choose another "
+            f"expected linear layers in {mode.weight_dtype}, vLLM loaded {', '.join(found)}: choose another "
             "rollout.precision for this model"
         )
 
