@@ -197,12 +197,13 @@ def bench(
     if name == "--help":  # before NAME it is this command's; after it, the benchmark's
         print(context.get_help())
         raise typer.Exit
-    directory = Path(__file__).parents[1] / "benchmarks"
-    script = directory / f"{name}.py"
-    if not script.is_file():
-        known = ", ".join(sorted(path.stem for path in directory.glob("[a-z]*.py"))) or "none here"
+    scripts = {path.stem: path for path in (Path(__file__).parents[1] / "benchmarks").glob("[a-z]*.py")}
+    # A script called queue.py would stand in for the standard library's module of that name in all of them.
+    scripts |= {"queue": path for path in [scripts.pop("trajectory_queue", None)] if path}
+    if name not in scripts:
+        known = ", ".join(sorted(scripts)) or "none here"
         _fail(f"there is no benchmark {name}; there are: {known}", EXIT_SETTINGS)
-    os.execv(sys.executable, [sys.executable, str(script), *context.args])
+    os.execv(sys.executable, [sys.executable, str(scripts[name]), *context.args])
 
 
 def _run(settings: Settings, directory: RunDirectory) -> int:

@@ -1,13 +1,18 @@
 """Trajectories as they cross the wire, validated once at every border.
 
 `decode_*` turns protobuf into frozen records and refuses anything malformed with the field and the reason;
-`encode_*` is its inverse. Arrays are views into the message: nothing is copied.
+`encode_*` is its inverse. Decoded arrays are read-only views into the message's bytes.
+
+A queue entry of 8 x 4,096 tokens takes a quarter of a millisecond each way, most of it moving its 264 kB: messages are
+filled in place, because protobuf copies a message that is given to another, and how a trajectory was sampled, which
+all of a group share, is checked once for each distinct content.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NoReturn
 
 import numpy as np
@@ -22,6 +27,10 @@ SCHEMA_VERSION = 1
 
 TOKEN_DTYPE = np.dtype("<i4")
 LOGPROB_DTYPE = np.dtype("<f4")
+_UNSIGNED_DTYPE = np.dtype("<u4")
+
+DISTINCT_KEPT = 256
+"""Distinct sampling parameters and precisions whose wire form is remembered: each group has its own seed."""
 
 _FINISH_TO_PROTO = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
 _FINISH_FROM_PROTO = {number: reason for reason, number in _FINISH_TO_PROTO.items()}
@@ -98,35 +107,48 @@ class ScoredGroup:
 
 
 def encode_trajectory(trajectory: Trajectory) -> pb.Trajectory:
-    return pb.Trajectory(
-        trajectory_id=trajectory.trajectory_id,
-        group_id=trajectory.group_id,
-        sample_index=trajectory.sample_index,
-        token_ids=trajectory.token_ids.astype(TOKEN_DTYPE, copy=False).tobytes(),
-        behaviour_logprobs=trajectory.behaviour_logprobs.astype(LOGPROB_DTYPE, copy=False).tobytes(),
-        spans=[pb.PolicySpan(version=s.version, begin=s.begin, end=s.end) for s in trajectory.spans],
-        finish_reason=_FINISH_TO_PROTO[trajectory.finish_reason],
-        sampling=trajectory.sampling.to_proto(),
-        precision=trajectory.precision.to_proto(),
-        engine=trajectory.engine,
-        engine_version=trajectory.engine_version,
-        replica_id=trajectory.replica_id,
-        timings=pb.Timings(first_token_seconds=trajectory.first_token_seconds, total_seconds=trajectory.total_seconds),
-    )
+    message = pb.Trajectory()
+    _fill(message, trajectory)
+    return message
 
 
 def encode_group(group: ScoredGroup) -> bytes:
-    return pb.ScoredGroup(
+    message = pb.ScoredGroup(
         schema_version=SCHEMA_VERSION,
         group_id=group.group_id,
         ordinal=group.ordinal,
         prompt_id=group.prompt_id,
         prompt_token_ids=group.prompt_token_ids.astype(TOKEN_DTYPE, copy=False).tobytes(),
-        trajectories=[encode_trajectory(trajectory) for trajectory in group.trajectories],
         rewards=group.rewards,
         task=group.task,
         attempt=group.attempt,
-    ).SerializeToString()
+    )
+    for trajectory in group.trajectories:
+        _fill(message.trajectories.add(), trajectory)
+    return message.SerializeToString()
+
+
+def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
+    message.trajectory_id = trajectory.trajectory_id
+    message.group_id = trajectory.group_id
+    message.sample_index = trajectory.sample_index
+    message.token_ids = trajectory.token_ids.astype(TOKEN_DTYPE, copy=False).tobytes()
+    message.behaviour_logprobs = trajectory.behaviour_logprobs.astype(LOGPROB_DTYPE, copy=False).tobytes()
+    for span in trajectory.spans:
+        message.spans.add(version=span.version, begin=span.begin, end=span.end)
+    message.finish_reason = _FINISH_TO_PROTO[trajectory.finish_reason]
+    message.sampling.MergeFromString(_encoded(trajectory.sampling))
+    message.precision.MergeFromString(_encoded(trajectory.precision))
+    message.engine = trajectory.engine
+    message.engine_version = trajectory.engine_version
+    message.replica_id = trajectory.replica_id
+    message.timings.first_token_seconds = trajectory.first_token_seconds
+    message.timings.total_seconds = trajectory.total_seconds
+
+
+@lru_cache(maxsize=DISTINCT_KEPT)
+def _encoded(parameters: SamplingParameters | Precision) -> bytes:
+    return parameters.to_proto().SerializeToString()
 
 
 def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: str = "trajectory") -> Trajectory:
@@ -141,8 +163,8 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
     if message.finish_reason not in _FINISH_FROM_PROTO:
         _refuse(f"{field}.finish_reason", f"expected STOP or LENGTH, got {message.finish_reason}")
     try:
-        sampling = SamplingParameters.from_proto(message.sampling)
-        precision = Precision.from_proto(message.precision)
+        sampling = _decode_sampling(message.sampling.SerializeToString())
+        precision = _decode_precision(message.precision.SerializeToString())
     except ValidationError as error:
         first = error.errors()[0]
         section = "precision" if error.title == "Precision" else "sampling"
@@ -209,8 +231,8 @@ def decode_token_ids(data: bytes, vocab_size: int, field: str) -> np.ndarray:
     if not data or len(data) % TOKEN_DTYPE.itemsize:
         _refuse(field, f"expected a positive multiple of {TOKEN_DTYPE.itemsize} bytes, got {len(data)}")
     token_ids = np.frombuffer(data, dtype=TOKEN_DTYPE)
-    lowest, highest = int(token_ids.min()), int(token_ids.max())
-    if lowest < 0 or highest >= vocab_size:
+    if int(token_ids.view(_UNSIGNED_DTYPE).max()) >= vocab_size:  # a negative number is a large one here
+        lowest, highest = int(token_ids.min()), int(token_ids.max())
         outside = lowest if lowest < 0 else highest
         _refuse(field, f"token id {outside} is outside the vocabulary of {vocab_size}")
     return token_ids
@@ -220,28 +242,44 @@ def _decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:
     if len(data) != tokens * LOGPROB_DTYPE.itemsize:
         _refuse(field, f"expected {tokens} float32 values, one for each token, got {len(data)} bytes")
     logprobs = np.frombuffer(data, dtype=LOGPROB_DTYPE)
-    if not np.isfinite(logprobs).all():
+    lowest, highest = float(logprobs.min()), float(logprobs.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):  # one NaN makes both NaN
         _refuse(field, "must be finite")
-    if (highest := float(logprobs.max())) > 0.0:
+    if highest > 0.0:
         _refuse(field, f"a log-prob cannot be positive, got {highest}")
     return logprobs
 
 
 def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field: str) -> tuple[PolicySpan, ...]:
+    spans: list[PolicySpan] = []
     covered = 0
     previous = 0
-    for index, span in enumerate(message.spans):
-        where = f"{field}[{index}]"
+    for part in message.spans:
+        span = PolicySpan(part.version, part.begin, part.end)
         if span.begin != covered or span.end <= span.begin:
+            where = f"{field}[{len(spans)}]"
             _refuse(where, f"expected a non-empty range from token {covered}, got [{span.begin}, {span.end})")
         if newest is not None and span.version > newest:
-            _refuse(f"{where}.version", f"policy version {span.version} is unknown, the newest is {newest}")
+            where = f"{field}[{len(spans)}].version"
+            _refuse(where, f"policy version {span.version} is unknown, the newest is {newest}")
         if span.version < previous:
-            _refuse(f"{where}.version", f"versions cannot go back, got {span.version} after {previous}")
+            where = f"{field}[{len(spans)}].version"
+            _refuse(where, f"versions cannot go back, got {span.version} after {previous}")
         covered, previous = span.end, span.version
+        spans.append(span)
     if covered != tokens:
         _refuse(field, f"expected spans that cover all {tokens} tokens, they cover {covered}")
-    return tuple(PolicySpan(span.version, span.begin, span.end) for span in message.spans)
+    return tuple(spans)
+
+
+@lru_cache(maxsize=DISTINCT_KEPT)
+def _decode_sampling(data: bytes) -> SamplingParameters:
+    return SamplingParameters.from_proto(pb.SamplingParameters.FromString(data))
+
+
+@lru_cache(maxsize=DISTINCT_KEPT)
+def _decode_precision(data: bytes) -> Precision:
+    return Precision.from_proto(pb.Precision.FromString(data))
 
 
 def _refuse(field: str, reason: str) -> NoReturn:

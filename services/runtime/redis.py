@@ -16,6 +16,8 @@ from services.runtime.settings import RedisSettings
 
 CALL_RETRIES = 3
 """Retries of one call after a lost connection or a missed deadline. Every call of ours may be repeated safely."""
+READ_BYTES = 1 << 20
+"""Most bytes of an answer taken from the socket at once: a batch of groups is megabytes, the library's default 32 kB."""
 LONGEST_BLOCK_SECONDS = 5.0
 """No caller asks the server to hold a blocking read for longer than this."""
 
@@ -37,6 +39,7 @@ async def connect(settings: RedisSettings) -> Redis:
         socket_connect_timeout=settings.operation_timeout_seconds,
         socket_timeout=settings.operation_timeout_seconds + LONGEST_BLOCK_SECONDS,
         socket_keepalive=True,
+        socket_read_size=READ_BYTES,
         health_check_interval=15,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), CALL_RETRIES),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],

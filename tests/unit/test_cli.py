@@ -131,3 +131,12 @@ def test_an_unknown_benchmark_is_told_with_those_there_are() -> None:
     done = ais("bench", "nothing")
     assert done.returncode == 2
     assert "there is no benchmark nothing" in done.stderr
+
+
+def test_the_queues_benchmark_is_called_queue_though_its_file_is_not() -> None:
+    done = ais("bench", "queue", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "trajectories" in done.stdout
+    known = ais("bench", "nothing").stderr
+    assert "queue" in known
+    assert "trajectory_queue" not in known
