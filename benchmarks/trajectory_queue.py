@@ -233,7 +233,8 @@ def consume_pickle(job: Job) -> None:
     done = 0
     job.clock.wait()
     while done < job.groups * SAMPLES:
-        for _stream, ((last, entry),) in client.xread({KEYS.groups: last}, count=1, block=100):  # noqa: B007
+        for _stream, ((entry_id, entry),) in client.xread({KEYS.groups: last}, count=1, block=100):
+            last = entry_id
             record = pickle.loads(entry[b"data"])
             torch.tensor(record["input_ids"])
             torch.tensor(record["logprobs"])
@@ -312,7 +313,7 @@ def main() -> None:
 
 
 def report(rates: dict[str, list[float]]) -> None:
-    """Prints the table and publishes. Ratios are medians of the rounds' own ratios: what disturbs one, disturbs both."""
+    """Prints the table and publishes. Ratios are taken within a round: what disturbs one disturbs the other."""
     megabytes = GROUP_BYTES / SAMPLES / 1e6
     table = Table("", "trajectories/s", "lowest to highest", "MB/s")
     for name, values in rates.items():

@@ -198,8 +198,8 @@ def bench(
         print(context.get_help())
         raise typer.Exit
     scripts = {path.stem: path for path in (Path(__file__).parents[1] / "benchmarks").glob("[a-z]*.py")}
-    # A script called queue.py would stand in for the standard library's module of that name in all of them.
-    scripts |= {"queue": path for path in [scripts.pop("trajectory_queue", None)] if path}
+    if "trajectory_queue" in scripts:  # as queue.py it would stand in for the standard library's module, in all of them
+        scripts["queue"] = scripts.pop("trajectory_queue")
     if name not in scripts:
         known = ", ".join(sorted(scripts)) or "none here"
         _fail(f"there is no benchmark {name}; there are: {known}", EXIT_SETTINGS)

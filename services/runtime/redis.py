@@ -17,7 +17,7 @@ from services.runtime.settings import RedisSettings
 CALL_RETRIES = 3
 """Retries of one call after a lost connection or a missed deadline. Every call of ours may be repeated safely."""
 READ_BYTES = 1 << 20
-"""Most bytes of an answer taken from the socket at once: a batch of groups is megabytes, the library's default 32 kB."""
+"""Bytes of an answer taken from the socket at once: a batch of groups is megabytes, the library's default 32 kB."""
 LONGEST_BLOCK_SECONDS = 5.0
 """No caller asks the server to hold a blocking read for longer than this."""
 
