@@ -18,6 +18,7 @@ from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRegistry
 from services.runtime.http import application, serve
 from services.runtime.metrics import service_registry
+from services.runtime.patience import persist
 from services.runtime.process import UnavailableError, run_service
 from services.runtime.redis import connect
 
@@ -36,7 +37,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     keys = Keys(settings.run.name)
     registry = service_registry("collector")
     queue = TrajectoryQueue(redis, keys)
-    await queue.prepare()
+    await persist(queue.prepare, settings.redis.connect_timeout_seconds)
     collector = Collector(
         settings.run,
         settings.collector,

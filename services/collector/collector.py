@@ -8,12 +8,10 @@ import logging
 import random
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
 from services.collector.admission import Admission
 from services.collector.dispatch import Dispatcher
@@ -23,10 +21,11 @@ from services.collector.prompts import Prompt, TaskSource
 from services.collector.settings import CollectorSettings
 from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import Verifier
-from services.contracts.events import EVENTS_A_READ, Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import EVENTS_A_READ, Discarded, Event, Finished, TrainerEvents, VersionPublished
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
+from services.runtime.patience import persist
 from services.runtime.process import UnavailableError
 from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
@@ -88,6 +87,7 @@ class Collector:
         self._groups: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._idle_since: float | None = None
+        self._registry_away = False
 
     def not_ready(self) -> str | None:
         """Why no work is being done, or None."""
@@ -99,7 +99,8 @@ class Collector:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Raises UnavailableError when a prompt is refused by the replicas for good."""
-        await self._catch_up(stop)
+        if not await self._caught_up(stop):
+            return
         background = [
             asyncio.create_task(self._follow_trainer(), name="follow trainer"),
             asyncio.create_task(self._dispatch(), name="dispatch"),
@@ -116,31 +117,36 @@ class Collector:
         if failure := self._failure or next(filter(None, errors), None):
             raise failure
 
-    async def _catch_up(self, stop: asyncio.Event) -> None:
+    async def _caught_up(self, stop: asyncio.Event) -> bool:
+        """False: asked to stop before the trainer was there, or while Redis was away."""
+        catching_up, stopping = asyncio.create_task(self._catch_up()), asyncio.create_task(stop.wait())
+        await asyncio.wait((catching_up, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await end_tasks(catching_up, stopping)
+        if catching_up.cancelled():
+            return False
+        catching_up.result()
+        return True
+
+    async def _catch_up(self) -> None:
         """Replays the trainer's events and takes over what an earlier collector of this run has published."""
         version = -1
         behind = True
-        while behind and not stop.is_set():
-            events = await self._events.follow(EVENT_BLOCK_SECONDS)
+        while behind:
+            events = await self._next_events()
             version = max([version, *(e.version for e in events if isinstance(e, (VersionPublished, Finished)))])
             if any(isinstance(event, Finished) for event in events):
                 self._finished.set()
             behind = version < 0 or len(events) == EVENTS_A_READ
         begin = max(version, 0) * self._run.groups_per_batch
-        accepted = await self._queue.accepted(begin, begin + (self._run.max_staleness + 2) * self._run.groups_per_batch)
+        end = begin + (self._run.max_staleness + 2) * self._run.groups_per_batch
+        accepted = await persist(partial(self._queue.accepted, begin, end), None)
         self._admission.advance(version, accepted)
         self._metrics.version.set(version)
         logger.info("starts", extra={"version": version, "already_published": len(accepted)})
 
     async def _follow_trainer(self) -> None:
         while True:
-            try:
-                events = await self._events.follow(EVENT_BLOCK_SECONDS)
-            except RedisError as error:
-                logger.warning("cannot read the trainer's events, trying again: %s", error)
-                await asyncio.sleep(1.0)
-                continue
-            for event in events:
+            for event in await self._next_events():
                 match event:
                     case VersionPublished(version=version):
                         self._admission.advance(version)
@@ -154,6 +160,9 @@ class Collector:
                         self._finished.set()
                         return
             self._changed.set()
+
+    async def _next_events(self) -> list[Event]:
+        return await persist(partial(self._events.follow, EVENT_BLOCK_SECONDS), None)
 
     async def _dispatch(self) -> None:
         """Gives every open group to a replica as soon as one may and can take it."""
@@ -195,8 +204,13 @@ class Collector:
         try:
             self._replicas = await self._registry.replicas()
         except RedisError as error:
-            logger.warning("cannot read the registry, keeping the last list: %s", error)
+            if not self._registry_away:
+                logger.warning("cannot read the registry, keeping the last list: %s", error)
+            self._registry_away = True
             return
+        if self._registry_away:
+            logger.info("the registry can be read again")
+        self._registry_away = False
         self._metrics.replicas.set(sum(replica.ready for replica in self._replicas))
         alive = {replica.replica_id for replica in self._replicas}
         self._dispatcher.forget_except(alive)
@@ -272,15 +286,7 @@ class Collector:
 
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
-        payload = encode_group(group)
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
-            wait=wait_random_exponential(multiplier=0.2, max=5.0),
-            before_sleep=before_sleep_log(logger, logging.WARNING),
-        ):
-            with attempt:
-                return await self._queue.publish(group.ordinal, payload)
-        raise AssertionError("unreachable: the retries above have no end")
+        return await persist(partial(self._queue.publish, group.ordinal, encode_group(group)), None)
 
     def _on_failed_call(self, assignment: Assignment, prompt: Prompt, error: GenerationError) -> None:
         ordinal, replica = assignment.ordinal, assignment.replica

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
+from services.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
 from services.rollout.engine import Engine
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.settings import RolloutSettings
@@ -42,23 +42,28 @@ class Registration:
                 continue
 
     async def beat(self) -> None:
-        """One heartbeat, whether it succeeds or not."""
+        """One heartbeat, whether it succeeds or not. It takes no longer than a record lives."""
         try:
-            await self._registry.heartbeat(self._record())
-        except RedisError as error:
+            async with asyncio.timeout(EXPIRY_SECONDS):
+                await self._registry.heartbeat(self._record())
+        except (RedisError, TimeoutError) as error:
+            reason = f"the registry cannot be reached: {error or 'no answer in time'}"
             if self.failure is None:
-                logger.warning("the registry cannot be reached: %s", error)
-            self.failure = f"the registry cannot be reached: {error}"
+                logger.warning("%s", reason)
+            self.failure = reason
             self._metrics.heartbeat_failures.inc()
         else:
+            if self.failure is not None:
+                logger.info("the registry knows this replica")
             self.failure = None
 
     async def leave(self) -> None:
         """Takes the record away, if the registry can be reached."""
         try:
-            await self._registry.leave(self._record().replica_id)
-        except RedisError as error:
-            logger.warning("the record stays in the registry until it expires: %s", error)
+            async with asyncio.timeout(EXPIRY_SECONDS):
+                await self._registry.leave(self._record().replica_id)
+        except (RedisError, TimeoutError) as error:
+            logger.warning("the record stays in the registry until it expires: %s", error or "no answer in time")
 
 
 def replica_record(

@@ -6,11 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
+from services.runtime.patience import RETRIES
+
 
 def service_registry(service: str) -> CollectorRegistry:
-    """A registry that already tells the process's CPU, memory and file descriptors, and what software runs."""
+    """A registry that already tells the process's resources, what software runs, and how often Redis was away."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    registry.register(RETRIES)
     try:
         release = version("ais-rl")
     except PackageNotFoundError:

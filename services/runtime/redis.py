@@ -7,10 +7,19 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from services.runtime.settings import RedisSettings
 
@@ -18,7 +27,7 @@ CALL_RETRIES = 3
 """Retries of one call after a lost connection or a missed deadline. Every call of ours may be repeated safely."""
 READ_BYTES = 1 << 20
 """Bytes of an answer taken from the socket at once: a batch of groups is megabytes, the library's default 32 kB."""
-LONGEST_BLOCK_SECONDS = 5.0
+LONGEST_BLOCK_SECONDS = 1.0
 """No caller asks the server to hold a blocking read for longer than this."""
 
 
@@ -46,7 +55,7 @@ async def connect(settings: RedisSettings) -> Redis:
     )
     try:
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RedisError),
+            retry=retry_if_exception(is_away),
             stop=stop_after_delay(settings.connect_timeout_seconds),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             reraise=True,
@@ -55,11 +64,32 @@ async def connect(settings: RedisSettings) -> Redis:
                 await client.ping()
     except RedisError as error:
         await client.aclose()
+        if not is_away(error):
+            raise RedisUnreachableError(
+                f"Redis at {_without_password(settings.url)} refuses this client: {error}. Check redis.url, its user "
+                "and its password."
+            ) from error
         raise RedisUnreachableError(
             f"no Redis answers at {_without_password(settings.url)} after {settings.connect_timeout_seconds:g} s "
             f"({error}). Start one, or set redis.url to one that runs."
         ) from error
     return client
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the same call may succeed later, with nobody changing the caller or its settings.
+
+    Waited for: no connection, a missed deadline, a server that loads its data (LOADING), follows another one
+    (READONLY, MASTERDOWN, CLUSTERDOWN), cannot write to its disk (MISCONF) or is full (OOM: acknowledged groups make
+    room). Everything else is an error of who called, refused credentials among them.
+    """
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return False  # the library counts them as lost connections
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)):
+        return True
+    if isinstance(error, (ClusterDownError, TryAgainError)):
+        return True
+    return isinstance(error, ResponseError) and "MISCONF" in str(error)  # it has no class of its own
 
 
 def _without_password(url: str) -> str:

@@ -10,13 +10,13 @@ from functools import partial
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from services.contracts.queue import Entry, TrajectoryQueue
+from services.runtime.patience import persist
+from services.runtime.redis import is_away
 from services.trainer.intake import Buffered, Duplicate, Intake, Known, Refused
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.persist import persist
 
 BLOCK_SECONDS = 1.0
 """How long the server holds one read that finds nothing."""
@@ -52,7 +52,9 @@ class GroupReader:
         while True:
             try:
                 entries = await self._queue.read(self._count, BLOCK_SECONDS)
-            except (RedisConnectionError, RedisTimeoutError):
+            except RedisError as error:
+                if not is_away(error):
+                    raise
                 # The server may have handed entries out in an answer that was lost; they are pending, in our name.
                 entries = await self._pending()
             await self._take_in(entries)

@@ -23,6 +23,7 @@ from services.contracts.queue import Entry, TrajectoryQueue
 from services.contracts.registry import ReplicaRegistry
 from services.runtime.http import application, serve
 from services.runtime.metrics import service_registry
+from services.runtime.patience import Result, persist
 from services.runtime.process import UnavailableError
 from services.runtime.redis import connect
 from services.runtime.settings import RunSettings
@@ -31,7 +32,6 @@ from services.trainer import record
 from services.trainer.checkpoint import CheckpointWriter, Manifest
 from services.trainer.intake import Buffered, Intake
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.persist import Result, persist
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy
 from services.trainer.publisher import WeightPublisher
