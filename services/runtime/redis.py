@@ -30,6 +30,9 @@ READ_BYTES = 1 << 20
 LONGEST_BLOCK_SECONDS = 1.0
 """No caller asks the server to hold a blocking read for longer than this."""
 
+_AWAY_CODES = ("MISCONF", "NOREPLICAS")
+"""First words of answers that mean `not now` and for which the library has no class."""
+
 
 class RedisUnreachableError(RuntimeError):
     """No Redis answered in time at start."""
@@ -80,8 +83,8 @@ def is_away(error: BaseException) -> bool:
     """Whether the same call may succeed later, with nobody changing the caller or its settings.
 
     Waited for: no connection, a missed deadline, a server that loads its data (LOADING), follows another one
-    (READONLY, MASTERDOWN, CLUSTERDOWN), cannot write to its disk (MISCONF) or is full (OOM: acknowledged groups make
-    room). Everything else is an error of who called, refused credentials among them.
+    (READONLY, MASTERDOWN, CLUSTERDOWN), lacks followers (NOREPLICAS), cannot write to its disk (MISCONF), or is full
+    (OOM: acknowledged groups make room). All else is an error of who called, refused credentials among them.
     """
     if isinstance(error, (AuthenticationError, AuthorizationError)):
         return False  # the library counts them as lost connections
@@ -89,7 +92,7 @@ def is_away(error: BaseException) -> bool:
         return True
     if isinstance(error, (ClusterDownError, TryAgainError)):
         return True
-    return isinstance(error, ResponseError) and "MISCONF" in str(error)  # it has no class of its own
+    return isinstance(error, ResponseError) and any(code in str(error) for code in _AWAY_CODES)
 
 
 def _without_password(url: str) -> str:

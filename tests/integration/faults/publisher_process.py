@@ -1,0 +1,37 @@
+"""Publishes ordinals as a collector does, and prints each that was answered.
+
+python publisher_process.py URL RUN BEGIN END
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+
+from services.contracts.keys import Keys
+from services.contracts.queue import TrajectoryQueue
+from services.runtime.patience import persist
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings
+
+CONCURRENCY = 4
+PAYLOAD_BYTES = 20_000
+
+
+async def main(url: str, run: str, begin: int, end: int) -> None:
+    redis = await connect(RedisSettings(url=url))
+    queue = TrajectoryQueue(redis, Keys(run))
+    ordinals = iter(range(begin, end))
+
+    async def keep_publishing() -> None:
+        for ordinal in ordinals:
+            await persist(partial(queue.publish, ordinal, b"%d " % ordinal + bytes(PAYLOAD_BYTES)), None)
+            print(ordinal, flush=True)
+
+    await asyncio.gather(*(keep_publishing() for _ in range(CONCURRENCY)))
+    await redis.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
