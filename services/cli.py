@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from services import deadletter
 from services.runtime.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ app = typer.Typer(
     later ones win. `ais config` lists them all.
     """,
 )
+
+app.add_typer(deadletter.app, name="deadletter")
 
 Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML settings file.", metavar="FILE")]
 Overrides = Annotated[

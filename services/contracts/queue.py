@@ -11,7 +11,7 @@ It is bounded by the collector's admission, never by trimming entries nobody has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -140,14 +140,14 @@ class TrajectoryQueue:
     def _entries(reply: object) -> list[Entry]:
         streams = cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]], reply or [])
         return [
-            Entry(entry_id.decode(), _ordinal(fields), fields.get(b"group", b""))
+            Entry(entry_id.decode(), ordinal_of(fields), fields.get(b"group", b""))
             for _stream, rows in streams
             for entry_id, fields in rows
             if fields is not None  # deleted since it was read
         ]
 
 
-def _ordinal(fields: dict[bytes, bytes]) -> int:
+def ordinal_of(fields: Mapping[bytes, bytes]) -> int:
     """What somebody else wrote into the stream is still an entry: it is refused where entries are judged."""
     try:
         return int(fields[b"ordinal"])

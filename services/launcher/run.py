@@ -53,6 +53,8 @@ async def run(plan: Plan, display: Display) -> RunRecord:
         async with processes_of(plan.directory, plan.launcher) as processes:
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
+            if server is not None:
+                plan.directory.server_url.write_text(redis.url + "\n")
             await _train(plan, processes, redis, server, display)
             record.training_seconds = time.monotonic() - began
             if plan.launcher.evaluation_prompts:
@@ -65,6 +67,7 @@ async def run(plan: Plan, display: Display) -> RunRecord:
         record.status, record.reason = "failed", str(error)
         raise
     finally:
+        plan.directory.server_url.unlink(missing_ok=True)
         record.total_seconds = time.monotonic() - began
         record.write(plan.directory.record)
         display.close()

@@ -61,6 +61,11 @@ class RunDirectory:
         """Data of the run's own Valkey server."""
         return self.path / "valkey"
 
+    @property
+    def server_url(self) -> Path:
+        """URL of the run's own Valkey server, as long as it runs: how other commands reach it."""
+        return self.path / "redis.url"
+
 
 def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
     """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten."""
