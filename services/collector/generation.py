@@ -20,12 +20,11 @@ from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
 """One trajectory of eight million tokens: anything larger is not a trajectory."""
 
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-    # A replica that vanished without closing its connection is noticed within seconds, also between calls.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-]
+KEEPALIVE_SECONDS = 10.0
+"""A connection on which nothing came for this long, while a call waits, is asked for a sign of life. A replica takes
+twice as many."""
+KEEPALIVE_ANSWER_SECONDS = 5.0
+"""Without an answer by then its calls have failed: the replica vanished without closing the connection."""
 
 
 class GenerationError(RuntimeError):
@@ -42,7 +41,7 @@ class GenerationClient:
     """Calls to one replica, over one channel."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=_channel_options())
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
@@ -82,3 +81,13 @@ class GenerationClient:
         if sorted(received) != list(range(samples)):
             raise GenerationError("malformed", f"asked for {samples} samples, got {sorted(received)}", field="samples")
         return tuple(received[index] for index in range(samples))
+
+
+def _channel_options() -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", round(KEEPALIVE_ANSWER_SECONDS * 1000)),
+        # This, a minute by default, is what really ends a connection whose ping is not answered.
+        ("grpc.http2.ping_timeout_ms", round(KEEPALIVE_ANSWER_SECONDS * 1000)),
+    ]

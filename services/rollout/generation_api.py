@@ -42,6 +42,10 @@ _OPTIONS = [
     # Clients may ping as often as our own does; without this the server takes it for abuse and cuts the connection.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A collector that vanished without closing its connection: its calls are cancelled and their slots are free again.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
 ]
 
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]

@@ -38,6 +38,8 @@ class Proxy:
         """Connections so far."""
         self.forwarded = 0
         """Bytes so far, both ways."""
+        self.suffered = 0
+        """Connections cut, reset or refused, and pieces held or stalled so far: somebody has met the fault."""
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[int]:
@@ -58,11 +60,13 @@ class Proxy:
     def cut(self) -> None:
         """Closes what stands and whatever comes, in an orderly way: a server that went away."""
         self._refusing = True
+        self.suffered += len(self._writers)
         for writer in self._writers:
             writer.close()
 
     def reset(self) -> None:
         """Cuts what stands with an RST, as a firewall does; new connections are forwarded."""
+        self.suffered += len(self._writers)
         for writer in self._writers:
             endpoint = writer.get_extra_info("socket")
             endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -74,8 +78,6 @@ class Proxy:
 
     def forget(self) -> None:
         """After a blackhole: connections that stood stay dead for ever, new ones are forwarded."""
-        self._connections, dead = set(), self._connections
-        self._dead = dead  # keeps them, and their sockets, alive
         self._forwarding = asyncio.Event()
         self._forwarding.set()
 
@@ -97,8 +99,11 @@ class Proxy:
         self._connections.add(task)
         self.accepted += 1
         try:
-            if not self._refusing:
-                await self._connect(client, to_client)
+            with suppress(asyncio.CancelledError):  # the proxy ends: asyncio would report it as an error of a callback
+                if self._refusing:
+                    self.suffered += 1
+                else:
+                    await self._connect(client, to_client)
         finally:
             to_client.close()
             self._connections.discard(task)
@@ -129,6 +134,7 @@ class Proxy:
         with suppress(OSError):
             while data := await source.read(PIECE_BYTES):
                 await self._suffer(len(data))
+                self.suffered += not forwarding.is_set()
                 await forwarding.wait()
                 target.write(data)
                 self.forwarded += len(data)
@@ -141,6 +147,7 @@ class Proxy:
             seconds += size / self._bytes_per_second
         wait = RETRANSMISSION_SECONDS
         while self._random.random() < self._stall_share:
+            self.suffered += 1
             seconds += wait
             wait *= 2
         if seconds:

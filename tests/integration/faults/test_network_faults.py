@@ -1,0 +1,301 @@
+"""The network between services breaks and mends: no hang beyond a deadline, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from proxy import Proxy
+from redis.asyncio import Redis
+from replica_stand_ins import Fleet
+from test_collector import ALPHABET, Stage, honest
+from test_publisher import snapshot
+from trainer_groups import make_group
+
+from services.collector import generation
+from services.collector.generation import GenerationClient, GenerationError
+from services.contracts.events import Finished, VersionPublished
+from services.contracts.keys import Keys
+from services.contracts.queue import TrajectoryQueue
+from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.sampling import Precision, SamplingParameters
+from services.contracts.trajectory import TrajectoryBounds, encode_group
+from services.contracts.v1 import rollout_pb2
+from services.contracts.v1 import trajectory_pb2 as pb
+from services.rollout.metrics import RolloutMetrics
+from services.rollout.registration import Registration
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings, RunSettings
+from services.runtime.tasks import end_tasks
+from services.trainer.intake import Intake
+from services.trainer.metrics import TrainerMetrics
+from services.trainer.publisher import WeightPublisher
+from services.trainer.reader import GroupReader, no_hidden_retries
+from services.trainer.settings import TrainerSettings
+
+BOUNDS = TrajectoryBounds(len(ALPHABET))
+QUICK = {"operation_timeout_seconds": 0.5}
+"""A call that is not answered by then has failed; a blocking read may take a second more."""
+Break = Callable[[Proxy], None]
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def to_redis(redis_url: str) -> AsyncIterator[Proxy]:
+    """A proxy to the tests' server."""
+    proxy = Proxy("127.0.0.1", urlsplit(redis_url).port or 0)
+    async with proxy.listen():
+        yield proxy
+
+
+@asynccontextmanager
+async def client_through(proxy: Proxy) -> AsyncIterator[Redis]:
+    client = await connect(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}/0", **QUICK))
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+# Collector and replica: gRPC.
+
+
+@asynccontextmanager
+async def replica_behind(stage: Stage, name: str, behaviour: Callable = honest) -> AsyncIterator[Proxy]:
+    """A scripted replica that is registered under a proxy's address."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(stage.replica(name, behaviour))
+        (record,) = [one for one in await stage.registry.replicas() if one.replica_id == name]
+        proxy = Proxy("127.0.0.1", int(record.grpc_address.rpartition(":")[2]))
+        await stage.register(name, await stack.enter_async_context(proxy.listen()), version=0)
+        yield proxy
+
+
+async def call(client: GenerationClient, deadline_seconds: float) -> int:
+    sampling = SamplingParameters()
+    return len(await client.generate("group", [3, 4, 5, 6], 2, sampling, BOUNDS, deadline_seconds))
+
+
+@pytest.mark.parametrize("fault", [Proxy.cut, Proxy.reset, Proxy.blackhole], ids=["cut", "reset", "blackhole"])
+async def test_a_call_to_a_replica_fails_by_its_deadline_and_the_next_works(
+    redis: Redis, run_name: str, fault: Break
+) -> None:
+    async with replica_behind(Stage(redis, run_name), "a") as proxy:
+        client = GenerationClient(f"127.0.0.1:{proxy.port}")
+        assert await call(client, 5) == 2
+        fault(proxy)
+        begun = time.monotonic()
+        if fault is not Proxy.reset:  # after a reset the channel may have connected again before the call
+            with pytest.raises(GenerationError):
+                await call(client, 1)
+        assert time.monotonic() - begun < 3
+        proxy.heal()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    assert await call(client, 1) == 2
+                    break
+                except GenerationError:
+                    await asyncio.sleep(0.05)
+        await client.close()
+
+
+async def test_a_replica_that_vanished_silently_is_noticed_long_before_the_groups_deadline(
+    redis: Redis, run_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "KEEPALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(generation, "KEEPALIVE_ANSWER_SECONDS", 0.5)
+
+    async def silent(
+        request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Trajectory]:
+        began.set()
+        await asyncio.sleep(600)
+        yield pb.Trajectory()
+
+    began = asyncio.Event()
+    async with replica_behind(Stage(redis, run_name), "a", silent) as proxy:
+        client = GenerationClient(f"127.0.0.1:{proxy.port}")
+        waiting = asyncio.create_task(call(client, 600))
+        await began.wait()
+        proxy.blackhole()
+        with pytest.raises(GenerationError) as error:
+            await asyncio.wait_for(waiting, 20)
+        assert error.value.reason == "unavailable"
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Proxy.cut, Proxy.reset, Proxy.blackhole, lambda proxy: proxy.stall(0.3)],
+    ids=["cut", "reset", "half-open", "loss"],
+)
+async def test_groups_of_an_unreachable_replica_are_sampled_by_another(
+    redis: Redis, run_name: str, fault: Break, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "KEEPALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(generation, "KEEPALIVE_ANSWER_SECONDS", 0.5)
+    stage = Stage(redis, run_name)
+    await stage.events.publish(VersionPublished(0, ""))
+    async with replica_behind(stage, "a") as proxy, stage.collector():
+        await stage.groups(4)
+        fault(proxy)
+        async with stage.replica("b", honest):
+            for version in (1, 2):
+                for name in ("a", "b"):
+                    record = next(one for one in await stage.registry.replicas() if one.replica_id == name)
+                    await stage.register(name, int(record.grpc_address.rpartition(":")[2]), version)
+                await stage.events.publish(VersionPublished(version, ""))
+                groups = await asyncio.wait_for(stage.groups(4), 30)
+                assert [group.ordinal for group in groups] == list(range(4 * version, 4 * version + 4))
+
+
+# Whoever talks to Redis.
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Proxy.cut, Proxy.reset, Proxy.blackhole, lambda proxy: proxy.stall(0.3)],
+    ids=["cut", "reset", "half-open", "loss"],
+)
+async def test_a_collector_and_a_reader_whose_way_to_redis_breaks_lose_nothing(
+    redis: Redis, run_name: str, keys: Keys, to_redis: Proxy, fault: Break
+) -> None:
+    batches = 3
+    direct = Stage(redis, run_name)
+    async with client_through(to_redis) as collecting, client_through(to_redis) as reading:
+        no_hidden_retries(reading)
+        stage = Stage(collecting, run_name)
+        intake = Intake(
+            RunSettings(groups_per_batch=4, samples_per_group=2, max_staleness=batches),
+            len(ALPHABET),
+            context_length=64,
+        )
+        metrics = TrainerMetrics(CollectorRegistry())
+        reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, count=4, patience_seconds=30)
+        await direct.events.publish(VersionPublished(0, ""))
+        trained: list[int] = []
+        async with direct.replica("a", honest, version=batches), stage.collector() as collecting_task:
+            task = asyncio.create_task(reader.run())
+            for version in range(1, batches + 1):
+                async with asyncio.timeout(30):
+                    await reader.batch_arrived()
+                trained += [item.group.ordinal for item in intake.take()]
+                intake.advance()
+                fault(to_redis)
+                await direct.events.publish(VersionPublished(version, ""))
+                await eventually(lambda: to_redis.suffered > 0)
+                to_redis.suffered = 0
+                to_redis.forget() if fault is Proxy.blackhole else to_redis.heal()
+            await direct.events.publish(Finished(batches))
+            await asyncio.wait_for(collecting_task, 20)
+            await end_tasks(task)
+    assert trained == list(range(4 * batches))
+    entries = await redis.xrange(keys.groups)
+    assert Counter(int(fields[b"ordinal"]) for _, fields in entries) == Counter(range(4 * batches))
+
+
+async def test_a_heartbeat_over_a_half_open_connection_fails_in_time_and_the_next_works(
+    redis: Redis, keys: Keys, to_redis: Proxy
+) -> None:
+    record = ReplicaRecord(
+        replica_id="a",
+        grpc_address="127.0.0.1:1",
+        http_url="http://127.0.0.1:1",
+        engine="stand-in",
+        precision=Precision(),
+        model_type="none",
+        vocab_size=1,
+        parameter_count=1,
+        policy_version=0,
+        policy_digest="",
+        ready=True,
+        slots=1,
+        running_sequences=0,
+        waiting_sequences=0,
+    )
+    patient = RedisSettings(url=f"redis://127.0.0.1:{to_redis.port}/0", operation_timeout_seconds=600)
+    client = await connect(patient)
+    registration = Registration(ReplicaRegistry(client, keys), lambda: record, RolloutMetrics(CollectorRegistry()))
+    await registration.beat()
+    assert registration.failure is None
+    to_redis.blackhole()
+    await asyncio.wait_for(registration.beat(), 10)
+    assert registration.failure is not None
+    to_redis.forget()
+    await asyncio.wait_for(registration.beat(), 10)
+    assert registration.failure is None
+    assert [one.replica_id for one in await ReplicaRegistry(redis, keys).replicas()] == ["a"]
+    await client.aclose()
+
+
+async def test_a_reader_whose_connection_is_half_open_reads_on_over_another(
+    redis: Redis, keys: Keys, to_redis: Proxy
+) -> None:
+    queue = TrajectoryQueue(redis, keys)
+    await queue.prepare()
+    async with client_through(to_redis) as reading:
+        no_hidden_retries(reading)
+        intake = Intake(RunSettings(groups_per_batch=2, samples_per_group=4), vocab_size=22, context_length=64)
+        metrics = TrainerMetrics(CollectorRegistry())
+        reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, count=4, patience_seconds=30)
+        task = asyncio.create_task(reader.run())
+        await queue.publish(0, encode_group(make_group(0)))
+        await eventually(lambda: 0 in intake._buffer)
+        to_redis.blackhole()
+        await queue.publish(1, encode_group(make_group(1)))
+        to_redis.forget()
+        await asyncio.wait_for(reader.batch_arrived(), 10)
+        await end_tasks(task)
+    assert [item.group.ordinal for item in intake.take()] == [0, 1]
+
+
+# Trainer and replica: HTTP.
+
+
+@pytest.mark.parametrize("fault", [Proxy.cut, Proxy.reset, Proxy.blackhole], ids=["cut", "reset", "half-open"])
+async def test_an_upload_that_breaks_off_delays_nobody_and_is_made_again(
+    redis: Redis, keys: Keys, fault: Break
+) -> None:
+    settings = TrainerSettings(registry_poll_seconds=0.05, push_deadline_seconds=1.0)
+    registry = ReplicaRegistry(redis, keys)
+    new = snapshot(1, size=4 << 20)
+    async with AsyncExitStack() as stack:
+        fleet = Fleet(registry, stack)
+        far, near = await fleet.join("far"), await fleet.join("near")
+        (record,) = [one for one in await registry.replicas() if one.replica_id == "far"]
+        proxy = Proxy("127.0.0.1", urlsplit(record.http_url).port or 0)
+        port = await stack.enter_async_context(proxy.listen())
+        await fleet.register("far", f"http://127.0.0.1:{port}")
+        proxy.limit(2e6)  # two seconds for the whole: it is on its way when the network breaks
+        publisher = WeightPublisher(registry, settings, TrainerMetrics(CollectorRegistry()))
+        task = asyncio.create_task(publisher.run())
+        publisher.offer(new)
+        await near.until(lambda: near.version == 1)
+        await eventually(lambda: proxy.forwarded > 200_000)
+        fault(proxy)
+        proxy.limit(1e9)
+        await eventually(lambda: proxy.suffered > 0)
+        proxy.forget() if fault is Proxy.blackhole else proxy.heal()
+        beating = asyncio.create_task(keep_registered(fleet, port))
+        await far.until(lambda: far.version == 1)
+        await end_tasks(task, beating)
+    assert far.payload == new.payload
+
+
+async def keep_registered(fleet: Fleet, port: int) -> None:
+    while True:
+        await fleet.register("far", f"http://127.0.0.1:{port}")
+        await asyncio.sleep(0.5)
