@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from prometheus_client import Counter
 from redis.exceptions import RedisError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, stop_never
-from tenacity import wait_random_exponential as random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_delay,
+    stop_never,
+    wait_random_exponential,
+)
 
 from services.runtime.redis import RedisUnreachableError, is_away
 
@@ -35,29 +42,61 @@ async def persist(call: Callable[[], Awaitable[Result]], patience_seconds: float
     The call must be safe to repeat: the first attempt may have worked and only its answer been lost. None: patience
     without end, for who has something that must not be lost. Errors that waiting does not cure are raised at once.
     """
-    begun = time.monotonic()
+    waiting = _Waiting()
     try:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(is_away),
             stop=stop_never if patience_seconds is None else stop_after_delay(patience_seconds),
-            wait=random_exponential(multiplier=0.2, max=LONGEST_WAIT_SECONDS),
-            before_sleep=_tell,
+            wait=wait_random_exponential(multiplier=0.2, max=LONGEST_WAIT_SECONDS),
+            before_sleep=waiting.goes_on,
             reraise=True,
         ):
             with attempt:
                 result = await call()
-            if not attempt.retry_state.outcome.failed:  # type: ignore[union-attr]  # it has one after the block
-                if attempt.retry_state.attempt_number > 1:
-                    logger.info("Redis answers again", extra={"away_seconds": round(time.monotonic() - begun, 1)})
+                waiting.answered()
                 return result
     except RedisError as error:
         if not is_away(error):
             raise
         raise RedisUnreachableError(f"Redis has been away for {patience_seconds:g} s: {error}") from error
+    finally:
+        waiting.end()
     raise AssertionError("unreachable: tenacity returns or raises")
 
 
-def _tell(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    RETRIES.labels(type(error).__name__).inc()
-    logger.warning("Redis does not answer, trying again: %s", error)
+class _Waiting:
+    """A call that may have to wait. The outage is told once for all calls of the process that wait, not by each."""
+
+    _calls: ClassVar[int] = 0
+    _since: ClassVar[float] = 0.0
+    _told: ClassVar[float] = 0.0
+
+    def __init__(self) -> None:
+        self._waits = False
+
+    def goes_on(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        RETRIES.labels(type(error).__name__).inc()
+        now = time.monotonic()
+        if not self._waits and not _Waiting._calls:
+            _Waiting._since, _Waiting._told = now, -math.inf
+        _Waiting._calls += not self._waits
+        self._waits = True
+        if now - _Waiting._told >= LONGEST_WAIT_SECONDS:
+            _Waiting._told = now
+            logger.warning("Redis does not answer, trying again: %s", error)
+
+    def answered(self) -> None:
+        self.end()
+        if self._told_and_over():
+            _Waiting._told = 0.0
+            seconds = round(time.monotonic() - _Waiting._since, 1)
+            logger.info("Redis answers again", extra={"away_seconds": seconds})
+
+    def end(self) -> None:
+        _Waiting._calls -= self._waits
+        self._waits = False
+
+    @staticmethod
+    def _told_and_over() -> bool:
+        return bool(_Waiting._told) and not _Waiting._calls

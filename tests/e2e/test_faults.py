@@ -61,7 +61,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 
 def services_of(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if f"services.{name}" in child.cmdline()]
+    return [child for child in children if f"services.{name}" in child.cmdline() or child.name() == name]
 
 
 def assert_ledger(directory: Path, batches: int) -> None:
@@ -77,7 +77,7 @@ def assert_ledger(directory: Path, batches: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["rollout", "collector"])
+@pytest.mark.parametrize("victim", ["rollout", "collector", "valkey-server"])
 @pytest.mark.timeout(240)
 def test_a_service_killed_in_mid_run_loses_no_group_and_trains_none_twice(tmp_path: Path, victim: str) -> None:
     overrides = ("run.steps=16", "rollout.replicas=2", "launcher.evaluation_prompts=0", "trainer.save_every_steps=5")
@@ -89,6 +89,10 @@ def test_a_service_killed_in_mid_run_loses_no_group_and_trains_none_twice(tmp_pa
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert_ledger(tmp_path, batches=16)
+    if victim == "valkey-server":
+        logs = "".join(path.read_text() for path in tmp_path.glob("*/logs/*.log"))
+        assert "Redis does not answer, trying again" in logs
+        assert "Redis answers again" in logs
 
 
 @pytest.mark.slow

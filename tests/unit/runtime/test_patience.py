@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -74,3 +75,12 @@ async def test_patience_ends_with_a_clear_error() -> None:
 async def test_an_answer_that_is_an_error_is_not_repeated() -> None:
     with pytest.raises(ResponseError):
         await persist(Flaky(ResponseError("WRONGTYPE")), patience_seconds=10)
+
+
+async def test_many_calls_that_wait_tell_one_outage_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    await asyncio.gather(*(persist(Flaky(*[RedisConnectionError("gone")] * 3), None) for _ in range(20)))
+    assert [record.message for record in caplog.records] == [
+        "Redis does not answer, trying again: gone",
+        "Redis answers again",
+    ]
