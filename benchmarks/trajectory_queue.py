@@ -166,7 +166,7 @@ def consume_ours(job: Job) -> None:
                 group = decode_group(entry.payload, bounds)
                 for trajectory in group.trajectories:
                     tensors(trajectory.token_ids, trajectory.behaviour_logprobs)
-            await queue.acknowledge(entries)
+            await queue.acknowledge({entry.entry_id: entry.ordinal for entry in entries})
             done += len(entries)
         job.clock.wait()
         await client.aclose()

@@ -21,7 +21,15 @@ from services.collector.prompts import Prompt, TaskSource
 from services.collector.settings import CollectorSettings
 from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import Verifier
-from services.contracts.events import EVENTS_A_READ, Discarded, Event, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import (
+    EVENTS_A_READ,
+    Discarded,
+    Event,
+    Finished,
+    Resumed,
+    TrainerEvents,
+    VersionPublished,
+)
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
@@ -133,14 +141,21 @@ class Collector:
         behind = True
         while behind:
             events = await self._next_events()
-            version = max([version, *(e.version for e in events if isinstance(e, (VersionPublished, Finished)))])
-            if any(isinstance(event, Finished) for event in events):
-                self._finished.set()
+            for event in events:
+                match event:
+                    case VersionPublished() | Resumed():
+                        version = event.version
+                        self._finished.clear()
+                    case Finished():
+                        version = event.version
+                        self._finished.set()
             behind = version < 0 or len(events) == EVENTS_A_READ
-        begin = max(version, 0) * self._run.groups_per_batch
-        end = begin + (self._run.max_staleness + 2) * self._run.groups_per_batch
-        accepted = await persist(partial(self._queue.accepted, begin, end), None)
-        self._admission.advance(version, accepted)
+        await self._resume(version)
+
+    async def _resume(self, version: int) -> None:
+        """Starts over from a trainer at `version`, with what the queue holds."""
+        accepted = await persist(partial(self._queue.accepted, version * self._run.groups_per_batch), None)
+        self._admission.resume(version, accepted)
         self._metrics.version.set(version)
         logger.info("starts", extra={"version": version, "already_published": len(accepted)})
 
@@ -148,6 +163,8 @@ class Collector:
         while True:
             for event in await self._next_events():
                 match event:
+                    case Resumed(version=version):
+                        await self._resume(version)
                     case VersionPublished(version=version):
                         self._admission.advance(version)
                         self._metrics.version.set(version)
@@ -170,7 +187,7 @@ class Collector:
             await self._refresh_replicas()
             while (ordinal := self._admission.peek()) is not None:
                 replica = self._dispatcher.choose(
-                    self._replicas,
+                    self._serving_known_versions(),
                     self._run.samples_per_group,
                     self._admission.required_version(ordinal),
                     time.monotonic(),
@@ -185,6 +202,11 @@ class Collector:
             self._changed.clear()
             pause = REGISTRY_POLL_SECONDS if self._admission.peek() is None else URGENT_POLL_SECONDS
             await _wait(self._changed, pause)
+
+    def _serving_known_versions(self) -> list[ReplicaRecord]:
+        """Replicas whose version the trainer has announced. One that is ahead has its version from a trainer that died:
+        the trainer that resumed will bring it back."""
+        return [replica for replica in self._replicas if replica.policy_version <= self._admission.version]
 
     def _warn_of_a_stall(self, now: float) -> None:
         ordinal = self._admission.peek()

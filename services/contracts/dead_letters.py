@@ -41,7 +41,10 @@ while not version do
         local fields = {}
         for index = 1, #event[2], 2 do fields[event[2][index]] = event[2][index + 1] end
         if fields['kind'] == 'finished' then return 'finished' end
-        if fields['kind'] == 'version' then version = tonumber(fields['version']) break end
+        if fields['kind'] == 'version' or fields['kind'] == 'resumed' then
+            version = tonumber(fields['version'])
+            break
+        end
     end
     if #events < 100 then break end
     before = '(' .. events[#events][1]

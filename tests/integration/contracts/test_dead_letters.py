@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.contracts.dead_letters import LETTERS_A_READ, DeadLetter, DeadLetters, Requeued
-from services.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import Discarded, Finished, Resumed, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
 from services.contracts.queue import TrajectoryQueue
 
@@ -58,7 +58,7 @@ async def test_a_letter_goes_back_once_and_is_a_queue_entry_again(
     assert sorted(outcomes) == [Requeued.REQUEUED, Requeued.UNKNOWN, Requeued.UNKNOWN]
     (entry,) = await queue.read(10, block_seconds=1)
     assert (entry.ordinal, entry.payload) == (5, b"a group")
-    assert await queue.accepted(0, 10) == {5}
+    assert await queue.accepted(0) == {5}
     assert not await queue.publish(5, b"generated anew")
     assert await redis.xlen(keys.dead_letters) == 0
 
@@ -88,8 +88,9 @@ async def test_after_a_resume_at_an_older_version_its_ordinals_are_wanted_again(
 ) -> None:
     events = TrainerEvents(redis, keys)
     letter = await discarded(queue, letters, 7)
-    for version in (2, 1):
-        await events.publish(VersionPublished(version, "sha256:0"))
+    await events.publish(VersionPublished(2, "sha256:0"))
+    await events.publish(Finished(2))
+    await events.publish(Resumed(1, "sha256:0"))
     assert await letters.requeue(letter.letter_id, GROUPS_PER_BATCH) is Requeued.REQUEUED
 
 

@@ -69,6 +69,16 @@ async def client_through(proxy: Proxy) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
+async def arrived(reader: GroupReader, running: asyncio.Task[None]) -> None:
+    """Returns when the next batch is complete; raises what ended the reader."""
+    arriving = asyncio.create_task(reader.batch_arrived())
+    await asyncio.wait((arriving, running), return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    await end_tasks(arriving)
+    if running.done():
+        running.result()
+    assert not arriving.cancelled(), "the batch did not arrive in time"
+
+
 # Collector and replica: gRPC.
 
 
@@ -81,6 +91,12 @@ async def replica_behind(stage: Stage, name: str, behaviour: Callable = honest) 
         proxy = Proxy("127.0.0.1", int(record.grpc_address.rpartition(":")[2]))
         await stage.register(name, await stack.enter_async_context(proxy.listen()), version=0)
         yield proxy
+
+
+async def serves(stage: Stage, name: str, version: int) -> None:
+    """The replica's record says so, from now on."""
+    record = next(one for one in await stage.registry.replicas() if one.replica_id == name)
+    await stage.register(name, int(record.grpc_address.rpartition(":")[2]), version)
 
 
 async def call(client: GenerationClient, deadline_seconds: float) -> int:
@@ -155,8 +171,7 @@ async def test_groups_of_an_unreachable_replica_are_sampled_by_another(
         async with stage.replica("b", honest):
             for version in (1, 2):
                 for name in ("a", "b"):
-                    record = next(one for one in await stage.registry.replicas() if one.replica_id == name)
-                    await stage.register(name, int(record.grpc_address.rpartition(":")[2]), version)
+                    await serves(stage, name, version)
                 await stage.events.publish(VersionPublished(version, ""))
                 groups = await asyncio.wait_for(stage.groups(4), 30)
                 assert [group.ordinal for group in groups] == list(range(4 * version, 4 * version + 4))
@@ -187,14 +202,14 @@ async def test_a_collector_and_a_reader_whose_way_to_redis_breaks_lose_nothing(
         reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, count=4, patience_seconds=30)
         await direct.events.publish(VersionPublished(0, ""))
         trained: list[int] = []
-        async with direct.replica("a", honest, version=batches), stage.collector() as collecting_task:
+        async with direct.replica("a", honest), stage.collector() as collecting_task:
             task = asyncio.create_task(reader.run())
             for version in range(1, batches + 1):
-                async with asyncio.timeout(30):
-                    await reader.batch_arrived()
+                await arrived(reader, task)
                 trained += [item.group.ordinal for item in intake.take()]
                 intake.advance()
                 fault(to_redis)
+                await serves(direct, "a", version)
                 await direct.events.publish(VersionPublished(version, ""))
                 await eventually(lambda: to_redis.suffered > 0)
                 to_redis.suffered = 0
@@ -257,7 +272,7 @@ async def test_a_reader_whose_connection_is_half_open_reads_on_over_another(
         to_redis.blackhole()
         await queue.publish(1, encode_group(make_group(1)))
         to_redis.forget()
-        await asyncio.wait_for(reader.batch_arrived(), 10)
+        await arrived(reader, task)
         await end_tasks(task)
     assert [item.group.ordinal for item in intake.take()] == [0, 1]
 

@@ -91,9 +91,9 @@ class Reader:
     async def _take(self, entries: list[Entry]) -> None:
         self.came_back += [entry.entry_id for entry in entries if entry.entry_id in self.acknowledged]
         self.seen |= {entry.entry_id: int(entry.payload.split(b" ")[0]) for entry in entries}
-        done = [entry for entry in entries if entry.ordinal % 2]
+        done = {entry.entry_id: entry.ordinal for entry in entries if entry.ordinal % 2}
         await persist(partial(self._queue.acknowledge, done), 30)
-        self.acknowledged |= {entry.entry_id for entry in done}
+        self.acknowledged |= done.keys()
 
 
 async def test_what_was_answered_survives_kills_of_the_server_in_mid_traffic(
