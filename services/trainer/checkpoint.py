@@ -25,7 +25,6 @@ CHECKPOINTS_DIRECTORY = "checkpoints"
 MODEL_DIRECTORY = "model"
 """The final policy, in the run's directory."""
 MANIFEST_FILE = "manifest.json"
-WEIGHTS_FILE = "model.safetensors"
 
 _CARRIED_OVER = (
     "generation_config.json",
@@ -52,7 +51,7 @@ class Manifest:
     version: int
     """Policy version of the weights."""
     digest: str
-    """Digest of model.safetensors."""
+    """Digest of the weights' files: `services.contracts.weights.version_digest`."""
     ordinals: tuple[int, ...]
     """Ordinals of the groups trained since the checkpoint before this one."""
     group_ids: tuple[str, ...]
@@ -92,7 +91,7 @@ class CheckpointWriter:
         for name in _CARRIED_OVER:
             if (self._source_model / name).is_file():
                 shutil.copyfile(self._source_model / name, temporary / name)
-        (temporary / WEIGHTS_FILE).write_bytes(snapshot.payload)
+        snapshot.place_in(temporary)
         (temporary / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
         _flush([*temporary.iterdir(), temporary])
         if target.exists():
