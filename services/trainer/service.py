@@ -38,7 +38,7 @@ from services.trainer.publisher import WeightPublisher
 from services.trainer.reader import GroupReader, no_hidden_retries
 from services.trainer.record import StepRecord
 from services.trainer.settings import Settings
-from services.trainer.snapshot import Snapshot, take_snapshot
+from services.trainer.snapshot import Snapshot, Staging, take_snapshot
 from services.trainer.step import Learner, StepOutcome
 
 STOP_SECONDS = 20.0
@@ -145,12 +145,13 @@ class TrainerService:
             trainer.redis_patience_seconds,
         )
         self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics)
-        self._learner = Learner(policy, run, trainer, settings.correction)
+        staging = Staging.open(trainer.staging_directory, run.name, trainer.shard_bytes)
+        self._learner = Learner(policy, run, trainer, settings.correction, staging)
         self._checkpoints = CheckpointWriter(run.path, run.model, policy.model.config, trainer.keep_checkpoints)
         self._clock = PhaseClock()
         self._trained: asyncio.Queue[_Trained] = asyncio.Queue()
         self._uncommitted: list[_Consumed] = []
-        self._snapshot = take_snapshot(0, policy.masters)
+        self._snapshot = take_snapshot(0, policy.masters, staging=staging)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Trains until the run's steps are done, or `stop` is set and what is trained is committed."""

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "trainer"))  # train
 
 
 @pytest.fixture
-async def fleet(redis: Redis, keys: Keys) -> AsyncIterator[Fleet]:
+async def fleet(redis: Redis, keys: Keys, tmp_path: Path) -> AsyncIterator[Fleet]:
+    staging = tmp_path / "replicas"
+    staging.mkdir()
     async with AsyncExitStack() as stack:
-        yield Fleet(ReplicaRegistry(redis, keys), stack)
+        yield Fleet(ReplicaRegistry(redis, keys), stack, staging)
