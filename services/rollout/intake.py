@@ -2,7 +2,8 @@
 
 Shards are staged in files while they are hashed; only what has the promised digests is looked into, and only a version
 whose tensors are all right, and that computes what the trainer computed with it, is applied. The files of the version
-that serves are kept: they are the base of the next delta.
+that serves are kept: they are the base of the next delta. A version is passed on to other replicas while it comes in,
+where the offer asks for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from services.contracts.upload import ShardFile, these
 from services.contracts.weights import Missing, Offer, WeightsStatus
 from services.rollout.engine import (
     Engine,
@@ -21,6 +23,7 @@ from services.rollout.engine import (
     WeightSwap,
 )
 from services.rollout.metrics import RolloutMetrics
+from services.rollout.relay import Relay
 from services.rollout.transfer import Transfer, WeightsRefusedError
 
 LARGEST_DTYPE_BYTES = 4
@@ -43,6 +46,9 @@ class WeightIntake:
         self._metrics = metrics
         self._applied = applied
         self._threads = threads
+        self._relay = Relay(metrics)
+        self._relaying: dict[Transfer, asyncio.Task[None]] = {}
+        """Transfers that are passed on; their files stay until that is over."""
         self._offers = asyncio.Lock()
         self._incoming: Transfer | None = None
         self._serving: Transfer | None = None
@@ -74,6 +80,8 @@ class WeightIntake:
             async with self._offers:
                 if self._is_served(offer):
                     self._metrics.weight_swaps.labels("unchanged").inc()
+                    if offer.encoding == "full" and self._serving is not None and not self._relaying:
+                        self._pass_on(offer, self._serving, these(self._files))
                     return self.status()
                 transfer = self._transfer(offer)
                 missing = transfer.missing()
@@ -98,8 +106,9 @@ class WeightIntake:
         return transfer.missing()
 
     async def close(self) -> None:
-        """Removes everything staged."""
-        for transfer in (self._incoming, self._serving):
+        """Ends what is passed on, and removes everything staged."""
+        await self._relay.close()
+        for transfer in (self._incoming, self._serving, *self._relaying):
             if transfer is not None:
                 transfer.discard()
         self._incoming = self._serving = None
@@ -141,9 +150,25 @@ class WeightIntake:
             return coming
         self._check_base(offer)
         if coming is not None:
-            coming.discard()
+            if coming in self._relaying:
+                self._relaying[coming].cancel()  # it would wait for shards that never become whole
+            self._discard(coming)
         self._incoming = Transfer(offer, self._staging)
+        self._pass_on(offer, self._incoming, self._incoming.whole)
         return self._incoming
+
+    def _pass_on(self, offer: Offer, transfer: Transfer, shard_file: ShardFile) -> None:
+        if not offer.relay:
+            return
+        self._relaying[transfer] = task = self._relay.pass_on(offer, shard_file)
+        task.add_done_callback(lambda _task: self._relaying.pop(transfer, None))
+
+    def _discard(self, transfer: Transfer) -> None:
+        """Removes its files, once nobody is sent them any more."""
+        if transfer in self._relaying:
+            self._relaying[transfer].add_done_callback(lambda _task: transfer.discard())
+        else:
+            transfer.discard()
 
     def _check_base(self, offer: Offer) -> None:
         if offer.base is None:
@@ -162,12 +187,12 @@ class WeightIntake:
             files = await asyncio.to_thread(transfer.unpack, self._files, self._threads)
             swap = await self._swap(offer, files)
         except BaseException:
-            transfer.discard()
+            self._discard(transfer)
             raise
         old, self._serving, self._files = self._serving, transfer, files
         self._incarnation = offer.incarnation
         if old is not None:
-            old.discard()
+            self._discard(old)
         self._tell(swap)
         return self.status()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import Request, Response
 from prometheus_client import CollectorRegistry
 
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
+from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import Precision
 from services.rollout.control_api import control_application
 from services.rollout.engine import EngineDescription, WeightSwap
@@ -118,11 +118,11 @@ class Fleet:
         self._registry = registry
         self._stack = stack
         self._staging = staging
+        self._records: dict[str, ReplicaRecord] = {}
         self._beats: set[asyncio.Task[None]] = set()
 
     async def join(self, name: str, version: int = 0, digest: str = "sha256:0") -> StandInReplica:
-        """Starts a replica that tells the registry of each version it applies, and has no other heartbeat: its record
-        lives for five seconds."""
+        """Starts a replica that tells the registry of each version it applies."""
         staging = self._staging / name
         staging.mkdir()
         replica = StandInReplica(name, version, digest, staging)
@@ -134,24 +134,30 @@ class Fleet:
         return replica
 
     async def register(self, name: str, url: str, version: int = 0, digest: str = "sha256:0") -> None:
-        await self._registry.heartbeat(
-            ReplicaRecord(
-                replica_id=name,
-                grpc_address="127.0.0.1:1",
-                http_url=url,
-                engine="stand-in",
-                precision=Precision(),
-                model_type="qwen3",
-                vocab_size=22,
-                parameter_count=1,
-                policy_version=version,
-                policy_digest=digest,
-                ready=True,
-                slots=1,
-                running_sequences=0,
-                waiting_sequences=0,
-            )
+        self._records[name] = record = ReplicaRecord(
+            replica_id=name,
+            grpc_address="127.0.0.1:1",
+            http_url=url,
+            engine="stand-in",
+            precision=Precision(),
+            model_type="qwen3",
+            vocab_size=22,
+            parameter_count=1,
+            policy_version=version,
+            policy_digest=digest,
+            ready=True,
+            slots=1,
+            running_sequences=0,
+            waiting_sequences=0,
         )
+        await self._registry.heartbeat(record)
+
+    async def beat(self) -> None:
+        """The heartbeats of all, until cancelled."""
+        while True:
+            for record in list(self._records.values()):
+                await self._registry.heartbeat(record)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _beat(self, replica: StandInReplica) -> None:
         engine = replica.engine

@@ -4,66 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from fastapi import Response
 from prometheus_client import CollectorRegistry
+from publishing import CuttingProxy, publishing, sent, served, versions
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet, StandInReplica
+from replica_stand_ins import Fleet
 
 from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRegistry
 from services.contracts.upload import KEEPALIVE_SECONDS
 from services.contracts.weights import WeightsRefused
-from services.runtime.tasks import end_tasks
-from services.trainer.metrics import TrainerMetrics
 from services.trainer.publisher import WeightPublisher
-from services.trainer.settings import TrainerSettings
 from services.trainer.snapshot import Snapshot, Staging, take_snapshot
-
-
-def payload_of(snapshot: Snapshot) -> bytes:
-    return b"".join(one.path.read_bytes() for one in snapshot.files)
 
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Callable[..., Snapshot]:
-    """Versions of one random model of three shards. Each moves `share` of the weights of the one before."""
-    staging = Staging(tmp_path / "staging", shard_bytes=150_000)
-    staging.directory.mkdir()
-
-    def make(version: int, share: float = 0.01) -> Snapshot:
-        generator = torch.Generator().manual_seed(0)
-        tensors = {f"layer.{index}": torch.randn(64, 1024, generator=generator) for index in range(3)}
-        for step in range(version):
-            generator.manual_seed(step)
-            for tensor in tensors.values():
-                moved = torch.rand(tensor.shape, generator=generator) < share
-                tensor[moved] *= 1.01
-        return take_snapshot(version, tensors, staging=staging)
-
-    return make
+    return versions(tmp_path / "staging")
 
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
     return CollectorRegistry()
-
-
-@asynccontextmanager
-async def publishing(
-    redis: Redis, keys: Keys, registry: CollectorRegistry, incarnation: int = 0, **settings: object
-) -> AsyncIterator[WeightPublisher]:
-    chosen = TrainerSettings.model_validate({"registry_poll_seconds": 0.05, "push_deadline_seconds": 5.0, **settings})
-    publisher = WeightPublisher(ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), incarnation)
-    task = asyncio.create_task(publisher.run())
-    try:
-        yield publisher
-    finally:
-        await end_tasks(task)
 
 
 @pytest.fixture
@@ -74,18 +40,6 @@ async def publisher(redis: Redis, keys: Keys, registry: CollectorRegistry) -> As
 
 def pushes(registry: CollectorRegistry, outcome: str) -> float:
     return registry.get_sample_value("ais_weight_pushes_total", {"outcome": outcome}) or 0.0
-
-
-def sent(registry: CollectorRegistry, encoding: str) -> float:
-    return registry.get_sample_value("ais_weight_push_bytes_total", {"encoding": encoding}) or 0.0
-
-
-async def served(snapshot: Snapshot, *replicas: StandInReplica) -> None:
-    """Waits until replicas serve just the bytes of a version."""
-    for replica in replicas:
-        await replica.until(lambda replica=replica: replica.engine.digest == snapshot.digest)
-        assert replica.version == snapshot.version
-        assert replica.payload == payload_of(snapshot)
 
 
 async def test_every_replica_gets_the_version_whole(
@@ -321,40 +275,6 @@ async def test_a_replica_that_hangs_delays_nobody_is_set_aside_and_comes_back(
         async with asyncio.timeout(10):
             while registry.get_sample_value("ais_weight_replicas_set_aside") != 0:
                 await asyncio.sleep(0.01)
-
-
-class CuttingProxy:
-    """Forwards TCP to a port, and cuts each of its first connections after so many bytes to it."""
-
-    def __init__(self, port: int, cuts: list[int]) -> None:
-        self._port = port
-        self._cuts = cuts
-        self.forwarded = 0
-
-    async def serve(self, stack: AsyncExitStack) -> str:
-        server = await stack.enter_async_context(await asyncio.start_server(self._connected, "127.0.0.1", 0))
-        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        returning = asyncio.create_task(self._return(there, writer))
-        through = 0
-        while piece := await reader.read(10_000):
-            through += len(piece)
-            if self._cuts and through > self._cuts[0]:
-                self._cuts.pop(0)
-                break
-            back.write(piece)
-            await back.drain()
-            self.forwarded += len(piece)
-        returning.cancel()
-        for end in (writer, back):
-            end.close()
-
-    async def _return(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while piece := await there.read(10_000):
-            writer.write(piece)
-            await writer.drain()
 
 
 async def test_a_cut_upload_goes_on_without_sending_again_what_arrived(
