@@ -47,8 +47,8 @@ class WeightIntake:
         self._applied = applied
         self._threads = threads
         self._relay = Relay(metrics)
-        self._relaying: dict[Transfer, asyncio.Task[None]] = {}
-        """Transfers that are passed on; their files stay until that is over."""
+        self._relaying: dict[asyncio.Task[None], Transfer] = {}
+        """What is passed on; its files stay until that is over."""
         self._offers = asyncio.Lock()
         self._incoming: Transfer | None = None
         self._serving: Transfer | None = None
@@ -80,7 +80,7 @@ class WeightIntake:
             async with self._offers:
                 if self._is_served(offer):
                     self._metrics.weight_swaps.labels("unchanged").inc()
-                    if offer.encoding == "full" and self._serving is not None and not self._relaying:
+                    if offer.encoding == "full" and self._serving is not None:
                         self._pass_on(offer, self._serving, these(self._files))
                     return self.status()
                 transfer = self._transfer(offer)
@@ -108,7 +108,7 @@ class WeightIntake:
     async def close(self) -> None:
         """Ends what is passed on, and removes everything staged."""
         await self._relay.close()
-        for transfer in (self._incoming, self._serving, *self._relaying):
+        for transfer in (self._incoming, self._serving, *self._relaying.values()):
             if transfer is not None:
                 transfer.discard()
         self._incoming = self._serving = None
@@ -150,24 +150,30 @@ class WeightIntake:
             return coming
         self._check_base(offer)
         if coming is not None:
-            if coming in self._relaying:
-                self._relaying[coming].cancel()  # it would wait for shards that never become whole
+            for task in self._passing_on(coming):
+                task.cancel()  # it would wait for shards that never become whole
             self._discard(coming)
         self._incoming = Transfer(offer, self._staging)
         self._pass_on(offer, self._incoming, self._incoming.whole)
         return self._incoming
 
     def _pass_on(self, offer: Offer, transfer: Transfer, shard_file: ShardFile) -> None:
-        if not offer.relay:
-            return
-        self._relaying[transfer] = task = self._relay.pass_on(offer, shard_file)
-        task.add_done_callback(lambda _task: self._relaying.pop(transfer, None))
+        if offer.relay:
+            task = self._relay.pass_on(offer, shard_file)
+            self._relaying[task] = transfer
+            task.add_done_callback(self._passed_on)
+
+    def _passed_on(self, task: asyncio.Task[None]) -> None:
+        transfer = self._relaying.pop(task)
+        if transfer not in (self._incoming, self._serving):
+            self._discard(transfer)
+
+    def _passing_on(self, transfer: Transfer) -> list[asyncio.Task[None]]:
+        return [task for task, passed_on in self._relaying.items() if passed_on is transfer]
 
     def _discard(self, transfer: Transfer) -> None:
         """Removes its files, once nobody is sent them any more."""
-        if transfer in self._relaying:
-            self._relaying[transfer].add_done_callback(lambda _task: transfer.discard())
-        else:
+        if not self._passing_on(transfer):
             transfer.discard()
 
     def _check_base(self, offer: Offer) -> None:
@@ -182,13 +188,15 @@ class WeightIntake:
             raise WeightsRefusedError(409, "base", f"{reason}; send the full version")
 
     async def _apply(self, transfer: Transfer) -> WeightsStatus:
-        offer, self._incoming = transfer.offer, None
+        offer = transfer.offer
         try:
             files = await asyncio.to_thread(transfer.unpack, self._files, self._threads)
             swap = await self._swap(offer, files)
         except BaseException:
+            self._incoming = None
             self._discard(transfer)
             raise
+        self._incoming = None
         old, self._serving, self._files = self._serving, transfer, files
         self._incarnation = offer.incarnation
         if old is not None:
