@@ -43,15 +43,24 @@ async def joined(fleet: Fleet, *but: str) -> dict[str, StandInReplica]:
     return {name: await fleet.join(name) for name in SEVEN if name not in but}
 
 
+async def offered(publisher: WeightPublisher, version: Snapshot) -> Snapshot:
+    """Offers a version once the publisher knows all seven, so that they are in one tree."""
+    async with asyncio.timeout(10):
+        while publisher.live_replicas < len(SEVEN):
+            await asyncio.sleep(0.01)
+    publisher.offer(version)
+    return version
+
+
 async def test_seven_replicas_get_each_version_for_two_payloads_of_the_trainer(
     publisher: WeightPublisher, fleet: Fleet, registry: CollectorRegistry, snapshot: Callable[..., Snapshot]
 ) -> None:
     replicas = await joined(fleet)
-    publisher.offer(first := snapshot(1))
+    first = await offered(publisher, snapshot(1))
     await served(first, *replicas.values())
     assert await publisher.settle(10.0)
     assert sent(registry, "full") == 2 * first.size
-    publisher.offer(second := snapshot(2))
+    second = await offered(publisher, snapshot(2))
     await served(second, *replicas.values())
     assert await publisher.settle(10.0)
     assert sent(registry, "full") == 2 * first.size, "the delta is passed on as it came"
@@ -65,7 +74,7 @@ async def test_each_shard_is_passed_on_while_the_one_above_has_not_applied(
     replicas = await joined(fleet)
     for name in ("replica-0", "replica-1"):
         replicas[name].engine.hold = asyncio.Event()
-    publisher.offer(new := snapshot(1))
+    new = await offered(publisher, snapshot(1))
     await served(new, *(replicas[name] for name in SEVEN[2:]))
     for name in ("replica-0", "replica-1"):
         assert replicas[name].version == 0
@@ -78,7 +87,7 @@ async def test_the_children_of_a_replica_that_cannot_be_reached_are_served_by_th
 ) -> None:
     await fleet.register("replica-2", "http://127.0.0.1:9")
     replicas = await joined(fleet, "replica-2")
-    publisher.offer(new := snapshot(1))
+    new = await offered(publisher, snapshot(1))
     await served(new, *replicas.values())
     assert sent(registry, "full") == 2 * new.size
 
@@ -88,7 +97,7 @@ async def test_the_children_of_a_root_that_cannot_be_reached_are_served_by_the_t
 ) -> None:
     await fleet.register("replica-0", "http://127.0.0.1:9")
     replicas = await joined(fleet, "replica-0")
-    publisher.offer(new := snapshot(1))
+    new = await offered(publisher, snapshot(1))
     await served(new, *replicas.values())
 
 
@@ -100,7 +109,7 @@ async def test_the_children_of_a_root_that_dies_in_the_middle_are_served(
     proxy = CuttingProxy(int(dying.url.rsplit(":", 1)[1]), cuts=[200_000], dies=True)
     async with AsyncExitStack() as stack:
         await fleet.register("replica-0", await proxy.serve(stack))
-        publisher.offer(new := snapshot(1))
+        new = await offered(publisher, snapshot(1))
         await served(new, *replicas.values())
     assert 0 < dying.received_bytes < new.size
 
@@ -112,7 +121,7 @@ async def test_a_replica_that_is_passed_nothing_is_served_by_the_trainer_after_i
     for name in ("replica-0", "replica-1"):
         replicas[name].intake._pass_on = lambda *arguments: None  # type: ignore[method-assign]
     async with publishing(redis, keys, registry, push_fanout=2, push_deadline_seconds=1.0) as publisher:
-        publisher.offer(new := snapshot(1))
+        new = await offered(publisher, snapshot(1))
         await served(new, *replicas.values())
     assert sent(registry, "full") == 7 * new.size
 
@@ -143,7 +152,7 @@ async def test_a_new_trainer_reaches_all_replicas_that_serve_its_version_already
     version = snapshot(3)
     for incarnation in (1, 2):
         async with publishing(redis, keys, CollectorRegistry(), incarnation, push_fanout=2) as publisher:
-            publisher.offer(version)
+            await offered(publisher, version)
             for replica in replicas.values():
                 await replica.until(partial(follows, replica, incarnation))
     assert all(replica.applied == [3] for replica in replicas.values())
