@@ -169,7 +169,9 @@ class WeightPublisher:
         return self._newest is not None and replica.settled != self._newest.identity
 
     def _start_uploads(self, newest: Snapshot) -> None:
-        waiting = {name: one for name, one in self._replicas.items() if self._needs_upload(one) and not one.busy}
+        waiting = {
+            name: one for name, one in sorted(self._replicas.items()) if self._needs_upload(one) and not one.busy
+        }
         self._choose_base(newest, waiting)
         fanout = self._settings.push_fanout
         if len(self._replicas) <= fanout:
