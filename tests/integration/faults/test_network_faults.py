@@ -7,16 +7,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 from proxy import Proxy
+from publishing import publishing, served, versions
 from redis.asyncio import Redis
 from replica_stand_ins import Fleet
 from test_collector import ALPHABET, Stage, honest
-from test_publisher import snapshot
 from trainer_groups import make_group
 
 from services.collector import generation
@@ -36,9 +37,7 @@ from services.runtime.settings import RedisSettings, RunSettings
 from services.runtime.tasks import end_tasks
 from services.trainer.intake import Intake
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.publisher import WeightPublisher
 from services.trainer.reader import GroupReader, no_hidden_retries
-from services.trainer.settings import TrainerSettings
 
 BOUNDS = TrajectoryBounds(len(ALPHABET))
 QUICK = {"operation_timeout_seconds": 0.5}
@@ -282,35 +281,27 @@ async def test_a_reader_whose_connection_is_half_open_reads_on_over_another(
 
 @pytest.mark.parametrize("fault", [Proxy.cut, Proxy.reset, Proxy.blackhole], ids=["cut", "reset", "half-open"])
 async def test_an_upload_that_breaks_off_delays_nobody_and_is_made_again(
-    redis: Redis, keys: Keys, fault: Break
+    redis: Redis, keys: Keys, tmp_path: Path, fault: Break
 ) -> None:
-    settings = TrainerSettings(registry_poll_seconds=0.05, push_deadline_seconds=1.0)
-    registry = ReplicaRegistry(redis, keys)
-    new = snapshot(1, size=4 << 20)
+    new = versions(tmp_path / "versions")(1)
+    (tmp_path / "replicas").mkdir()
     async with AsyncExitStack() as stack:
-        fleet = Fleet(registry, stack)
+        fleet = Fleet(ReplicaRegistry(redis, keys), stack, tmp_path / "replicas")
         far, near = await fleet.join("far"), await fleet.join("near")
-        (record,) = [one for one in await registry.replicas() if one.replica_id == "far"]
-        proxy = Proxy("127.0.0.1", urlsplit(record.http_url).port or 0)
-        port = await stack.enter_async_context(proxy.listen())
-        await fleet.register("far", f"http://127.0.0.1:{port}")
-        proxy.limit(2e6)  # two seconds for the whole: it is on its way when the network breaks
-        publisher = WeightPublisher(registry, settings, TrainerMetrics(CollectorRegistry()))
-        task = asyncio.create_task(publisher.run())
-        publisher.offer(new)
-        await near.until(lambda: near.version == 1)
-        await eventually(lambda: proxy.forwarded > 200_000)
-        fault(proxy)
-        proxy.limit(1e9)
-        await eventually(lambda: proxy.suffered > 0)
-        proxy.forget() if fault is Proxy.blackhole else proxy.heal()
-        beating = asyncio.create_task(keep_registered(fleet, port))
-        await far.until(lambda: far.version == 1)
-        await end_tasks(task, beating)
-    assert far.payload == new.payload
-
-
-async def keep_registered(fleet: Fleet, port: int) -> None:
-    while True:
-        await fleet.register("far", f"http://127.0.0.1:{port}")
-        await asyncio.sleep(0.5)
+        proxy = Proxy("127.0.0.1", urlsplit(far.url).port or 0)
+        far.url = f"http://127.0.0.1:{await stack.enter_async_context(proxy.listen())}"
+        await fleet.register("far", far.url)
+        proxy.limit(new.size / 2)  # bytes a second: it is on its way when the network breaks
+        beating = asyncio.create_task(fleet.beat())
+        async with publishing(redis, keys, CollectorRegistry(), push_deadline_seconds=2.0) as publisher:
+            publisher.offer(new)
+            await served(new, near)
+            await eventually(lambda: proxy.forwarded > new.size / 4)
+            fault(proxy)
+            await eventually(lambda: proxy.suffered > 0)
+            assert far.version == 0
+            proxy.limit(1e9)
+            proxy.forget() if fault is Proxy.blackhole else proxy.heal()
+            await served(new, far)
+        await end_tasks(beating)
+    assert far.applied == [1]
