@@ -32,6 +32,10 @@ SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
 """Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
+KEEPALIVE_SECONDS = 20.0
+"""A client from which nothing came for this long, while a call of its runs, is asked for a sign of life."""
+KEEPALIVE_ANSWER_SECONDS = 10.0
+"""Without an answer by then it has vanished: its calls are cancelled, and their slots are free again."""
 STOP_GRACE_SECONDS = 0.5
 """Calls that still run after the engine has drained are cut after this."""
 
@@ -42,10 +46,6 @@ _OPTIONS = [
     # Clients may ping as often as our own does; without this the server takes it for abuse and cuts the connection.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A collector that vanished without closing its connection: its calls are cancelled and their slots are free again.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
 ]
 
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
@@ -174,7 +174,7 @@ class GenerationServer:
 @asynccontextmanager
 async def serve_generation(service: GenerationService, host: str, port: int) -> AsyncIterator[GenerationServer]:
     """Serves while the context is open. Raises OSError when the port is taken."""
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=[*_OPTIONS, *_keepalive()])
     checks = health.aio.HealthServicer()
     rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -190,3 +190,12 @@ async def serve_generation(service: GenerationService, host: str, port: int) -> 
         yield GenerationServer(checks, bound)
     finally:
         await server.stop(STOP_GRACE_SECONDS)
+
+
+def _keepalive() -> list[tuple[str, int]]:
+    answer = round(KEEPALIVE_ANSWER_SECONDS * 1000)
+    return [
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", answer),
+        ("grpc.http2.ping_timeout_ms", answer),  # what really ends the connection
+    ]

@@ -1,9 +1,11 @@
-"""A real network link that loses packets: two TUN devices, one of them in a network namespace, and this program between.
+"""A real network link that loses packets: two TUN devices, one in a network namespace, and this program between them.
 
-The kernel's own `tc netem` is not in every kernel; dropping IP packets in user space needs only TUN, and TCP on both ends
-is the kernel's, with its retransmissions. Needs root. Use as:
+The kernel's own `tc netem` is not in every kernel. Dropping IP packets in user space needs only TUN, and TCP at both
+ends is the kernel's, with its retransmissions. Needs root.
 
-    python lossy_link.py NAMESPACE LOSS DELAY_SECONDS      # runs until its standard input ends; prints the two addresses
+    python lossy_link.py NAMESPACE LOSS DELAY_SECONDS
+
+Prints the two addresses, runs until its standard input ends, prints how many packets were lost.
 """
 
 from __future__ import annotations

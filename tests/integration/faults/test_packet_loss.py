@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -84,19 +83,13 @@ async def far_redis(far_server: FarServer) -> AsyncIterator[Redis]:
 
 
 @pytest.mark.slow
-async def test_groups_cross_a_lossy_link_once_each_and_no_call_exceeds_its_deadline(
-    far_server: FarServer, far_redis: Redis, keys: Keys
-) -> None:
+async def test_groups_cross_a_lossy_link_once_each(far_server: FarServer, far_redis: Redis, keys: Keys) -> None:
     queue = TrajectoryQueue(far_redis, keys)
     await persist(queue.prepare, 30)
-    longest = 0.0
 
     async def publish(ordinals: range) -> None:
-        nonlocal longest
         for ordinal in ordinals:
-            begun = time.monotonic()
             await persist(partial(queue.publish, ordinal, bytes([ordinal]) * GROUP_BYTES), 30)
-            longest = max(longest, time.monotonic() - begun)
 
     seen: dict[int, bytes] = {}
     async with asyncio.timeout(60):
@@ -109,6 +102,5 @@ async def test_groups_cross_a_lossy_link_once_each_and_no_call_exceeds_its_deadl
         await publishing
     assert seen == {ordinal: bytes([ordinal]) * GROUP_BYTES for ordinal in range(GROUPS)}
     assert await queue.depth() == 0
-    assert longest < DEADLINE_SECONDS
     await far_redis.aclose()
     assert far_server.lost_packets() > 10
