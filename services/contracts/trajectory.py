@@ -3,9 +3,9 @@
 `decode_*` turns protobuf into frozen records and refuses anything malformed with the field and the reason;
 `encode_*` is its inverse. Decoded arrays are read-only views into the message's bytes.
 
-A queue entry of 8 x 4,096 tokens takes a quarter of a millisecond each way, most of it moving its 264 kB: messages are
-filled in place, because protobuf copies a message that is given to another, and how a trajectory was sampled, which
-all of a group share, is checked once for each distinct content.
+What coding costs is mostly the moving of bytes (`ais bench queue --profile`): messages are filled in place, because
+protobuf copies a message that is given to another, and how a trajectory was sampled, which all of a group share, is
+checked once for each distinct content.
 """
 
 from __future__ import annotations

@@ -251,6 +251,32 @@ async def test_a_collector_and_a_reader_whose_way_to_redis_breaks_lose_nothing(
     assert Counter(int(fields[b"ordinal"]) for _, fields in entries) == Counter(range(4 * batches))
 
 
+async def test_a_collector_that_loses_redis_before_the_trainer_is_there_goes_on(
+    redis: Redis, run_name: str, to_redis: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    direct = Stage(redis, run_name)
+    async with (
+        client_through(to_redis) as collecting,
+        direct.replica("a", honest),
+        Stage(collecting, run_name).collector(),
+    ):
+        to_redis.cut()
+        await eventually(lambda: "Redis does not answer" in caplog.text)
+        await direct.events.publish(VersionPublished(0, ""))
+        to_redis.heal()
+        assert len(await asyncio.wait_for(direct.groups(4), 30)) == 4
+
+
+async def test_a_collector_that_waits_for_redis_still_ends_when_asked(
+    redis: Redis, run_name: str, to_redis: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client_through(to_redis) as collecting, asyncio.timeout(30):
+        async with Stage(collecting, run_name).collector() as running:
+            to_redis.cut()
+            await eventually(lambda: "Redis does not answer" in caplog.text)
+        assert running.done()
+
+
 async def test_a_heartbeat_over_a_half_open_connection_fails_in_time_and_the_next_works(
     redis: Redis, keys: Keys, to_redis: Proxy
 ) -> None:
