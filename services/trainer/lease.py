@@ -14,12 +14,14 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
 from redis.asyncio import Redis
 
 from services.contracts.keys import Keys
+from services.runtime.patience import persist
 from services.runtime.process import UnavailableError
 from services.runtime.settings import RunSettings
 
@@ -61,26 +63,27 @@ class Lease:
 
 
 @asynccontextmanager
-async def take_lease(redis: Redis, run: RunSettings) -> AsyncIterator[Lease]:
-    """Holds the run while the context is open.
+async def take_lease(redis: Redis, run: RunSettings, patience_seconds: float) -> AsyncIterator[Lease]:
+    """Holds the run while the context is open. `patience_seconds`: how long a Redis that is away is waited for.
 
     Raises UnavailableError when another trainer holds it, when Redis has the state of another run of this name, or when
-    settings differ that cannot change in mid-run.
+    settings differ that cannot change in mid-run; RedisUnreachableError.
     """
     keys = Keys(run.name)
     run.path.mkdir(parents=True, exist_ok=True)
     with (run.path / LOCK_FILE).open("a") as lock:
         await _lock(lock, run)
         owner = _read(run.path)
-        await _check(redis, keys, run, owner)
-        latest = int(await redis.get(keys.incarnation) or 0)
+        identity, latest = await persist(partial(redis.mget, [keys.identity, keys.incarnation]), patience_seconds)
+        _check(cast(bytes, identity or b"").decode(), run, owner)
         owner = _Owner(
             identity=owner.identity if owner else uuid.uuid4().hex,
-            incarnation=max(latest, owner.incarnation if owner else 0) + 1,
+            incarnation=max(int(latest or 0), owner.incarnation if owner else 0) + 1,
             groups_per_batch=run.groups_per_batch,
         )
         _write(run.path, owner)
-        await redis.mset({keys.identity: owner.identity, keys.incarnation: owner.incarnation})
+        ours: dict[str, str | int] = {keys.identity: owner.identity, keys.incarnation: owner.incarnation}
+        await persist(lambda: redis.mset(ours), patience_seconds)
         yield Lease(redis, keys, owner.incarnation)
 
 
@@ -100,8 +103,8 @@ async def _lock(lock: IO[str], run: RunSettings) -> None:
         ) from None
 
 
-async def _check(redis: Redis, keys: Keys, run: RunSettings, owner: _Owner | None) -> None:
-    identity = cast(bytes, await redis.get(keys.identity) or b"").decode()
+def _check(identity: str, run: RunSettings, owner: _Owner | None) -> None:
+    """`identity`: what Redis knows of the run; empty: nothing."""
     if identity and (owner is None or identity != owner.identity):
         raise UnavailableError(
             f"Redis holds a run {run.name!r} that is not the one of {run.path}. Choose another run.name, set "

@@ -26,6 +26,10 @@ CLAIMED_AT_ONCE = 32
 logger = logging.getLogger(__name__)
 
 
+class QueueLostError(RuntimeError):
+    """The queue that this trainer has prepared and read from is not there any more."""
+
+
 def no_hidden_retries(redis: Redis) -> None:
     """Makes the client report a lost connection at once, as a reader needs.
 
@@ -57,6 +61,12 @@ class GroupReader:
             try:
                 entries = await self._queue.read(self._count, BLOCK_SECONDS)
             except RedisError as error:
+                if "NOGROUP" in str(error):
+                    raise QueueLostError(
+                        "Redis has come back without the run's queue: it keeps nothing on disk, or was emptied. A "
+                        "trainer that starts now goes on from the newest checkpoint, and the collector makes the "
+                        "groups after it again; docs/operations.md says how Redis keeps them."
+                    ) from error
                 if not is_away(error):
                     raise
                 # The server may have handed entries out in an answer that was lost; they are pending, in our name.

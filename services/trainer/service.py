@@ -64,11 +64,15 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     no_hidden_retries(reading)
     host = settings.trainer.http_host
     try:
-        async with take_lease(redis, settings.run) as lease, serve(app, host, settings.trainer.http_port) as port:
+        patience = settings.trainer.redis_patience_seconds
+        async with (
+            take_lease(redis, settings.run, patience) as lease,
+            serve(app, host, settings.trainer.http_port) as port,
+        ):
             logger.info("listening", extra={"url": f"http://{host}:{port}"})
             policy = await asyncio.to_thread(Policy.load, settings.run.model, settings.trainer.device)
             start = await start_of(settings, policy)
-            announced = await TrainerEvents(redis, Keys(settings.run.name)).newest_version()
+            announced = await persist(TrainerEvents(redis, Keys(settings.run.name)).newest_version, patience)
             trainer = TrainerService(settings, redis, reading, policy, lease, start, announced, registry)
             not_ready.clear()
             await trainer.run(stop)

@@ -26,6 +26,7 @@ from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
 from services.trainer import ledger
 from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from services.trainer.reader import QueueLostError
 from services.trainer.service import serve_trainer
 from services.trainer.settings import Settings
 
@@ -205,6 +206,25 @@ async def test_a_collector_regenerates_what_a_server_without_persistence_has_los
         tasks.create_task(serve_trainer(settings, asyncio.Event()))
     assert isinstance(collector.events[0], Resumed)
     assert collector.events[0].version == 5
+    assert [step["version"] for step in curve(settings.run)] == list(range(1, 11))
+
+
+async def test_a_trainer_whose_queue_is_lost_under_it_says_so_and_the_next_one_goes_on(
+    redis: Redis, redis_url: str, run_name: str, tmp_path: Path
+) -> None:
+    settings = settings_of(redis_url, run_name, tmp_path, steps=10)
+    half = settings.run.model_copy(update={"steps": 6})
+    await fill(redis, half)  # then it waits for more
+    trainer = asyncio.create_task(serve_trainer(settings, asyncio.Event()))
+    async with asyncio.timeout(60):
+        while not [commit for commit in ledger.read(settings.run.path) if commit.step == 5]:
+            await asyncio.sleep(0.01)
+        await redis.delete(*[key async for key in redis.scan_iter(match=f"ais:{run_name}:*")])
+        with pytest.raises(QueueLostError, match="without the run's queue"):
+            await trainer
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(StandInCollector(redis, settings.run).run())
+        tasks.create_task(serve_trainer(settings, asyncio.Event()))
     assert [step["version"] for step in curve(settings.run)] == list(range(1, 11))
 
 
