@@ -13,7 +13,8 @@ class CollectorMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.groups = Counter(
             "ais_collector_groups",
-            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again).",
+            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again), "
+            "handed_back (by a replica that leaves; started again).",
             ["outcome"],
             registry=registry,
         )

@@ -83,13 +83,13 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
         intake.draining = True
         await end_tasks(stopping, heartbeat)
         await generation.refuse_new_calls()
-        await registration.leave()
         if failure.done():
+            await registration.leave()
             raise failure.result()
         if not heartbeat.cancelled():
             heartbeat.result()  # it ends by itself only by an error
         logger.info("draining", extra={"seconds": rollout.drain_seconds})
-        await engine.drain(rollout.drain_seconds)
+        await asyncio.gather(registration.leave(), engine.drain(rollout.drain_seconds))
 
 
 async def open_engine(
