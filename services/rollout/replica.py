@@ -101,6 +101,10 @@ async def open_engine(
             from services.rollout.engines.vllm_engine.opening import open_vllm
 
             return await open_vllm(model, settings, metrics, registry)
+        if settings.engine == "replay":
+            from services.rollout.engines.replay_engine.engine import ReplayEngine
+
+            return await ReplayEngine.open(model, settings, metrics)
         import torch
 
         from services.rollout.engines.torch_engine.engine import TorchEngine

@@ -39,11 +39,24 @@ class VllmSettings(Section):
     are rounded to BF16 once more before they are scaled."""
 
 
+class ReplaySettings(Section):
+    """What only the replay engine has."""
+
+    recording: Path | None = None
+    """File of recorded groups, such as `ais record` writes. A prompt that is in it gets its own responses, another one
+    those of any."""
+    tokens_per_second: float = Field(default=50.0, gt=0.0)
+    """Pace of one sequence. A replica's is `slots` times that."""
+    first_token_seconds: float = Field(default=0.02, ge=0.0)
+    """From a sequence's beginning to its first token."""
+
+
 class RolloutSettings(Section):
     """How a replica samples, and where it listens."""
 
-    engine: Literal["torch", "vllm"] = "torch"
-    """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU."""
+    engine: Literal["torch", "vllm", "replay"] = "torch"
+    """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU; replay:
+    nothing, recorded responses come at a set pace, for load tests."""
 
     replicas: int = Field(default=2, ge=1)
     """Replicas that `ais run` starts. A replica itself does not read it."""
@@ -62,6 +75,8 @@ class RolloutSettings(Section):
     """Compute threads of the engine."""
     vllm: VllmSettings = VllmSettings()
     """What only the vLLM engine has."""
+    replay: ReplaySettings = ReplaySettings()
+    """What only the replay engine has."""
     host: str = "127.0.0.1"
     """Address the generation API (gRPC) and the control API (HTTP) listen on."""
     advertised_host: str = ""
