@@ -28,6 +28,7 @@ from services.contracts.events import EVENTS_A_READ, Discarded, Finished, Traine
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
+from services.runtime.lag import watch_loop_lag
 from services.runtime.process import UnavailableError
 from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
@@ -115,6 +116,7 @@ class Collector:
             asyncio.create_task(self._follow_trainer(), name="follow trainer"),
             asyncio.create_task(self._fleet.follow(), name="follow replicas"),
             asyncio.create_task(self._dispatch(), name="dispatch"),
+            asyncio.create_task(watch_loop_lag(self._metrics.loop_lag), name="watch the loop"),
         ]
         endings = [asyncio.create_task(stop.wait()), asyncio.create_task(self._finished.wait())]
         try:
