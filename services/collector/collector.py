@@ -278,7 +278,8 @@ class Collector:
     def _on_arrival(self, assignment: Assignment) -> None:
         assignment.awaited -= 1
         self._fleet.dispatcher.settled(assignment.replica.replica_id)
-        self._changed.set()
+        if self._fleet.dispatcher.has_room(assignment.replica, self._run.samples_per_group):
+            self._changed.set()
 
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""

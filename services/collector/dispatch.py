@@ -47,7 +47,7 @@ class Dispatcher:
             for replica in replicas
             if self.may_sample(replica, required_version)
             and self._resting_until.get(replica.replica_id, 0.0) <= now
-            and self._has_room(replica, sequences)
+            and self.has_room(replica, sequences)
         ]
         others = [replica for replica in able if replica.replica_id != avoid]
         return min(others or able, key=lambda replica: (self._load(replica), replica.replica_id), default=None)
@@ -55,6 +55,11 @@ class Dispatcher:
     def may_sample(self, replica: ReplicaRecord, required_version: int) -> bool:
         """Whether it takes work at all, now or when it has room, with a policy that is new enough."""
         return replica.ready and replica.policy_version >= required_version and replica.replica_id not in self._leaving
+
+    def has_room(self, replica: ReplicaRecord, sequences: int) -> bool:
+        """Whether a group of `sequences` can be sent to it without more than its share waiting there."""
+        outstanding = self._outstanding[replica.replica_id]
+        return outstanding == 0 or outstanding + sequences <= replica.slots * self._queue_factor
 
     def sent(self, replica_id: str, sequences: int) -> None:
         self._outstanding[replica_id] += sequences
@@ -88,10 +93,6 @@ class Dispatcher:
                 self._failures.pop(replica_id, None)
                 self._resting_until.pop(replica_id, None)
         self._leaving &= replica_ids
-
-    def _has_room(self, replica: ReplicaRecord, sequences: int) -> bool:
-        outstanding = self._outstanding[replica.replica_id]
-        return outstanding == 0 or outstanding + sequences <= replica.slots * self._queue_factor
 
     def _load(self, replica: ReplicaRecord) -> float:
         return self._outstanding[replica.replica_id] / replica.slots

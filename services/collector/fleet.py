@@ -55,11 +55,12 @@ class Fleet:
 
     def choose(self, sequences: int, required_version: int, avoid: str | None) -> ReplicaRecord | None:
         """The replica for a group, see Dispatcher. Where none may take it at all, the registry is read more often."""
-        if any(self.dispatcher.may_sample(replica, required_version) for replica in self.replicas):
+        chosen = self.dispatcher.choose(self.replicas, sequences, required_version, time.monotonic(), avoid)
+        if chosen or any(self.dispatcher.may_sample(replica, required_version) for replica in self.replicas):
             self._wanted.clear()
         else:
             self._wanted.set()
-        return self.dispatcher.choose(self.replicas, sequences, required_version, time.monotonic(), avoid)
+        return chosen
 
     def client(self, replica: ReplicaRecord) -> GenerationClient:
         """The connection to a replica, opened at its first use."""
