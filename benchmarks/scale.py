@@ -130,7 +130,7 @@ class StandIn:
                 batch = group.ordinal // GROUPS_PER_BATCH
                 self.arrived[batch] = self.arrived.get(batch, 0) + 1
                 await asyncio.sleep(0)
-            await self.queue.acknowledge(entries)
+            await self.queue.acknowledge({entry.entry_id: entry.ordinal for entry in entries})
             while self.arrived.get(self.version) == GROUPS_PER_BATCH:
                 del self.arrived[self.version]
                 self.version += 1

@@ -24,7 +24,7 @@ from services.collector.prompts import Prompt, TaskSource
 from services.collector.settings import CollectorSettings
 from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import Verifier
-from services.contracts.events import EVENTS_A_READ, Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import EVENTS_A_READ, Discarded, Finished, Resumed, TrainerEvents, VersionPublished
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
@@ -135,13 +135,22 @@ class Collector:
         behind = True
         while behind and not stop.is_set():
             events = await self._events.follow(EVENT_BLOCK_SECONDS)
-            version = max([version, *(e.version for e in events if isinstance(e, (VersionPublished, Finished)))])
-            if any(isinstance(event, Finished) for event in events):
-                self._finished.set()
+            for event in events:
+                match event:
+                    case VersionPublished() | Resumed():
+                        version = event.version
+                        self._finished.clear()
+                    case Finished():
+                        version = event.version
+                        self._finished.set()
             behind = version < 0 or len(events) == EVENTS_A_READ
-        begin = max(version, 0) * self._run.groups_per_batch
-        accepted = await self._queue.accepted(begin, begin + (self._run.max_staleness + 2) * self._run.groups_per_batch)
-        self._admission.advance(version, accepted)
+        if version >= 0:
+            await self._resume(version)
+
+    async def _resume(self, version: int) -> None:
+        """Starts over from a trainer at `version`, with what the queue holds."""
+        accepted = await self._queue.accepted(version * self._run.groups_per_batch)
+        self._admission.resume(version, accepted)
         self._metrics.version.set(version)
         logger.info("starts", extra={"version": version, "already_published": len(accepted)})
 
@@ -155,6 +164,8 @@ class Collector:
                 continue
             for event in events:
                 match event:
+                    case Resumed(version=version):
+                        await self._resume_patiently(version)
                     case VersionPublished(version=version):
                         self._admission.advance(version)
                         self._metrics.version.set(version)
@@ -169,6 +180,11 @@ class Collector:
                         return
             self._changed.set()
 
+    async def _resume_patiently(self, version: int) -> None:
+        async for attempt in self._patient():
+            with attempt:
+                await self._resume(version)
+
     async def _dispatch(self) -> None:
         """Gives every open group to a replica as soon as one may and can take it."""
         while True:
@@ -176,6 +192,7 @@ class Collector:
                 replica = self._fleet.choose(
                     self._run.samples_per_group,
                     self._admission.required_version(ordinal),
+                    self._admission.version,
                     avoid=self._histories[ordinal].failed_on,
                 )
                 if replica is None:
@@ -284,14 +301,18 @@ class Collector:
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
         payload = encode_group(group)
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
-            wait=wait_random_exponential(multiplier=0.2, max=5.0),
-            before_sleep=before_sleep_log(logger, logging.WARNING),
-        ):
+        async for attempt in self._patient():
             with attempt:
                 return await self._queue.publish(group.ordinal, payload)
         raise AssertionError("unreachable: the retries above have no end")
+
+    def _patient(self) -> AsyncRetrying:
+        """Tries again, without end, while Redis is away."""
+        return AsyncRetrying(
+            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
+            wait=wait_random_exponential(multiplier=0.2, max=5.0),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+        )
 
     def _on_handed_back(self, assignment: Assignment) -> None:
         """A replica leaves: neither it nor the group has failed."""

@@ -53,10 +53,17 @@ class Fleet:
                 async with asyncio.timeout(POLL_SECONDS - URGENT_POLL_SECONDS):
                     await self._wanted.wait()
 
-    def choose(self, sequences: int, required_version: int, avoid: str | None) -> ReplicaRecord | None:
-        """The replica for a group, see Dispatcher. Where none may take it at all, the registry is read more often."""
-        chosen = self.dispatcher.choose(self.replicas, sequences, required_version, time.monotonic(), avoid)
-        if chosen or any(self.dispatcher.may_sample(replica, required_version) for replica in self.replicas):
+    def choose(
+        self, sequences: int, required_version: int, newest_version: int, avoid: str | None
+    ) -> ReplicaRecord | None:
+        """The replica for a group, see Dispatcher. Where none may take it at all, the registry is read more often.
+
+        Only those are asked whose version the trainer has announced, up to `newest_version`. One that is ahead has its
+        version from a trainer that died: the trainer that resumed will bring it back.
+        """
+        known = [replica for replica in self.replicas if replica.policy_version <= newest_version]
+        chosen = self.dispatcher.choose(known, sequences, required_version, time.monotonic(), avoid)
+        if chosen or any(self.dispatcher.may_sample(replica, required_version) for replica in known):
             self._wanted.clear()
         else:
             self._wanted.set()

@@ -90,10 +90,10 @@ class Run:
         while True:
             entries = await queue.read(100, block_seconds=1)
             self.groups += [decode_group(entry.payload, bounds) for entry in entries]
-            await queue.acknowledge(entries)
+            await queue.acknowledge({entry.entry_id: entry.ordinal for entry in entries})
 
     @asynccontextmanager
-    async def collected(self) -> AsyncIterator[asyncio.Task[None]]:
+    async def collected(self) -> AsyncIterator[None]:
         """A collector at work."""
         queue, events = TrajectoryQueue(self.redis, self.keys), TrainerEvents(self.redis, self.keys)
         await queue.prepare()
@@ -110,16 +110,13 @@ class Run:
             TrainerEvents(self.redis, self.keys),
             CollectorMetrics(self.metrics),
         )
-        stop = asyncio.Event()
-        tasks = [asyncio.create_task(collector.run(stop)), asyncio.create_task(self.take())]
-        try:
-            yield tasks[0]
+        async with asyncio.TaskGroup() as tasks:
+            collecting = tasks.create_task(collector.run(asyncio.Event()))
+            taking = tasks.create_task(self.take())
+            yield
             await events.publish(Finished(self.settings.steps))
-            await asyncio.wait_for(tasks[0], 10)
-        finally:
-            stop.set()
-            tasks[1].cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait_for(collecting, 10)
+            taking.cancel()
 
 
 @pytest.fixture
