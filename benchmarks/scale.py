@@ -5,9 +5,9 @@ process, to spare memory) are driven by the collector, a process of its own, int
 trainer, this process, reads, decodes, acknowledges and announces versions. Ideal is replicas x slots x pace; weights
 are not pushed, and admission is wide open, so that nothing but the path of the trajectories can hold anything up.
 
-Of each fleet: tokens collected a second against the ideal, the processor time of every kind of process, by trajectory
-and as a share of one core, and how late the collector's event loop is. Then the largest fleet is given a pace twice as
-fast, again and again, until less than 90% of the ideal arrives: what is busy then is the bottleneck.
+Of each fleet: tokens collected a second against the ideal, processor time of collector and queue by trajectory, cores
+used by every kind of process, and how late the collector's event loop is. Then the largest fleet is given a pace twice
+as fast, again and again, until less than 90% of the ideal arrives: what is busy then is the bottleneck.
 
     python benchmarks/scale.py                        # prints tables, writes benchmarks/results/scale.json
     python benchmarks/scale.py --replicas 8,16 --seconds 10 --no-limit
@@ -86,6 +86,8 @@ class Measured:
     """By kind of process."""
     lag_seconds: float
     """Mean lateness of the collector's event loop."""
+    machine_cores: float
+    """Cores that were busy, with what else the machine does."""
 
     @property
     def speed(self) -> float:
@@ -152,7 +154,7 @@ async def process(*command: str, log: Path) -> AsyncIterator[psutil.Process]:
 
 async def measure(replicas: int, pace: float, seconds: float, recording: Path, log: Path) -> Measured:
     async with contextlib.AsyncExitStack() as stack:
-        server = stack.enter_context(ValkeyServer())
+        server = stack.enter_context(ValkeyServer(port=free_port()))
         url, name, port = f"redis://127.0.0.1:{server.port}/0", "scale", free_port()
         settings = [
             f"redis.url={url}",
@@ -195,10 +197,12 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
                 await asyncio.sleep(0.05)
         await asyncio.sleep(WARM_UP_SECONDS * PACE / pace)
         begun, used, lag = time.monotonic(), processor_seconds(family), await loop_lag(client)
+        psutil.cpu_percent()  # counts from here on
         tokens, trajectories = trainer.tokens, trainer.trajectories
         await asyncio.sleep(seconds)
         if running.done():
             running.result()
+        busy = psutil.cpu_percent() / 100 * psutil.cpu_count()
         lag_after, used_after, took = await loop_lag(client), processor_seconds(family), time.monotonic() - begun
         return Measured(
             replicas,
@@ -208,6 +212,7 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
             trainer.trajectories - trajectories,
             {kind: used_after[kind] - used[kind] for kind in KINDS},
             (lag_after[0] - lag[0]) / max(1.0, lag_after[1] - lag[1]),
+            busy,
         )
 
 
@@ -233,21 +238,24 @@ async def loop_lag(client: httpx.AsyncClient) -> tuple[float, float]:
 
 
 def busiest(measured: Measured) -> str:
-    """The process that used most, and how much of the machine all of them used, in words."""
+    """The process that used most, and how busy the machine was, in words."""
     by_process = {kind: measured.cpu_seconds[kind] / measured.seconds for kind in KINDS}
     processes = -(-measured.replicas // REPLICAS_A_PROCESS)
     by_process["replicas"] /= processes
     kind = max(by_process, key=lambda kind: by_process[kind])
     total = sum(measured.cpu_seconds.values()) / measured.seconds
     one = f"one of {processes} processes of replicas" if kind == "replicas" else f"the {kind}"
-    return f"{one} at {by_process[kind]:.0%} of a core, all processes at {total:.2f} of {os.cpu_count()} cores"
+    return (
+        f"busiest is {one} with {by_process[kind]:.0%} of a core; all processes have {total:.2f} of {os.cpu_count()} "
+        f"cores, {measured.machine_cores:.2f} are busy"
+    )
 
 
 def show(title: str, runs: Sequence[Measured]) -> None:
     table = Table(
-        *("replicas", "tokens/s each", "collected/s", "of ideal", "trajectories/s", "collector + queue ms/trajectory"),
+        *("replicas", "tokens/s each", "collected/s", "of ideal", "trajectories/s", "ms/trajectory"),
         *(f"{kind}, cores" for kind in KINDS),
-        "loop lag ms",
+        *("machine, cores", "loop lag ms"),
         title=title,
     )
     for run in runs:
@@ -255,7 +263,7 @@ def show(title: str, runs: Sequence[Measured]) -> None:
             *(f"{run.replicas}", f"{SLOTS * run.pace:,.0f}", f"{run.speed:,.0f}", f"{run.share:.1%}"),
             *(f"{run.trajectories / run.seconds:,.1f}", f"{run.milliseconds('collector', 'queue'):.2f}"),
             *(f"{run.cpu_seconds[kind] / run.seconds:.2f}" for kind in KINDS),
-            f"{1000 * run.lag_seconds:.1f}",
+            *(f"{run.machine_cores:.2f}", f"{1000 * run.lag_seconds:.1f}"),
         )
     Console(width=160).print(table)
 
@@ -270,6 +278,7 @@ def figures(runs: Sequence[Measured], limit: Sequence[Measured]) -> dict[str, Fi
         )
         for kind in KINDS:
             found[f"{name}_{kind}_cores"] = figure(run.cpu_seconds[kind] / run.seconds, "cores")
+        found[f"{name}_machine_cores"] = figure(run.machine_cores, "cores busy")
         found[f"{name}_loop_lag"] = figure(1000 * run.lag_seconds, "ms")
     return found
 
@@ -304,12 +313,12 @@ async def run(fleets: Sequence[int], seconds: float | None, with_limit: bool) ->
                 show(f"{replicas} replicas", runs[-1:])
             limit = await find_limit(fleets[-1], seconds or 15.0, recording, log) if with_limit else []
         except Exception:
-            print(log.read_text()[-8000:], file=sys.stderr)
+            print(log.read_text()[-8000:] if log.exists() else "", file=sys.stderr)
             raise
     show(f"fleets at {SLOTS * PACE:,.0f} tokens/s a replica", runs)
     if limit:
         show("the largest fleet, faster", limit)
-        print(f"the bottleneck at {SLOTS * limit[-1].pace:,.0f} tokens/s a replica: {busiest(limit[-1])}")
+        print(f"at {SLOTS * limit[-1].pace:,.0f} tokens/s a replica: {busiest(limit[-1])}")
     publish("scale", figures(runs, limit))
     return 0
 
