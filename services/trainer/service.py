@@ -155,6 +155,7 @@ class TrainerService:
             self._intake,
             lease,
             start.checkpoint,
+            self._metrics,
             trainer.redis_patience_seconds,
         )
         self._lease = lease
