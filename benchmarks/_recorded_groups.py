@@ -1,7 +1,11 @@
-"""Groups for the replay engine to replay: made up, written by the real encoder, of the shape of a real run's."""
+"""Groups for the replay engine to replay: made up, written by the real encoder, of the shape of a real run's.
+
+python benchmarks/_recorded_groups.py FILE --longest 2048 --vocab-size 22
+"""
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 
@@ -50,3 +54,19 @@ def write_made_up(file: Path, *, groups: int, samples: int, shortest: int, longe
         )
 
     write_recording(file, (encode_group(group(number)) for number in range(groups)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--groups", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=8, help="responses of a group")
+    parser.add_argument("--shortest", type=int, default=16, help="tokens of a response")
+    parser.add_argument("--longest", type=int, default=256, help="tokens of a response")
+    parser.add_argument("--vocab-size", type=int, default=22, help="of the model, by default the demo's")
+    arguments = vars(parser.parse_args())
+    write_made_up(arguments.pop("file"), **arguments)
+
+
+if __name__ == "__main__":
+    main()

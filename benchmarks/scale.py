@@ -63,8 +63,8 @@ BATCHES = 1500
 """As many as are open from the beginning; the longest measurement takes a few hundred."""
 WARM_UP_SECONDS = 1.5 * LONGEST / PACE
 """Until arrivals no longer show that all sequences began together."""
-REPLICA_SECONDS = 90.0
-"""A measurement lasts so many seconds of one replica in all: a few hundred trajectories."""
+REPLICA_SECONDS = 180.0
+"""A measurement lasts so many seconds of one replica in all: about a hundred groups, at least."""
 ENOUGH = 0.9
 MODEL = Path(__file__).parents[1] / "examples" / "sort16" / "model"
 VOCABULARY = 22

@@ -43,8 +43,8 @@ class ReplaySettings(Section):
     """What only the replay engine has."""
 
     recording: Path | None = None
-    """File of recorded groups, such as `ais record` writes. A prompt that is in it gets its own responses, another one
-    those of any."""
+    """File of recorded groups (services/contracts/recording.py). A prompt that is in it gets its own responses,
+    another one those of any."""
     tokens_per_second: float = Field(default=50.0, gt=0.0)
     """Pace of one sequence. A replica's is `slots` times that."""
     first_token_seconds: float = Field(default=0.02, ge=0.0)
@@ -89,7 +89,8 @@ class RolloutSettings(Section):
     """Where pushed weights are staged while they are verified, and kept while they serve. None: the system's directory
     for temporary files; /dev/shm keeps them in memory. Room for two versions."""
     drain_seconds: float = Field(default=3.0, ge=0)
-    """After SIGTERM: how long running sequences may take to finish."""
+    """After SIGTERM: how long running sequences may take to finish; others sample the groups that do not. Whatever
+    kills the process must wait longer: launcher.stop_grace_seconds, stop_grace_period in docker-compose.yml."""
 
     @property
     def reachable_host(self) -> str:
