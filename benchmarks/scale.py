@@ -66,6 +66,8 @@ WARM_UP_SECONDS = 1.5 * LONGEST / PACE
 REPLICA_SECONDS = 180.0
 """A measurement lasts so many seconds of one replica in all: about a hundred groups, at least."""
 ENOUGH = 0.9
+FULL = 0.95
+"""Share of a core, or of the machine's cores, from which there is no more to be had."""
 MODEL = Path(__file__).parents[1] / "examples" / "sort16" / "model"
 VOCABULARY = 22
 START_SECONDS = 120.0
@@ -237,17 +239,24 @@ async def loop_lag(client: httpx.AsyncClient) -> tuple[float, float]:
     return samples["ais_collector_loop_lag_seconds_sum"], samples["ais_collector_loop_lag_seconds_count"]
 
 
-def busiest(measured: Measured) -> str:
-    """The process that used most, and how busy the machine was, in words."""
-    by_process = {kind: measured.cpu_seconds[kind] / measured.seconds for kind in KINDS}
+def bottleneck(measured: Measured) -> str:
+    """What could give no more, in words: a process that had a core to itself, else the machine if it was full."""
     processes = -(-measured.replicas // REPLICAS_A_PROCESS)
-    by_process["replicas"] /= processes
-    kind = max(by_process, key=lambda kind: by_process[kind])
+    cores = {kind: measured.cpu_seconds[kind] / measured.seconds for kind in KINDS}
+    cores["replicas"] /= processes
+    kind = max(cores, key=lambda kind: cores[kind])
+    busiest = f"one of {processes} processes of replicas" if kind == "replicas" else f"the {kind}"
+    machine = os.cpu_count() or 1
+    if cores[kind] > FULL:
+        found = busiest
+    elif measured.machine_cores > FULL * machine:
+        found = "the machine"
+    else:
+        found = "none that was measured"
     total = sum(measured.cpu_seconds.values()) / measured.seconds
-    one = f"one of {processes} processes of replicas" if kind == "replicas" else f"the {kind}"
     return (
-        f"busiest is {one} with {by_process[kind]:.0%} of a core; all processes have {total:.2f} of {os.cpu_count()} "
-        f"cores, {measured.machine_cores:.2f} are busy"
+        f"{found}. The busiest process is {busiest} with {cores[kind]:.0%} of a core; all processes have {total:.2f} "
+        f"of {machine} cores, of which {measured.machine_cores:.2f} are busy"
     )
 
 
@@ -318,7 +327,7 @@ async def run(fleets: Sequence[int], seconds: float | None, with_limit: bool) ->
     show(f"fleets at {SLOTS * PACE:,.0f} tokens/s a replica", runs)
     if limit:
         show("the largest fleet, faster", limit)
-        print(f"at {SLOTS * limit[-1].pace:,.0f} tokens/s a replica: {busiest(limit[-1])}")
+        print(f"bottleneck at {SLOTS * limit[-1].pace:,.0f} tokens/s a replica: {bottleneck(limit[-1])}.")
     publish("scale", figures(runs, limit))
     return 0
 
