@@ -144,7 +144,7 @@ class TrainerService:
             run.groups_per_batch,
             trainer.redis_patience_seconds,
         )
-        self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics)
+        self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics, lease.incarnation)
         self._learner = start.learner
         self._store = start.store
         self._commits = Commits(

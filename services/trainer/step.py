@@ -34,7 +34,7 @@ from services.trainer.probe import probe_sequences, take_probe
 from services.trainer.record import StepFigures
 from services.trainer.schedule import learning_rate
 from services.trainer.settings import TrainerSettings
-from services.trainer.snapshot import Snapshot, take_snapshot
+from services.trainer.snapshot import Snapshot, Staging, take_snapshot
 from services.trainer.tally import Tally
 from services.trainer.training_state import load_training_state, save_training_state
 
@@ -70,14 +70,21 @@ class Learner:
     """
 
     def __init__(
-        self, policy: Policy, run: RunSettings, settings: TrainerSettings, correction: CorrectionSettings
+        self,
+        policy: Policy,
+        run: RunSettings,
+        settings: TrainerSettings,
+        correction: CorrectionSettings,
+        staging: Staging | None = None,
     ) -> None:
+        """`staging`: where the versions are written; None is the system's directory for temporary files."""
         self._policy = policy
         self._steps = run.steps
         self._settings = settings
         self._correction = build(correction)
         self._state: State | None = None
         self._version = 0
+        self._staging = staging
         self._probe_sequences: tuple[tuple[int, ...], ...] | None = None
         self._masters = list(policy.masters.values())
         self._optimizer = torch.optim.AdamW(
@@ -121,7 +128,7 @@ class Learner:
         with clock.phase("probe"):
             probe = take_probe(self._policy, self._probe_sequences)
         with clock.phase("serialise"):
-            snapshot = take_snapshot(self._version, self._policy.masters, probe)
+            snapshot = take_snapshot(self._version, self._policy.masters, probe, self._staging)
         return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
 
     def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
