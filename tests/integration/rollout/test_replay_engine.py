@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from pushing import push
 from recordings import recorded_group, recording
 from redis.asyncio import Redis
 from replica_process import overrides, process, registered
@@ -24,7 +25,7 @@ from services.contracts.registry import ReplicaRegistry
 from services.contracts.sampling import FinishReason, SamplingParameters
 from services.contracts.trajectory import PolicySpan, TrajectoryBounds, decode_trajectory
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER, digest_of
+from services.contracts.weights import digest_of
 from services.rollout.engine import EngineDrainingError, EngineFailedError, EngineFullError, ModelUnsupportedError
 from services.rollout.engines.replay_engine.engine import ReplayEngine
 from services.rollout.settings import ReplaySettings, RolloutSettings
@@ -125,7 +126,10 @@ async def test_a_replay_replica_is_light_takes_weights_and_hands_back_what_it_ca
         assert not any("torch" in region.path for region in psutil.Process(replica.pid).memory_maps())
         body = (MODEL / "model.safetensors").read_bytes()
         assert record.policy_digest == digest_of(body)
-        async with grpc.aio.insecure_channel(record.grpc_address) as channel, httpx.AsyncClient() as client:
+        async with (
+            grpc.aio.insecure_channel(record.grpc_address) as channel,
+            httpx.AsyncClient(base_url=record.http_url) as client,
+        ):
             request = rollout_pb2.GenerateRequest(
                 group_id="group",
                 prompt_token_ids=np.array(PROMPT, dtype="<i4").tobytes(),
@@ -134,19 +138,14 @@ async def test_a_replay_replica_is_light_takes_weights_and_hands_back_what_it_ca
             )
             call = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
             crossing = asyncio.ensure_future(call.read())
-            await until_running(client, record.http_url)
-            pushed = await client.put(
-                f"{record.http_url}/v1/weights/5",
-                content=body,
-                headers={ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest_of(body)},
-            )
-            assert pushed.status_code == 200
+            await until_running(client)
+            assert (await push(client, 5, body)).status_code == 200
             trajectory = decode_trajectory(await crossing, TrajectoryBounds(record.vocab_size))
             assert [span.version for span in trajectory.spans] == [0, 5]
             assert (await registered(registry, version=5)).replica_id == record.replica_id
             cut = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
             waiting = asyncio.ensure_future(cut.read())
-            await until_running(client, record.http_url)
+            await until_running(client)
             replica.send_signal(signal.SIGTERM)
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await waiting
@@ -154,8 +153,8 @@ async def test_a_replay_replica_is_light_takes_weights_and_hands_back_what_it_ca
         assert await asyncio.wait_for(replica.wait(), 20) == 0
 
 
-async def until_running(client: httpx.AsyncClient, url: str) -> None:
+async def until_running(client: httpx.AsyncClient) -> None:
     """Returns when a sequence is being replayed."""
     async with asyncio.timeout(20):
-        while "ais_rollout_running_sequences 1.0" not in (await client.get(f"{url}/metrics")).text:
+        while "ais_rollout_running_sequences 1.0" not in (await client.get("/metrics")).text:
             await asyncio.sleep(0.01)

@@ -8,7 +8,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +134,7 @@ class ReplayEngine:
         finally:
             await end_tasks(*samples)
 
-    async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:  # noqa: ARG002
+    async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:  # noqa: ARG002
         """The bytes were verified on their way in; here is nobody to look into them."""
         self._swaps.append(Swap(time.monotonic(), version))
         self._digest = digest
