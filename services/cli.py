@@ -197,6 +197,29 @@ def report(
     print(write_report(_existing_run(run, config, overrides)))
 
 
+@app.command()
+def scale(
+    run: Annotated[str, typer.Argument(help="Name of a run that goes on, or its directory.", metavar="RUN")],
+    replicas: Annotated[int, typer.Argument(min=1, help="Rollout replicas it is to have.", metavar="REPLICAS")],
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Change how many rollout replicas a run of `ais run` has, while it goes on.
+
+    A new one is sent the newest weights before it gets work; one that ends finishes what it can within
+    `rollout.drain_seconds` and hands back the rest, which others sample.
+
+        ais scale demo 4
+    """
+    from services.launcher.lock import is_held
+    from services.launcher.scaling import ask
+
+    directory = _existing_run(run, config, overrides)
+    if not is_held(directory.lock):
+        _fail(f"no `ais run` is at work in {directory.path}", EXIT_UNAVAILABLE)
+    ask(directory.replicas, replicas)
+
+
 @app.command(name="config")
 def show_config(config: Config = None, overrides: Overrides = None) -> None:
     """Print the effective settings as a TOML file, each with its documentation.

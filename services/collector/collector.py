@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from redis.exceptions import RedisError
 
 from services.collector.admission import Admission
-from services.collector.dispatch import Dispatcher
-from services.collector.generation import GenerationClient, GenerationError
+from services.collector.fleet import Fleet
+from services.collector.generation import GenerationError
 from services.collector.metrics import CollectorMetrics
 from services.collector.prompts import Prompt, TaskSource
 from services.collector.settings import CollectorSettings
@@ -33,15 +32,12 @@ from services.contracts.events import (
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
+from services.runtime.lag import watch_loop_lag
 from services.runtime.patience import persist
 from services.runtime.process import UnavailableError
 from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
 
-REGISTRY_POLL_SECONDS = 0.25
-"""How often the registry is read while every open group has found a replica."""
-URGENT_POLL_SECONDS = 0.02
-"""How often it is read while a group waits for a replica to reach its version: a swap takes milliseconds."""
 EVENT_BLOCK_SECONDS = 1.0
 """How long one read waits for the trainer's next event; bounds how long an end can take."""
 STALL_SECONDS = 30.0
@@ -52,12 +48,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Assignment:
-    """A group on its way: who samples it, and which attempt this is."""
+    """A group on its way: who samples it, which attempt this is, and how many of its sequences are still to come."""
 
     ordinal: int
     attempt: int
     replica: ReplicaRecord
+    awaited: int
     started: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class History:
+    """What became of an ordinal's groups so far."""
+
+    attempts: int = 0
+    """Groups started. Each has a name of its own, by this number."""
+    handed_back: int = 0
+    """Those that a replica gave back because it was about to leave."""
+    failed_on: str | None = None
+    """The replica on which the last one came to nothing."""
+
+    @property
+    def failures(self) -> int:
+        """Groups that came to nothing, by failed calls or refusals of the trainer, when none is under way."""
+        return self.attempts - self.handed_back
 
 
 class Collector:
@@ -81,27 +95,22 @@ class Collector:
         self._verifier = verifier
         self._tokenizer = tokenizer
         self._queue = queue
-        self._registry = registry
         self._events = events
         self._metrics = metrics
         self._admission = Admission(run.groups_per_batch, run.max_staleness, run.steps)
-        self._dispatcher = Dispatcher(settings.queue_factor)
-        self._replicas: list[ReplicaRecord] = []
-        self._clients: dict[str, GenerationClient] = {}
-        self._attempts: dict[int, int] = {}
-        self._last_replica: dict[int, str] = {}
         self._changed = asyncio.Event()
+        self._fleet = Fleet(registry, settings.queue_factor, metrics, self._changed.set)
+        self._histories: defaultdict[int, History] = defaultdict(History)
         self._finished = asyncio.Event()
         self._groups: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._idle_since: float | None = None
-        self._registry_away = False
 
     def not_ready(self) -> str | None:
         """Why no work is being done, or None."""
         if self._admission.version < 0:
             return "waiting for the trainer to announce its policy"
-        if not any(replica.ready for replica in self._replicas):
+        if not any(replica.ready for replica in self._fleet.replicas):
             return "no replica is ready"
         return None
 
@@ -111,7 +120,9 @@ class Collector:
             return
         background = [
             asyncio.create_task(self._follow_trainer(), name="follow trainer"),
+            asyncio.create_task(self._fleet.follow(), name="follow replicas"),
             asyncio.create_task(self._dispatch(), name="dispatch"),
+            asyncio.create_task(watch_loop_lag(self._metrics.loop_lag), name="watch the loop"),
         ]
         endings = [asyncio.create_task(stop.wait()), asyncio.create_task(self._finished.wait())]
         try:
@@ -119,8 +130,7 @@ class Collector:
         finally:
             groups = list(self._groups)
             await end_tasks(*background, *endings, *groups)
-            for client in self._clients.values():
-                await client.close()
+            await self._fleet.close()
         errors = [task.exception() for task in background if not task.cancelled()]
         if failure := self._failure or next(filter(None, errors), None):
             raise failure
@@ -169,7 +179,8 @@ class Collector:
                         self._admission.advance(version)
                         self._metrics.version.set(version)
                         trained = version * self._run.groups_per_batch
-                        self._attempts = {o: attempts for o, attempts in self._attempts.items() if o >= trained}
+                        for ordinal in [ordinal for ordinal in self._histories if ordinal < trained]:
+                            del self._histories[ordinal]
                     case Discarded(ordinal=ordinal, reason=reason):
                         logger.warning("the trainer refused a group", extra={"ordinal": ordinal, "reason": reason})
                         self._admission.discard(ordinal)
@@ -184,14 +195,12 @@ class Collector:
     async def _dispatch(self) -> None:
         """Gives every open group to a replica as soon as one may and can take it."""
         while True:
-            await self._refresh_replicas()
             while (ordinal := self._admission.peek()) is not None:
-                replica = self._dispatcher.choose(
-                    self._serving_known_versions(),
+                replica = self._fleet.choose(
                     self._run.samples_per_group,
                     self._admission.required_version(ordinal),
-                    time.monotonic(),
-                    avoid=self._last_replica.get(ordinal),
+                    self._admission.version,
+                    avoid=self._histories[ordinal].failed_on,
                 )
                 if replica is None:
                     break
@@ -199,14 +208,8 @@ class Collector:
             self._metrics.running.set(self._admission.running)
             self._metrics.waiting.set(self._admission.open)
             self._warn_of_a_stall(time.monotonic())
+            await self._changed.wait()
             self._changed.clear()
-            pause = REGISTRY_POLL_SECONDS if self._admission.peek() is None else URGENT_POLL_SECONDS
-            await _wait(self._changed, pause)
-
-    def _serving_known_versions(self) -> list[ReplicaRecord]:
-        """Replicas whose version the trainer has announced. One that is ahead has its version from a trainer that died:
-        the trainer that resumed will bring it back."""
-        return [replica for replica in self._replicas if replica.policy_version <= self._admission.version]
 
     def _warn_of_a_stall(self, now: float) -> None:
         ordinal = self._admission.peek()
@@ -216,40 +219,23 @@ class Collector:
             self._idle_since = now
         elif now - self._idle_since >= STALL_SECONDS:
             self._idle_since = now
-            serving = {replica.replica_id: replica.policy_version for replica in self._replicas if replica.ready}
+            serving = {replica.replica_id: replica.policy_version for replica in self._fleet.replicas if replica.ready}
             logger.warning(
                 "no replica can take the next group: see the trainer's log for refused weight pushes",
                 extra={"needs_version": self._admission.required_version(ordinal), "ready_replicas_serve": serving},
             )
 
-    async def _refresh_replicas(self) -> None:
-        try:
-            self._replicas = await self._registry.replicas()
-        except RedisError as error:
-            if not self._registry_away:
-                logger.warning("cannot read the registry, keeping the last list: %s", error)
-            self._registry_away = True
-            return
-        if self._registry_away:
-            logger.info("the registry can be read again")
-        self._registry_away = False
-        self._metrics.replicas.set(sum(replica.ready for replica in self._replicas))
-        alive = {replica.replica_id for replica in self._replicas}
-        self._dispatcher.forget_except(alive)
-        busy = {task.get_name() for task in self._groups}
-        for replica_id in [name for name in self._clients if name not in alive and name not in busy]:
-            await self._clients.pop(replica_id).close()
-
     def _start(self, replica: ReplicaRecord) -> None:
         ordinal = self._admission.start()
-        attempt = self._attempts[ordinal] = self._attempts.get(ordinal, 0) + 1
-        if attempt > self._settings.max_attempts:
+        history = self._histories[ordinal]
+        if history.failures >= self._settings.max_attempts:
             self._fail(
-                f"the group of ordinal {ordinal} has come to nothing {attempt - 1} times (collector.max_attempts); the "
-                "warnings above say why"
+                f"the group of ordinal {ordinal} has come to nothing {history.failures} times "
+                "(collector.max_attempts); the warnings above say why"
             )
-        self._dispatcher.sent(replica.replica_id, self._run.samples_per_group)
-        assignment = Assignment(ordinal, attempt, replica)
+        history.attempts += 1
+        assignment = Assignment(ordinal, history.attempts, replica, awaited=self._run.samples_per_group)
+        self._fleet.dispatcher.sent(replica.replica_id, assignment.awaited)
         task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)
         self._groups.add(task)
         task.add_done_callback(self._on_group_done)
@@ -267,12 +253,19 @@ class Collector:
         try:
             group = await self._generate(assignment, prompt)
         except GenerationError as error:
-            self._on_failed_call(assignment, prompt, error)
+            self._fleet.dispatcher.settled(replica.replica_id, assignment.awaited)
+            self._histories[ordinal].failed_on = replica.replica_id
+            self._admission.fail(ordinal)
+            if error.handed_back:
+                self._on_handed_back(assignment)
+            else:
+                self._on_failed_call(assignment, prompt, error)
+            self._changed.set()
             return
-        self._dispatcher.succeeded(replica.replica_id, self._run.samples_per_group)
+        self._fleet.dispatcher.succeeded(replica.replica_id)
         published = await self._publish(group)
         self._admission.accept(ordinal)
-        self._last_replica.pop(ordinal, None)
+        self._histories[ordinal].failed_on = None
         self._metrics.groups.labels("published" if published else "duplicate").inc()
         self._metrics.group_seconds.observe(time.monotonic() - assignment.started)
         self._metrics.reward.set(sum(group.rewards) / len(group.rewards))
@@ -282,14 +275,14 @@ class Collector:
     async def _generate(self, assignment: Assignment, prompt: Prompt) -> ScoredGroup:
         group_id = f"{self._run.name}-{assignment.ordinal}-{assignment.attempt}"
         token_ids = self._tokenizer.encode_prompt(prompt.text)
-        client = self._client(assignment.replica)
-        trajectories = await client.generate(
+        trajectories = await self._fleet.client(assignment.replica).generate(
             group_id,
             token_ids,
             self._run.samples_per_group,
             self._settings.sampling.model_copy(update={"seed": group_seed(self._run.seed, assignment.ordinal)}),
             TrajectoryBounds(vocab_size=assignment.replica.vocab_size),
             self._settings.group_deadline_seconds,
+            partial(self._on_arrival, assignment),
         )
         return ScoredGroup(
             group_id=group_id,
@@ -306,15 +299,30 @@ class Collector:
         text = self._tokenizer.decode_response(trajectory.token_ids.tolist())
         return self._verifier(text, prompt, trajectory.finish_reason)
 
+    def _on_arrival(self, assignment: Assignment) -> None:
+        assignment.awaited -= 1
+        self._fleet.dispatcher.settled(assignment.replica.replica_id)
+        if self._fleet.dispatcher.has_room(assignment.replica, self._run.samples_per_group):
+            self._changed.set()
+
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
         return await persist(partial(self._queue.publish, group.ordinal, encode_group(group)), None)
 
+    def _on_handed_back(self, assignment: Assignment) -> None:
+        """A replica leaves: neither it nor the group has failed."""
+        ordinal, replica = assignment.ordinal, assignment.replica
+        self._fleet.dispatcher.handed_back(replica.replica_id)
+        self._histories[ordinal].handed_back += 1
+        self._metrics.groups.labels("handed_back").inc()
+        logger.info(
+            "a replica that leaves hands a group back",
+            extra={"ordinal": ordinal, "attempt": assignment.attempt, "replica": replica.replica_id},
+        )
+
     def _on_failed_call(self, assignment: Assignment, prompt: Prompt, error: GenerationError) -> None:
         ordinal, replica = assignment.ordinal, assignment.replica
-        self._dispatcher.failed(replica.replica_id, self._run.samples_per_group, time.monotonic())
-        self._last_replica[ordinal] = replica.replica_id
-        self._admission.fail(ordinal)
+        self._fleet.dispatcher.failed(replica.replica_id, time.monotonic())
         self._metrics.groups.labels("failed").inc()
         self._metrics.failures.labels(error.reason).inc()
         if error.field:
@@ -331,16 +339,10 @@ class Collector:
         )
         if error.permanent:
             self._fail(f"the replicas refuse prompt {prompt.prompt_id!r} for good: {error}")
-        self._changed.set()
 
     def _fail(self, message: str) -> None:
         self._failure = UnavailableError(message)
         self._finished.set()
-
-    def _client(self, replica: ReplicaRecord) -> GenerationClient:
-        if replica.replica_id not in self._clients:
-            self._clients[replica.replica_id] = GenerationClient(replica.grpc_address)
-        return self._clients[replica.replica_id]
 
 
 def group_seed(run_seed: int, ordinal: int) -> int:
@@ -350,10 +352,3 @@ def group_seed(run_seed: int, ordinal: int) -> int:
 
 def _as_tokens(token_ids: list[int]) -> np.ndarray:
     return np.asarray(token_ids, dtype=TOKEN_DTYPE)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    # Not wait_for: before Python 3.12 it can swallow a cancellation that races with the event.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 import numpy as np
 
+from services.contracts.handing_back import is_handed_back
 from services.contracts.sampling import SamplingParameters
 from services.contracts.trajectory import (
     TOKEN_DTYPE,
@@ -28,13 +29,22 @@ KEEPALIVE_ANSWER_SECONDS = 5.0
 
 
 class GenerationError(RuntimeError):
-    """A group came to nothing. `reason` is the gRPC status or `malformed`; `permanent`: no replica would accept it."""
+    """A group came to nothing. `reason` is the gRPC status or `malformed`; `permanent`: no replica would accept it;
+    `handed_back`: nothing is wrong, the replica is about to leave."""
 
-    def __init__(self, reason: str, message: str, permanent: bool = False, field: str | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        permanent: bool = False,
+        field: str | None = None,
+        handed_back: bool = False,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.permanent = permanent
         self.field = field
+        self.handed_back = handed_back
 
 
 class GenerationClient:
@@ -43,6 +53,8 @@ class GenerationClient:
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=_channel_options())
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
+        self.calls = 0
+        """Calls under way."""
 
     async def close(self) -> None:
         await self._channel.close()
@@ -55,8 +67,9 @@ class GenerationClient:
         sampling: SamplingParameters,
         bounds: TrajectoryBounds,
         deadline_seconds: float,
+        on_arrival: Callable[[], object] = lambda: None,
     ) -> tuple[Trajectory, ...]:
-        """All samples, in index order. Raises GenerationError."""
+        """All samples, in index order; `on_arrival` is called for each as it comes. Raises GenerationError."""
         request = rollout_pb2.GenerateRequest(
             group_id=group_id,
             prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
@@ -64,6 +77,7 @@ class GenerationClient:
             sampling=sampling.to_proto(),
         )
         received: dict[int, Trajectory] = {}
+        self.calls += 1
         try:
             async for message in self._stub.Generate(request, timeout=deadline_seconds):
                 trajectory = decode_trajectory(message, bounds)
@@ -72,12 +86,19 @@ class GenerationClient:
                         "trajectory.sample_index", f"{trajectory.trajectory_id} was not asked for, or came twice"
                     )
                 received[trajectory.sample_index] = trajectory
+                on_arrival()
         except grpc.aio.AioRpcError as error:
             status = error.code()
-            permanent = status is grpc.StatusCode.INVALID_ARGUMENT
-            raise GenerationError(status.name.lower(), error.details() or status.name, permanent) from error
+            raise GenerationError(
+                status.name.lower(),
+                error.details() or status.name,
+                permanent=status is grpc.StatusCode.INVALID_ARGUMENT,
+                handed_back=is_handed_back(error.trailing_metadata()),
+            ) from error
         except MalformedRecordError as error:
             raise GenerationError("malformed", str(error), field=error.field) from error
+        finally:
+            self.calls -= 1
         if sorted(received) != list(range(samples)):
             raise GenerationError("malformed", f"asked for {samples} samples, got {sorted(received)}", field="samples")
         return tuple(received[index] for index in range(samples))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class CollectorMetrics:
@@ -13,7 +14,8 @@ class CollectorMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.groups = Counter(
             "ais_collector_groups",
-            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again).",
+            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again), "
+            "handed_back (by a replica that leaves; started again).",
             ["outcome"],
             registry=registry,
         )
@@ -45,6 +47,12 @@ class CollectorMetrics:
             "ais_collector_group_seconds",
             "From sending a group to a replica to its publication, in seconds.",
             buckets=_SECONDS,
+            registry=registry,
+        )
+        self.loop_lag = Histogram(
+            "ais_collector_loop_lag_seconds",
+            "How late the event loop was: what was due waited for so long because something else was computed.",
+            buckets=_LAG_SECONDS,
             registry=registry,
         )
         self.reward = Gauge("ais_collector_reward_mean", "Mean reward of the last published group.", registry=registry)

@@ -98,9 +98,11 @@ class CollectorSettings(Section):
     group_deadline_seconds: float = Field(default=120.0, gt=0)
     """A group not finished by then is started again on another replica."""
     max_attempts: int = Field(default=50, ge=1)
-    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector."""
+    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector. One
+    that was handed back by a replica that leaves has not."""
     queue_factor: float = Field(default=1.5, ge=1.0)
-    """Sequences sent to a replica, relative to its slots: above 1 its slots refill without waiting for us."""
+    """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
+    waiting for us."""
     http_host: str = "127.0.0.1"
     """Address the metrics and health endpoints listen on."""
     http_port: int = Field(default=0, ge=0, le=65535)

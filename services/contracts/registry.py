@@ -56,6 +56,8 @@ class ReplicaRegistry:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
+        self._decoded: dict[bytes, ReplicaRecord | None] = {}
+        """What was read last: a record changes once a heartbeat, and some read it fifty times a second."""
 
     async def heartbeat(self, record: ReplicaRecord) -> None:
         async with self._redis.pipeline(transaction=True) as pipeline:
@@ -74,14 +76,18 @@ class ReplicaRegistry:
         names = sorted(cast(set[bytes], await self._redis.smembers(self._keys.replicas)))
         if not names:
             return []
-        values = await self._redis.mget([self._keys.replica(name.decode()) for name in names])
+        values = cast(list[bytes | None], await self._redis.mget([self._keys.replica(n.decode()) for n in names]))
         expired = [name for name, value in zip(names, values, strict=True) if value is None]
         if expired:
             await self._redis.srem(self._keys.replicas, *expired)
-        return [record for value in values if value is not None and (record := _decode(value)) is not None]
+        known = self._decoded
+        self._decoded = {
+            value: known[value] if value in known else _decode(value) for value in values if value is not None
+        }
+        return [record for record in self._decoded.values() if record is not None]
 
 
-def _decode(value: bytes | str) -> ReplicaRecord | None:
+def _decode(value: bytes) -> ReplicaRecord | None:
     """A record that cannot be read belongs to a replica of another release, which is left alone."""
     try:
         return ReplicaRecord.model_validate_json(value)

@@ -41,6 +41,18 @@ async def held(path: Path) -> AsyncIterator[int]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a launcher or one of its processes lives."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _taken(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _taken(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -96,6 +96,7 @@ async def _train(
             server,
             fleet=Fleet(client, plan.directory.name),
             steps_file=plan.directory.steps,
+            scale_file=plan.directory.replicas,
             total_steps=plan.total_steps,
             deaths_limit=plan.launcher.deaths_limit,
             display=display,

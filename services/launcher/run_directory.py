@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "launcher.lock"
 
     @property
+    def replicas(self) -> Path:
+        """How many replicas the run is to have, where that was changed by `ais scale`."""
+        return self.path / "replicas"
+
+    @property
     def record(self) -> Path:
         """When it ran, on what, and how it ended, as JSON."""
         return self.path / "run.json"

@@ -78,6 +78,14 @@ class Supervision:
         self._deaths_limit = deaths_limit
         self._lives = {name: _Life(role) for name, role in roles.items()}
 
+    def add(self, name: str, role: Role) -> None:
+        """One more process is to be kept alive."""
+        self._lives[name] = _Life(role)
+
+    def remove(self, name: str) -> None:
+        """`name` is ended by us, and stays ended."""
+        del self._lives[name]
+
     def started(self, name: str, now: float) -> None:
         """`name` runs since `now` (seconds of a monotonic clock)."""
         self._lives[name].started = now

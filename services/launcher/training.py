@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.launcher.commands import Command, ServiceCommands
 from services.launcher.display import Display, Snapshot
 from services.launcher.fleet import Fleet
 from services.launcher.processes import Exit, Processes, ProcessFailedError
+from services.launcher.scaling import asked
 from services.launcher.steps import StepLog
 from services.launcher.supervision import Fail, Finish, GiveUp, Restart, Role, Supervision
 from services.runtime.tasks import end_tasks
@@ -25,27 +27,29 @@ async def train(
     *,
     fleet: Fleet,
     steps_file: Path,
+    scale_file: Path,
     total_steps: int,
     deaths_limit: int,
     display: Display,
 ) -> None:
     """Runs the services until the trainer ends well; they are ended then, or when cancelled. Raises
-    ProcessFailedError. `server` is our own Valkey server, running already."""
-    commands = [*services.replicas, services.collector, services.trainer]
-    watch = _Watch(fleet, len(services.replicas), StepLog(steps_file), total_steps, display)
-    watching = asyncio.create_task(watch.look_forever())
+    ProcessFailedError. `server` is our own Valkey server, running already; `scale_file`, once it is there, says how
+    many replicas there are to be (scaling.py)."""
+    keeper = _Keeper(processes, services, server, deaths_limit, display)
+    watch = _Watch(fleet, keeper.replicas, StepLog(steps_file), total_steps, display)
+    background = [asyncio.create_task(watch.look_forever())]
     try:
-        keeper = _Keeper(processes, services, server, deaths_limit, display)
-        for command in commands:
+        for command in (*services.replicas, services.collector, services.trainer):
             await keeper.start(command)
+        background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
         await keeper.until_the_end()
         await watch.look()
     except asyncio.CancelledError:
         display.note("stopping the services")
         raise
     finally:
-        await end_tasks(watching)
-        await processes.stop([command.name for command in commands])
+        await end_tasks(*background)
+        await processes.stop([command.name for command in (*keeper.replicas, services.collector, services.trainer)])
 
 
 class _Keeper:
@@ -62,6 +66,7 @@ class _Keeper:
         roles = [(command, Role.REPLICA) for command in services.replicas]
         roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
         roles += [(server, Role.SERVER)] if server else []
+        self.replicas = list(services.replicas)
         self._commands = {command.name: command for command, _role in roles}
         self._supervision = Supervision({command.name: role for command, role in roles}, deaths_limit)
         self._processes = processes
@@ -74,6 +79,29 @@ class _Keeper:
     async def start(self, command: Command) -> None:
         await self._processes.start(command)
         self._supervision.started(command.name, _now())
+
+    async def follow_scale(self, file: Path) -> None:
+        """Starts and ends replicas as the file asks for, until cancelled."""
+        while True:
+            if (wanted := asked(file)) is not None and wanted != len(self.replicas):
+                self._display.note(f"from {len(self.replicas)} replicas to {wanted}")
+                await self._scale(wanted)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _scale(self, wanted: int) -> None:
+        """The one started last ends first. All have the same command line."""
+        while len(self.replicas) < wanted:
+            command = replace(self.replicas[0], name=f"rollout-{len(self.replicas)}")
+            self.replicas.append(command)
+            self._commands[command.name] = command
+            self._supervision.add(command.name, Role.REPLICA)
+            await self.start(command)
+        leavers = [command.name for command in self.replicas[wanted:]]
+        del self.replicas[wanted:]
+        for name in leavers:
+            del self._commands[name]
+            self._supervision.remove(name)
+        await self._processes.stop(leavers)
 
     async def until_the_end(self) -> None:
         """Returns when the trainer has ended well. Raises ProcessFailedError when the run cannot go on."""
@@ -88,6 +116,8 @@ class _Keeper:
                     return
 
     def _has_finished(self, ended: Exit) -> bool:
+        if ended.name not in self._commands:  # a replica that is not wanted any more, and ended by itself
+            return False
         log = self._processes.log_path(ended.name)
         match self._supervision.ended(ended.name, ended.code, _now()):
             case Finish():
@@ -103,8 +133,9 @@ class _Keeper:
         return False
 
     async def _restart(self, ended: Exit) -> None:
-        self._display.note(f"{ended}; starting it again")
-        await self.start(self._commands[ended.name])
+        if ended.name in self._commands:  # else it is not wanted any more
+            self._display.note(f"{ended}; starting it again")
+            await self.start(self._commands[ended.name])
 
 
 @dataclass
@@ -112,7 +143,8 @@ class _Watch:
     """Shows the run on the display."""
 
     fleet: Fleet
-    replicas: int
+    replicas: Sequence[Command]
+    """Those that are to be there; changes as the run is scaled."""
     steps: StepLog
     total_steps: int
     display: Display
@@ -131,11 +163,11 @@ class _Watch:
             self.began = _now()
         self.display.update(
             Snapshot(
-                phase=_phase(len(self.steps.records), self.total_steps, ready, self.replicas),
+                phase=_phase(len(self.steps.records), self.total_steps, ready, len(self.replicas)),
                 total_steps=self.total_steps,
                 records=self.steps.records,
                 replicas_ready=ready,
-                replicas_wanted=self.replicas,
+                replicas_wanted=len(self.replicas),
                 training_seconds=_now() - self.began if self.began is not None else 0.0,
             )
         )

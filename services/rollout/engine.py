@@ -34,7 +34,7 @@ class EngineFullError(RuntimeError):
 
 
 class EngineDrainingError(RuntimeError):
-    """The engine takes no new work because it is about to stop."""
+    """The engine is about to stop: it takes no new work, or hands back what it could not finish in time."""
 
 
 class EngineFailedError(RuntimeError):
@@ -141,7 +141,7 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
         """Each sample as soon as it is finished, in any order. Closing the generator frees its slots.
 
-        The first step raises InvalidRequestError, EngineFullError or EngineDrainingError; any step EngineFailedError.
+        The first step raises InvalidRequestError or EngineFullError; any step EngineDrainingError or EngineFailedError.
         """
         ...
 
@@ -165,7 +165,10 @@ class Engine(Protocol):
         ...
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Refuses new work from now on; returns when running work is finished, or at the deadline."""
+        """Refuses new work from now on; returns when running work is finished, or at the deadline.
+
+        What is left at the deadline is handed back: it fails with EngineDrainingError.
+        """
         ...
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
+from services.contracts.handing_back import HANDED_BACK
 from services.contracts.sampling import SamplingParameters
 from services.contracts.trajectory import MalformedRecordError, Trajectory, decode_token_ids, encode_trajectory
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
@@ -79,7 +80,7 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
             await self._refuse(context, status, "queue", str(error), pushback)
         except EngineDrainingError as error:
             status = grpc.StatusCode.UNAVAILABLE
-            await self._refuse(context, status, "draining", str(error))
+            await self._refuse(context, status, "draining", str(error), (HANDED_BACK,))
         except EngineFailedError as error:
             status = grpc.StatusCode.UNAVAILABLE
             await context.abort(status, str(error))

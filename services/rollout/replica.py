@@ -86,13 +86,13 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
         intake.draining = True
         await end_tasks(stopping, heartbeat)
         await generation.refuse_new_calls()
-        await registration.leave()
         if failure.done():
+            await registration.leave()
             raise failure.result()
         if not heartbeat.cancelled():
             heartbeat.result()  # it ends by itself only by an error
         logger.info("draining", extra={"seconds": rollout.drain_seconds})
-        await engine.drain(rollout.drain_seconds)
+        await asyncio.gather(registration.leave(), engine.drain(rollout.drain_seconds))
 
 
 async def open_engine(
@@ -104,6 +104,10 @@ async def open_engine(
             from services.rollout.engines.vllm_engine.opening import open_vllm
 
             return await open_vllm(model, settings, metrics, registry)
+        if settings.engine == "replay":
+            from services.rollout.engines.replay_engine.engine import ReplayEngine
+
+            return await ReplayEngine.open(model, settings, metrics)
         import torch
 
         from services.rollout.engines.torch_engine.engine import TorchEngine

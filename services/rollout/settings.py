@@ -39,11 +39,24 @@ class VllmSettings(Section):
     are rounded to BF16 once more before they are scaled."""
 
 
+class ReplaySettings(Section):
+    """What only the replay engine has."""
+
+    recording: Path | None = None
+    """File of recorded groups (services/contracts/recording.py). A prompt that is in it gets its own responses,
+    another one those of any."""
+    tokens_per_second: float = Field(default=50.0, gt=0.0)
+    """Pace of one sequence. A replica's is `slots` times that."""
+    first_token_seconds: float = Field(default=0.02, ge=0.0)
+    """From a sequence's beginning to its first token."""
+
+
 class RolloutSettings(Section):
     """How a replica samples, and where it listens."""
 
-    engine: Literal["torch", "vllm"] = "torch"
-    """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU."""
+    engine: Literal["torch", "vllm", "replay"] = "torch"
+    """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU; replay:
+    nothing, recorded responses come at a set pace, for load tests."""
 
     replicas: int = Field(default=2, ge=1)
     """Replicas that `ais run` starts. A replica itself does not read it."""
@@ -62,6 +75,8 @@ class RolloutSettings(Section):
     """Compute threads of the engine."""
     vllm: VllmSettings = VllmSettings()
     """What only the vLLM engine has."""
+    replay: ReplaySettings = ReplaySettings()
+    """What only the replay engine has."""
     host: str = "127.0.0.1"
     """Address the generation API (gRPC) and the control API (HTTP) listen on."""
     advertised_host: str = ""
@@ -76,7 +91,8 @@ class RolloutSettings(Section):
     unpack_threads: int = Field(default=2, ge=1)
     """Threads that make a new version's files of the old one's and a delta."""
     drain_seconds: float = Field(default=3.0, ge=0)
-    """After SIGTERM: how long running sequences may take to finish."""
+    """After SIGTERM: how long running sequences may take to finish; others sample the groups that do not. Whatever
+    kills the process must wait longer: launcher.stop_grace_seconds, stop_grace_period in docker-compose.yml."""
 
     @property
     def reachable_host(self) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from services.contracts.weights import INDEX_FILE, SINGLE_FILE, digest_of_file, version_digest
 from services.rollout.engine import ModelUnsupportedError, WeightsRejectedError
+
+if TYPE_CHECKING:  # torch is loaded where tensors are read, which not every engine does
+    from torch import Tensor
 
 DTYPES = ("BF16", "F16", "F32")
 """Dtypes a snapshot may have, by safetensors' names; everything is rounded to BF16 before anything else."""
@@ -44,7 +45,7 @@ def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[i
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
-            with safe_open(file, framework="pt") as opened:
+            with safe_open(file, framework="numpy") as opened:
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelUnsupportedError(f"{file} is not a safetensors file: {error}") from error
@@ -58,6 +59,8 @@ def checked_tensors(files: Sequence[Path], shapes: Shapes, tied_embeddings: bool
 
     Names, shapes and dtypes are checked from the headers before any value is read.
     """
+    import torch
+
     found: dict[str, Path] = {}
     for file in files:
         found |= dict.fromkeys(_checked_names(file, shapes, tied_embeddings), file)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from services.rollout.generation_api import STOP_GRACE_SECONDS
+from services.runtime.http import STOP_SECONDS
 from services.settings import load
 
 
@@ -21,6 +23,19 @@ def test_rollout_replicas_can_be_scaled(compose_file: dict[str, Any]) -> None:
     rollout = compose_file["services"]["rollout"]
     assert "container_name" not in rollout
     assert "ports" not in rollout
+
+
+def test_a_replica_that_is_scaled_away_may_drain_before_it_is_killed(
+    repository: Path, compose_file: dict[str, Any]
+) -> None:
+    grace = float(compose_file["services"]["rollout"]["stop_grace_period"].removesuffix("s"))
+    servers_end_within = STOP_SECONDS + 1 + STOP_GRACE_SECONDS
+    for example in sorted((repository / "examples").glob("*/config.toml")):
+        assert load(example).rollout.drain_seconds + servers_end_within < grace, example
+
+
+def test_a_replica_that_has_left_is_not_started_again(compose_file: dict[str, Any]) -> None:
+    assert compose_file["services"]["rollout"]["restart"] == "on-failure"  # it ends with exit code 0
 
 
 def test_services_start_after_what_they_need_is_healthy(compose_file: dict[str, Any]) -> None:

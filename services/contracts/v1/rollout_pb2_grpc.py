@@ -54,7 +54,9 @@ class RolloutServicer:
         """Samples a group of responses to one prompt. Each trajectory is sent as soon as it is finished, in any order.
 
         INVALID_ARGUMENT names the field that is wrong. RESOURCE_EXHAUSTED: the replica's waiting queue is full, try another.
-        UNAVAILABLE: the replica is draining. Cancelling the call, or its deadline, frees the slots of the group at once.
+        UNAVAILABLE with `ais-handed-back` in the trailing metadata: the replica is about to leave and takes no new call, or
+        could not finish this one in time; without it: the replica is broken or gone. Cancelling the call, or its deadline,
+        frees the slots of the group at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

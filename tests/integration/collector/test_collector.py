@@ -21,6 +21,7 @@ from services.collector.tasks import open_task
 from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import open_verifier
 from services.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
+from services.contracts.handing_back import HANDED_BACK
 from services.contracts.keys import Keys
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
@@ -109,19 +110,21 @@ class Stage:
         self.max_attempts = 50
 
     @asynccontextmanager
-    async def replica(self, name: str, behaviour: Behaviour, version: int = 0) -> AsyncIterator[Servicer]:
+    async def replica(
+        self, name: str, behaviour: Behaviour, version: int = 0, slots: int = 64
+    ) -> AsyncIterator[Servicer]:
         server = grpc.aio.server()
         servicer = Servicer(behaviour)
         rollout_pb2_grpc.add_RolloutServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        await self.register(name, port, version)
+        await self.register(name, port, version, slots)
         try:
             yield servicer
         finally:
             await server.stop(None)
 
-    async def register(self, name: str, port: int, version: int) -> None:
+    async def register(self, name: str, port: int, version: int, slots: int) -> None:
         record = ReplicaRecord(
             replica_id=name,
             grpc_address=f"127.0.0.1:{port}",
@@ -134,7 +137,7 @@ class Stage:
             policy_version=version,
             policy_digest="",
             ready=True,
-            slots=64,
+            slots=slots,
             running_sequences=0,
             waiting_sequences=0,
         )
@@ -254,6 +257,42 @@ async def test_a_group_whose_replica_dies_in_mid_stream_is_sampled_by_another(st
     assert max(group.attempt for group in groups) == 2
     assert await stage.queue.depth() == 4
     assert stage.counted("ais_collector_call_failures_total", reason="unavailable") == bad.calls
+
+
+async def test_a_replica_that_hands_a_group_back_has_not_failed_and_gets_no_more(stage: Stage) -> None:
+    async def leaving(
+        request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Trajectory]:
+        yield sample(request, 0, correct=True)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "draining", (HANDED_BACK,))
+
+    stage.max_attempts = 1
+    await stage.events.publish(VersionPublished(0, ""))
+    async with stage.replica("a", leaving, slots=1) as left, stage.replica("b", honest, slots=1), stage.collector():
+        groups = await stage.groups(4)
+        assert left.calls == 1
+        assert [group.ordinal for group in groups] == [0, 1, 2, 3]
+        assert sorted(group.attempt for group in groups) == [1, 1, 1, 2]
+        assert stage.counted("ais_collector_groups_total", outcome="handed_back") == 1
+        assert stage.counted("ais_collector_groups_total", outcome="failed") == 0
+
+
+async def test_a_replica_gets_the_next_group_while_the_last_still_waits_for_its_longest_response(stage: Stage) -> None:
+    called, called_again = asyncio.Event(), asyncio.Event()
+
+    async def long_tailed(
+        request: rollout_pb2.GenerateRequest, _: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Trajectory]:
+        if called.is_set():
+            called_again.set()
+        called.set()
+        yield sample(request, 0, correct=True)
+        await called_again.wait()
+        yield sample(request, 1, correct=True)
+
+    await stage.events.publish(VersionPublished(0, ""))
+    async with stage.replica("a", long_tailed, slots=2), stage.collector():
+        assert {group.attempt for group in await stage.groups(4)} == {1}
 
 
 async def test_a_malformed_trajectory_is_refused_counted_by_field_and_sampled_again(stage: Stage) -> None:

@@ -157,6 +157,38 @@ def test_a_killed_process_is_replaced_and_the_run_goes_on(launch: Launcher, vict
     assert not launched.descendants()
 
 
+def test_a_run_is_scaled_while_it_goes_on(launch: Launcher) -> None:
+    launched = launch(ENDLESS)
+    eventually(lambda: running(launched))
+    first = min(process.pid for process in launched.named("stand_in.py replica"))
+    assert scale(launched, 4).returncode == 0
+    eventually(lambda: len(launched.named("stand_in.py replica")) == 4)
+    assert scale(launched, 1).returncode == 0
+    eventually(lambda: [process.pid for process in launched.named("stand_in.py replica")] == [first])
+    psutil.Process(first).kill()
+    eventually(lambda: [process.pid for process in launched.named("stand_in.py replica")] not in ([], [first]))
+    assert len(launched.named("stand_in.py replica")) == 1  # those that were ended are not started again
+    launched.process.terminate()
+    code, output = launched.end()
+    assert code == 128 + signal.SIGTERM, output
+    assert not launched.descendants()
+
+
+def test_a_run_that_nobody_drives_cannot_be_scaled(launch: Launcher) -> None:
+    launched = launch([])
+    launched.end()
+    refused = scale(launched, 4)
+    assert refused.returncode == EXIT_UNAVAILABLE
+    assert "no `ais run` is at work" in refused.stderr
+
+
+def scale(launched: Launched, replicas: int) -> subprocess.CompletedProcess[str]:
+    """`ais scale`, as a user says it."""
+    launched.directory.config.touch()  # the stand-ins' launcher writes none
+    command = [sys.executable, "-m", "services.cli", "scale", str(launched.directory.path), str(replicas)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_a_collector_with_wrong_settings_fails_the_run_with_the_end_of_its_log(launch: Launcher) -> None:
     launched = launch(ENDLESS, "dies")
     code, output = launched.end()

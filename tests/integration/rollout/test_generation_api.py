@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 from tiny_models import VOCABULARY, Observer, until
 
+from services.contracts.handing_back import is_handed_back
 from services.contracts.sampling import Precision, SamplingParameters
 from services.contracts.trajectory import TrajectoryBounds, decode_trajectory
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
@@ -164,6 +165,29 @@ async def test_a_draining_replica_is_unavailable_and_not_healthy(replica: Replic
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await anext(aiter(replica.stub.Generate(message(), timeout=20)))
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert is_handed_back(error.value.trailing_metadata())
+
+
+async def test_a_call_that_a_drain_cuts_short_is_handed_back_as_such(replica: Replica) -> None:
+    call = replica.stub.Generate(message(samples=SLOTS + 1, new_tokens=500), timeout=60)
+    reading = asyncio.create_task(call.read())
+    await replica.observer.wait_for_steps(1)
+    await replica.engine.drain(deadline_seconds=0.01)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await reading
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert is_handed_back(error.value.trailing_metadata())
+
+
+async def test_a_call_of_a_broken_engine_is_not_handed_back(replica: Replica) -> None:
+    call = replica.stub.Generate(message(samples=1, new_tokens=500), timeout=60)
+    reading = asyncio.create_task(call.read())
+    await replica.observer.wait_for_steps(1)
+    await replica.engine.close()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await reading
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not is_handed_back(error.value.trailing_metadata())
 
 
 async def test_describe_tells_what_is_served(replica: Replica) -> None:

@@ -16,6 +16,7 @@ from pushing import push
 from redis.asyncio import Redis
 from replica_process import overrides, process, registered
 
+from services.contracts.handing_back import is_handed_back
 from services.contracts.keys import Keys
 from services.contracts.registry import ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
@@ -60,7 +61,7 @@ async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
         assert await registry.replicas() == []
 
 
-async def test_a_replica_that_may_not_drain_longer_ends_all_the_same(
+async def test_a_replica_hands_back_what_it_cannot_finish_in_time_and_ends(
     model_directory: Callable[[str], Path], redis: Redis, redis_url: str, run_name: str, keys: Keys
 ) -> None:
     settings = overrides(model_directory("qwen3"), redis_url, run_name, "rollout.slots=1", "rollout.drain_seconds=0.1")
@@ -80,6 +81,7 @@ async def test_a_replica_that_may_not_drain_longer_ends_all_the_same(
                 async for _ in trajectories:
                     pass
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert is_handed_back(error.value.trailing_metadata())
         assert await asyncio.wait_for(replica.wait(), 10) == 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import VOCABULARY, Observer, collect, random_model, request_for
+from tiny_models import VOCABULARY, Observer, collect, random_model, request_for, until
 from transformers import AutoModelForCausalLM
 
 from services.contracts.sampling import FinishReason, Precision
@@ -275,12 +275,24 @@ async def test_draining_finishes_what_runs_and_refuses_what_comes(open_engine: C
     await draining
 
 
-async def test_draining_gives_up_at_its_deadline_and_closing_fails_what_is_left(open_engine: Callable) -> None:
+async def test_what_a_drain_does_not_finish_in_time_is_handed_back_and_its_slots_are_free(
+    open_engine: Callable,
+) -> None:
     observer = Observer()
     engine = await open_engine(observer=observer)
     running = asyncio.create_task(collect(engine, request_for(PROMPT, samples=2, new_tokens=480)))
     await observer.wait_for_steps(1)
     await engine.drain(deadline_seconds=0.01)
+    with pytest.raises(EngineDrainingError, match=r"0\.01 s"):
+        await running
+    await until(lambda: engine.load().running_sequences == 0)
+
+
+async def test_closing_fails_what_runs(open_engine: Callable) -> None:
+    observer = Observer()
+    engine = await open_engine(observer=observer)
+    running = asyncio.create_task(collect(engine, request_for(PROMPT, samples=2, new_tokens=480)))
+    await observer.wait_for_steps(1)
     await engine.close()
     with pytest.raises(EngineFailedError):
         await running

@@ -44,8 +44,30 @@ def test_a_full_replica_gets_nothing_until_it_has_room() -> None:
     dispatcher = Dispatcher(queue_factor=1)
     dispatcher.sent("a", 16)
     assert choose(dispatcher, replica("a")) == "none"
-    dispatcher.succeeded("a", 8)
+    dispatcher.settled("a", 8)
     assert choose(dispatcher, replica("a")) == "a"
+
+
+def test_room_is_made_by_each_sequence_that_arrives_not_by_whole_groups() -> None:
+    dispatcher = Dispatcher(queue_factor=1.5)
+    dispatcher.sent("a", 24)
+    for _ in range(7):
+        dispatcher.settled("a")
+    assert choose(dispatcher, replica("a")) == "none"
+    dispatcher.settled("a")
+    assert choose(dispatcher, replica("a")) == "a"
+
+
+def test_a_replica_that_hands_a_call_back_gets_no_more_until_its_record_is_gone() -> None:
+    dispatcher = Dispatcher(2)
+    dispatcher.sent("a", 8)
+    dispatcher.settled("a", 8)
+    dispatcher.handed_back("a")
+    assert choose(dispatcher, replica("a"), now=1e9) == "none"
+    assert choose(dispatcher, replica("a"), replica("b")) == "b"
+    assert not dispatcher.may_sample(replica("a"), 0)
+    dispatcher.forget_except({"b"})
+    assert dispatcher.may_sample(replica("a"), 0)
 
 
 def test_a_group_larger_than_all_slots_goes_to_an_idle_replica() -> None:
@@ -65,14 +87,12 @@ def test_a_failed_replica_rests_longer_each_time_and_is_cleared_by_success() -> 
     dispatcher = Dispatcher(2)
     now = 0.0
     for failures in range(3):
-        dispatcher.sent("a", 8)
-        dispatcher.failed("a", 8, now)
+        dispatcher.failed("a", now)
         rest = FIRST_REST_SECONDS * 2**failures
         assert choose(dispatcher, replica("a"), now=now + rest * 0.99) == "none"
         now += rest
         assert choose(dispatcher, replica("a"), now=now) == "a"
-    dispatcher.sent("a", 8)
-    dispatcher.succeeded("a", 8)
+    dispatcher.succeeded("a")
     assert choose(dispatcher, replica("a"), now=0.0) == "a"
 
 
@@ -88,22 +108,20 @@ def test_what_a_vanished_replica_owes_is_remembered_until_it_is_settled() -> Non
     dispatcher.sent("a", 16)
     dispatcher.forget_except(set())
     assert choose(dispatcher, replica("a")) == "none"
-    dispatcher.failed("a", 16, now=0.0)
+    dispatcher.settled("a", 16)
     dispatcher.forget_except(set())
     assert choose(dispatcher, replica("a")) == "a"
 
 
 def test_calls_that_fail_together_are_one_failure() -> None:
     dispatcher = Dispatcher(2)
-    dispatcher.sent("a", 80)
     for _ in range(10):
-        dispatcher.failed("a", 8, now=0.0)
+        dispatcher.failed("a", now=0.0)
     assert choose(dispatcher, replica("a"), now=FIRST_REST_SECONDS) == "a"
 
 
 def test_the_rest_stays_bounded_however_long_a_replica_fails() -> None:
     dispatcher = Dispatcher(2)
     for failures in range(5000):
-        dispatcher.sent("a", 8)
-        dispatcher.failed("a", 8, now=failures * 10.0)
+        dispatcher.failed("a", now=failures * 10.0)
     assert choose(dispatcher, replica("a"), now=5000 * 10.0) == "a"

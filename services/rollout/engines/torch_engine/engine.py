@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import math
@@ -39,7 +38,7 @@ from services.rollout.snapshots import digest_of_files, snapshot_files
 
 logger = logging.getLogger(__name__)
 
-Outcome = Completion | EngineFailedError
+Outcome = Completion | EngineDrainingError | EngineFailedError
 
 
 class TorchEngine:
@@ -133,7 +132,7 @@ class TorchEngine:
         try:
             for _ in range(request.samples):
                 outcome = await results.get()
-                if isinstance(outcome, EngineFailedError):
+                if isinstance(outcome, Exception):
                     raise outcome
                 yield outcome
         finally:
@@ -192,8 +191,11 @@ class TorchEngine:
 
     async def drain(self, deadline_seconds: float) -> None:
         self._draining = True
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._settled.wait(), deadline_seconds)
+        except TimeoutError:
+            for results in self._results.values():
+                results.put_nowait(EngineDrainingError(f"not finished {deadline_seconds:g} s after the drain began"))
 
     async def close(self) -> None:
         self._draining = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import os
@@ -76,6 +75,8 @@ class VllmEngine:
         """vLLM may be given more."""
         self._swapping = asyncio.Lock()
         self._draining = False
+        self._handing_back = False
+        self._samples: set[asyncio.Task[Completion]] = set()
         self._failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
         self._health = asyncio.create_task(self._watch(), name="vllm health")
 
@@ -89,6 +90,7 @@ class VllmEngine:
             sampling = self._vllm_sampling(request.sampling, None if seed is None else _sample_seed(seed, index))
             samples.append(asyncio.create_task(self._sample(request, index, sampling, arrived)))
             samples[-1].add_done_callback(self._ended)
+        self._samples.update(samples)
         self._outstanding += len(samples)
         self._settled.clear()
         try:
@@ -128,8 +130,12 @@ class VllmEngine:
 
     async def drain(self, deadline_seconds: float) -> None:
         self._draining = True
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._settled.wait(), deadline_seconds)
+        except TimeoutError:
+            self._handing_back = True
+            for sample in self._samples:
+                sample.cancel()
 
     async def close(self) -> None:
         self._draining = True
@@ -152,7 +158,15 @@ class VllmEngine:
     # Sampling.
 
     async def _sample(self, request: GenerationRequest, index: int, sampling: Any, arrived: float) -> Completion:
-        await self._admitting.wait()
+        try:
+            await self._admitting.wait()
+            return await self._inside_vllm(request, index, sampling, arrived)
+        except asyncio.CancelledError:
+            if self._handing_back:
+                raise EngineDrainingError("not finished at the end of the drain") from None
+            raise
+
+    async def _inside_vllm(self, request: GenerationRequest, index: int, sampling: Any, arrived: float) -> Completion:
         self._inside += 1
         self._idle.clear()
         try:
@@ -201,7 +215,10 @@ class VllmEngine:
             total_seconds=time.monotonic() - arrived,
         )
 
-    def _ended(self, _sample: asyncio.Task[Completion]) -> None:
+    def _ended(self, sample: asyncio.Task[Completion]) -> None:
+        self._samples.discard(sample)
+        if not sample.cancelled():
+            sample.exception()  # seen, also where its siblings' came first
         self._outstanding -= 1
         if not self._outstanding:
             self._settled.set()

@@ -1,0 +1,23 @@
+"""`python benchmarks/_replay_replicas.py -c FILE`: `rollout.replicas` whole replicas in one process, to spare memory.
+
+Each has its own gRPC and HTTP server, connection to Redis, record and heartbeat. A benchmark of 64 replicas would
+otherwise take 64 interpreters of 70 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.rollout.replica import serve_replica
+from services.rollout.settings import RolloutProcessSettings
+from services.runtime.process import run_service
+
+
+async def serve_many(settings: RolloutProcessSettings, stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as replicas:
+        for _ in range(settings.rollout.replicas):
+            replicas.create_task(serve_replica(settings, stop))
+
+
+if __name__ == "__main__":
+    run_service("rollout", RolloutProcessSettings, serve_many, __doc__ or "")
