@@ -16,7 +16,7 @@ from proxy import Proxy
 from publishing import publishing, served, versions
 from redis.asyncio import Redis
 from replica_stand_ins import Fleet
-from test_collector import ALPHABET, Servicer, Stage, honest
+from scripted_replicas import ALPHABET, Servicer, Stage, honest
 from trainer_groups import make_group
 
 from services.collector import generation
