@@ -72,6 +72,16 @@ class TrainerMetrics:
         self._phases = histogram(
             "ais_trainer_phase_seconds", "Seconds of a step spent in each phase.", SECONDS_BUCKETS, ["phase"]
         )
+        # Durability.
+        self.committed_version = gauge(
+            "ais_trainer_committed_version", "Policy version of the newest checkpoint: where training would resume."
+        )
+        self.commit_seconds = histogram(
+            "ais_trainer_commit_seconds",
+            "Seconds from the copy of the training state to the acknowledgement, most of them beside training.",
+            SECONDS_BUCKETS,
+        )
+        self.incarnation = gauge("ais_trainer_incarnation", "How many trainers this run has had, this one included.")
         # The queue.
         self._queue_depth = gauge("ais_queue_depth_groups", "Groups published and not yet trained on.")
         self._discarded = counter(

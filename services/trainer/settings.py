@@ -60,10 +60,13 @@ class TrainerSettings(Section):
 
     # What is kept.
     save_every_steps: int = Field(default=25, ge=1)
-    """Steps between checkpoints. Groups are acknowledged when a checkpoint covers them."""
-
-    keep_checkpoints: int = Field(default=10, ge=1)
-    """Newest checkpoints that stay on the disk; each is a whole model."""
+    """Steps between checkpoints, which are written in the background. A trainer that dies goes on from the newest one.
+    The queue keeps the groups of the newest checkpoint and of the steps after it: its server needs memory for them."""
+    keep_checkpoints: int = Field(default=10, ge=2)
+    """Newest checkpoints that stay on the disk, each a whole model; the newest two have the state of training too,
+    which takes six times as much."""
+    keep_every_steps: int = Field(default=0, ge=0)
+    """Checkpoints at multiples of this many steps stay for good; 0: none."""
 
     # The probe: log-probs sent with each version, which a replica must reproduce before it serves it.
     probe_sequences: int = Field(default=4, ge=0, le=16)
@@ -73,8 +76,8 @@ class TrainerSettings(Section):
 
     # Pushing weights to the replicas.
     staging_directory: Path | None = None
-    """Where policy versions are written, and kept while replicas or a checkpoint need them. None: the system's
-    directory for temporary files. Room for three versions; on the run's file system a checkpoint costs no copy."""
+    """Where policy versions are written, and kept while replicas or a checkpoint need them. Room for three versions.
+    None: `staging` in the run's directory, where a checkpoint needs no copy of them. /dev/shm keeps them in memory."""
     shard_bytes: int = Field(default=1 << 30, ge=1)
     """A version is written as files of about this size. A replica passes each on as soon as it is whole."""
     deltas: bool = True

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import IO
@@ -21,7 +21,8 @@ from typing import IO
 import torch
 
 from services.contracts.probe import METADATA_KEY, Probe, encode_probe
-from services.contracts.weights import INDEX_FILE, DigestBuilder, shard_name, version_digest
+from services.contracts.weights import INDEX_FILE, DigestBuilder, digest_of_file, shard_name, version_digest
+from services.runtime.settings import RunSettings
 
 SHARD_BYTES = 1 << 30
 """Files are begun anew beyond this size, unless said otherwise."""
@@ -53,7 +54,7 @@ class Snapshot:
     version: int
     digest: str
     """Of one file its own; of several, that over their digests in order."""
-    files: tuple[SnapshotFile, ...]
+    files: tuple[SnapshotFile, ...] = field(compare=False)
     """Safetensors files of BF16 tensors, which `transformers` loads; the first has the probe in its metadata."""
 
     @property
@@ -82,9 +83,12 @@ class Staging:
     shard_bytes: int = SHARD_BYTES
 
     @classmethod
-    def open(cls, directory: Path | None, run_name: str, shard_bytes: int) -> Staging:
-        """The run's own staging directory, emptied of what an earlier trainer left that was killed."""
-        own = (directory or Path(tempfile.gettempdir())) / f"ais-trainer-{run_name}"
+    def open(cls, directory: Path | None, run: RunSettings, shard_bytes: int) -> Staging:
+        """The run's own staging directory, emptied of what an earlier trainer left that was killed.
+
+        It is in `directory`, or in the run's own.
+        """
+        own = run.path / "staging" if directory is None else directory / f"ais-trainer-{run.name}"
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
         return cls(own, shard_bytes)
@@ -159,9 +163,8 @@ class SnapshotWriter:
             raise ValueError(f"expected every tensor before the end, got none for {missing}")
         if len(self._shards) > 1:
             (self._directory / INDEX_FILE).write_text(self._index())
-        snapshot = Snapshot(self._version, version_digest([one.digest for one in self._written]), tuple(self._written))
-        weakref.finalize(snapshot, shutil.rmtree, self._directory, ignore_errors=True)
-        return snapshot
+        digest = version_digest([one.digest for one in self._written])
+        return _owning(self._directory, Snapshot(self._version, digest, tuple(self._written)))
 
     def _begin(self) -> None:
         number = len(self._written)
@@ -218,6 +221,18 @@ def write_snapshot(
         return writer.finish()
 
 
+def adopt_snapshot(version: int, directory: Path, staging: Staging) -> Snapshot:
+    """The version whose files are in a Hugging Face directory, which may go while it is still needed."""
+    own = Path(tempfile.mkdtemp(prefix=f"version-{version}-", dir=staging.directory))
+    files = []
+    for file in sorted(directory.glob("model*.safetensors")):
+        _link(file, own / file.name)
+        files.append(SnapshotFile(own / file.name, file.stat().st_size, digest_of_file(file)))
+    if (directory / INDEX_FILE).is_file():
+        _link(directory / INDEX_FILE, own / INDEX_FILE)
+    return _owning(own, Snapshot(version, version_digest([one.digest for one in files]), tuple(files)))
+
+
 def header(shapes: Mapping[str, Shape], probe: Probe | None) -> bytes:
     """What a safetensors file of these BF16 tensors, in this order, begins with."""
     metadata = {"format": "pt"} | ({} if probe is None else {METADATA_KEY: encode_probe(probe)})
@@ -230,6 +245,11 @@ def header(shapes: Mapping[str, Shape], probe: Probe | None) -> bytes:
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
     return len(encoded).to_bytes(8, "little") + encoded
+
+
+def _owning(directory: Path, snapshot: Snapshot) -> Snapshot:
+    weakref.finalize(snapshot, shutil.rmtree, directory, ignore_errors=True)
+    return snapshot
 
 
 def _link(source: Path, target: Path) -> None:

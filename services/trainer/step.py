@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +36,7 @@ from services.trainer.schedule import learning_rate
 from services.trainer.settings import TrainerSettings
 from services.trainer.snapshot import Snapshot, Staging, take_snapshot
 from services.trainer.tally import Tally
+from services.trainer.training_state import load_training_state, save_training_state
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,18 @@ class StepOutcome:
     figures: StepFigures
     staleness: list[int]
     """Versions behind, one for each trajectory."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a learner knows beyond its numbers."""
+
+    version: int
+    """Policy version: batches trained. The learning rate is a function of it."""
+    correction: State | None
+    """What the correction remembers."""
+    probe_sequences: tuple[tuple[int, ...], ...] | None
+    """The sequences every version is probed with; None before the first batch."""
 
 
 class Learner:
@@ -80,9 +96,20 @@ class Learner:
         )
 
     @property
-    def correction_state(self) -> State | None:
-        """What the correction remembers; JSON-able, for the checkpoint."""
-        return self._state
+    def memory(self) -> Memory:
+        """What a checkpoint must keep beside the training state; JSON-able."""
+        return Memory(self._version, self._state, self._probe_sequences)
+
+    def save(self, directory: Path) -> Future[Any]:
+        """Copies the training state as it is now and writes the copy to `directory` in the background."""
+        return save_training_state(directory, self._policy.masters, self._optimizer)
+
+    def resume(self, memory: Memory, directory: Path) -> None:
+        """Goes on from what `save` wrote to `directory` when `memory` was this."""
+        load_training_state(directory, self._policy.masters, self._optimizer)
+        self._version = memory.version
+        self._state = memory.correction
+        self._probe_sequences = memory.probe_sequences
 
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""

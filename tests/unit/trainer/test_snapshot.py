@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from safetensors.torch import load_file
 from services.contracts.probe import Probe, read_probe
 from services.contracts.weights import digest_of_file, version_digest
 from services.rollout.snapshots import digest_of_files, snapshot_files
+from services.runtime.settings import RunSettings
 from services.trainer.demo_model import demo_model
-from services.trainer.snapshot import SnapshotWriter, Staging, layout, take_snapshot
+from services.trainer.snapshot import SnapshotWriter, Staging, adopt_snapshot, layout, take_snapshot
 
 PROBE = Probe(token_ids=((1, 5, 9),), logprobs=((-0.5, -2.25),))
 WEIGHTS = {
@@ -100,6 +102,18 @@ def test_files_stay_as_long_as_the_snapshot(tmp_path: Path) -> None:
     assert digest_of_file(tmp_path / "kept/model.safetensors") == digest
 
 
+def test_a_version_is_taken_over_from_a_checkpoint_that_may_go(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    snapshot = take_snapshot(7, WEIGHTS, PROBE, Staging(tmp_path, shard_bytes=2000))
+    snapshot.place_in(tmp_path / "checkpoint")
+    adopted = adopt_snapshot(7, tmp_path / "checkpoint", Staging(tmp_path))
+    shutil.rmtree(tmp_path / "checkpoint")
+    assert adopted.identity == snapshot.identity
+    (tmp_path / "next").mkdir()
+    adopted.place_in(tmp_path / "next")
+    assert digest_of_files(snapshot_files(tmp_path / "next")) == snapshot.digest
+
+
 def test_a_version_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
     shapes = {"a": (2,), "b": (3,)}
     with SnapshotWriter(1, shapes, None, Staging(tmp_path)) as writer:
@@ -120,11 +134,12 @@ def test_a_tensor_that_is_not_the_one_expected_is_refused(name: str, shape: tupl
 
 
 def test_what_a_killed_trainer_left_behind_is_removed(tmp_path: Path) -> None:
-    left = Staging.open(tmp_path, "demo", 1000)
+    demo, more = RunSettings(name="demo"), RunSettings(name="other")
+    left = Staging.open(tmp_path, demo, 1000)
     assert left.directory is not None
     (left.directory / "version-3-abc").mkdir()
-    other = Staging.open(tmp_path, "other", 1000)
-    again = Staging.open(tmp_path, "demo", 1000)
+    other = Staging.open(tmp_path, more, 1000)
+    again = Staging.open(tmp_path, demo, 1000)
     assert again.directory == left.directory
     assert other.directory is not None
     assert other.directory.is_dir()
