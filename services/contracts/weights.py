@@ -78,7 +78,7 @@ class Shard(_Message):
     """Bytes of the file."""
     digest: Digest
     """Of the file."""
-    sent_size: Size
+    sent_size: int = Field(gt=0)
     """Bytes that are sent: the file's own, or those of its delta."""
     sent_digest: Digest
     """Of what is sent."""
