@@ -70,7 +70,7 @@ class Manifest:
     version: int
     """Policy version of the weights."""
     digest: str
-    """Digest of the weights, as they were published."""
+    """Digest of the weights' files: `services.contracts.weights.version_digest`."""
     incarnation: int
     """The trainer that wrote it."""
     next_ordinal: int
@@ -98,6 +98,12 @@ class Checkpoint:
 
     path: Path
     manifest: Manifest
+
+    @property
+    def weights(self) -> dict[Path, str]:
+        """The weights' files, in order, with their digests as they are published."""
+        names = sorted(name for name in self.manifest.files if name.endswith(".safetensors"))
+        return {self.path / name: f"sha256:{self.manifest.files[name]}" for name in names}
 
     @property
     def training(self) -> Path:

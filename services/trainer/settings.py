@@ -76,8 +76,8 @@ class TrainerSettings(Section):
 
     # Pushing weights to the replicas.
     staging_directory: Path | None = None
-    """Where policy versions are written, and kept while replicas or a checkpoint need them. Room for three versions.
-    None: `staging` in the run's directory, where a checkpoint needs no copy of them. /dev/shm keeps them in memory."""
+    """Where policy versions are written, and kept while replicas need them; room for three. None: in the run's
+    directory, where a checkpoint takes no copy of them. /dev/shm keeps them in memory."""
     shard_bytes: int = Field(default=1 << 30, ge=1)
     """A version is written as files of about this size. A replica passes each on as soon as it is whole."""
     deltas: bool = True

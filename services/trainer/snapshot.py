@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from typing import IO
@@ -21,8 +21,7 @@ from typing import IO
 import torch
 
 from services.contracts.probe import METADATA_KEY, Probe, encode_probe
-from services.contracts.weights import INDEX_FILE, DigestBuilder, digest_of_file, shard_name, version_digest
-from services.runtime.settings import RunSettings
+from services.contracts.weights import INDEX_FILE, DigestBuilder, digest_of, shard_name, version_digest
 
 SHARD_BYTES = 1 << 30
 """Files are begun anew beyond this size, unless said otherwise."""
@@ -54,7 +53,7 @@ class Snapshot:
     version: int
     digest: str
     """Of one file its own; of several, that over their digests in order."""
-    files: tuple[SnapshotFile, ...] = field(compare=False)
+    files: tuple[SnapshotFile, ...]
     """Safetensors files of BF16 tensors, which `transformers` loads; the first has the probe in its metadata."""
 
     @property
@@ -65,6 +64,17 @@ class Snapshot:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    @classmethod
+    def adopt(cls, version: int, files: Mapping[Path, str], staging: Staging) -> Snapshot:
+        """The version that a checkpoint's `files` (with their digests, in order) are; they may be deleted there."""
+        directory = Path(tempfile.mkdtemp(prefix=f"version-{version}-", dir=staging.directory))
+        source = next(iter(files)).parent
+        for path in [*files, source / INDEX_FILE]:
+            if path.is_file():
+                _link(path, directory / path.name)
+        adopted = [SnapshotFile(directory / path.name, path.stat().st_size, digest) for path, digest in files.items()]
+        return _made(version, adopted, directory)
 
     def place_in(self, directory: Path) -> None:
         """Puts the weights of a Hugging Face directory there: hard links, or copies on another file system."""
@@ -83,12 +93,15 @@ class Staging:
     shard_bytes: int = SHARD_BYTES
 
     @classmethod
-    def open(cls, directory: Path | None, run: RunSettings, shard_bytes: int) -> Staging:
+    def open(cls, directory: Path | None, run_path: Path, shard_bytes: int) -> Staging:
         """The run's own staging directory, emptied of what an earlier trainer left that was killed.
 
-        It is in `directory`, or in the run's own.
+        In `directory` it is named after the run's path: two runs of one name on a machine are not the same.
         """
-        own = run.path / "staging" if directory is None else directory / f"ais-trainer-{run.name}"
+        if directory is None:
+            own = run_path / "staging"
+        else:
+            own = directory / f"ais-{run_path.name}-{digest_of(str(run_path.resolve()).encode())[7:15]}"
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
         return cls(own, shard_bytes)
@@ -163,8 +176,7 @@ class SnapshotWriter:
             raise ValueError(f"expected every tensor before the end, got none for {missing}")
         if len(self._shards) > 1:
             (self._directory / INDEX_FILE).write_text(self._index())
-        digest = version_digest([one.digest for one in self._written])
-        return _owning(self._directory, Snapshot(self._version, digest, tuple(self._written)))
+        return _made(self._version, self._written, self._directory)
 
     def _begin(self) -> None:
         number = len(self._written)
@@ -196,6 +208,12 @@ class SnapshotWriter:
         return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1, sort_keys=True)
 
 
+def _made(version: int, files: Sequence[SnapshotFile], directory: Path) -> Snapshot:
+    snapshot = Snapshot(version, version_digest([file.digest for file in files]), tuple(files))
+    weakref.finalize(snapshot, shutil.rmtree, directory, ignore_errors=True)
+    return snapshot
+
+
 def take_snapshot(
     version: int,
     weights: Mapping[str, torch.Tensor],
@@ -221,18 +239,6 @@ def write_snapshot(
         return writer.finish()
 
 
-def adopt_snapshot(version: int, directory: Path, staging: Staging) -> Snapshot:
-    """The version whose files are in a Hugging Face directory, which may go while it is still needed."""
-    own = Path(tempfile.mkdtemp(prefix=f"version-{version}-", dir=staging.directory))
-    files = []
-    for file in sorted(directory.glob("model*.safetensors")):
-        _link(file, own / file.name)
-        files.append(SnapshotFile(own / file.name, file.stat().st_size, digest_of_file(file)))
-    if (directory / INDEX_FILE).is_file():
-        _link(directory / INDEX_FILE, own / INDEX_FILE)
-    return _owning(own, Snapshot(version, version_digest([one.digest for one in files]), tuple(files)))
-
-
 def header(shapes: Mapping[str, Shape], probe: Probe | None) -> bytes:
     """What a safetensors file of these BF16 tensors, in this order, begins with."""
     metadata = {"format": "pt"} | ({} if probe is None else {METADATA_KEY: encode_probe(probe)})
@@ -245,11 +251,6 @@ def header(shapes: Mapping[str, Shape], probe: Probe | None) -> bytes:
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
     return len(encoded).to_bytes(8, "little") + encoded
-
-
-def _owning(directory: Path, snapshot: Snapshot) -> Snapshot:
-    weakref.finalize(snapshot, shutil.rmtree, directory, ignore_errors=True)
-    return snapshot
 
 
 def _link(source: Path, target: Path) -> None:

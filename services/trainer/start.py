@@ -11,7 +11,7 @@ from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.commits import commit_of
 from services.trainer.policy import Policy
 from services.trainer.settings import Settings
-from services.trainer.snapshot import Snapshot, Staging, adopt_snapshot, take_snapshot
+from services.trainer.snapshot import Snapshot, Staging, take_snapshot
 from services.trainer.step import Learner, Memory
 
 logger = logging.getLogger(__name__)
@@ -36,15 +36,15 @@ async def start_of(settings: Settings, policy: Policy) -> Start:
         run.path, run.model, policy.model.config, trainer.keep_checkpoints, trainer.keep_every_steps
     )
     checkpoint = await asyncio.to_thread(store.newest)
-    staging = Staging.open(trainer.staging_directory, run, trainer.shard_bytes)
+    staging = Staging.open(trainer.staging_directory, run.path, trainer.shard_bytes)
     learner = Learner(policy, run, trainer, settings.correction, staging)
     if checkpoint is None:
-        snapshot = await asyncio.to_thread(take_snapshot, 0, policy.masters, None, staging)
+        snapshot = await asyncio.to_thread(take_snapshot, 0, policy.masters, staging=staging)
     else:
         manifest = checkpoint.manifest
         memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences)
         await asyncio.to_thread(learner.resume, memory, checkpoint.training)
-        snapshot = await asyncio.to_thread(adopt_snapshot, manifest.version, checkpoint.path, staging)
+        snapshot = Snapshot.adopt(manifest.version, checkpoint.weights, staging)
         logger.info("resumes", extra={"version": manifest.version, "checkpoint": str(checkpoint.path)})
     record.rewind(run.path, snapshot.version)
     ledger.reconcile(run.path, commit_of(checkpoint.manifest) if checkpoint else None)

@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 from services.contracts.probe import Probe, read_probe
 from services.contracts.weights import digest_of_file, version_digest
 from services.rollout.snapshots import digest_of_files, snapshot_files
-from services.runtime.settings import RunSettings
 from services.trainer.demo_model import demo_model
-from services.trainer.snapshot import SnapshotWriter, Staging, adopt_snapshot, layout, take_snapshot
+from services.trainer.snapshot import Snapshot, SnapshotWriter, Staging, layout, take_snapshot
 
 PROBE = Probe(token_ids=((1, 5, 9),), logprobs=((-0.5, -2.25),))
 WEIGHTS = {
@@ -102,18 +101,6 @@ def test_files_stay_as_long_as_the_snapshot(tmp_path: Path) -> None:
     assert digest_of_file(tmp_path / "kept/model.safetensors") == digest
 
 
-def test_a_version_is_taken_over_from_a_checkpoint_that_may_go(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    snapshot = take_snapshot(7, WEIGHTS, PROBE, Staging(tmp_path, shard_bytes=2000))
-    snapshot.place_in(tmp_path / "checkpoint")
-    adopted = adopt_snapshot(7, tmp_path / "checkpoint", Staging(tmp_path))
-    shutil.rmtree(tmp_path / "checkpoint")
-    assert adopted.identity == snapshot.identity
-    (tmp_path / "next").mkdir()
-    adopted.place_in(tmp_path / "next")
-    assert digest_of_files(snapshot_files(tmp_path / "next")) == snapshot.digest
-
-
 def test_a_version_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
     shapes = {"a": (2,), "b": (3,)}
     with SnapshotWriter(1, shapes, None, Staging(tmp_path)) as writer:
@@ -133,14 +120,29 @@ def test_a_tensor_that_is_not_the_one_expected_is_refused(name: str, shape: tupl
         writer.add(name, torch.ones(shape))
 
 
-def test_what_a_killed_trainer_left_behind_is_removed(tmp_path: Path) -> None:
-    demo, more = RunSettings(name="demo"), RunSettings(name="other")
-    left = Staging.open(tmp_path, demo, 1000)
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_killed_trainer_left_behind_is_removed(tmp_path: Path, shared: bool) -> None:
+    directory = tmp_path / "shared" if shared else None
+    left = Staging.open(directory, tmp_path / "a/demo", 1000)
     assert left.directory is not None
     (left.directory / "version-3-abc").mkdir()
-    other = Staging.open(tmp_path, more, 1000)
-    again = Staging.open(tmp_path, demo, 1000)
+    other = Staging.open(directory, tmp_path / "b/demo", 1000)
+    again = Staging.open(directory, tmp_path / "a/demo", 1000)
     assert again.directory == left.directory
     assert other.directory is not None
     assert other.directory.is_dir()
+    assert other.directory != left.directory
     assert list(left.directory.iterdir()) == []
+
+
+def test_a_checkpoints_weights_are_the_same_version_and_outlive_the_checkpoint(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, shard_bytes=1000)
+    snapshot = take_snapshot(3, {name: torch.randn(20, 20) for name in "abc"}, staging=staging)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    snapshot.place_in(checkpoint)
+    adopted = Snapshot.adopt(3, {checkpoint / file.path.name: file.digest for file in snapshot.files}, staging)
+    shutil.rmtree(checkpoint)
+    assert adopted.identity == snapshot.identity
+    assert len(adopted.files) == 3
+    assert [file.path.read_bytes() for file in adopted.files] == [file.path.read_bytes() for file in snapshot.files]
