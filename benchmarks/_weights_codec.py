@@ -6,30 +6,28 @@ python benchmarks/_weights_codec.py encode|apply BASE NEW DELTA THREADS
 from __future__ import annotations
 
 import json
-import resource
+import os
 import sys
 import time
 from pathlib import Path
+
+from _memory import forget_peak, peak
 
 from services.contracts.delta import apply_delta, encode_delta
 from services.contracts.weights import digest_of_file
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main() -> None:
     action, base, new, delta, threads = sys.argv[1], *map(Path, sys.argv[2:5]), int(sys.argv[5])
     size, digest = new.stat().st_size, digest_of_file(new)
-    before, begun = peak_bytes(), time.perf_counter()
+    before, begun = forget_peak(os.getpid()), time.perf_counter()
     if action == "encode":
         encode_delta(base, new, delta, digest, threads)
     else:
         apply_delta(base, delta, new.with_suffix(".applied"), size, digest, threads)
     seconds = time.perf_counter() - begun
     new.with_suffix(".applied").unlink(missing_ok=True)
-    print(json.dumps({"seconds": seconds, "growth": peak_bytes() - before}))
+    print(json.dumps({"seconds": seconds, "growth": peak(os.getpid()) - before}))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import httpx
 import psutil  # type: ignore[import-untyped]
 import torch
+from _memory import forget_peak, peak
 from _report import Figure, figure, publish, spread
 from _weights_training import Training, steps
 from prometheus_client import CollectorRegistry
@@ -159,19 +160,6 @@ async def plain_upload(port: int, snapshot: Snapshot) -> float:
             answer = await client.put(f"http://127.0.0.1:{port}/", content=pieces(file.path), headers=headers)
             answer.raise_for_status()
     return time.perf_counter() - begun
-
-
-def peak(process_id: int) -> int:
-    """Highest resident memory of a process so far, bytes."""
-    status = Path(f"/proc/{process_id}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
-
-
-def forget_peak(process_id: int) -> int:
-    """From now on `peak` is that of what follows. Returns the resident memory now."""
-    Path(f"/proc/{process_id}/clear_refs").write_text("5")
-    return psutil.Process(process_id).memory_info().rss
 
 
 def busy_seconds(*processes: psutil.Process) -> float:
