@@ -140,8 +140,9 @@ def _apply(old_file: IO[bytes], coded: IO[bytes], output: IO[bytes], size: int, 
 def _encode_block(old: bytes, new: bytes, width: int) -> bytes:
     width = width if len(old) % width == 0 else 1
     difference = _zigzag(_integers(new, width) - _integers(old, width))
-    changed = np.flatnonzero(difference)
-    if len(changed) < SPARSE_SHARE * len(difference):
+    differs = difference != 0
+    if np.count_nonzero(differs) < SPARSE_SHARE * len(difference):
+        changed = np.flatnonzero(differs)
         gaps = np.diff(changed, prepend=-1).astype("<u4")
         coding, count, raw = _SPARSE, len(changed), _planes(gaps) + _planes(difference[changed])
     else:
@@ -190,11 +191,14 @@ def _unzigzag(coded: Integers) -> Integers:
 
 def _planes(values: Integers) -> bytes:
     """First the lowest byte of every value, then the next, ..."""
-    return values.view(np.uint8).reshape(-1, values.itemsize).T.tobytes()
+    return b"".join((values >> 8 * byte).astype(np.uint8).tobytes() for byte in range(values.itemsize))
 
 
 def _from_planes(planes: npt.NDArray[np.uint8], width: int) -> Integers:
-    values: Integers = np.ascontiguousarray(planes.reshape(width, -1).T).reshape(-1).view(_INTEGERS[width])
+    lowest, *others = planes.reshape(width, -1)
+    values: Integers = lowest.astype(_INTEGERS[width])
+    for byte, plane in enumerate(others, start=1):
+        values |= plane.astype(_INTEGERS[width]) << 8 * byte
     return values
 
 
