@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -89,7 +91,8 @@ class StagedShard:
         clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(STALLED_SECONDS) as stalled:
-                with self.path.open("ab", buffering=0) as file:
+                with self.path.open("r+b", buffering=0) as file:
+                    file.seek(self.size)
                     async for piece in body:
                         stalled.reschedule(clock() + STALLED_SECONDS)
                         self._append(piece, file, sender)
@@ -98,6 +101,8 @@ class StagedShard:
         except TimeoutError:
             reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self._shard.sent_size} bytes"
             raise WeightsRefusedError(408, "body", reason) from None
+        except OSError as error:
+            raise WeightsRefusedError(503, "staging", f"{self._shard.name} cannot be written: {error}") from error
         if self.size == self._shard.sent_size:
             await self.verify()
 
@@ -106,8 +111,9 @@ class StagedShard:
             raise WeightsRefusedError(409, "offset", f"{self._shard.name} comes by a newer connection now")
         if self.size + len(piece) > self._shard.sent_size:
             raise WeightsRefusedError(422, "length", f"expected {self._shard.sent_size} bytes, got more")
+        if file.write(piece) != len(piece):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._digest.feed(piece)
-        file.write(piece)
         self.size += len(piece)
 
     async def verify(self) -> None:
@@ -155,7 +161,7 @@ class Transfer:
             target = self._directory / shard.name
             try:
                 apply_delta(old, staged.path, target, shard.size, shard.digest, threads)
-            except DeltaError as error:
+            except (DeltaError, OSError) as error:
                 raise WeightsRefusedError(409, "base", f"{shard.name}: {error}; send the full version") from error
             files.append(target)
         return files

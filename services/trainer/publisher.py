@@ -103,6 +103,7 @@ class WeightPublisher:
         """Makes `snapshot` the one to publish. Returns at once."""
         if self._newest is not None:
             self._bases[self._newest.identity] = self._newest
+            self._forget_bases()
         self._newest, self._base = snapshot, None
         self._wake.set()
 
