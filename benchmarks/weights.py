@@ -232,12 +232,12 @@ def measure_deltas(directory: Path, deltas: int) -> dict[str, Figure]:
                 for threads in THREADS:
                     took = codec(action, base, new, coded, threads)
                     speeds[f"{action}_{rate:g}_{threads}_threads"].append(new.size / took["seconds"] / 1e9)
-                    growths[action].append(took["growth"] / new.size)
+                    growths[f"{action}_{threads}_threads"].append(took["growth"])
     for rate, shares in sizes.items():
         found[f"delta_bytes_{rate:g}"] = spread(shares, "share of the snapshot")
     found |= {f"delta_{name}": spread(values, "GB/s") for name, values in speeds.items()}
-    for action, shares in growths.items():
-        found[f"delta_{action}_memory_growth"] = spread(shares, "share of the snapshot")
+    for name, bytes_grown in growths.items():
+        found[f"delta_{name}_memory_growth"] = spread(bytes_grown, "bytes", new.size)
     return found
 
 

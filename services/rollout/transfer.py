@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from io import RawIOBase
 from pathlib import Path
 
-from services.contracts.delta import DeltaError, apply_delta
+from services.contracts.delta import apply_delta
+from services.contracts.delta_blocks import DeltaError
 from services.contracts.weights import DigestBuilder, Missing, MissingShard, Offer, Shard
 
 HASHED_AT_ONCE = 1 << 20
