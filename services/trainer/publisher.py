@@ -42,7 +42,7 @@ from services.trainer.push_plan import Branch, branches
 from services.trainer.settings import TrainerSettings
 from services.trainer.snapshot import Identity, Snapshot
 
-SETTLE_POLL_SECONDS = 0.05
+SETTLE_POLL_SECONDS = 0.01
 BASES = 2
 """Versions before the newest whose files are kept for deltas, where replicas serve them."""
 
