@@ -40,7 +40,7 @@ Answers:
     415  unknown encoding
     422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, or log-probs too
          far from those of the version's probe (`services.contracts.probe`): the version before goes on serving
-    503  draining, or the engine has failed
+    503  draining, the staging directory cannot be written, or the engine has failed
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Shard(_Message):
     """Bytes of the file."""
     digest: Digest
     """Of the file."""
-    sent_size: Size
+    sent_size: int = Field(gt=0)
     """Bytes that are sent: the file's own, or those of its delta."""
     sent_digest: Digest
     """Of what is sent."""

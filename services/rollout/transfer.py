@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
+from io import RawIOBase
 from pathlib import Path
 
-from services.contracts.delta import DeltaError, apply_delta
+from services.contracts.delta import apply_delta
+from services.contracts.delta_blocks import DeltaError
 from services.contracts.weights import DigestBuilder, Missing, MissingShard, Offer, Shard
 
+HASHED_AT_ONCE = 1 << 20
+"""Bytes handed to the hashing thread: fewer are not worth the way there."""
 STALLED_SECONDS = 30.0
 """A connection that sends nothing for this long is given up."""
 
@@ -26,6 +32,45 @@ class WeightsRefusedError(Exception):
         self.probe_gap = probe_gap
 
 
+class BackgroundDigest:
+    """Digest of bytes fed in the event loop, computed in a thread: it costs half as much as receiving them."""
+
+    def __init__(self) -> None:
+        self._builder = DigestBuilder()
+        self._fed: list[bytes] = []
+        self._size = 0
+        self._turn = asyncio.Lock()
+
+    def feed(self, piece: bytes) -> None:
+        self._fed.append(piece)
+        self._size += len(piece)
+
+    async def keep_up(self) -> None:
+        """Begins with what was fed, once it is worth it; waits while what was fed before is not done."""
+        if self._size < HASHED_AT_ONCE:
+            return
+        await self._turn.acquire()
+        self._begin()
+
+    async def result(self) -> str:
+        async with self._turn:
+            for piece in self._fed:
+                self._builder.update(piece)
+            self._fed, self._size = [], 0
+            return self._builder.result()
+
+    def _begin(self) -> None:
+        pieces, self._fed, self._size = self._fed, [], 0
+
+        def update() -> None:
+            for piece in pieces:
+                self._builder.update(piece)
+
+        # The turn ends with the thread's work, also when whoever feeds is gone by then.
+        done = asyncio.get_running_loop().run_in_executor(None, update)
+        done.add_done_callback(lambda _done: self._turn.release())
+
+
 class StagedShard:
     """What has come of one shard. Its digest is computed on the way, and kept across connections."""
 
@@ -35,7 +80,7 @@ class StagedShard:
         self.size = 0
         self.whole = asyncio.Event()
         """Everything is here, and what is here has the digest promised."""
-        self._digest = DigestBuilder()
+        self._digest = BackgroundDigest()
         self._sender: object = None
         path.touch()
 
@@ -44,36 +89,41 @@ class StagedShard:
         if self.whole.is_set() or offset != self.size:
             raise WeightsRefusedError(409, "offset", f"expected {self._shard.name} from byte {self.size}, got {offset}")
         sender = self._sender = object()
-        pieces = aiter(body)
-        with self.path.open("ab", buffering=0) as file:
-            while (piece := await self._next(pieces)) is not None:
-                if self._sender is not sender:
-                    raise WeightsRefusedError(409, "offset", f"{self._shard.name} comes by a newer connection now")
-                if self.size + len(piece) > self._shard.sent_size:
-                    raise WeightsRefusedError(422, "length", f"expected {self._shard.sent_size} bytes, got more")
-                self._digest.update(piece)
-                file.write(piece)
-                self.size += len(piece)
-                received(len(piece))
-        if self.size == self._shard.sent_size:
-            self._verify()
-
-    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        clock = asyncio.get_running_loop().time
         try:
-            return await asyncio.wait_for(anext(pieces), STALLED_SECONDS)
-        except StopAsyncIteration:
-            return None
+            async with asyncio.timeout(STALLED_SECONDS) as stalled:
+                with self.path.open("r+b", buffering=0) as file:
+                    file.seek(self.size)
+                    async for piece in body:
+                        stalled.reschedule(clock() + STALLED_SECONDS)
+                        self._append(piece, file, sender)
+                        received(len(piece))
+                        await self._digest.keep_up()
         except TimeoutError:
             reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self._shard.sent_size} bytes"
             raise WeightsRefusedError(408, "body", reason) from None
+        except OSError as error:
+            raise WeightsRefusedError(503, "staging", f"{self._shard.name} cannot be written: {error}") from error
+        if self.size == self._shard.sent_size:
+            await self.verify()
 
-    def _verify(self) -> None:
+    def _append(self, piece: bytes, file: RawIOBase, sender: object) -> None:
+        if self._sender is not sender:
+            raise WeightsRefusedError(409, "offset", f"{self._shard.name} comes by a newer connection now")
+        if self.size + len(piece) > self._shard.sent_size:
+            raise WeightsRefusedError(422, "length", f"expected {self._shard.sent_size} bytes, got more")
+        if file.write(piece) != len(piece):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._digest.feed(piece)
+        self.size += len(piece)
+
+    async def verify(self) -> None:
         """Begins again when something else has come than was promised."""
-        if (got := self._digest.result()) == self._shard.sent_digest:
+        if (got := await self._digest.result()) == self._shard.sent_digest:
             self.whole.set()
             return
-        self._digest, self.size = DigestBuilder(), 0
-        self.path.write_bytes(b"")
+        self._digest, self.size = BackgroundDigest(), 0
+        self.path.write_bytes(b"")  # empties it
         raise WeightsRefusedError(422, "digest", f"expected {self._shard.sent_digest}, got {got}; send the shard again")
 
 
@@ -85,9 +135,6 @@ class Transfer:
         self._directory = Path(tempfile.mkdtemp(prefix=f"version-{offer.version}-", dir=staging))
         suffix = ".delta" if offer.encoding == "delta" else ""
         self.shards = [StagedShard(shard, self._directory / f"{shard.name}{suffix}") for shard in offer.shards]
-        for staged, shard in zip(self.shards, offer.shards, strict=True):
-            if shard.sent_size == 0:
-                staged._verify()
 
     def missing(self) -> Missing:
         return Missing(
@@ -115,7 +162,7 @@ class Transfer:
             target = self._directory / shard.name
             try:
                 apply_delta(old, staged.path, target, shard.size, shard.digest, threads)
-            except DeltaError as error:
+            except (DeltaError, OSError) as error:
                 raise WeightsRefusedError(409, "base", f"{shard.name}: {error}; send the full version") from error
             files.append(target)
         return files

@@ -11,7 +11,8 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.contracts.delta import DeltaError, EncodedDelta, encode_delta
+from services.contracts.delta import EncodedDelta, encode_delta
+from services.contracts.delta_blocks import DeltaError
 from services.contracts.weights import Base, Offer, Shard
 from services.runtime.tasks import end_tasks
 from services.trainer.metrics import TrainerMetrics

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ from services.trainer.push_plan import Branch, branches
 from services.trainer.settings import TrainerSettings
 from services.trainer.snapshot import Identity, Snapshot
 
-SETTLE_POLL_SECONDS = 0.05
+SETTLE_POLL_SECONDS = 0.01
 BASES = 2
 """Versions before the newest whose files are kept for deltas, where replicas serve them."""
 
@@ -102,6 +103,7 @@ class WeightPublisher:
         """Makes `snapshot` the one to publish. Returns at once."""
         if self._newest is not None:
             self._bases[self._newest.identity] = self._newest
+            self._forget_bases()
         self._newest, self._base = snapshot, None
         self._wake.set()
 
@@ -216,9 +218,9 @@ class WeightPublisher:
     def _start(self, newest: Snapshot, branch: Branch) -> None:
         replica = self._replicas[branch.root]
         replica.sending = newest.identity
-        deadline = asyncio.get_running_loop().time() + self._settings.push_deadline_seconds
         for name in branch.below():
-            self._replicas[name].sending, self._replicas[name].relay_deadline = newest.identity, deadline
+            # The deadline begins when there is something to send.
+            self._replicas[name].sending, self._replicas[name].relay_deadline = newest.identity, math.inf
         relay = branch.targets({name: one.url for name, one in self._replicas.items()})
         upload = self._bring_up(replica, newest, branch, relay)
         replica.task = asyncio.create_task(upload, name=f"push {branch.root}")
@@ -227,40 +229,52 @@ class WeightPublisher:
         self, replica: _Replica, snapshot: Snapshot, branch: Branch, relay: tuple[RelayTarget, ...]
     ) -> None:
         """Uploads until the replica has the version, or gives up until the next look at the registry."""
-        begin = time.perf_counter()
+        served = False
         try:
+            delta = await self._deltas.parcel(replica.serving, snapshot.identity)
+            self._expect(branch)
             async with asyncio.timeout(self._settings.push_deadline_seconds):
-                async for attempt in AsyncRetrying(
-                    retry=retry_if_exception_type(TransientUploadError),
-                    stop=stop_after_attempt(self._settings.push_attempts),
-                    wait=wait_random_exponential(multiplier=0.1, max=5.0),
-                    reraise=True,
-                ):
-                    with attempt:
-                        if self._newest is not snapshot:
-                            break
-                        status = await self._upload(replica, snapshot, relay)
-                        replica.serving = (status.version, status.digest)
-                        self._settle(replica, snapshot.identity)
-                        self._metrics.push_seconds.observe(time.perf_counter() - begin)
+                served = await self._upload(replica, snapshot, delta, relay)
         except UploadRefusedError as error:
             self._refused(branch.root, replica, snapshot, error)
         except (UploadError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
                 self._metrics.pushes.labels(outcome="failed").inc()
             self._put_aside(branch.root, replica, str(error) or "took longer than push_deadline_seconds")
-        if replica.settled != snapshot.identity:
-            self._take_back(branch)
+        finally:
+            if not served:  # also when the replica left the registry, which cancels this
+                self._take_back(branch)
         if not replica.set_aside:
             self._wake.set()
 
-    async def _upload(self, replica: _Replica, snapshot: Snapshot, relay: tuple[RelayTarget, ...]) -> WeightsStatus:
+    async def _upload(
+        self, replica: _Replica, snapshot: Snapshot, delta: Parcel | None, relay: tuple[RelayTarget, ...]
+    ) -> bool:
+        """Passes with back-off. False: a newer version came before the replica had this one. Raises UploadError."""
+        begin = time.perf_counter()
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(TransientUploadError),
+            stop=stop_after_attempt(self._settings.push_attempts),
+            wait=wait_random_exponential(multiplier=0.1, max=5.0),
+            reraise=True,
+        ):
+            with attempt:
+                if self._newest is not snapshot:
+                    return False
+                status = await self._pass(replica, snapshot, delta, relay)
+        replica.serving = (status.version, status.digest)
+        self._settle(replica, snapshot.identity)
+        self._metrics.push_seconds.observe(time.perf_counter() - begin)
+        return True
+
+    async def _pass(
+        self, replica: _Replica, snapshot: Snapshot, delta: Parcel | None, relay: tuple[RelayTarget, ...]
+    ) -> WeightsStatus:
         """One pass, the full version following where the replica cannot take the delta. Raises UploadError."""
-        parcel = await self._deltas.parcel(replica.serving, snapshot.identity)
         try:
-            if parcel is not None:
+            if delta is not None:
                 try:
-                    return await self._send(replica, parcel, relay)
+                    return await self._send(replica, delta, relay)
                 except UploadRefusedError as error:
                     if (error.status, error.field) not in ((409, "base"), (415, "encoding")):
                         raise
@@ -287,6 +301,13 @@ class WeightPublisher:
         if not replica.set_aside:
             logger.warning("replica %s is set aside, will go on trying: %s", name, reason)
         replica.set_aside = True
+
+    def _expect(self, branch: Branch) -> None:
+        """From now on those below have until the deadline to get the version from above."""
+        deadline = asyncio.get_running_loop().time() + self._settings.push_deadline_seconds
+        for name in branch.below():
+            if name in self._replicas:
+                self._replicas[name].relay_deadline = deadline
 
     def _take_back(self, branch: Branch) -> None:
         """Those below get the version from somebody else."""

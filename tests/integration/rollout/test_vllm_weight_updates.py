@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from vllm_replica import PROMPT, SORT16, Tensors, VllmReplica, collect, demo_snapshot, request, shaken, until, whole
 
 from services.contracts.probe import Probe
@@ -39,6 +39,19 @@ async def test_going_to_other_weights_and_back_restores_logprobs_to_the_bit(vllm
     (after,) = await vllm_replica.score([SEQUENCE])
     assert (before == after).all()
     assert np.abs(other - before).mean() > 0.01
+
+
+async def test_a_version_of_several_shards_is_loaded_whole(vllm_replica: VllmReplica) -> None:
+    await applied(vllm_replica, demo_snapshot(shaken(7)))
+    (one_file,) = await vllm_replica.score([SEQUENCE])
+    await applied(vllm_replica, demo_snapshot())
+    tensors = load(demo_snapshot(shaken(7)))
+    names = sorted(tensors)
+    shards = [save({name: tensors[name] for name in half}) for half in (names[::2], names[1::2])]
+    answer = await vllm_replica.push(*shards)
+    assert answer.status_code == 200, answer.text
+    (sharded,) = await vllm_replica.score([SEQUENCE])
+    assert (one_file == sharded).all()
 
 
 async def mid_generation(vllm_replica: VllmReplica, payload: bytes) -> list[Completion]:

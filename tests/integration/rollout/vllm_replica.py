@@ -35,10 +35,9 @@ class VllmReplica:
     registry: CollectorRegistry
     client: httpx.AsyncClient
 
-    async def push(self, snapshot: bytes, version: int | None = None) -> httpx.Response:
-        """As the next version, unless said otherwise."""
-        version = self.engine.describe().version + 1 if version is None else version
-        return await push(self.client, version, snapshot)
+    async def push(self, *files: bytes) -> httpx.Response:
+        """As the next version."""
+        return await push(self.client, self.engine.describe().version + 1, *files)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probs of each sequence's tokens but the first, under the weights that serve now."""

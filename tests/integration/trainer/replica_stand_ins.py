@@ -152,6 +152,10 @@ class Fleet:
         )
         await self._registry.heartbeat(record)
 
+    async def leave(self, name: str) -> None:
+        del self._records[name]
+        await self._registry.leave(name)
+
     async def beat(self) -> None:
         """The heartbeats of all, until cancelled."""
         while True:

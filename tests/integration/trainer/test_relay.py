@@ -114,6 +114,20 @@ async def test_the_children_of_a_root_that_dies_in_the_middle_are_served(
     assert 0 < dying.received_bytes < new.size
 
 
+async def test_the_children_of_a_root_that_leaves_the_registry_are_served(
+    publisher: WeightPublisher, fleet: Fleet, snapshot: Callable[..., Snapshot]
+) -> None:
+    replicas = await joined(fleet)
+    leaving = replicas.pop("replica-0")
+    leaving.engine.hold = asyncio.Event()
+    leaving.intake._pass_on = lambda *arguments: None  # type: ignore[method-assign]
+    new = await offered(publisher, snapshot(1))
+    await leaving.until(lambda: leaving.offers == [1, 1])
+    await fleet.leave("replica-0")
+    await served(new, *replicas.values())
+    leaving.engine.hold.set()
+
+
 async def test_a_replica_that_is_passed_nothing_is_served_by_the_trainer_after_its_deadline(
     redis: Redis, keys: Keys, fleet: Fleet, registry: CollectorRegistry, snapshot: Callable[..., Snapshot]
 ) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from services.contracts import delta
-from services.contracts.delta import DeltaError, apply_delta, encode_delta
+from services.contracts.delta import apply_delta, encode_delta
+from services.contracts.delta_blocks import DeltaError
 from services.contracts.weights import digest_of, digest_of_file
 
 BLOCK = 64

@@ -1,0 +1,121 @@
+"""A replica's weights path in a process of its own, with an engine that takes every version and samples nothing.
+
+    python benchmarks/_weights_replica.py replica REDIS_URL RUN NAME STAGING    # the real intake and control API
+    python benchmarks/_weights_replica.py plain PORT_FILE FILE                  # discards an upload into a file
+
+Either one runs until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from services.contracts.keys import Keys
+from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
+from services.contracts.sampling import Precision
+from services.rollout.control_api import control_application
+from services.rollout.engine import EngineDescription, WeightSwap
+from services.rollout.intake import WeightIntake
+from services.rollout.metrics import RolloutMetrics
+from services.runtime.http import serve
+from services.runtime.redis import connect
+from services.runtime.settings import RedisSettings
+
+PARAMETERS = 1 << 31
+"""What it says of its model: room for any version here."""
+
+
+class TakingEngine:
+    """What `WeightIntake` asks of an engine. The files are staged and verified by then."""
+
+    def __init__(self) -> None:
+        self.version, self.digest = 0, "sha256:none"
+
+    def describe(self) -> EngineDescription:
+        return EngineDescription(
+            engine="benchmark", engine_version="0", model_type="qwen3", vocab_size=1, max_model_len=1,
+            parameter_count=PARAMETERS, precision=Precision(), version=self.version, digest=self.digest,
+        )  # fmt: skip
+
+    async def swap_weights(self, version: int, digest: str, _files: Sequence[Path]) -> WeightSwap:
+        self.version, self.digest = version, digest
+        return WeightSwap(0.0, 0.0, None)
+
+
+async def replica(url: str, run: str, name: str, staging: Path) -> None:
+    redis = await connect(RedisSettings(url=url))
+    registry, metrics, engine, changed = (
+        ReplicaRegistry(redis, Keys(run)),
+        CollectorRegistry(),
+        TakingEngine(),
+        asyncio.Event(),
+    )
+    intake = WeightIntake(engine, staging, RolloutMetrics(metrics), applied=changed.set)  # type: ignore[arg-type]
+
+    async def beat(port: int) -> None:
+        while True:
+            changed.clear()
+            await registry.heartbeat(
+                ReplicaRecord(
+                    replica_id=name, grpc_address="127.0.0.1:1", http_url=f"http://127.0.0.1:{port}",
+                    engine="benchmark", precision=Precision(), model_type="qwen3", vocab_size=1,
+                    parameter_count=PARAMETERS, policy_version=engine.version, policy_digest=engine.digest,
+                    ready=True, slots=1, running_sequences=0, waiting_sequences=0,
+                )
+            )  # fmt: skip
+            try:
+                await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
+            except TimeoutError:
+                continue
+
+    async with serve(control_application(metrics, lambda: None, intake), "127.0.0.1", 0) as port:
+        heartbeats = asyncio.create_task(beat(port))
+        await asyncio.to_thread(sys.stdin.read)
+        heartbeats.cancel()
+    await intake.close()
+    await registry.leave(name)
+
+
+def discarding(file: Path) -> Callable[..., Awaitable[None]]:
+    """An ASGI application without a framework: a body goes into a file, as it comes."""
+
+    async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        assert scope["type"] == "http"
+        with file.open("wb", buffering=0) as opened:
+            while True:
+                message = await receive()
+                opened.write(message.get("body", b""))
+                if not message.get("more_body"):
+                    break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+async def plain(port_file: Path, file: Path) -> None:
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(discarding(file), log_config=None, access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    port_file.write_text(str(listener.getsockname()[1]))  # noqa: ASYNC240
+    await asyncio.to_thread(sys.stdin.read)
+    server.should_exit = True
+    await serving
+
+
+if __name__ == "__main__":
+    kind, *arguments = sys.argv[1:]
+    if kind == "replica":
+        asyncio.run(replica(*arguments[:3], Path(arguments[3])))
+    else:
+        asyncio.run(plain(Path(arguments[0]), Path(arguments[1])))
