@@ -29,16 +29,19 @@ from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
 from services.trainer import record
 from services.trainer.checkpoint import CheckpointWriter, Manifest
+from services.trainer.conductor import Conductor
 from services.trainer.intake import Buffered, Intake
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.persist import Result, persist
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy
 from services.trainer.publisher import WeightPublisher
+from services.trainer.ranks import join
 from services.trainer.reader import GroupReader, no_hidden_retries
 from services.trainer.record import StepRecord
 from services.trainer.settings import Settings
-from services.trainer.snapshot import Snapshot, take_snapshot
+from services.trainer.sharding import load_policy
+from services.trainer.snapshot import Snapshot
 from services.trainer.step import Learner, StepOutcome
 
 STOP_SECONDS = 20.0
@@ -64,10 +67,13 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
         await refuse_earlier_state(redis, settings.run)
         async with serve(app, settings.trainer.http_host, settings.trainer.http_port) as port:
             logger.info("listening", extra={"url": f"http://{settings.trainer.http_host}:{port}"})
-            policy = await asyncio.to_thread(Policy.load, settings.run.model, settings.trainer.device)
-            trainer = TrainerService(settings, redis, reading, policy, registry)
+            ranks = await asyncio.to_thread(join, settings.trainer)
+            policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks)
+            learner = Conductor(Learner(policy, settings.run, settings.trainer, settings.correction, ranks), ranks)
+            trainer = TrainerService(settings, redis, reading, policy, learner, registry)
             not_ready.clear()
             await trainer.run(stop)
+            await asyncio.to_thread(learner.end)
     finally:
         await reading.aclose()
         await redis.aclose()
@@ -126,7 +132,13 @@ class TrainerService:
     """Owns the run's state and the order in which its effects become visible."""
 
     def __init__(
-        self, settings: Settings, redis: Redis, reading: Redis, policy: Policy, registry: CollectorRegistry
+        self,
+        settings: Settings,
+        redis: Redis,
+        reading: Redis,
+        policy: Policy,
+        learner: Conductor,
+        registry: CollectorRegistry,
     ) -> None:
         """`reading` is a client for the group reader alone, without hidden retries."""
         run, trainer = settings.run, settings.trainer
@@ -145,12 +157,12 @@ class TrainerService:
             trainer.redis_patience_seconds,
         )
         self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics)
-        self._learner = Learner(policy, run, trainer, settings.correction)
+        self._learner = learner
         self._checkpoints = CheckpointWriter(run.path, run.model, policy.model.config, trainer.keep_checkpoints)
         self._clock = PhaseClock()
         self._trained: asyncio.Queue[_Trained] = asyncio.Queue()
         self._uncommitted: list[_Consumed] = []
-        self._snapshot = take_snapshot(0, policy.masters)
+        self._snapshot = learner.snapshot()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Trains until the run's steps are done, or `stop` is set and what is trained is committed."""

@@ -11,7 +11,7 @@ from trainer_groups import make_group
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from services.runtime.process import UnavailableError
-from services.trainer import policy as policy_module
+from services.trainer import scoring as scoring_module
 from services.trainer.demo_model import demo_model
 from services.trainer.float32_products import Float32Products
 from services.trainer.microbatch import Sample, cut
@@ -82,7 +82,7 @@ def test_a_large_vocabularys_logits_are_not_kept_and_change_no_score_nor_gradien
     expected = whole.score(microbatch)
     expected.logprobs.square().sum().backward()
 
-    monkeypatch.setattr(policy_module, "LOGITS_AT_ONCE", 5 * pieces.vocab_size)
+    monkeypatch.setattr(scoring_module, "LOGITS_AT_ONCE", 5 * pieces.vocab_size)
     logits: list[int] = []
 
     def kept(tensor: torch.Tensor) -> torch.Tensor:

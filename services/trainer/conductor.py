@@ -1,0 +1,98 @@
+"""How rank 0 has the other ranks do what it does: each call of the learner is told to them first.
+
+The service calls a conductor as it would call the learner. The other ranks follow: they wait for a command, make the
+same call of a learner of their own, and wait for the next one. Of a process that stands alone, a conductor is only the
+thread that the learner works in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from ais_core.corrections import State
+from services.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
+from services.trainer.phases import PhaseClock
+from services.trainer.ranks import JoinedRanks, Ranks, join
+from services.trainer.settings import Settings
+from services.trainer.sharding import load_policy
+from services.trainer.snapshot import Snapshot
+from services.trainer.step import Learner, StepOutcome
+
+Result = TypeVar("Result")
+
+
+class Conductor:
+    """The learners of all ranks, as one. Its methods block; one thread, always the same, does their work."""
+
+    def __init__(self, learner: Learner, ranks: Ranks) -> None:
+        self._learner = learner
+        self._ranks = ranks
+        self._thread = ThreadPoolExecutor(1, "learner", initializer=ranks.attach_thread)
+
+    @property
+    def correction_state(self) -> State | None:
+        """`Learner.correction_state`, of which all ranks have the same."""
+        return self._learner.correction_state
+
+    def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
+        """`Learner.step` on all ranks."""
+
+        def step() -> StepOutcome:
+            with clock.phase("prepare"):
+                self._ranks.tell("step", (encode_group(group) for group in groups))
+            return self._learner.step(groups, clock)
+
+        return self._run(step)
+
+    def snapshot(self) -> Snapshot:
+        """`Learner.snapshot` on all ranks."""
+
+        def snapshot() -> Snapshot:
+            self._ranks.tell("snapshot")
+            return self._learner.snapshot()
+
+        return self._run(snapshot)
+
+    def end(self) -> None:
+        """Lets the other ranks go. An error of this one needs no such word: they see the connections close."""
+
+        def end() -> None:
+            self._ranks.tell("end")
+            self._ranks.leave()
+
+        self._run(end)
+
+    def _run(self, call: Callable[[], Result]) -> Result:
+        return self._thread.submit(call).result()
+
+
+async def follow(settings: Settings) -> None:
+    """What any rank but the first does: as rank 0 says, until it says that this is the end."""
+    await asyncio.to_thread(_follow, settings)
+
+
+def _follow(settings: Settings) -> None:
+    torch.set_num_threads(settings.trainer.threads)
+    torch.manual_seed(settings.run.seed)
+    ranks = join(settings.trainer)
+    assert isinstance(ranks, JoinedRanks)
+    policy = load_policy(settings.run.model, settings.trainer, ranks)
+    learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks)
+    bounds = TrajectoryBounds(policy.vocab_size)
+    while True:
+        command, payloads = ranks.hear()
+        match command:
+            case "step":
+                learner.step([decode_group(payload, bounds) for payload in payloads], PhaseClock())
+            case "snapshot":
+                learner.snapshot()
+            case "end":
+                ranks.leave()
+                return
+            case unknown:
+                raise AssertionError(f"rank 0 gave a command that rank {ranks.rank} does not know: {unknown!r}")

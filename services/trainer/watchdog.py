@@ -1,0 +1,170 @@
+"""Turns a rank that hangs into an error that names it, and what the others wait for.
+
+The ranks meet in collectives, and a rank that never comes leaves the others waiting. Each rank therefore tells a store
+that outlives it (torchrun's) about once a second that it is alive, how many phases it has entered, and what the phase
+is called. All ranks enter the same phases in the same order, so whoever is behind is who the others wait for. When a
+phase has lasted longer than the deadline, or a rank has been silent as long, a rank says so and ends its process, and
+torchrun starts all of them again. The process group has a deadline of its own behind this one: torch's, which knows
+what the collective was, but not why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from services.runtime.process import EXIT_RANK_LOST
+
+TICK_SECONDS = 1.0
+"""How often a rank reports and looks at the others."""
+
+logger = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """What is used of `torch.distributed.Store`."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def check(self, keys: list[str]) -> bool: ...
+    def get(self, key: str) -> bytes: ...
+
+
+class Report(BaseModel):
+    """What a rank says about itself."""
+
+    beat: int
+    """Grows with every report of a living process."""
+    entered: int
+    """Phases entered."""
+    phase: str
+    left: bool = False
+    """It has ended as it should: nobody waits for it."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The newest report of another rank, and how long there has been no newer one."""
+
+    report: Report | None
+    """None: it has not reported yet."""
+    silent_seconds: float
+
+
+def complaint(rank: int, own: Report, seconds: float, others: Mapping[int, Sighting], deadline: float) -> str | None:
+    """What is wrong, or None. Pure.
+
+    `seconds`: how long the phase has lasted, 0 for one that may last as long as it likes.
+    """
+    silent = {other: seen for other, seen in others.items() if seen.silent_seconds > deadline and not _left(seen)}
+    if seconds <= deadline and not silent:
+        return None
+    missing = silent or {
+        other: seen for other, seen in others.items() if seen.report and seen.report.entered < own.entered
+    }
+    return (
+        f"rank {rank} waits in {own.phase!r}, for {seconds:.0f} s of trainer.collective_seconds = {deadline:g}; "
+        + ("; ".join(_describe(other, seen) for other, seen in sorted(missing.items())) or "no rank is missing: all ")
+        + ("" if missing else "have entered it, so look at the network between them, or allow more seconds")
+    )
+
+
+def _left(seen: Sighting) -> bool:
+    return seen.report is not None and seen.report.left
+
+
+def _describe(rank: int, seen: Sighting) -> str:
+    if seen.report is None:
+        return f"rank {rank} is missing: it has never reported"
+    if seen.report.left:
+        return f"rank {rank} is missing: it has ended"
+    return (
+        f"rank {rank} is missing: last seen in {seen.report.phase!r}, silent for {seen.silent_seconds:.0f} s"
+        if seen.silent_seconds > 2 * TICK_SECONDS
+        else f"rank {rank} is missing: it is alive in {seen.report.phase!r}"
+    )
+
+
+class Watchdog:
+    """Watches the ranks from a thread of its own in each of them."""
+
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        size: int,
+        deadline_seconds: float,
+        linger_seconds: float = 0.0,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        """`linger_seconds`: time between the complaint and the end, for torch to write down what it knows."""
+        self._store = store
+        self._rank = rank
+        self._deadline = deadline_seconds
+        self._linger = linger_seconds
+        self._end = end
+        now = time.monotonic()
+        self._report = Report(beat=0, entered=0, phase="start")
+        self._began: float | None = None
+        """When the phase began; None in one without a deadline."""
+        self._seen: dict[int, tuple[Report | None, float]] = {
+            other: (None, now) for other in range(size) if other != rank
+        }
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """This rank ends as it should."""
+        self._stopped.set()
+        self._thread.join()
+        self._store.set(str(self._rank), self._report.model_copy(update={"left": True}).model_dump_json())
+
+    @contextmanager
+    def phase(self, name: str, deadline: bool = True) -> Iterator[None]:
+        """What this rank does now. Phases do not nest."""
+        with self._lock:
+            self._report = self._report.model_copy(update={"entered": self._report.entered + 1, "phase": name})
+            self._began = time.monotonic() if deadline else None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._report = self._report.model_copy(update={"phase": f"after {name}"})
+                self._began = None
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(TICK_SECONDS, self._deadline / 4)):
+            try:
+                found = self._look()
+            except RuntimeError as error:  # torch's, of every kind
+                found = f"rank {self._rank} has lost the store that ranks meet in: {error}"
+            if found is not None and not self._stopped.is_set():
+                logger.critical("%s; ending this process", found)
+                self._stopped.wait(self._linger)
+                self._end(EXIT_RANK_LOST)
+                return
+
+    def _look(self) -> str | None:
+        with self._lock:
+            self._report = own = self._report.model_copy(update={"beat": self._report.beat + 1})
+            seconds = 0.0 if self._began is None else time.monotonic() - self._began
+        self._store.set(str(self._rank), own.model_dump_json())
+        for other, (known, _) in self._seen.items():
+            if self._store.check([str(other)]):
+                report = Report.model_validate_json(self._store.get(str(other)))
+                if report != known:
+                    self._seen[other] = (report, time.monotonic())
+        now = time.monotonic()
+        sightings = {other: Sighting(report, now - since) for other, (report, since) in self._seen.items()}
+        return complaint(self._rank, own, seconds, sightings, self._deadline)
