@@ -98,8 +98,12 @@ def trainer(config: Config = None, overrides: Overrides = None) -> None:
     """Run the trainer: BF16 policy gradient with AIS on queued groups; pushes every new version to the replicas.
 
     ais trainer -c config.toml --set redis.url=redis://queue:6379/0
+    ais trainer -c config.toml --set trainer.ranks=8
     """
-    _become_service("trainer", config, overrides)
+    from services.launcher.commands import TrainerRanks, trainer_command
+
+    settings, arguments = _service_arguments(config, overrides)
+    _become(trainer_command(TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts), *arguments))
 
 
 @app.command(name="eval")
@@ -210,7 +214,7 @@ def _run(settings: Settings, directory: RunDirectory) -> int:
 
     from rich.console import Console
 
-    from services.launcher.commands import service_commands
+    from services.launcher.commands import TrainerRanks, service_commands
     from services.launcher.display import open_display
     from services.launcher.report import write_report
     from services.launcher.results import read_results
@@ -224,7 +228,12 @@ def _run(settings: Settings, directory: RunDirectory) -> int:
         quantised=precision.weights != "bf16",
         redis=settings.redis,
         launcher=settings.launcher,
-        services=partial(service_commands, directory.config, replicas=settings.rollout.replicas),
+        services=partial(
+            service_commands,
+            directory.config,
+            replicas=settings.rollout.replicas,
+            trainer=TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts),
+        ),
     )
     console = Console()
     display = open_display(console, f"{directory.path}: rollouts {precision}, correction {settings.correction.method}")
@@ -281,14 +290,25 @@ def _ended(main: Coroutine[Any, Any, int]) -> int:
 
 
 def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:
+    from services.launcher.commands import module
+
+    _, arguments = _service_arguments(config, overrides)
+    _become(module(f"services.{name}", *arguments))
+
+
+def _service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
     """Checks the settings, all of them, before the service spends seconds on importing its libraries."""
     from services.settings import load
 
-    load(config, overrides or ())
+    settings = load(config, overrides or ())
     arguments = ["-c", str(config)] if config else []
     for override in overrides or ():
         arguments += ["--set", override]
-    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *arguments])
+    return settings, arguments
+
+
+def _become(command: tuple[str, ...]) -> NoReturn:
+    os.execv(command[0], command)
 
 
 def _require_model(model: Path) -> None:

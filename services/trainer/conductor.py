@@ -8,6 +8,7 @@ thread that the learner works in.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,6 +17,7 @@ import torch
 
 from ais_core.corrections import State
 from services.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
+from services.trainer import step
 from services.trainer.phases import PhaseClock
 from services.trainer.ranks import JoinedRanks, Ranks, join
 from services.trainer.settings import Settings
@@ -42,30 +44,30 @@ class Conductor:
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
         """`Learner.step` on all ranks."""
 
-        def step() -> StepOutcome:
+        def call() -> StepOutcome:
             with clock.phase("prepare"):
                 self._ranks.tell("step", (encode_group(group) for group in groups))
             return self._learner.step(groups, clock)
 
-        return self._run(step)
+        return self._run(call)
 
     def snapshot(self) -> Snapshot:
         """`Learner.snapshot` on all ranks."""
 
-        def snapshot() -> Snapshot:
+        def call() -> Snapshot:
             self._ranks.tell("snapshot")
             return self._learner.snapshot()
 
-        return self._run(snapshot)
+        return self._run(call)
 
     def end(self) -> None:
         """Lets the other ranks go. An error of this one needs no such word: they see the connections close."""
 
-        def end() -> None:
+        def call() -> None:
             self._ranks.tell("end")
             self._ranks.leave()
 
-        self._run(end)
+        self._run(call)
 
     def _run(self, call: Callable[[], Result]) -> Result:
         return self._thread.submit(call).result()
@@ -79,6 +81,7 @@ async def follow(settings: Settings) -> None:
 def _follow(settings: Settings) -> None:
     torch.set_num_threads(settings.trainer.threads)
     torch.manual_seed(settings.run.seed)
+    logging.getLogger(step.__name__).setLevel(logging.ERROR)  # rank 0 says what is decided alike on all
     ranks = join(settings.trainer)
     assert isinstance(ranks, JoinedRanks)
     policy = load_policy(settings.run.model, settings.trainer, ranks)

@@ -63,33 +63,27 @@ def complaint(rank: int, own: Report, seconds: float, others: Mapping[int, Sight
 
     `seconds`: how long the phase has lasted, 0 for one that may last as long as it likes.
     """
-    silent = {other: seen for other, seen in others.items() if seen.silent_seconds > deadline and not _left(seen)}
-    if seconds <= deadline and not silent:
+    missing = {
+        other: seen
+        for other, seen in others.items()
+        if seen.silent_seconds > deadline and not (seen.report and seen.report.left)
+    }
+    if not missing and seconds <= deadline:
         return None
-    missing = silent or {
+    missing = missing or {
         other: seen for other, seen in others.items() if seen.report and seen.report.entered < own.entered
     }
+    found = "; ".join(f"rank {other} is missing, {_describe(seen)}" for other, seen in sorted(missing.items()))
     return (
-        f"rank {rank} waits in {own.phase!r}, for {seconds:.0f} s of trainer.collective_seconds = {deadline:g}; "
-        + ("; ".join(_describe(other, seen) for other, seen in sorted(missing.items())) or "no rank is missing: all ")
-        + ("" if missing else "have entered it, so look at the network between them, or allow more seconds")
+        f"rank {rank} waits in {own.phase!r}, and trainer.collective_seconds = {deadline:g} are over: "
+        f"{found or 'all ranks are there, so look at the network between them, or allow more time'}"
     )
 
 
-def _left(seen: Sighting) -> bool:
-    return seen.report is not None and seen.report.left
-
-
-def _describe(rank: int, seen: Sighting) -> str:
+def _describe(seen: Sighting) -> str:
     if seen.report is None:
-        return f"rank {rank} is missing: it has never reported"
-    if seen.report.left:
-        return f"rank {rank} is missing: it has ended"
-    return (
-        f"rank {rank} is missing: last seen in {seen.report.phase!r}, silent for {seen.silent_seconds:.0f} s"
-        if seen.silent_seconds > 2 * TICK_SECONDS
-        else f"rank {rank} is missing: it is alive in {seen.report.phase!r}"
-    )
+        return "which has never reported"
+    return f"last seen in {seen.report.phase!r} and silent for {seen.silent_seconds:.0f} s"
 
 
 class Watchdog:

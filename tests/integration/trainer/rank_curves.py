@@ -1,7 +1,7 @@
 """Trains made-up batches and writes down what came of it: alone, or as one rank of several under torchrun.
 
-`python rank_curves.py OUTPUT`: rank 0 writes OUTPUT/{case}.json, the figures of each step, and OUTPUT/{case}.safetensors,
-the final weights. All cases are trained one after the other: starting Python is what takes time.
+`python rank_curves.py OUTPUT CASE ...`: rank 0 writes OUTPUT/{case}.json, the figures of each step, and
+OUTPUT/{case}.safetensors, the final weights. Several cases in a row: starting Python is what takes time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from trainer_groups import make_group
 
 from ais_core.settings import CorrectionSettings, MixingSettings
 from services.contracts.trajectory import ScoredGroup
+from services.runtime.process import die_with_parent
 from services.runtime.settings import RunSettings
 from services.trainer.demo_model import demo_model
 from services.trainer.microbatch import Microbatch, Sample, cut
@@ -32,13 +33,13 @@ from services.trainer.sharding import shard
 from services.trainer.step import Learner
 
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
-STEPS = 4
-POISONED_STEP = 2
+STEPS = 3
+POISONED_STEP = 1
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train. A few groups of four, or as many samples as `samples` says for each group."""
+    """One way to train. `samples`: how many there are in each group of a batch."""
 
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +73,8 @@ def model_of(case: Case) -> Any:
     if case.tied:
         model.config.tie_word_embeddings = True
         model.tie_weights()
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(0.1)  # of a head's size
     return model
 
 
@@ -130,11 +133,12 @@ def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def main() -> None:
+    die_with_parent()
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
     ranks = join(TrainerSettings(device="cpu", collective_seconds=60))
-    for name, case in CASES.items():
-        figures, weights = train(case, ranks)
+    for name in sys.argv[2:]:
+        figures, weights = train(CASES[name], ranks)
         if ranks.first:
             output.mkdir(exist_ok=True, parents=True)
             (output / f"{name}.json").write_text(json.dumps(figures))

@@ -1,0 +1,96 @@
+"""The trainer service on two ranks under torchrun, over gloo, with a real Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from collector_stand_in import StandInCollector
+from redis.asyncio import Redis
+from replica_stand_ins import Fleet
+from torchrun import rank_processes, torchrun
+
+from services.contracts.events import Finished, VersionPublished
+from services.contracts.keys import Keys
+from services.contracts.weights import digest_of
+from services.runtime.process import EXIT_RANK_LOST
+from services.runtime.settings import RunSettings
+from services.runtime.tasks import end_tasks
+from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(run_name: str, tmp_path: Path) -> RunSettings:
+    model = tmp_path / "model"
+    demo_model(seed=0).save_pretrained(model)
+    save_tokenizer(demo_tokenizer(), model)
+    return RunSettings(
+        name=run_name, directory=tmp_path, model=model, steps=4, groups_per_batch=3, samples_per_group=4
+    )
+
+
+@pytest.fixture
+def trainer(run: RunSettings, redis_url: str, tmp_path: Path) -> Callable[..., Any]:
+    """Starts the service on two ranks."""
+    log = tmp_path / "log"
+
+    @asynccontextmanager
+    async def start(*settings: str, max_restarts: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+        chosen = {name: getattr(run, name) for name in RunSettings.model_fields}
+        overrides = [f"run.{name}={value}" for name, value in chosen.items()]
+        overrides += [f"redis.url={redis_url}", "trainer.save_every_steps=2", "trainer.registry_poll_seconds=0.05"]
+        flags = [flag for setting in (*overrides, *settings) for flag in ("--set", setting)]
+        async with torchrun(2, "-m", "services.trainer", *flags, log=log, max_restarts=max_restarts) as process:
+            try:
+                yield process
+            except BaseException as error:
+                error.add_note(log.read_text())
+                raise
+
+    return start
+
+
+def steps_of(run: RunSettings) -> list[dict[str, Any]]:
+    path = run.path / "steps.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def serving(redis: Redis, keys: Keys) -> None:
+    """Waits until the trainer has announced where it begins."""
+    while not await redis.xlen(keys.events):
+        await asyncio.sleep(0.02)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_two_ranks_train_every_batch_in_order_and_the_weights_arrive(
+    run: RunSettings, trainer: Callable[..., Any], redis: Redis, keys: Keys, fleet: Fleet
+) -> None:
+    collector = StandInCollector(redis, run)
+    async with asyncio.timeout(90), trainer() as process:
+        await serving(redis, keys)
+        replica = await fleet.join("replica-0")
+        await collector.run()
+        assert await process.wait() == 0
+    steps = steps_of(run)
+    assert [step["ordinals"] for step in steps] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert all(step["skipped_updates"] == 0 and step["gradient_norm"] > 0 for step in steps)
+    versions = [event.version for event in collector.events if isinstance(event, VersionPublished)]
+    assert versions[-4:] == [1, 2, 3, 4]
+    assert collector.events[-1] == Finished(4)
+    weights = (run.path / "model/model.safetensors").read_bytes()
+    assert digest_of(weights) == steps[-1]["digest"]
+    assert (replica.version, replica.payload) == (4, weights)
