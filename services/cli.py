@@ -54,7 +54,8 @@ def main() -> None:
 def run(config: Config = None, overrides: Overrides = None) -> None:
     """Train on this machine: queue, rollout replicas, collector and trainer, each a process; then evaluate and report.
 
-    Everything is kept in `runs/NAME`: settings, logs, steps, checkpoints, `report.html`. Ctrl-C ends it all.
+    Everything is kept in `runs/NAME`: settings, logs, steps, checkpoints, `report.html`. Ctrl-C ends it all;
+    `ais resume NAME` goes on.
 
         ais run -c examples/sort16/config.toml
 
@@ -71,6 +72,30 @@ def run(config: Config = None, overrides: Overrides = None) -> None:
     if directory.name != settings.run.name:
         print(f"{settings.run.path} is an earlier run's; this one is {directory.path}")
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
+    directory.config.write_text(to_toml(settings))
+    sys.exit(_run(settings, directory))
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="Name of a run, or its directory.", metavar="RUN")],
+    overrides: Overrides = None,
+) -> None:
+    """Go on with a run that was stopped or killed, from its newest checkpoint, with its own settings.
+
+    What was queued is still there; steps after the checkpoint are trained again, to the same result.
+
+        ais resume demo
+
+        ais resume runs/demo --set run.steps=300
+    """
+    from services.settings import load, to_toml
+
+    directory = _existing_run(run, None, None)
+    settings = load(directory.config, overrides or ())
+    where = {"name": directory.name, "directory": directory.path.parent}
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update=where)})
+    _require_model(settings.run.model)
     directory.config.write_text(to_toml(settings))
     sys.exit(_run(settings, directory))
 
@@ -145,15 +170,9 @@ def report(
     ais report demo
     ais report runs/demo-2
     """
-    from services.launcher.run_directory import RunDirectory
-    from services.settings import load
-
-    directory = Path(run) if Path(run).is_dir() else load(config, overrides or ()).run.directory / run
-    if not (directory / "config.toml").is_file():
-        _fail(f"there is no run in {directory}: expected its config.toml", EXIT_UNAVAILABLE)
     from services.launcher.report import write_report
 
-    print(write_report(RunDirectory(directory)))
+    print(write_report(_existing_run(run, config, overrides)))
 
 
 @app.command(name="config")
@@ -210,6 +229,18 @@ def bench(
 
 
 def _run(settings: Settings, directory: RunDirectory) -> int:
+    from services.launcher.lock import held
+    from services.runtime.process import UnavailableError
+
+    try:
+        with held(directory.lock) as lock:
+            return _run_locked(settings, directory, lock)
+    except UnavailableError as error:
+        print(f"ais: {error}", file=sys.stderr)
+        return EXIT_UNAVAILABLE
+
+
+def _run_locked(settings: Settings, directory: RunDirectory, lock: int) -> int:
     from functools import partial
 
     from rich.console import Console
@@ -234,6 +265,7 @@ def _run(settings: Settings, directory: RunDirectory) -> int:
             replicas=settings.rollout.replicas,
             trainer=TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts),
         ),
+        lock=lock,
     )
     console = Console()
     display = open_display(console, f"{directory.path}: rollouts {precision}, correction {settings.correction.method}")
@@ -243,7 +275,11 @@ def _run(settings: Settings, directory: RunDirectory) -> int:
         return 0
 
     if code := _ended(main()):
-        print(f"what there is: {directory.path}; `ais report {directory.path}` draws it", file=sys.stderr)
+        print(
+            f"what there is: {directory.path}; `ais report {directory.path}` draws it, `ais resume {directory.path}` "
+            "goes on",
+            file=sys.stderr,
+        )
         return code
     write_report(directory)
     print_summary(console, read_results(directory))
@@ -309,6 +345,16 @@ def _service_arguments(config: Path | None, overrides: list[str] | None) -> tupl
 
 def _become(command: tuple[str, ...]) -> NoReturn:
     os.execv(command[0], command)
+
+
+def _existing_run(run: str, config: Path | None, overrides: list[str] | None) -> RunDirectory:
+    from services.launcher.run_directory import RunDirectory
+    from services.settings import load
+
+    directory = Path(run) if Path(run).is_dir() else load(config, overrides or ()).run.directory / run
+    if not (directory / "config.toml").is_file():
+        _fail(f"there is no run in {directory}: expected its config.toml", EXIT_UNAVAILABLE)
+    return RunDirectory(directory)
 
 
 def _require_model(model: Path) -> None:

@@ -12,6 +12,9 @@ So nothing sampled is ever too stale when its batch comes, nothing has to be dro
 towards prompts that are quick to answer. The price is that a batch waits for its slowest group, while replicas already
 work on the S batches after it.
 
+A trainer that died and resumed may be at an older version than the one that had been announced. Then what it trains
+again is needed again, except for what the queue still has: `resume` starts over from there.
+
 Pure: no I/O, no clock.
 """
 
@@ -54,19 +57,30 @@ class Admission:
         """Groups that may be started now."""
         return len(self._open)
 
-    def advance(self, version: int, already_accepted: set[int] | None = None) -> None:
-        """The trainer is at `version`. `already_accepted`: what an earlier collector had published, at a restart."""
+    def resume(self, version: int, accepted: set[int]) -> None:
+        """The trainer starts or starts again at `version`, and the queue holds exactly the `accepted` ordinals.
+
+        What runs goes on; its ordinals do not open as long as it does.
+        """
+        self._version = -1
+        self._limit = 0
+        self._open = []
+        self._accepted = accepted - self._running
+        self.advance(version)
+
+    def advance(self, version: int) -> None:
+        """The trainer is at `version`. An older one than before is the news of a trainer that has died since."""
         if version <= self._version:
             return
         self._version = version
         begin = version * self._groups_per_batch
-        self._accepted = {ordinal for ordinal in self._accepted | (already_accepted or set()) if ordinal >= begin}
+        self._accepted = {ordinal for ordinal in self._accepted if ordinal >= begin}
         # Ordinals below `begin` are trained; what of them is still open or running is the leftover of a race, not work.
         self._open = [ordinal for ordinal in self._open if ordinal >= begin]
         heapq.heapify(self._open)
         limit = min((version + self._max_staleness + 1) * self._groups_per_batch, self._end)
         for ordinal in range(max(self._limit, begin), limit):
-            if ordinal not in self._accepted:
+            if ordinal not in self._accepted and ordinal not in self._running:
                 heapq.heappush(self._open, ordinal)
         self._limit = max(self._limit, limit)
 

@@ -23,7 +23,7 @@ from services.collector.prompts import Prompt, TaskSource
 from services.collector.settings import CollectorSettings
 from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import Verifier
-from services.contracts.events import EVENTS_A_READ, Discarded, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import EVENTS_A_READ, Discarded, Finished, Resumed, TrainerEvents, VersionPublished
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory, TrajectoryBounds, encode_group
@@ -122,13 +122,22 @@ class Collector:
         behind = True
         while behind and not stop.is_set():
             events = await self._events.follow(EVENT_BLOCK_SECONDS)
-            version = max([version, *(e.version for e in events if isinstance(e, (VersionPublished, Finished)))])
-            if any(isinstance(event, Finished) for event in events):
-                self._finished.set()
+            for event in events:
+                match event:
+                    case VersionPublished() | Resumed():
+                        version = event.version
+                        self._finished.clear()
+                    case Finished():
+                        version = event.version
+                        self._finished.set()
             behind = version < 0 or len(events) == EVENTS_A_READ
-        begin = max(version, 0) * self._run.groups_per_batch
-        accepted = await self._queue.accepted(begin, begin + (self._run.max_staleness + 2) * self._run.groups_per_batch)
-        self._admission.advance(version, accepted)
+        if version >= 0:
+            await self._resume(version)
+
+    async def _resume(self, version: int) -> None:
+        """Starts over from a trainer at `version`, with what the queue holds."""
+        accepted = await self._queue.accepted(version * self._run.groups_per_batch)
+        self._admission.resume(version, accepted)
         self._metrics.version.set(version)
         logger.info("starts", extra={"version": version, "already_published": len(accepted)})
 
@@ -142,6 +151,8 @@ class Collector:
                 continue
             for event in events:
                 match event:
+                    case Resumed(version=version):
+                        await self._resume_patiently(version)
                     case VersionPublished(version=version):
                         self._admission.advance(version)
                         self._metrics.version.set(version)
@@ -155,13 +166,18 @@ class Collector:
                         return
             self._changed.set()
 
+    async def _resume_patiently(self, version: int) -> None:
+        async for attempt in self._patient():
+            with attempt:
+                await self._resume(version)
+
     async def _dispatch(self) -> None:
         """Gives every open group to a replica as soon as one may and can take it."""
         while True:
             await self._refresh_replicas()
             while (ordinal := self._admission.peek()) is not None:
                 replica = self._dispatcher.choose(
-                    self._replicas,
+                    self._serving_known_versions(),
                     self._run.samples_per_group,
                     self._admission.required_version(ordinal),
                     time.monotonic(),
@@ -176,6 +192,11 @@ class Collector:
             self._changed.clear()
             pause = REGISTRY_POLL_SECONDS if self._admission.peek() is None else URGENT_POLL_SECONDS
             await _wait(self._changed, pause)
+
+    def _serving_known_versions(self) -> list[ReplicaRecord]:
+        """Replicas whose version the trainer has announced. One that is ahead has its version from a trainer that died:
+        the trainer that resumed will bring it back."""
+        return [replica for replica in self._replicas if replica.policy_version <= self._admission.version]
 
     def _warn_of_a_stall(self, now: float) -> None:
         ordinal = self._admission.peek()
@@ -273,14 +294,18 @@ class Collector:
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
         payload = encode_group(group)
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
-            wait=wait_random_exponential(multiplier=0.2, max=5.0),
-            before_sleep=before_sleep_log(logger, logging.WARNING),
-        ):
+        async for attempt in self._patient():
             with attempt:
                 return await self._queue.publish(group.ordinal, payload)
         raise AssertionError("unreachable: the retries above have no end")
+
+    def _patient(self) -> AsyncRetrying:
+        """Tries again, without end, while Redis is away."""
+        return AsyncRetrying(
+            retry=retry_if_exception_type((RedisConnectionError, RedisTimeoutError)),
+            wait=wait_random_exponential(multiplier=0.2, max=5.0),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+        )
 
     def _on_failed_call(self, assignment: Assignment, prompt: Prompt, error: GenerationError) -> None:
         ordinal, replica = assignment.ordinal, assignment.replica

@@ -18,9 +18,22 @@ EVENTS_KEPT = 10_000
 
 @dataclass(frozen=True)
 class VersionPublished:
-    """The trainer's policy is now `version`. Version 0 says that the trainer is ready for the first batch."""
+    """The trainer's policy is now `version`."""
 
     kind: ClassVar[str] = "version"
+    version: int
+    digest: str
+
+    def fields(self) -> dict[FieldT, EncodableT]:
+        return _fields(self)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A trainer has started, at `version`: 0, or what its newest checkpoint has. It may be an older version than one
+    announced before, whose trainer died; what that one trained since is trained again."""
+
+    kind: ClassVar[str] = "resumed"
     version: int
     digest: str
 
@@ -51,7 +64,7 @@ class Finished:
         return _fields(self)
 
 
-Event = VersionPublished | Discarded | Finished
+Event = VersionPublished | Resumed | Discarded | Finished
 
 
 class TrainerEvents:
@@ -64,6 +77,11 @@ class TrainerEvents:
 
     async def publish(self, event: Event) -> None:
         await self._redis.xadd(self._keys.events, event.fields(), maxlen=EVENTS_KEPT, approximate=True)
+
+    async def newest_version(self) -> int:
+        """The highest version in the stream; 0 if there is none."""
+        rows = cast(list[tuple[bytes, dict[bytes, bytes]]], await self._redis.xrange(self._keys.events))
+        return max((int(fields[b"version"]) for _entry_id, fields in rows if b"version" in fields), default=0)
 
     async def follow(self, block_seconds: float) -> list[Event]:
         """Events since the last call, oldest first; waits up to `block_seconds` for one. The first call replays all."""
@@ -88,6 +106,8 @@ def _decode(fields: dict[str, str]) -> Event:
     match fields["kind"]:
         case VersionPublished.kind:
             return VersionPublished(version=int(fields["version"]), digest=fields["digest"])
+        case Resumed.kind:
+            return Resumed(version=int(fields["version"]), digest=fields["digest"])
         case Discarded.kind:
             return Discarded(ordinal=int(fields["ordinal"]), reason=fields["reason"])
         case Finished.kind:

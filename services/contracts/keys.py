@@ -32,6 +32,16 @@ class Keys:
         return f"ais:{self.run}:events"
 
     @property
+    def incarnation(self) -> str:
+        """How many trainers have been started for the run; the newest one's number fences off those before it."""
+        return f"ais:{self.run}:incarnation"
+
+    @property
+    def identity(self) -> str:
+        """Which run directory the run's state belongs to."""
+        return f"ais:{self.run}:identity"
+
+    @property
     def replicas(self) -> str:
         """Set of replica ids that may be alive."""
         return f"ais:{self.run}:replicas"

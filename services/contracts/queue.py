@@ -2,7 +2,8 @@
 
 What it promises:
 - an ordinal is published at most once, however often a publish is retried or raced (one Lua script checks and adds);
-- an entry stays pending until the trainer acknowledges it, which it does after the work is durable;
+- an entry stays pending until the trainer acknowledges it, which it does after the work is durable; what a dead trainer
+  left pending, the next one claims;
 - an entry that must not be trained on goes to the dead-letter stream with its reason, its ordinal becomes open again
   and the collector is told, in one script: nothing vanishes silently.
 
@@ -11,7 +12,7 @@ It is bounded by the collector's admission, never by trimming entries nobody has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -54,10 +55,11 @@ class Entry:
 class TrajectoryQueue:
     """One run's queue. Every call is one round trip."""
 
-    def __init__(self, redis: Redis, keys: Keys, consumer: str = "trainer-0") -> None:
+    def __init__(self, redis: Redis, keys: Keys, incarnation: int = 0) -> None:
+        """`incarnation`: of the trainer that reads; names the consumer."""
         self._redis = redis
         self._keys = keys
-        self._consumer = consumer
+        self._consumer = f"trainer-{incarnation}"
         self._publish_once = redis.register_script(_PUBLISH_ONCE)
         self._discard_once = redis.register_script(_DISCARD_ONCE)
 
@@ -76,9 +78,9 @@ class TrajectoryQueue:
         )
         return added is not None
 
-    async def accepted(self, begin: int, end: int) -> set[int]:
-        """Ordinals in [begin, end) that have been accepted."""
-        members = await self._redis.zrange(self._keys.accepted, begin, end - 1, byscore=True)
+    async def accepted(self, begin: int) -> set[int]:
+        """Ordinals from `begin` on that have been accepted."""
+        members = await self._redis.zrange(self._keys.accepted, begin, "+inf", byscore=True)
         return {int(member) for member in cast(list[bytes], members)}
 
     async def read(self, count: int, block_seconds: float) -> list[Entry]:
@@ -95,15 +97,33 @@ class TrajectoryQueue:
             await self._redis.xreadgroup(CONSUMER_GROUP, self._consumer, {self._keys.groups: after}, count=count)
         )
 
-    async def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """Forgets entries whose effect is durable, with their payloads and ordinals."""
+    async def claim(self, count: int, after: str = "0") -> tuple[list[Entry], str | None]:
+        """Takes over up to `count` entries that any consumer has pending, oldest first; and where to go on, or None.
+
+        Only the one trainer that may read calls this: no consumer but itself is alive.
+        """
+        reply = await self._redis.xautoclaim(
+            self._keys.groups, CONSUMER_GROUP, self._consumer, min_idle_time=0, start_id=after, count=count
+        )
+        cursor, rows = cast(tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]], tuple(reply[:2]))
+        return self._entries([(b"", rows)]), None if cursor == b"0-0" else cursor.decode()
+
+    async def forget_consumers(self) -> None:
+        """Removes other consumers that have nothing pending: those of trainers before this one."""
+        consumers = await self._redis.xinfo_consumers(self._keys.groups, CONSUMER_GROUP)
+        for consumer in consumers:
+            if consumer["name"].decode() != self._consumer and consumer["pending"] == 0:
+                await self._redis.xgroup_delconsumer(self._keys.groups, CONSUMER_GROUP, consumer["name"])
+
+    async def acknowledge(self, entries: Mapping[str, int]) -> None:
+        """Forgets entries (id: ordinal) whose effect is durable, with their payloads and ordinals."""
         if not entries:
             return
-        entry_ids = [entry.entry_id for entry in entries]
+        entry_ids = list(entries)
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.xack(self._keys.groups, CONSUMER_GROUP, *entry_ids)
             pipeline.xdel(self._keys.groups, *entry_ids)
-            pipeline.zrem(self._keys.accepted, *[str(entry.ordinal) for entry in entries])
+            pipeline.zrem(self._keys.accepted, *map(str, entries.values()))
             await pipeline.execute()
 
     async def drop(self, entry: Entry) -> None:

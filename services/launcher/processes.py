@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -43,7 +43,9 @@ class Processes:
     processes can be ended at once. Each has one log file.
     """
 
-    def __init__(self, logs: Path, grace_seconds: float) -> None:
+    def __init__(self, logs: Path, grace_seconds: float, inherited: Sequence[int] = ()) -> None:
+        """`inherited`: open file descriptors that the processes keep open as long as they live."""
+        self._inherited = tuple(inherited)
         self._logs = logs
         self._grace_seconds = grace_seconds
         self._environment = service_environment()
@@ -71,6 +73,7 @@ class Processes:
                 stderr=log,
                 env=self._environment,
                 start_new_session=True,
+                pass_fds=self._inherited,
             )
         self._running[command.name] = process
         self._stopping.discard(command.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.launcher.commands import Command, ServiceCommands
@@ -36,11 +36,13 @@ class Plan:
     launcher: LauncherSettings
     services: Callable[[str], ServiceCommands]
     """The services' command lines, given the server's URL."""
+    lock: int
+    """Descriptor of the lock on the directory."""
 
 
-def processes_of(directory: RunDirectory, launcher: LauncherSettings) -> Processes:
+def processes_of(directory: RunDirectory, launcher: LauncherSettings, inherited: Sequence[int] = ()) -> Processes:
     """No processes yet; those that are started log into `directory`."""
-    return Processes(directory.logs, launcher.stop_grace_seconds)
+    return Processes(directory.logs, launcher.stop_grace_seconds, inherited)
 
 
 async def run(plan: Plan, display: Display) -> RunRecord:
@@ -50,7 +52,7 @@ async def run(plan: Plan, display: Display) -> RunRecord:
     record.write(plan.directory.record)
     began = time.monotonic()
     try:
-        async with processes_of(plan.directory, plan.launcher) as processes:
+        async with processes_of(plan.directory, plan.launcher, [plan.lock]) as processes:
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
             await _train(plan, processes, redis, server, display)

@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "evaluations.jsonl"
 
     @property
+    def lock(self) -> Path:
+        """Held by the launcher and its processes while they live."""
+        return self.path / "launcher.lock"
+
+    @property
     def record(self) -> Path:
         """When it ran, on what, and how it ended, as JSON."""
         return self.path / "run.json"

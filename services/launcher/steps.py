@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 
 class StepLog:
-    """Follows a steps file. A line counts when its newline is there; a line that is not JSON is skipped."""
+    """Follows a steps file. A line counts when its newline is there; a line that is not JSON is skipped.
+
+    A trainer that resumes puts a shorter file in its place, which is read from the beginning.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file_number = 0
         self._offset = 0
         self.records: list[dict[str, Any]] = []
         """All records so far, nested objects flattened: `phase_seconds.forward`."""
@@ -20,6 +25,8 @@ class StepLog:
         """Records that came since the last call."""
         try:
             with self._path.open("rb") as file:
+                if (number := os.fstat(file.fileno()).st_ino) != self._file_number:
+                    self._file_number, self._offset, self.records = number, 0, []
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:

@@ -1,13 +1,14 @@
 """What to do when a process of a run ends. Pure: it is told what happened and when, and answers with a decision.
 
 Policy
-- The trainer's end is the run's end: well with exit code 0, otherwise as a failure.
-- Anything else is started again, after a wait that doubles from death to death. A life of `STABLE_SECONDS` makes
-  earlier deaths forgotten.
+- A trainer that ends with exit code 0 ends the run; a dead one goes on from its checkpoint when it is started again.
+- What dies is started again, after a wait that doubles from death to death. A life of `STABLE_SECONDS` makes earlier
+  deaths forgotten.
 - An orderly end (exit code 0) is no death. At the end of the run the collector ends like this, so it waits long.
 - `DEATHS_LIMIT` deaths in a row are enough. Of several replicas, one may be given up and the run goes on with the
   others; anything else that is given up, or the last replica, ends the run.
-- Wrong settings (exit code 2) do not get better by trying again.
+- Wrong settings (exit code 2) do not get better by trying again, nor does a trainer that says that something is missing
+  (exit code 3), after it has waited for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.runtime.process import EXIT_SETTINGS
+from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 STABLE_SECONDS = 30.0
 """A process that lived this long was not dying at start."""
@@ -85,8 +86,10 @@ class Supervision:
     def ended(self, name: str, code: int, now: float) -> Decision:
         """`name` ended without having been asked to by us; `code` is minus the signal's number if a signal did it."""
         life = self._lives[name]
-        if life.role is Role.TRAINER:
-            return Finish() if code == 0 else Fail("the trainer failed")
+        if life.role is Role.TRAINER and code == 0:
+            return Finish()
+        if life.role is Role.TRAINER and code == EXIT_UNAVAILABLE:
+            return self._give_up(name, "what it needs is not there")
         if code == EXIT_SETTINGS:
             return self._give_up(name, "its settings are wrong")
         if code == 0:

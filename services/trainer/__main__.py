@@ -1,4 +1,4 @@
-"""`python -m services.trainer -c FILE`: the trainer service. Under torchrun, one of its ranks; rank 0 is the service."""
+"""`python -m services.trainer -c FILE`: the trainer service, or, under torchrun, one of its ranks."""
 
 from __future__ import annotations
 

@@ -8,14 +8,17 @@ thread that the learner works in.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 
-from ais_core.corrections import State
 from services.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
 from services.trainer import step
 from services.trainer.phases import PhaseClock
@@ -23,7 +26,7 @@ from services.trainer.ranks import JoinedRanks, Ranks, join
 from services.trainer.settings import Settings
 from services.trainer.sharding import load_policy
 from services.trainer.snapshot import Snapshot
-from services.trainer.step import Learner, StepOutcome
+from services.trainer.step import Learner, Memory, StepOutcome
 
 Result = TypeVar("Result")
 
@@ -37,9 +40,27 @@ class Conductor:
         self._thread = ThreadPoolExecutor(1, "learner", initializer=ranks.attach_thread)
 
     @property
-    def correction_state(self) -> State | None:
-        """`Learner.correction_state`, of which all ranks have the same."""
-        return self._learner.correction_state
+    def memory(self) -> Memory:
+        """`Learner.memory`, of which all ranks have the same."""
+        return self._learner.memory
+
+    def save(self, directory: Path) -> Future[Any]:
+        """`Learner.save` on all ranks, to a directory that all of them see."""
+
+        def call() -> Future[Any]:
+            self._ranks.tell("save", [str(directory).encode()])
+            return self._learner.save(directory)
+
+        return self._run(call)
+
+    def resume(self, memory: Memory, directory: Path) -> None:
+        """`Learner.resume` on all ranks."""
+
+        def call() -> None:
+            self._ranks.tell("resume", [json.dumps(asdict(memory)).encode(), str(directory).encode()])
+            self._learner.resume(memory, directory)
+
+        self._run(call)
 
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
         """`Learner.step` on all ranks."""
@@ -87,6 +108,8 @@ def _follow(settings: Settings) -> None:
     policy = load_policy(settings.run.model, settings.trainer, ranks)
     learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks)
     bounds = TrajectoryBounds(policy.vocab_size)
+    saving: Future[Any] = Future()
+    saving.set_result(None)
     while True:
         command, payloads = ranks.hear()
         match command:
@@ -94,7 +117,14 @@ def _follow(settings: Settings) -> None:
                 learner.step([decode_group(payload, bounds) for payload in payloads], PhaseClock())
             case "snapshot":
                 learner.snapshot()
+            case "save":
+                saving.result()
+                saving = learner.save(Path(payloads[0].decode()))
+            case "resume":
+                memory = TypeAdapter(Memory).validate_json(payloads[0])
+                learner.resume(memory, Path(payloads[1].decode()))
             case "end":
+                saving.result()
                 ranks.leave()
                 return
             case unknown:

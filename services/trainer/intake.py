@@ -3,15 +3,19 @@
 Batch k is exactly the groups with ordinals [k * B, (k + 1) * B) and is trained when the policy is at version k. So an
 entry is judged on arrival, once, against the version that its own batch will have:
 
-- seen already (the queue delivered the same entry again): nothing to do;
+- seen already (the queue delivered the same entry again, or the checkpoint the trainer resumed from has its effect):
+  nothing to do;
 - its ordinal is buffered or trained: a duplicate, to be acknowledged;
 - malformed, sampled in a way that cannot be trained on, or too stale: refused with the field and the reason;
 - otherwise buffered until its batch is complete and its turn has come.
+
+A trainer that resumed is at an older version than the one before it was, so the queue may hold groups of batches that
+are still ahead of it, and its own batches may have been sampled by versions it has not made again yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.contracts.queue import Entry
@@ -51,14 +55,26 @@ Verdict = Buffered | Duplicate | Known | Refused
 class Intake:
     """Judges entries and hands out complete batches in order."""
 
-    def __init__(self, run: RunSettings, vocab_size: int, context_length: int) -> None:
+    def __init__(
+        self,
+        run: RunSettings,
+        vocab_size: int,
+        context_length: int,
+        *,
+        version: int = 0,
+        announced: int = 0,
+        covered: Iterable[str] = (),
+    ) -> None:
+        """`version`: where training starts. `announced`: the newest version any trainer of this run has announced; up
+        to there groups may have been admitted. `covered`: ids of entries that are trained and not acknowledged."""
         self._run = run
         self._vocab_size = vocab_size
         self._context_length = context_length
-        self._version = 0
-        self._next_ordinal = 0
+        self._version = version
+        self._announced = announced
+        self._next_ordinal = version * run.groups_per_batch
         self._buffer: dict[int, Buffered] = {}
-        self._uncommitted: set[str] = set()
+        self._unacknowledged: set[str] = set(covered)
 
     @property
     def version(self) -> int:
@@ -67,17 +83,18 @@ class Intake:
 
     def judge(self, entry: Entry) -> Verdict:
         """Decides on one queue entry and buffers it when it is good."""
-        if entry.entry_id in self._uncommitted:
+        if entry.entry_id in self._unacknowledged:
             return Known()
         if 0 <= entry.ordinal < self._next_ordinal or entry.ordinal in self._buffer:
             return Duplicate()
+        trained_at = entry.ordinal // self._run.groups_per_batch
         try:
-            group = decode_group(entry.payload, TrajectoryBounds(self._vocab_size, self._version))
+            group = decode_group(entry.payload, TrajectoryBounds(self._vocab_size, max(0, trained_at)))
             self._check(entry, group)
         except MalformedRecordError as error:
             return Refused(error.field, error.reason)
         self._buffer[entry.ordinal] = buffered = Buffered(entry, group)
-        self._uncommitted.add(entry.entry_id)
+        self._unacknowledged.add(entry.entry_id)
         return buffered
 
     def complete(self) -> bool:
@@ -94,9 +111,9 @@ class Intake:
         """The batch that was taken is trained: the policy is one version further."""
         self._version += 1
 
-    def forget(self, entries: Sequence[Entry]) -> None:
+    def forget(self, entry_ids: Iterable[str]) -> None:
         """The entries are acknowledged; the queue cannot deliver them again."""
-        self._uncommitted.difference_update(entry.entry_id for entry in entries)
+        self._unacknowledged.difference_update(entry_ids)
 
     def _next_ordinals(self) -> range:
         return range(self._next_ordinal, self._next_ordinal + self._run.groups_per_batch)
@@ -106,11 +123,12 @@ class Intake:
         run = self._run
         if group.ordinal != entry.ordinal:
             raise MalformedRecordError("ordinal", f"the entry says {entry.ordinal}, its group says {group.ordinal}")
-        admitted = (run.max_staleness + self._version + 1) * run.groups_per_batch
+        newest = max(self._version, self._announced)
+        admitted = (run.max_staleness + newest + 1) * run.groups_per_batch
         if not 0 <= group.ordinal < admitted:
             raise MalformedRecordError(
                 "ordinal",
-                f"{group.ordinal} is not admitted yet at version {self._version}, only ordinals below {admitted} are: "
+                f"{group.ordinal} is not admitted yet at version {newest}, only ordinals below {admitted} are: "
                 "collector and trainer must agree on run.groups_per_batch and run.max_staleness",
             )
         if len(group.trajectories) != run.samples_per_group:

@@ -25,7 +25,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.watchdog import Watchdog
 
 BEHIND_OURS_SECONDS = 15.0
-"""How much later than our watchdog torch's own deadline comes, so that the error with the rank's name is there first."""
+"""How much later than our watchdog's torch's own deadline comes: the error with the rank's name is there first."""
 ENDLESS = timedelta(days=365)
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ class Ranks:
     @property
     def mesh(self) -> DeviceMesh | None:
         """What the policy is sharded over; None alone."""
+        return None
+
+    @property
+    def saving(self) -> dist.ProcessGroup | None:
+        """The group that a checkpoint's writers agree through, in the background; None alone."""
         return None
 
     def attach_thread(self) -> None:
@@ -82,29 +87,34 @@ class JoinedRanks(Ranks):
     """One of several, from torchrun's environment."""
 
     def __init__(self, settings: TrainerSettings) -> None:
-        """Waits for the others. Raises UnavailableError when there is no GPU for this rank."""
+        """Waits for the others. Raises UnavailableError when there is no GPU for this rank, or torchrun has been
+        started in a way that does not survive a restart."""
         local_rank = int(os.environ["LOCAL_RANK"])
         super().__init__(_device(settings.device, local_rank))
         self.attach_thread()
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # NCCL's flight recorder: dumped when a collective hangs
         deadline = settings.collective_seconds
+        timeout = timedelta(seconds=deadline + BEHIND_OURS_SECONDS)
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         cuda = self.device.type == "cuda"
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            timeout=timedelta(seconds=deadline + BEHIND_OURS_SECONDS),
-        )
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        backends = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backends, store=_store(timeout), rank=self.rank, world_size=self.size, timeout=timeout)
         self._mesh = init_device_mesh(self.device.type, (self.size,))
-        self._commands = dist.new_group(backend="gloo", timeout=ENDLESS)
+        self._commands: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=ENDLESS)
         """Carries commands, for which other ranks wait as long as rank 0 has none."""
-        self._watchdog = Watchdog(
-            _store(deadline), self.rank, self.size, deadline, linger_seconds=2 * BEHIND_OURS_SECONDS if cuda else 0.0
-        )
+        self._saving: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+        linger = 2 * BEHIND_OURS_SECONDS if cuda else 0.0
+        self._watchdog = Watchdog(_store(timeout, connect_only=True), self.rank, self.size, deadline, linger)
+        dist.barrier(self._saving)
         self._watchdog.start()
 
     @property
     def mesh(self) -> DeviceMesh:
         return self._mesh
+
+    @property
+    def saving(self) -> dist.ProcessGroup:
+        return self._saving
 
     @contextmanager
     def phase(self, name: str, deadline: bool = True) -> Iterator[None]:
@@ -145,7 +155,10 @@ class JoinedRanks(Ranks):
         return header["command"], payloads
 
     def leave(self) -> None:
+        with self.phase("the end"):
+            dist.barrier(self._commands)
         self._watchdog.stop()
+        dist.barrier(self._commands)  # rank 0 keeps the store until all have said that they leave
         dist.destroy_process_group()
 
     def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -171,19 +184,29 @@ def _device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise UnavailableError(
-            f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}. Lower trainer.ranks, "
-            "or set trainer.device to cpu."
+            f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}. Lower "
+            "trainer.ranks, or set trainer.device to cpu."
         )
     return torch.device("cuda", local_rank)
 
 
-def _store(deadline: float) -> Store:
-    """A connection of the watchdog's own to the store that the ranks met in."""
+def _store(timeout: timedelta, connect_only: bool = False) -> Store:
+    """A connection to where the ranks meet: a store that torchrun keeps for ranks of one machine, and else rank 0.
+
+    torchrun's outlives a restart, with all that is in it (pytorch/pytorch issue 135712), so each attempt gets a part of
+    its own. Several machines may not count their attempts alike: they need a new store for each.
+    """
+    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    if kept_by_torchrun and os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        raise UnavailableError(
+            "with several machines, start torchrun with --rdzv-backend c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "in its environment: otherwise ranks that it starts again find the addresses of those before them"
+        )
     store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        timeout=timedelta(seconds=deadline),
+        is_master=not (kept_by_torchrun or connect_only) and os.environ["RANK"] == "0",
+        timeout=timeout,
     )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"ais/watchdog/{attempt}", store)
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] if kept_by_torchrun else "any"
+    return PrefixStore(f"ais/attempt/{attempt}", store)

@@ -20,6 +20,8 @@ from services.trainer.persist import persist
 
 BLOCK_SECONDS = 1.0
 """How long the server holds one read that finds nothing."""
+CLAIMED_AT_ONCE = 32
+"""Entries taken over in one round trip."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,9 @@ class GroupReader:
         self._arrived = asyncio.Event()
 
     async def run(self) -> None:
-        """Reads until cancelled. Raises RedisUnreachableError when Redis stays away."""
+        """Takes over what trainers before this one left pending, then reads until cancelled. Raises
+        RedisUnreachableError when Redis stays away."""
+        await self._claim()
         while True:
             try:
                 entries = await self._queue.read(self._count, BLOCK_SECONDS)
@@ -56,6 +60,14 @@ class GroupReader:
                 # The server may have handed entries out in an answer that was lost; they are pending, in our name.
                 entries = await self._pending()
             await self._take_in(entries)
+
+    async def _claim(self) -> None:
+        after: str | None = "0"
+        while after is not None:
+            claim = partial(self._queue.claim, CLAIMED_AT_ONCE, after)
+            entries, after = await persist(claim, self._patience_seconds)
+            await self._take_in(entries)
+        await persist(self._queue.forget_consumers, self._patience_seconds)
 
     async def batch_arrived(self) -> None:
         """Returns when the next batch is complete."""

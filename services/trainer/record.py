@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,6 +107,29 @@ class StepRecord(StepFigures):
     """Ordinals of the batch's groups."""
     group_ids: list[str]
     """Their group ids."""
+    incarnation: int
+    """The trainer that made the step: the run's first, second, ... A step after the last checkpoint of a trainer that
+    died is made again by the next one, and this line takes the place of the other."""
+
+
+def sync(directory: Path) -> None:
+    """Waits until the lines written so far are on the disk."""
+    with (directory / STEPS_FILE).open("a") as file:
+        os.fsync(file.fileno())
+
+
+def rewind(directory: Path, version: int) -> None:
+    """Forgets the lines of steps after `version`: they are trained again."""
+    file = directory / STEPS_FILE
+    if not file.exists():
+        return
+    part = file.with_name(f".{STEPS_FILE}.writing")
+    with file.open() as lines, part.open("w") as kept:
+        # What a crash has cut short is the last line, of a step that no checkpoint covers.
+        kept.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["version"] <= version)
+        kept.flush()
+        os.fsync(kept.fileno())
+    part.replace(file)
 
 
 def append(directory: Path, record: StepRecord) -> None:

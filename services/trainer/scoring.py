@@ -50,8 +50,8 @@ class ScoringModel(nn.Module):
         layers = getattr(self.model.base_model, "layers", None)
         if not isinstance(layers, nn.ModuleList):
             raise UnavailableError(
-                f"{type(self.model).__name__} has no list of decoder layers where the Qwen3 and Llama families have it. "
-                "Set trainer.ranks to 1 and trainer.activation_checkpointing to false."
+                f"{type(self.model).__name__} has no list of decoder layers where the Qwen3 and Llama families have "
+                "it. Set trainer.ranks to 1 and trainer.activation_checkpointing to false."
             )
         return list(layers)
 

@@ -62,8 +62,8 @@ class TrainerSettings(Section):
 
     # More than one process (docs/distributed.md).
     ranks: int = Field(default=1, ge=1)
-    """Processes on this machine that share the policy and the batch, one for each GPU; `ais trainer` and `ais run` start
-    them with torchrun. Several machines: start torchrun on each, this setting is not read then."""
+    """Processes on this machine that share the policy and the batch, one for each GPU; `ais trainer` and `ais run`
+    start them with torchrun. Several machines: start torchrun on each, this setting is not read then."""
     max_restarts: int = Field(default=3, ge=0)
     """With several ranks, how often torchrun starts all of them again after one has failed."""
     collective_seconds: float = Field(default=600.0, gt=0.0)
@@ -72,10 +72,13 @@ class TrainerSettings(Section):
 
     # What is kept.
     save_every_steps: int = Field(default=25, ge=1)
-    """Steps between checkpoints. Groups are acknowledged when a checkpoint covers them."""
-
-    keep_checkpoints: int = Field(default=10, ge=1)
-    """Newest checkpoints that stay on the disk; each is a whole model."""
+    """Steps between checkpoints, which are written in the background. A trainer that dies goes on from the newest one.
+    The queue keeps the groups of the newest checkpoint and of the steps after it: its server needs memory for them."""
+    keep_checkpoints: int = Field(default=10, ge=2)
+    """Newest checkpoints that stay on the disk, each a whole model; the newest two have the state of training too,
+    which takes six times as much."""
+    keep_every_steps: int = Field(default=0, ge=0)
+    """Checkpoints at multiples of this many steps stay for good; 0: none."""
 
     # The probe: log-probs sent with each version, which a replica must reproduce before it serves it.
     probe_sequences: int = Field(default=4, ge=0, le=16)

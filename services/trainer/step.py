@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,13 +37,14 @@ from services.trainer.microbatch import Microbatch
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy, TokenScores
 from services.trainer.probe import probe_sequences, take_probe
-from services.trainer.record import StepFigures
 from services.trainer.ranks import Ranks
+from services.trainer.record import StepFigures
 from services.trainer.schedule import learning_rate
 from services.trainer.settings import TrainerSettings
 from services.trainer.sharding import gathered, whole
 from services.trainer.snapshot import Snapshot, take_snapshot
 from services.trainer.tally import Tally
+from services.trainer.training_state import load_training_state, save_training_state
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,18 @@ class StepOutcome:
     figures: StepFigures
     staleness: list[int]
     """Versions behind, one for each trajectory."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a learner knows beyond its numbers."""
+
+    version: int
+    """Policy version: batches trained. The learning rate is a function of it."""
+    correction: State | None
+    """What the correction remembers."""
+    probe_sequences: tuple[tuple[int, ...], ...] | None
+    """The sequences every version is probed with; None before the first batch."""
 
 
 class Learner:
@@ -89,9 +105,21 @@ class Learner:
         )
 
     @property
-    def correction_state(self) -> State | None:
-        """What the correction remembers; JSON-able, for the checkpoint."""
-        return self._state
+    def memory(self) -> Memory:
+        """What a checkpoint must keep beside the training state; JSON-able."""
+        return Memory(self._version, self._state, self._probe_sequences)
+
+    def save(self, directory: Path) -> Future[Any]:
+        """Copies the training state as it is now and writes the copy to `directory` in the background."""
+        return save_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
+
+    def resume(self, memory: Memory, directory: Path) -> None:
+        """Goes on from what `save` wrote to `directory` when `memory` was this."""
+        with self._ranks.phase("loading the training state"):
+            load_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
+        self._version = memory.version
+        self._state = memory.correction
+        self._probe_sequences = memory.probe_sequences
 
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
@@ -108,9 +136,8 @@ class Learner:
         self._version += 1
         if self._probe_sequences is None:
             self._probe_sequences = probe_sequences(groups, self._settings.probe_sequences, self._settings.probe_tokens)
-        with clock.phase("probe"):
-            with self._ranks.phase("forward of the probe"):
-                probe = take_probe(self._policy, self._probe_sequences)
+        with clock.phase("probe"), self._ranks.phase("forward of the probe"):
+            probe = take_probe(self._policy, self._probe_sequences)
         with clock.phase("serialise"):
             snapshot = self._snapshot(probe)
         return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)

@@ -75,7 +75,9 @@ class Tally:
     def merge(self, ranks: Ranks) -> None:
         """Adds what the other ranks have added up. Sums, plan, norm and updates are those of all ranks already."""
         sums = (self.loss, self.entropy, *self._tokens.values, *self._sequences.values)
-        values: list[float] = ranks.sum(torch.tensor(sums, dtype=torch.float64, device=ranks.device), "tallies").tolist()
+        values: list[float] = ranks.sum(
+            torch.tensor(sums, dtype=torch.float64, device=ranks.device), "tallies"
+        ).tolist()
         self.loss, self.entropy = values[:2]
         self._tokens, self._sequences = _WeightSums(*values[2:4]), _WeightSums(*values[4:])
 

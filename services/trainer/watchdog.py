@@ -1,11 +1,10 @@
 """Turns a rank that hangs into an error that names it, and what the others wait for.
 
 The ranks meet in collectives, and a rank that never comes leaves the others waiting. Each rank therefore tells a store
-that outlives it (torchrun's) about once a second that it is alive, how many phases it has entered, and what the phase
-is called. All ranks enter the same phases in the same order, so whoever is behind is who the others wait for. When a
-phase has lasted longer than the deadline, or a rank has been silent as long, a rank says so and ends its process, and
-torchrun starts all of them again. The process group has a deadline of its own behind this one: torch's, which knows
-what the collective was, but not why.
+about once a second that it is alive, how many phases it has entered, and what the phase is called. All ranks enter the
+same phases in the same order, so whoever is behind is who the others wait for. When a phase has lasted longer than the
+deadline, or a rank has been silent as long, a rank says so and ends its process, and torchrun starts all of them again.
+The process group has a deadline of its own behind this one: torch's, which knows what the collective was, but not why.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def _describe(seen: Sighting) -> str:
 
 
 class Watchdog:
-    """Watches the ranks from a thread of its own in each of them."""
+    """Watches the ranks, from two threads of its own in each of them: a store that hangs must not stop the watch."""
 
     def __init__(
         self,
@@ -98,7 +97,8 @@ class Watchdog:
         linger_seconds: float = 0.0,
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        """`linger_seconds`: time between the complaint and the end, for torch to write down what it knows."""
+        """Reports at once. `store` is this object's alone. `linger_seconds`: time between the complaint and the end,
+        for torch to write down what it knows."""
         self._store = store
         self._rank = rank
         self._deadline = deadline_seconds
@@ -111,17 +111,23 @@ class Watchdog:
         self._seen: dict[int, tuple[Report | None, float]] = {
             other: (None, now) for other in range(size) if other != rank
         }
+        """The newest report of each other rank, and when it came."""
+        self._looked = now
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        store.set(str(rank), self._report.model_dump_json())
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._judge)]
 
     def start(self) -> None:
-        self._thread.start()
+        """Call when all ranks have reported."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """This rank ends as it should."""
+        """This rank ends as it should, and is not to be missed."""
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._store.set(str(self._rank), self._report.model_copy(update={"left": True}).model_dump_json())
 
     @contextmanager
@@ -137,28 +143,50 @@ class Watchdog:
                 self._report = self._report.model_copy(update={"phase": f"after {name}"})
                 self._began = None
 
-    def _watch(self) -> None:
-        while not self._stopped.wait(min(TICK_SECONDS, self._deadline / 4)):
+    def _exchange(self) -> None:
+        """Reports, and reads what the others report."""
+        while not self._stopped.is_set():
+            with self._lock:
+                self._report = own = self._report.model_copy(update={"beat": self._report.beat + 1})
             try:
-                found = self._look()
+                self._store.set(str(self._rank), own.model_dump_json())
+                found = {other: self._read(other) for other in self._seen}
             except RuntimeError as error:  # torch's, of every kind
-                found = f"rank {self._rank} has lost the store that ranks meet in: {error}"
-            if found is not None and not self._stopped.is_set():
-                logger.critical("%s; ending this process", found)
-                self._stopped.wait(self._linger)
-                self._end(EXIT_RANK_LOST)
+                self._give_up(f"rank {self._rank} has lost the store that the ranks meet in: {error}")
+                return
+            now = time.monotonic()
+            with self._lock:
+                self._looked = now
+                for other, report in found.items():
+                    if report != self._seen[other][0]:
+                        self._seen[other] = (report, now)
+            self._wait()
+
+    def _read(self, rank: int) -> Report | None:
+        key = str(rank)
+        return Report.model_validate_json(self._store.get(key)) if self._store.check([key]) else None
+
+    def _judge(self) -> None:
+        while not self._wait():
+            now = time.monotonic()
+            with self._lock:
+                own, began, looked = self._report, self._began, self._looked
+                # While the store does not answer, only rank 0, which may keep it, is known to be silent.
+                sightings = {
+                    other: Sighting(report, (looked if other else now) - since)
+                    for other, (report, since) in self._seen.items()
+                }
+            seconds = 0.0 if began is None else now - began
+            if (found := complaint(self._rank, own, seconds, sightings, self._deadline)) is not None:
+                self._give_up(found)
                 return
 
-    def _look(self) -> str | None:
-        with self._lock:
-            self._report = own = self._report.model_copy(update={"beat": self._report.beat + 1})
-            seconds = 0.0 if self._began is None else time.monotonic() - self._began
-        self._store.set(str(self._rank), own.model_dump_json())
-        for other, (known, _) in self._seen.items():
-            if self._store.check([str(other)]):
-                report = Report.model_validate_json(self._store.get(str(other)))
-                if report != known:
-                    self._seen[other] = (report, time.monotonic())
-        now = time.monotonic()
-        sightings = {other: Sighting(report, now - since) for other, (report, since) in self._seen.items()}
-        return complaint(self._rank, own, seconds, sightings, self._deadline)
+    def _wait(self) -> bool:
+        """Until the next look. True: there is none."""
+        return self._stopped.wait(min(TICK_SECONDS, self._deadline / 4))
+
+    def _give_up(self, why: str) -> None:
+        if not self._stopped.is_set():
+            logger.critical("%s; ending this process", why)
+            self._stopped.wait(self._linger)
+            self._end(EXIT_RANK_LOST)

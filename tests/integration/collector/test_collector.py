@@ -20,7 +20,7 @@ from services.collector.settings import CollectorSettings, PromptSettings, TaskS
 from services.collector.tasks import open_task
 from services.collector.tokenizer import PolicyTokenizer
 from services.collector.verifiers import open_verifier
-from services.contracts.events import Finished, TrainerEvents, VersionPublished
+from services.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
@@ -196,13 +196,37 @@ async def test_admitted_groups_arrive_scored_with_samples_in_order(stage: Stage)
 
 async def test_a_new_version_opens_the_next_batch_and_the_end_stops_the_collector(stage: Stage) -> None:
     await stage.events.publish(VersionPublished(0, ""))
-    async with stage.replica("a", honest, version=1), stage.collector() as running:
+    async with stage.replica("a", honest), stage.replica("b", honest, version=1), stage.collector() as running:
         await stage.groups(4)
         assert await stage.queue.read(1, block_seconds=0.2) == []
         await stage.events.publish(VersionPublished(1, ""))
         assert [group.ordinal for group in await stage.groups(4)] == [4, 5, 6, 7]
         await stage.events.publish(Finished(3))
         await asyncio.wait_for(running, 5)
+
+
+async def test_a_trainer_that_resumed_at_an_older_version_gets_what_is_missing_again(stage: Stage) -> None:
+    await stage.events.publish(Resumed(0, ""))
+    async with stage.replica("a", honest), stage.replica("b", honest, version=1) as ahead, stage.collector():
+        await stage.groups(4)
+        await stage.events.publish(VersionPublished(1, ""))
+        assert [group.ordinal for group in await stage.groups(4)] == [4, 5, 6, 7]
+        calls = ahead.calls
+        lost = await stage.queue.read_pending(3)  # 0, 1 and 2, in the order in which they were read
+        await stage.queue.acknowledge({entry.entry_id: entry.ordinal for entry in lost})
+        await stage.events.publish(Resumed(0, ""))
+        again = await stage.groups(3)
+        assert {group.ordinal for group in again} == {entry.ordinal for entry in lost}
+        assert ahead.calls == calls, "its version does not exist any more"
+        await stage.events.publish(VersionPublished(1, ""))
+        assert await stage.queue.read(1, block_seconds=0.2) == [], "4 to 7 are there still"
+
+
+async def test_a_collector_that_comes_after_a_finished_run_was_resumed_goes_on(stage: Stage) -> None:
+    for event in (Resumed(0, ""), VersionPublished(3, ""), Finished(3), Resumed(2, "")):
+        await stage.events.publish(event)
+    async with stage.replica("a", honest, version=2), stage.collector():
+        assert [group.ordinal for group in await stage.groups(4)] == [8, 9, 10, 11]
 
 
 async def test_a_batch_waits_for_a_replica_with_the_new_version(stage: Stage) -> None:

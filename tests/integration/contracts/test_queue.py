@@ -42,7 +42,7 @@ async def test_an_entry_stays_pending_until_it_is_acknowledged(redis: Redis, key
     entries = await queue.read(count=10, block_seconds=0.1)
     assert await queue.read(count=10, block_seconds=0.01) == []
     assert await TrajectoryQueue(redis, keys).read_pending(count=10) == entries
-    await queue.acknowledge(entries)
+    await queue.acknowledge({entry.entry_id: entry.ordinal for entry in entries})
     assert await queue.read_pending(count=10) == []
     assert await queue.depth() == 0
 
@@ -65,7 +65,7 @@ async def test_a_discarded_entry_is_kept_with_its_reason_and_its_ordinal_is_open
     (entry,) = await queue.read(count=10, block_seconds=0.1)
     await queue.discard(entry, "rewards: must be finite")
     assert await queue.depth() == 0
-    assert await queue.accepted(0, 10) == set()
+    assert await queue.accepted(0) == set()
     ((_, letter),) = await redis.xrange(keys.dead_letters)
     assert letter[b"reason"] == b"rewards: must be finite"
     assert letter[b"group"] == b"bad"
@@ -77,7 +77,7 @@ async def test_accepted_ordinals_survive_for_a_restarted_collector(redis: Redis,
     queue = await prepared(redis, keys)
     for ordinal in (3, 4, 9):
         await queue.publish(ordinal, b"x")
-    assert await TrajectoryQueue(redis, keys).accepted(4, 9) == {4}
+    assert await TrajectoryQueue(redis, keys).accepted(4) == {4, 9}
 
 
 async def test_preparing_an_existing_queue_keeps_its_entries(redis: Redis, keys: Keys) -> None:
@@ -116,7 +116,7 @@ async def test_a_refusal_that_is_repeated_leaves_the_group_published_since_alone
     await queue.discard(entry, "reason")
     await queue.publish(3, b"good")
     await queue.discard(entry, "reason")
-    assert await queue.accepted(0, 10) == {3}
+    assert await queue.accepted(0) == {3}
     assert await redis.xlen(keys.dead_letters) == 1
     assert len(await TrainerEvents(redis, keys).follow(0.1)) == 1
 
@@ -127,5 +127,23 @@ async def test_dropping_a_second_entry_keeps_its_ordinal_closed(redis: Redis, ke
     await redis.xadd(keys.groups, {"ordinal": 3, "group": b"second"})
     _, second = await queue.read(count=10, block_seconds=0.1)
     await queue.drop(second)
-    assert await queue.accepted(0, 10) == {3}
+    assert await queue.accepted(0) == {3}
     assert [entry.payload for entry in await queue.read_pending(10)] == [b"first"]
+
+
+async def test_a_new_trainer_claims_what_those_before_it_left_pending(redis: Redis, keys: Keys) -> None:
+    await prepared(redis, keys)
+    for incarnation in (1, 2):
+        queue = TrajectoryQueue(redis, keys, incarnation)
+        for ordinal in range(2):
+            await queue.publish(10 * incarnation + ordinal, b"x")
+        await queue.read(count=10, block_seconds=0.1)
+    third = TrajectoryQueue(redis, keys, 3)
+    first, after = await third.claim(count=3)
+    assert after is not None
+    rest, end = await third.claim(count=3, after=after)
+    assert [entry.ordinal for entry in first + rest] == [10, 11, 20, 21]
+    assert end is None
+    await third.forget_consumers()
+    assert [consumer["name"] for consumer in await redis.xinfo_consumers(keys.groups, "trainer")] == [b"trainer-3"]
+    assert [entry.ordinal for entry in await third.read_pending(10)] == [10, 11, 20, 21]

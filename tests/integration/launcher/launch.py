@@ -10,6 +10,7 @@ from rich.console import Console
 
 from services.launcher.commands import Command, ServiceCommands
 from services.launcher.display import open_display
+from services.launcher.lock import held
 from services.launcher.processes import ProcessFailedError
 from services.launcher.run import Plan, run
 from services.launcher.run_directory import RunDirectory
@@ -36,21 +37,22 @@ def main() -> int:
             trainer=command("trainer", "trainer", "--steps-file", str(directory.steps), *trainer_arguments),
         )
 
-    plan = Plan(
-        directory=directory,
-        total_steps=5,
-        quantised=False,
-        redis=RedisSettings(),
-        launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
-        services=services,
-    )
-
-    async def launch() -> int:
+    async def launch(lock: int) -> int:
+        plan = Plan(
+            directory=directory,
+            total_steps=5,
+            quantised=False,
+            redis=RedisSettings(),
+            launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
+            services=services,
+            lock=lock,
+        )
         await run(plan, open_display(Console(width=160), "stand-ins"))
         return 0
 
     try:
-        return run_cancellable(launch())
+        with held(directory.lock) as lock:
+            return run_cancellable(launch(lock))
     except ProcessFailedError as error:
         print(error)
         return 1

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from services.launcher.run_directory import RunDirectory, fresh_run_directory
+from services.runtime.process import EXIT_UNAVAILABLE
 
 MARK = "AIS_TEST_MARK"
 """Environment variable by which a test finds every process that its launcher started."""
@@ -99,7 +100,7 @@ def test_the_trainers_end_is_the_runs_end(launch: Launcher) -> None:
 
 
 def test_a_failed_trainer_fails_the_run_with_the_end_of_its_log(launch: Launcher) -> None:
-    launched = launch(["--code", "1"])
+    launched = launch(["--code", str(EXIT_UNAVAILABLE)])
     code, output = launched.end()
     assert code == 1
     assert "this is what the trainer said last" in output
@@ -138,7 +139,9 @@ def test_a_killed_launcher_leaves_nothing_behind(launch: Launcher) -> None:
         process.kill()
 
 
-@pytest.mark.parametrize("victim", ["stand_in.py replica", "stand_in.py collector", "valkey-server"])
+@pytest.mark.parametrize(
+    "victim", ["stand_in.py replica", "stand_in.py collector", "stand_in.py trainer", "valkey-server"]
+)
 def test_a_killed_process_is_replaced_and_the_run_goes_on(launch: Launcher, victim: str) -> None:
     launched = launch(ENDLESS)
     eventually(lambda: running(launched) and launched.named(victim))

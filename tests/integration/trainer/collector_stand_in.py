@@ -7,7 +7,7 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 from trainer_groups import make_group
 
-from services.contracts.events import Discarded, Event, Finished, TrainerEvents, VersionPublished
+from services.contracts.events import Discarded, Event, Finished, Resumed, TrainerEvents, VersionPublished
 from services.contracts.keys import Keys
 from services.contracts.queue import TrajectoryQueue
 from services.contracts.trajectory import encode_group
@@ -35,7 +35,7 @@ class StandInCollector:
             for event in await self._trainer.follow(0.5):
                 self.events.append(event)
                 match event:
-                    case VersionPublished(version=version):
+                    case VersionPublished(version=version) | Resumed(version=version):
                         self._version = version
                         await self._publish_admitted()
                     case Discarded(ordinal=ordinal):

@@ -111,8 +111,7 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
     return score
 
 
-def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
-    """Figures of every step, and the last snapshot."""
+def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
     settings = TrainerSettings.model_validate(
         {"warmup_steps": 0, "learning_rate": 1e-3, "max_grad_norm": 0.5, **case.settings}
     )
@@ -121,7 +120,12 @@ def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
         policy.scoring.checkpoint_activations()
     if ranks.mesh:
         shard(policy, ranks.mesh)
-    learner = Learner(policy, RunSettings(steps=100), settings, case.correction, ranks)
+    return Learner(policy, RunSettings(steps=100), settings, case.correction, ranks), policy
+
+
+def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
+    """Figures of every step, and the last snapshot."""
+    learner, policy = learner_of(case, ranks)
     figures = []
     for step, batch in enumerate(batches_of(case)):
         if case.poison and step == POISONED_STEP and ranks.rank == ranks.size - 1:

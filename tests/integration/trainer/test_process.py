@@ -9,7 +9,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from services.contracts.events import TrainerEvents, VersionPublished
+from services.contracts.events import Resumed, TrainerEvents
 from services.contracts.keys import Keys
 from services.trainer.demo_model import demo_model
 
@@ -44,7 +44,7 @@ async def test_a_signal_ends_a_waiting_trainer_with_code_0(
     async with asyncio.timeout(60):
         while not (published := await events.follow(1.0)):
             pass
-    assert isinstance(published[0], VersionPublished)
+    assert isinstance(published[0], Resumed)
     process.send_signal(signal.SIGTERM)
     returncode, errors = await end(process)
     assert (returncode, "Traceback" in errors) == (0, False), errors

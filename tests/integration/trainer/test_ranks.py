@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rank_checkpoint import go_on
 from rank_curves import CASES, POISONED_STEP, train
 from safetensors.torch import load, load_file
 from torchrun import torchrun
@@ -18,7 +19,7 @@ from services.trainer.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
-CURVES = str(Path(__file__).with_name("rank_curves.py"))
+CURVES, CHECKPOINT = (str(Path(__file__).with_name(f"rank_{name}.py")) for name in ("curves", "checkpoint"))
 ON_FOUR = ("current sums", "two updates", "fewer samples than ranks", "uneven", "bf16")
 DEALT_OUT = "microbatches"
 """The one figure that is of a rank, not of the batch."""
@@ -32,10 +33,10 @@ def of_one_process(case: str) -> Curve:
     return figures, load(payload)
 
 
-def run_ranks(ranks: int, cases: tuple[str, ...], directory: Path) -> Path:
+def run_ranks(ranks: int, script: str, directory: Path, *arguments: str) -> Path:
     async def run() -> None:
-        log = directory / "log"
-        async with asyncio.timeout(110), torchrun(ranks, CURVES, str(directory), *cases, log=log) as process:
+        log = directory / f"log-{ranks}"
+        async with asyncio.timeout(110), torchrun(ranks, script, str(directory), *arguments, log=log) as process:
             assert await process.wait() == 0, log.read_text()
 
     asyncio.run(run())
@@ -44,30 +45,40 @@ def run_ranks(ranks: int, cases: tuple[str, ...], directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_ranks(2, tuple(CASES), tmp_path_factory.mktemp("two"))
+    return run_ranks(2, CURVES, tmp_path_factory.mktemp("two"), *CASES)
 
 
 @pytest.fixture(scope="module")
 def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_ranks(4, ON_FOUR, tmp_path_factory.mktemp("four"))
+    return run_ranks(4, CURVES, tmp_path_factory.mktemp("four"), *ON_FOUR)
+
+
+@pytest.fixture(scope="module")
+def saved_by_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_ranks(2, CHECKPOINT, tmp_path_factory.mktemp("saved"), "save")
 
 
 def assert_same_curve(case: str, directory: Path) -> None:
     expected, weights = of_one_process(case)
     figures = json.loads((directory / f"{case}.json").read_text())
     rounded = CASES[case].dtype == torch.bfloat16
-    relative, absolute = (0.1, 2e-3) if rounded else (3e-4, 1e-6)
-    for step, (found, wanted) in enumerate(zip(figures, expected, strict=True)):
-        assert found.keys() == wanted.keys()
-        for name in wanted.keys() - {DEALT_OUT}:
-            value = wanted[name]
-            close = None if value is None else pytest.approx(value, rel=relative, abs=absolute)
-            assert found[name] == close, (step, name)
+    assert_same_figures(figures, expected, *((0.1, 2e-3) if rounded else (3e-4, 1e-6)))
     found_weights = load_file(directory / f"{case}.safetensors")
     assert found_weights.keys() == weights.keys()
     for name, weight in weights.items():
         difference = (found_weights[name].float() - weight.float()).norm() / weight.float().norm()
         assert difference < (1e-2 if rounded else 2e-4), name
+
+
+def assert_same_figures(
+    found: list[dict[str, Any]], wanted: list[dict[str, Any]], relative: float = 3e-4, absolute: float = 1e-6
+) -> None:
+    for step, (figures, expected) in enumerate(zip(found, wanted, strict=True)):
+        assert figures.keys() == expected.keys()
+        for name in expected.keys() - {DEALT_OUT}:
+            value = expected[name]
+            close = None if value is None else pytest.approx(value, rel=relative, abs=absolute)
+            assert figures[name] == close, (step, name)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -93,3 +104,14 @@ def test_the_work_is_dealt_out(two_ranks: Path) -> None:
     alone = of_one_process("current sums")[0][0][DEALT_OUT]
     shared = json.loads((two_ranks / "current sums.json").read_text())[0][DEALT_OUT]
     assert shared <= alone / 2 + 1
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_checkpoint_of_two_ranks_goes_on_on_one_and_on_four(ranks: int, saved_by_two_ranks: Path) -> None:
+    uninterrupted = json.loads((saved_by_two_ranks / "save.json").read_text())
+    if ranks == 1:
+        resumed = go_on(saved_by_two_ranks, Ranks(torch.device("cpu")), resume=True)
+    else:
+        run_ranks(ranks, CHECKPOINT, saved_by_two_ranks, "resume")
+        resumed = json.loads((saved_by_two_ranks / "resume.json").read_text())
+    assert_same_figures(resumed, uninterrupted)

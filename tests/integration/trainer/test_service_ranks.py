@@ -23,6 +23,7 @@ from services.contracts.weights import digest_of
 from services.runtime.process import EXIT_RANK_LOST
 from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
+from services.trainer import ledger
 from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -33,9 +34,7 @@ def run(run_name: str, tmp_path: Path) -> RunSettings:
     model = tmp_path / "model"
     demo_model(seed=0).save_pretrained(model)
     save_tokenizer(demo_tokenizer(), model)
-    return RunSettings(
-        name=run_name, directory=tmp_path, model=model, steps=4, groups_per_batch=3, samples_per_group=4
-    )
+    return RunSettings(name=run_name, directory=tmp_path, model=model, steps=4, groups_per_batch=3, samples_per_group=4)
 
 
 @pytest.fixture
@@ -94,3 +93,72 @@ async def test_two_ranks_train_every_batch_in_order_and_the_weights_arrive(
     weights = (run.path / "model/model.safetensors").read_bytes()
     assert digest_of(weights) == steps[-1]["digest"]
     assert (replica.version, replica.payload) == (4, weights)
+
+
+async def test_a_signal_to_torchrun_commits_what_is_trained_before_all_ranks_end(
+    run: RunSettings, trainer: Callable[..., Any], redis: Redis
+) -> None:
+    collector = asyncio.create_task(StandInCollector(redis, run).run())
+    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.save_every_steps=2000") as process:
+        await until(lambda: len(steps_of(run)) > 0)
+        ranks = rank_processes(process)
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+        assert not any(rank.is_running() for rank in ranks)
+    await end_tasks(collector)
+    committed = [ordinal for commit in ledger.read(run.path) for ordinal in commit.ordinals]
+    trained = [ordinal for step in steps_of(run) for ordinal in step["ordinals"]]
+    assert committed == trained != []
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+async def test_a_rank_that_hangs_is_named_by_the_other_within_the_deadline(
+    stopped: int, run: RunSettings, trainer: Callable[..., Any], redis: Redis, tmp_path: Path
+) -> None:
+    collector = asyncio.create_task(StandInCollector(redis, run).run())
+    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.collective_seconds=3") as process:
+        await until(lambda: len(steps_of(run)) > 0)
+        ranks = rank_processes(process)
+        ranks[stopped].send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(15):
+            assert await asyncio.to_thread(ranks[1 - stopped].wait) in (EXIT_RANK_LOST, None)
+    await end_tasks(collector)
+    log = (tmp_path / "log").read_text()
+    assert f"rank {1 - stopped} waits in '" in log
+    assert f"rank {stopped} is missing, last seen in '" in log
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+async def test_after_the_death_of_a_rank_torchrun_starts_all_again_and_the_run_ends_with_every_group_once(
+    killed: int, run: RunSettings, trainer: Callable[..., Any], redis: Redis
+) -> None:
+    long = run.model_copy(update={"steps": 40})
+    collector = asyncio.create_task(StandInCollector(redis, long).run())
+    async with asyncio.timeout(110), trainer("run.steps=40", max_restarts=1) as process:
+        await until(lambda: len(steps_of(run)) > 5)
+        rank_processes(process)[killed].kill()
+        assert await process.wait() == 0
+    await end_tasks(collector)
+    assert [step["version"] for step in steps_of(run)] == list(range(1, 41))
+    assert {step["incarnation"] for step in steps_of(run)} == {1, 2}
+    committed = [ordinal for commit in ledger.read(run.path) for ordinal in commit.ordinals]
+    assert committed == list(range(40 * run.groups_per_batch))
+
+
+async def test_ranks_end_when_torchrun_is_killed(run: RunSettings, trainer: Callable[..., Any], redis: Redis) -> None:
+    collector = asyncio.create_task(StandInCollector(redis, run).run())
+    async with asyncio.timeout(90), trainer("run.steps=2000") as process:
+        await until(lambda: len(steps_of(run)) > 0)
+        ranks = rank_processes(process)
+        process.kill()
+        await process.wait()
+        await until(lambda: not any(is_alive(rank) for rank in ranks))
+    await end_tasks(collector)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """A zombie is not: nobody has fetched its exit code yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

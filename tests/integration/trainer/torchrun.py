@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ async def torchrun(
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)),
             *("--max-restarts", str(max_restarts), *command),
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=output,
             stderr=output,
         )

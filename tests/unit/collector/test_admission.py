@@ -76,8 +76,37 @@ def test_a_refusal_that_overtakes_the_publication_is_not_forgotten() -> None:
 
 def test_a_restarted_collector_only_starts_what_is_missing() -> None:
     admission = Admission(2, 1, 100)
-    admission.advance(3, already_accepted={6, 9})
+    admission.resume(3, accepted={6, 9})
     assert start_all(admission) == [7, 8]
+
+
+def test_a_trainer_that_resumed_at_an_older_version_gets_what_the_queue_lacks_again() -> None:
+    admission = Admission(2, 1, 100)
+    admission.advance(0)
+    for version in (1, 2, 3):
+        for ordinal in start_all(admission):
+            admission.accept(ordinal)
+        admission.advance(version)
+    running = start_all(admission)
+    assert running == [8, 9]
+    assert admission.peek() is None
+    admission.resume(1, accepted={2, 3, 7})
+    assert admission.version == 1
+    assert start_all(admission) == [4, 5]
+    admission.advance(2)
+    assert start_all(admission) == [6]
+    admission.advance(3)
+    assert start_all(admission) == [], "8 and 9 run since before"
+
+
+def test_what_runs_while_the_trainer_resumes_is_accepted_when_it_comes() -> None:
+    admission = Admission(2, 0, 100)
+    admission.advance(1)
+    assert start_all(admission) == [2, 3]
+    admission.resume(1, accepted={2})  # its publication is in the queue, the answer is on its way
+    admission.accept(2)
+    admission.fail(3)
+    assert start_all(admission) == [3]
 
 
 def test_a_group_of_a_trained_batch_is_not_started_again() -> None:
@@ -128,6 +157,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.admission.advance(self.version)
         self.accepted = {ordinal for ordinal in self.accepted if ordinal >= self.version * self.batch}
 
+    @precondition(lambda self: self.version >= 0)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        self.version = data.draw(st.integers(0, self.version))
+        self.accepted = {ordinal for ordinal in self.accepted if data.draw(st.booleans())}
+        self.admission.resume(self.version, set(self.accepted))
+        self.accepted = {ordinal for ordinal in self.accepted if ordinal >= self.version * self.batch}
+
     @precondition(lambda self: self.admission.peek() is not None)
     @rule()
     def start(self) -> None:
@@ -160,7 +197,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         begin = self.version * self.batch
         end = min((self.version + self.staleness + 1) * self.batch, 50 * self.batch)
-        live = {ordinal for ordinal in self.running | self.accepted if ordinal >= begin}
+        live = {ordinal for ordinal in self.running | self.accepted if begin <= ordinal < end}
         assert self.admission.open == max(0, end - begin) - len(live)
         assert self.admission.running == len(self.running)
 

@@ -18,7 +18,7 @@ from services.launcher.supervision import (
     Role,
     Supervision,
 )
-from services.runtime.process import EXIT_SETTINGS
+from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 ROLES = {
     "valkey": Role.SERVER,
@@ -51,13 +51,17 @@ def test_a_trainer_that_ends_well_finishes_the_run(supervision: Supervision) -> 
     assert supervision.ended("trainer", 0, now=100.0) == Finish()
 
 
-@pytest.mark.parametrize("code", [1, EXIT_SETTINGS, 3, KILLED])
-def test_a_trainer_that_ends_otherwise_fails_the_run(supervision: Supervision, code: int) -> None:
+@pytest.mark.parametrize("code", [EXIT_SETTINGS, EXIT_UNAVAILABLE])
+def test_a_trainer_that_cannot_work_fails_the_run(supervision: Supervision, code: int) -> None:
     assert isinstance(supervision.ended("trainer", code, now=100.0), Fail)
 
 
-@pytest.mark.parametrize("name", ["valkey", "rollout-0", "collector"])
-def test_any_other_process_that_dies_is_started_again(supervision: Supervision, name: str) -> None:
+def test_a_trainer_that_keeps_dying_fails_the_run(supervision: Supervision) -> None:
+    assert isinstance(die(supervision, "trainer", times=DEATHS_LIMIT), Fail)
+
+
+@pytest.mark.parametrize("name", ["valkey", "rollout-0", "collector", "trainer"])
+def test_a_process_that_dies_is_started_again(supervision: Supervision, name: str) -> None:
     assert supervision.ended(name, KILLED, now=5.0) == Restart(FIRST_WAIT_SECONDS)
 
 

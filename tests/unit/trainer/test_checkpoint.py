@@ -1,8 +1,9 @@
-"""Checkpoints are whole, loadable and made of the bytes that were published."""
+"""Checkpoints are whole, loadable, made of the bytes that were published, and never trusted unseen."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,80 +11,149 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.contracts.weights import digest_of
-from services.trainer.checkpoint import CheckpointWriter, Manifest
+from services.runtime.process import UnavailableError
+from services.trainer.checkpoint import CheckpointStore, Manifest
 from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
 from services.trainer.policy import Policy
-from services.trainer.snapshot import Snapshot, take_snapshot
+from services.trainer.snapshot import take_snapshot
+
+
+class Writer:
+    """Saves the demo model, with a file that stands for the training state."""
+
+    def __init__(self, directory: Path, keep: int = 3, keep_every_steps: int = 0) -> None:
+        source = directory / "source"
+        demo_model(seed=0).save_pretrained(source)
+        save_tokenizer(demo_tokenizer(), source)
+        self.policy = Policy.load(source)
+        self.store = CheckpointStore(directory / "run", source, self.policy.model.config, keep, keep_every_steps)
+        self.checkpoints = directory / "run/checkpoints"
+
+    def save(self, step: int) -> Path:
+        snapshot = take_snapshot(step, self.policy.masters)
+        writing = self.store.begin(step)
+        (writing / "training").mkdir()
+        (writing / "training/state").write_bytes(b"state of %d" % step)
+        manifest = Manifest(
+            step=step,
+            version=step,
+            digest=snapshot.digest,
+            incarnation=1,
+            next_ordinal=2 * step,
+            ordinals=(0, 1),
+            group_ids=("group-0", "group-1"),
+            entry_ids=("1-0", "2-0"),
+            correction={"alpha": 0.1 + 0.2},
+            probe_sequences=((1, 2), (3, 4, 5)),
+        )
+        return self.store.commit(writing, snapshot, manifest)
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.checkpoints.iterdir())
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    directory = tmp_path / "source"
-    demo_model(seed=0).save_pretrained(directory)
-    save_tokenizer(demo_tokenizer(), directory)
-    return directory
+def writer(tmp_path: Path) -> Writer:
+    return Writer(tmp_path)
 
 
-def manifest(snapshot: Snapshot, step: int) -> Manifest:
-    return Manifest(step, snapshot.version, snapshot.digest, (0, 1), ("group-0", "group-1"), {"alpha": 0.5})
-
-
-def test_a_checkpoint_loads_and_generates_in_bf16(source: Path, tmp_path: Path) -> None:
-    policy = Policy.load(source)
-    snapshot = take_snapshot(3, policy.masters)
-    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2)
-    directory = writer.save(snapshot, manifest(snapshot, step=3))
+def test_a_checkpoint_loads_and_generates_in_bf16(writer: Writer) -> None:
+    directory = writer.save(3)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     assert model.dtype == torch.bfloat16
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, policy.masters[name].bfloat16()), name
+        assert torch.equal(parameter, writer.policy.masters[name].bfloat16()), name
     inputs = tokenizer("12=", return_tensors="pt")
     assert model.generate(input_ids=inputs["input_ids"], max_new_tokens=2).shape[1] >= 5
 
 
-def test_the_manifest_names_version_digest_and_groups(source: Path, tmp_path: Path) -> None:
-    policy = Policy.load(source)
-    snapshot = take_snapshot(3, policy.masters)
-    directory = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2).save(
-        snapshot, manifest(snapshot, 3)
-    )
-    assert directory == tmp_path / "run/checkpoints/step-000003"
-    written = json.loads((directory / "manifest.json").read_text())
-    assert written["ordinals"] == [0, 1]
-    assert written["group_ids"] == ["group-0", "group-1"]
-    assert written["correction"] == {"alpha": 0.5}
-    assert written["digest"] == digest_of((directory / "model.safetensors").read_bytes())
+def test_what_is_read_is_what_was_written(writer: Writer) -> None:
+    directory = writer.save(3)
+    checkpoint = writer.store.newest()
+    assert checkpoint is not None
+    assert checkpoint.path == directory == writer.checkpoints / "step-000003"
+    manifest = checkpoint.manifest
+    assert (manifest.step, manifest.next_ordinal, manifest.entry_ids) == (3, 6, ("1-0", "2-0"))
+    assert manifest.correction == {"alpha": 0.1 + 0.2}
+    assert manifest.probe_sequences == ((1, 2), (3, 4, 5))
+    assert manifest.digest == digest_of((directory / "model.safetensors").read_bytes())
+    assert set(manifest.files) == {
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
+    } - {"manifest.json"}
 
 
-def test_a_write_that_fails_leaves_no_checkpoint(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = Policy.load(source)
-    snapshot = take_snapshot(3, policy.masters)
-    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2)
+def test_latest_points_to_the_newest(writer: Writer) -> None:
+    for step in (2, 10):
+        writer.save(step)
+        assert (writer.checkpoints / "latest").resolve().name == f"step-{step:06d}"
 
+
+def test_a_write_that_fails_leaves_no_checkpoint(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     def disk_is_full(path: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
+    writer.save(2)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", disk_is_full)
         with pytest.raises(OSError, match="No space"):
-            writer.save(snapshot, manifest(snapshot, 3))
-    checkpoints = tmp_path / "run/checkpoints"
-    assert not (checkpoints / "step-000003").exists()
-    writer.save(snapshot, manifest(snapshot, 3))
-    assert [path.name for path in checkpoints.iterdir()] == ["step-000003"]
+            writer.save(3)
+    checkpoint = writer.store.newest()
+    assert checkpoint is not None
+    assert checkpoint.manifest.step == 2
+    writer.save(3)
+    assert writer.names() == ["latest", "step-000002", "step-000003"]
 
 
-def test_equal_weights_have_equal_digests(source: Path) -> None:
-    weights = Policy.load(source).masters
+@pytest.mark.parametrize("file", ["model.safetensors", "training/state", "config.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_a_damaged_checkpoint_is_set_aside_loudly_and_the_one_before_is_taken(
+    writer: Writer, file: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer.save(2)
+    path = writer.save(4) / file
+    content = path.read_bytes()
+    match damage:
+        case "flipped":
+            path.write_bytes(content[:9] + bytes([content[9] ^ 1]) + content[10:] if len(content) > 10 else b"x")
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "missing":
+            path.unlink()
+    checkpoint = writer.store.newest()
+    assert checkpoint is not None
+    assert checkpoint.manifest.step == 2
+    assert "damaged-step-000004" in writer.names()
+    (said,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert str(path.name) in said.getMessage()
+
+
+def test_when_no_checkpoint_is_whole_training_does_not_begin_anew_by_itself(writer: Writer) -> None:
+    for step in (2, 4):
+        (writer.save(step) / "training/state").unlink()
+    with pytest.raises(UnavailableError, match="all 2 checkpoints"):
+        writer.store.newest()
+
+
+def test_equal_weights_have_equal_digests(writer: Writer) -> None:
+    weights = writer.policy.masters
     backwards = {name: weights[name] for name in reversed(weights)}
     assert take_snapshot(1, weights).digest == take_snapshot(2, backwards).digest
 
 
-def test_only_the_newest_checkpoints_stay(source: Path, tmp_path: Path) -> None:
-    policy = Policy.load(source)
-    snapshot = take_snapshot(3, policy.masters)
-    writer = CheckpointWriter(tmp_path / "run", source, policy.model.config, keep=2)
-    for step in (25, 50, 1000):
-        writer.save(snapshot, manifest(snapshot, step))
-    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
-    assert kept == ["step-000050", "step-001000"]
+def test_the_newest_stay_and_so_do_those_at_the_multiples_asked_for(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=2, keep_every_steps=50)
+    for step in (25, 50, 75, 100, 125):
+        writer.save(step)
+    assert writer.names() == ["latest", "step-000050", "step-000100", "step-000125"]
+
+
+def test_only_the_newest_two_keep_the_state_of_training(writer: Writer) -> None:
+    for step in (1, 2, 3):
+        writer.save(step)
+    kept = [name for name in writer.names() if (writer.checkpoints / name / "training").is_dir()]
+    assert kept == ["latest", "step-000002", "step-000003"]
+
+
+def test_the_manifest_is_json_that_names_the_groups(writer: Writer) -> None:
+    written = json.loads((writer.save(3) / "manifest.json").read_text())
+    assert written["group_ids"] == ["group-0", "group-1"]

@@ -50,7 +50,7 @@ def test_an_entry_delivered_again_is_known_until_it_is_acknowledged() -> None:
         intake.judge(entry)
     intake.take()
     assert intake.judge(entries[0]) == Known()
-    intake.forget(entries)
+    intake.forget(entry.entry_id for entry in entries)
     assert intake.judge(entries[0]) == Duplicate()
 
 

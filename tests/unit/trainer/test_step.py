@@ -91,7 +91,7 @@ def test_the_cut_into_microbatches_changes_nothing(correction: CorrectionSetting
     for tokens_per_microbatch in (10_000, 40):
         learner = new_learner(correction, tokens_per_microbatch=tokens_per_microbatch, **settings)
         gradients = Gradients(learner)
-        results.append((train(learner, steps=2)[-1].figures, gradients.updates, learner.correction_state))
+        results.append((train(learner, steps=2)[-1].figures, gradients.updates, learner.memory.correction))
     (whole, gradients, state), (parts, other_gradients, other_state) = results
     assert whole.microbatches == settings.get("updates_per_batch", 1)
     assert parts.microbatches >= 8

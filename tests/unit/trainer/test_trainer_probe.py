@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 from ais_core.settings import CorrectionSettings
 from services.contracts.probe import Probe, read_probe
 from services.runtime.settings import RunSettings
-from services.trainer.checkpoint import CheckpointWriter, Manifest
 from services.trainer.demo_model import demo_model
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy
@@ -52,14 +51,14 @@ def mean_gap(probe: Probe, model: torch.nn.Module) -> float:
 
 
 def test_the_saved_checkpoint_has_the_log_probs_of_its_own_weights(tmp_path: Path) -> None:
-    demo_model(seed=2).save_pretrained(tmp_path / "source")
     config = demo_model(seed=2).config
+    config.dtype = torch.bfloat16
     models: list[torch.nn.Module] = []
     probes: list[Probe] = []
     for snapshot in steps():
-        writer = CheckpointWriter(tmp_path / "run", tmp_path / "source", config, keep=9)
-        manifest = Manifest(snapshot.version, snapshot.version, snapshot.digest, (), (), None)
-        directory = writer.save(snapshot, manifest)
+        directory = tmp_path / f"version-{snapshot.version}"
+        config.save_pretrained(directory)
+        (directory / "model.safetensors").write_bytes(snapshot.payload)
         models.append(AutoModelForCausalLM.from_pretrained(directory))
         probe = read_probe(directory / "model.safetensors", VOCABULARY)
         assert probe is not None

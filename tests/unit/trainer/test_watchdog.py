@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
+from typing import cast
 
 import pytest
 from torch.distributed import HashStore, PrefixStore
 
 from services.runtime.process import EXIT_RANK_LOST
-from services.trainer.watchdog import Report, Sighting, Watchdog, complaint
+from services.trainer.watchdog import Report, Sighting, Store, Watchdog, complaint
 
 OWN = Report(beat=9, entered=5, phase="backward of a microbatch")
 
@@ -55,17 +57,20 @@ def test_where_all_have_entered_the_phase_the_network_is_suspected() -> None:
     assert "the network between them" in found
 
 
-def watched(store: HashStore, rank: int) -> tuple[Watchdog, queue.Queue[int]]:
-    ended: queue.Queue[int] = queue.Queue()
-    watchdog = Watchdog(PrefixStore("test", store), rank, 2, deadline_seconds=0.5, end=ended.put)
-    watchdog.start()
-    return watchdog, ended
+def watched(store: HashStore) -> list[tuple[Watchdog, queue.Queue[int]]]:
+    """The watchdogs of two ranks, and the exit codes they end their process with."""
+    found = []
+    for rank in (0, 1):
+        ended: queue.Queue[int] = queue.Queue()
+        watchdog = Watchdog(PrefixStore("test", store), rank, 2, deadline_seconds=0.5, end=ended.put)
+        found.append((watchdog, ended))
+    for watchdog, _ in found:
+        watchdog.start()
+    return found
 
 
 def test_a_phase_that_another_rank_never_enters_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
-    store = HashStore()
-    first, ended = watched(store, 0)
-    second, _ = watched(store, 1)
+    (first, ended), (second, _) = watched(HashStore())
     with caplog.at_level(logging.CRITICAL), first.phase("sum of the correction"):
         assert ended.get(timeout=30) == EXIT_RANK_LOST
     second.stop()
@@ -73,10 +78,29 @@ def test_a_phase_that_another_rank_never_enters_ends_the_process(caplog: pytest.
     assert "rank 1 is missing, last seen in 'start'" in caplog.text
 
 
+def test_a_store_that_hangs_means_that_rank_0_which_keeps_it_does(caplog: pytest.LogCaptureFixture) -> None:
+    class Hanging:
+        """Answers the first report, and then never again."""
+
+        def __init__(self) -> None:
+            self.reports = 0
+
+        def set(self, key: str, value: str) -> None:
+            self.reports += 1
+            if self.reports > 1:
+                threading.Event().wait()
+
+    ended: queue.Queue[int] = queue.Queue()
+    watchdog = Watchdog(cast(Store, Hanging()), 1, 3, deadline_seconds=0.5, end=ended.put)
+    with caplog.at_level(logging.CRITICAL):
+        watchdog.start()
+        assert ended.get(timeout=30) == EXIT_RANK_LOST
+    assert "rank 0 is missing" in caplog.text
+    assert "rank 2" not in caplog.text
+
+
 def test_ranks_that_leave_in_their_own_time_end_nothing() -> None:
-    store = HashStore()
-    first, first_ended = watched(store, 0)
-    second, second_ended = watched(store, 1)
+    (first, first_ended), (second, second_ended) = watched(HashStore())
     with first.phase("waiting for a command", deadline=False):
         second.stop()
         with pytest.raises(queue.Empty):

@@ -1,0 +1,81 @@
+"""A learner that goes on from what was saved computes the same numbers, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_groups import make_group
+
+from ais_core.settings import CorrectionSettings, MixingSettings
+from services.runtime.settings import RunSettings
+from services.trainer.demo_model import demo_model
+from services.trainer.phases import PhaseClock
+from services.trainer.policy import Policy
+from services.trainer.settings import TrainerSettings
+from services.trainer.step import Learner, StepOutcome
+
+BATCHES = [[make_group(ordinal, seed=batch) for ordinal in range(3)] for batch in range(6)]
+SAME_BATCH = CorrectionSettings()
+PREVIOUS_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="previous_batch"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def new_learner(correction: CorrectionSettings = SAME_BATCH, seed: int = 0) -> Learner:
+    settings = TrainerSettings(schedule="cosine", warmup_steps=2, weight_decay=0.1, tokens_per_microbatch=40)
+    return Learner(Policy(demo_model(seed=seed)), RunSettings(steps=6), settings, correction)
+
+
+def train(learner: Learner, first: int, last: int) -> list[StepOutcome]:
+    return [learner.step(groups, PhaseClock()) for groups in BATCHES[first:last]]
+
+
+@pytest.mark.parametrize("correction", [SAME_BATCH, PREVIOUS_BATCH])
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resuming_equals_going_on(tmp_path: Path, correction: CorrectionSettings, step: int) -> None:
+    calm = new_learner(correction)
+    expected = train(calm, 0, 6)
+
+    first = new_learner(correction)
+    train(first, 0, step)
+    memory, saving = first.memory, first.save(tmp_path / "state")
+    saving.result()
+    second = new_learner(correction, seed=1)
+    second.resume(memory, tmp_path / "state")
+    resumed = train(second, step, 6)
+    assert [outcome.figures for outcome in resumed] == [outcome.figures for outcome in expected[step:]]
+    assert [outcome.snapshot for outcome in resumed] == [outcome.snapshot for outcome in expected[step:]]
+
+
+def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path: Path) -> None:
+    learner = new_learner()
+    train(learner, 0, 2)
+    memory, saving = learner.memory, learner.save(tmp_path / "state")
+    expected = train(learner, 2, 4)  # while it is written
+    saving.result()
+    resumed = new_learner(seed=1)
+    resumed.resume(memory, tmp_path / "state")
+    assert [outcome.snapshot for outcome in train(resumed, 2, 4)] == [outcome.snapshot for outcome in expected]
+
+
+def test_an_optimizer_that_made_no_update_yet_is_still_fresh_after_resuming(tmp_path: Path) -> None:
+    learner = new_learner()
+    learner.save(tmp_path / "state").result()
+    resumed = new_learner(seed=1)
+    train(resumed, 0, 1)
+    resumed.resume(learner.memory, tmp_path / "state")
+    assert train(resumed, 0, 2)[-1].snapshot == train(learner, 0, 2)[-1].snapshot
+
+
+def test_the_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+    learner = new_learner()
+    torch.manual_seed(5)
+    learner.save(tmp_path / "state").result()
+    expected = torch.rand(3)
+    learner.resume(learner.memory, tmp_path / "state")
+    assert torch.equal(torch.rand(3), expected)
