@@ -88,7 +88,7 @@ def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     ranks = join(settings)
     bare = status("VmRSS")
     policy = load_policy(model, settings, ranks)
-    learner = Learner(policy, RunSettings(steps=steps), settings, CorrectionSettings(), ranks)
+    learner = Learner(policy, RunSettings(steps=steps), settings, CorrectionSettings(), ranks=ranks)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew

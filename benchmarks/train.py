@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from _report import Figure, figure, publish
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from rich.console import Console
 from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -39,6 +39,7 @@ from services.contracts.queue import TrajectoryQueue
 from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import FinishReason, Precision, SamplingParameters
 from services.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from services.contracts.weights import Missing, MissingShard, Offer, WeightsStatus
 from services.runtime.http import serve
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
@@ -147,13 +148,23 @@ async def replica(url: str, run: str) -> None:
     registry = ReplicaRegistry(redis, Keys(run))
     app = FastAPI()
     version = 0
+    arrived: set[tuple[int, int]] = set()
 
     @app.put("/v1/weights/{new}")
-    async def put(new: int, request: Request) -> None:
+    async def put(new: int, offer: Offer, response: Response) -> WeightsStatus | Missing:
         nonlocal version
+        missing = [index for index in range(len(offer.shards)) if (new, index) not in arrived]
+        if not missing:
+            version = new
+            return WeightsStatus(version=new, digest=offer.digest, applied_seconds=0.0)
+        response.status_code = 202
+        return Missing(shards=tuple(MissingShard(index=index, offset=0) for index in missing))
+
+    @app.put("/v1/weights/{new}/shards/{index}", status_code=202)
+    async def put_shard(new: int, index: int, request: Request) -> None:
         async for _ in request.stream():
             pass
-        version = new
+        arrived.add((new, index))
 
     async with serve(app, "127.0.0.1", 0) as port:
         while True:

@@ -46,7 +46,8 @@ from services.contracts.keys import Keys
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
 from services.contracts.trajectory import Trajectory, TrajectoryBounds
-from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER
+from services.contracts.upload import these, upload
+from services.contracts.weights import full_offer
 from services.launcher.signals import run_cancellable
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
@@ -224,20 +225,16 @@ async def measure(
 
 
 async def push(http: httpx.AsyncClient, load: Load, version: int, policy: Snapshot, process: int) -> Update:
-    """Sends one version, and waits for a call to end."""
-    headers = {ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: policy.digest}
+    """Sends one version whole, and waits for a call to end. Raises UploadError."""
+    files = [one.path for one in policy.files]
+    offer = full_offer(version, files)
     load.pushed = version
     begun = time.perf_counter()
-    answer = await http.put(f"/v1/weights/{version}", content=policy.payload, headers=headers)
+    status = await upload(http, str(http.base_url), offer, these(files))
     seconds = time.perf_counter() - begun
-    if answer.status_code != httpx.codes.OK:
-        raise RuntimeError(f"version {version} was refused: {answer.status_code} {answer.text}")
     load.served = version
-    status = answer.json()
     await load.next_call()
-    return Update(
-        version, seconds, status["applied_seconds"], status["probe_gap"], memory_bytes(process), load.completed
-    )
+    return Update(version, seconds, status.applied_seconds, status.probe_gap, memory_bytes(process), load.completed)
 
 
 def memory_bytes(process: int) -> int:
@@ -345,7 +342,7 @@ async def main() -> int:
         for engine in arguments.engine:
             log = directory / f"{engine}.log"
             updates, load, metrics = await measure(engine, model, arguments.overrides, arguments.updates, policies, log)
-            of_engine = figures(engine, updates, load, len(policies[0].payload)) | metrics
+            of_engine = figures(engine, updates, load, policies[0].size) | metrics
             show(engine, updates, load, of_engine)
             found |= of_engine
     publish("updates", found, *arguments.overrides)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from services.launcher.run_directory import RunDirectory
     from services.settings import Settings
 
-EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_UNAVAILABLE = 3
 
@@ -63,17 +61,13 @@ def run(config: Config = None, overrides: Overrides = None) -> None:
 
         ais run -c examples/sort16/config.toml --set rollout.precision.weights=bf16
     """
-    from services.launcher.run_directory import fresh_run_directory
-    from services.settings import load, to_toml
+    from services.running import fresh_run, run_settings
+    from services.settings import load
 
     settings = load(config, overrides or ())
     _require_model(settings.run.model)
-    directory = fresh_run_directory(settings.run.directory, settings.run.name)
-    if directory.name != settings.run.name:
-        print(f"{settings.run.path} is an earlier run's; this one is {directory.path}")
-    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
-    directory.config.write_text(to_toml(settings))
-    sys.exit(_run(settings, directory))
+    settings, directory = fresh_run(settings)
+    sys.exit(run_settings(settings, directory))
 
 
 @app.command()
@@ -89,6 +83,7 @@ def resume(
 
         ais resume runs/demo --set run.steps=300
     """
+    from services.running import run_settings
     from services.settings import load, to_toml
 
     directory = _existing_run(run, None, None)
@@ -97,7 +92,35 @@ def resume(
     settings = settings.model_copy(update={"run": settings.run.model_copy(update=where)})
     _require_model(settings.run.model)
     directory.config.write_text(to_toml(settings))
-    sys.exit(_run(settings, directory))
+    sys.exit(run_settings(settings, directory))
+
+
+@app.command()
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="Processes to kill, one after another.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Of the victims and the moments.")] = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the verdict there, as JSON.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train twice, once in calm and once with every process killed (SIGKILL) at random moments; compare.
+
+    Trainer, collector, each replica and the Valkey server are killed in turn. The run must end by itself, its ledger
+    must show every group consumed exactly once, and its final reward must be the calm run's, within one standard
+    deviation. Exit code 0 says that it is so, 1 what is not. It takes about ten seconds a kill.
+
+        ais chaos -c examples/sort16/config.toml
+
+        ais chaos -c examples/sort16/config.toml --kills 6 --set run.steps=20 --set launcher.evaluation_prompts=0
+    """
+    from services.running import chaos_settings
+    from services.settings import load
+
+    settings = load(config, overrides or ())
+    _require_model(settings.run.model)
+    if settings.redis.url:
+        _fail("chaos kills the server of its own: leave redis.url empty", EXIT_SETTINGS)
+    sys.exit(chaos_settings(settings, kills, seed, output))
 
 
 @app.command()
@@ -149,6 +172,7 @@ def evaluate(
 
         ais eval runs/demo/checkpoints/step-000150 --precision e4m3 -c runs/demo/config.toml
     """
+    from services.running import evaluate_settings
     from services.settings import load
 
     formats = [f"rollout.precision.weights={precision}"]
@@ -156,7 +180,7 @@ def evaluate(
     name = f"eval-{os.getpid()}-{time.time_ns()}"  # of its own on a Redis that others use too
     settings = load(config, [*(overrides or ()), *formats, f"run.model={model}", f"run.name={name}"])
     _require_model(model)
-    sys.exit(_evaluate(settings, prompts))
+    sys.exit(evaluate_settings(settings, prompts))
 
 
 @app.command()
@@ -226,103 +250,6 @@ def bench(
         known = ", ".join(sorted(path.stem for path in directory.glob("[a-z]*.py"))) or "none here"
         _fail(f"there is no benchmark {name}; there are: {known}", EXIT_SETTINGS)
     os.execv(sys.executable, [sys.executable, str(script), *context.args])
-
-
-def _run(settings: Settings, directory: RunDirectory) -> int:
-    from services.launcher.lock import held
-    from services.runtime.process import UnavailableError
-
-    try:
-        with held(directory.lock) as lock:
-            return _run_locked(settings, directory, lock)
-    except UnavailableError as error:
-        print(f"ais: {error}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-
-
-def _run_locked(settings: Settings, directory: RunDirectory, lock: int) -> int:
-    from functools import partial
-
-    from rich.console import Console
-
-    from services.launcher.commands import TrainerRanks, service_commands
-    from services.launcher.display import open_display
-    from services.launcher.report import write_report
-    from services.launcher.results import read_results
-    from services.launcher.run import Plan, run
-    from services.launcher.summary import print_summary
-
-    precision = settings.rollout.precision
-    plan = Plan(
-        directory=directory,
-        total_steps=settings.run.steps,
-        quantised=precision.weights != "bf16",
-        redis=settings.redis,
-        launcher=settings.launcher,
-        services=partial(
-            service_commands,
-            directory.config,
-            replicas=settings.rollout.replicas,
-            trainer=TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts),
-        ),
-        lock=lock,
-    )
-    console = Console()
-    display = open_display(console, f"{directory.path}: rollouts {precision}, correction {settings.correction.method}")
-
-    async def main() -> int:
-        await run(plan, display)
-        return 0
-
-    if code := _ended(main()):
-        print(
-            f"what there is: {directory.path}; `ais report {directory.path}` draws it, `ais resume {directory.path}` "
-            "goes on",
-            file=sys.stderr,
-        )
-        return code
-    write_report(directory)
-    print_summary(console, read_results(directory))
-    return 0
-
-
-def _evaluate(settings: Settings, prompts: int) -> int:
-    from tempfile import TemporaryDirectory
-
-    from services.launcher.run import score_model
-    from services.launcher.run_directory import RunDirectory
-    from services.settings import to_toml
-
-    temperature = settings.collector.sampling.temperature
-
-    async def main() -> int:
-        results = await score_model(directory, settings.redis, settings.launcher, prompts)
-        for precision, scores in results.evaluations.items():
-            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts, temperature {temperature:g})")
-        return 0
-
-    with TemporaryDirectory(prefix="ais-eval-") as parent:
-        directory = RunDirectory(Path(parent) / settings.run.name)
-        directory.path.mkdir()
-        directory.config.write_text(to_toml(settings))
-        return _ended(main())
-
-
-def _ended(main: Coroutine[Any, Any, int]) -> int:
-    """Runs what may be ended by a signal; failures are told, not raised."""
-    from services.launcher.processes import ProcessFailedError
-    from services.launcher.signals import run_cancellable
-    from services.runtime.process import UnavailableError
-    from services.runtime.redis import RedisUnreachableError
-
-    try:
-        return run_cancellable(main)
-    except (UnavailableError, RedisUnreachableError) as error:
-        print(f"ais: {error}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-    except ProcessFailedError as error:
-        print(f"ais: {error}", file=sys.stderr)
-        return EXIT_FAILED
 
 
 def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:

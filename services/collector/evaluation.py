@@ -3,8 +3,8 @@
     python -m services.collector.evaluation -c FILE --replica HOST:PORT,http://HOST:PORT --output FILE.jsonl \\
         [--prompts 256] [--checkpoints DIR DIR ...]
 
-Without checkpoints the replica's own policy is scored. Each checkpoint is a Hugging Face directory with one
-model.safetensors; the number at the end of its name (step-000040) is its step and must rise. Writes one JSON line for
+Without checkpoints the replica's own policy is scored. Each checkpoint is a Hugging Face directory of
+safetensors; the number at the end of its name (step-000040) is its step and must rise. Writes one JSON line for
 each: {"step", "precision", "reward_mean", "reward_standard_error", "prompts"}.
 """
 
@@ -31,8 +31,9 @@ from services.collector.tokenizer import PolicyTokenizer, open_tokenizer
 from services.collector.verifiers import Verifier, open_verifier
 from services.contracts.sampling import Precision
 from services.contracts.trajectory import TrajectoryBounds
+from services.contracts.upload import UploadError, these, upload_client, upload_with_retries
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.weights import CONTENT_TYPE, DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER, digest_of
+from services.contracts.weights import full_offer
 from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE, UnavailableError
 from services.runtime.settings import SettingsError, read_tree, validate
 
@@ -106,23 +107,21 @@ async def score(
     )
 
 
+def weights_of(checkpoint: Path) -> list[Path]:
+    """Its safetensors files, in order. Raises UnavailableError when there are none."""
+    if files := sorted(checkpoint.glob("model*.safetensors")):
+        return files
+    raise UnavailableError(f"{checkpoint} has no model.safetensors, nor shards of one")
+
+
 async def push(replica: Replica, checkpoint: Path, version: int) -> None:
     """Makes the replica serve a checkpoint. Raises UnavailableError with the replica's reason."""
-    file = checkpoint / "model.safetensors"
-    if not file.is_file():
-        raise UnavailableError(
-            f"{checkpoint} has no model.safetensors; sharded checkpoints are evaluated by `ais eval`"
-        )
-    snapshot = file.read_bytes()
-    headers = {
-        ENCODING_HEADER: ENCODING_FULL,
-        DIGEST_HEADER: digest_of(snapshot),
-        "Content-Type": CONTENT_TYPE,
-    }
-    async with httpx.AsyncClient(timeout=CALL_SECONDS) as http:
-        answer = await http.put(f"{replica.http_url}/v1/weights/{version}", content=snapshot, headers=headers)
-    if answer.status_code != 200:
-        raise UnavailableError(f"the replica refused the weights of {checkpoint}: {answer.status_code} {answer.text}")
+    files = weights_of(checkpoint)
+    try:
+        async with upload_client(CALL_SECONDS) as client:
+            await upload_with_retries(client, replica.http_url, full_offer(version, files), these(files))
+    except UploadError as error:
+        raise UnavailableError(f"the replica does not serve the weights of {checkpoint}: {error}") from error
 
 
 async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:

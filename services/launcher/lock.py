@@ -6,11 +6,12 @@ its data and the old trainer has ended.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from services.runtime.process import UnavailableError
@@ -20,8 +21,8 @@ WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.2
 
 
-@contextmanager
-def held(path: Path) -> Iterator[int]:
+@asynccontextmanager
+async def held(path: Path) -> AsyncIterator[int]:
     """Holds the lock file while the context is open, and gives its descriptor, to be inherited.
 
     Raises UnavailableError when somebody else holds it for longer than `WAIT_SECONDS`.
@@ -34,7 +35,7 @@ def held(path: Path) -> Iterator[int]:
                 raise UnavailableError(
                     f"{path.parent} is in use: processes of an `ais run` there are alive. End it first."
                 )
-            time.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         yield descriptor
     finally:
         os.close(descriptor)

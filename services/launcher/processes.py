@@ -108,6 +108,15 @@ class Processes:
             for name in stopping:
                 self._running.pop(name, None)
 
+    @property
+    def running(self) -> list[str]:
+        """Names of those that run now, in order."""
+        return sorted(name for name, process in self._running.items() if process.returncode is None)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to this one process, as a crash or the kernel would: what follows is up to whoever watches it."""
+        self._running[name].kill()
+
     def log_path(self, name: str) -> Path:
         return self._logs / f"{name}.log"
 

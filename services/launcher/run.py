@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from services.launcher.commands import Command, ServiceCommands
 from services.launcher.display import Display, Snapshot
@@ -21,6 +22,7 @@ from services.launcher.steps import read_records
 from services.launcher.training import train
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
+from services.runtime.tasks import end_tasks
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ def processes_of(directory: RunDirectory, launcher: LauncherSettings, inherited:
     return Processes(directory.logs, launcher.stop_grace_seconds, inherited)
 
 
-async def run(plan: Plan, display: Display) -> RunRecord:
+async def run(
+    plan: Plan, display: Display, beside: Callable[[Processes], Coroutine[Any, Any, None]] | None = None
+) -> RunRecord:
     """Trains, then evaluates. Raises ProcessFailedError, UnavailableError or RedisUnreachableError; the run's record
-    says how it ended in any case, and every process is ended."""
+    says how it ended in any case, and every process is ended. `beside` goes on as long as training does."""
     record = record_of(plan.directory.name)
     record.write(plan.directory.record)
     began = time.monotonic()
@@ -55,7 +59,12 @@ async def run(plan: Plan, display: Display) -> RunRecord:
         async with processes_of(plan.directory, plan.launcher, [plan.lock]) as processes:
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
-            await _train(plan, processes, redis, server, display)
+            meddling = asyncio.create_task(beside(processes)) if beside else None
+            try:
+                await _train(plan, processes, redis, server, display)
+            finally:
+                if meddling:
+                    await end_tasks(meddling)
             record.training_seconds = time.monotonic() - began
             if plan.launcher.evaluation_prompts:
                 await _evaluate(plan, processes, redis, display)
@@ -85,6 +94,7 @@ async def _train(
             fleet=Fleet(client, plan.directory.name),
             steps_file=plan.directory.steps,
             total_steps=plan.total_steps,
+            deaths_limit=plan.launcher.deaths_limit,
             display=display,
         )
     finally:

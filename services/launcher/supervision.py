@@ -5,7 +5,7 @@ Policy
 - What dies is started again, after a wait that doubles from death to death. A life of `STABLE_SECONDS` makes earlier
   deaths forgotten.
 - An orderly end (exit code 0) is no death. At the end of the run the collector ends like this, so it waits long.
-- `DEATHS_LIMIT` deaths in a row are enough. Of several replicas, one may be given up and the run goes on with the
+- `deaths_limit` deaths in a row are enough. Of several replicas, one may be given up and the run goes on with the
   others; anything else that is given up, or the last replica, ends the run.
 - Wrong settings (exit code 2) do not get better by trying again, nor does a trainer that says that something is missing
   (exit code 3), after it has waited for it.
@@ -21,8 +21,6 @@ from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 STABLE_SECONDS = 30.0
 """A process that lived this long was not dying at start."""
-DEATHS_LIMIT = 5
-"""Deaths in a row, each after a short life, before a process is given up."""
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 
@@ -76,7 +74,8 @@ class _Life:
 class Supervision:
     """State of one run's processes."""
 
-    def __init__(self, roles: Mapping[str, Role]) -> None:
+    def __init__(self, roles: Mapping[str, Role], deaths_limit: int) -> None:
+        self._deaths_limit = deaths_limit
         self._lives = {name: _Life(role) for name, role in roles.items()}
 
     def started(self, name: str, now: float) -> None:
@@ -95,9 +94,9 @@ class Supervision:
         if code == 0:
             return Restart(LONGEST_WAIT_SECONDS)
         life.deaths = 1 if now - life.started >= STABLE_SECONDS else life.deaths + 1
-        if life.deaths >= DEATHS_LIMIT:
+        if life.deaths >= self._deaths_limit:
             return self._give_up(name, f"it died {life.deaths} times in a row")
-        return Restart(min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (life.deaths - 1)))
+        return Restart(min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(life.deaths - 1, 10)))
 
     def _give_up(self, name: str, why: str) -> Decision:
         self._lives[name].given_up = True

@@ -26,6 +26,7 @@ async def train(
     fleet: Fleet,
     steps_file: Path,
     total_steps: int,
+    deaths_limit: int,
     display: Display,
 ) -> None:
     """Runs the services until the trainer ends well; they are ended then, or when cancelled. Raises
@@ -34,7 +35,7 @@ async def train(
     watch = _Watch(fleet, len(services.replicas), StepLog(steps_file), total_steps, display)
     watching = asyncio.create_task(watch.look_forever())
     try:
-        keeper = _Keeper(processes, services, server, display)
+        keeper = _Keeper(processes, services, server, deaths_limit, display)
         for command in commands:
             await keeper.start(command)
         await keeper.until_the_end()
@@ -51,13 +52,18 @@ class _Keeper:
     """Carries out what supervision decides."""
 
     def __init__(
-        self, processes: Processes, services: ServiceCommands, server: Command | None, display: Display
+        self,
+        processes: Processes,
+        services: ServiceCommands,
+        server: Command | None,
+        deaths_limit: int,
+        display: Display,
     ) -> None:
         roles = [(command, Role.REPLICA) for command in services.replicas]
         roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
         roles += [(server, Role.SERVER)] if server else []
         self._commands = {command.name: command for command, _role in roles}
-        self._supervision = Supervision({command.name: role for command, role in roles})
+        self._supervision = Supervision({command.name: role for command, role in roles}, deaths_limit)
         self._processes = processes
         self._display = display
         self._restarts: dict[float, Exit] = {}

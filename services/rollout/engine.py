@@ -5,7 +5,7 @@ The protocol knows tokens, log-probs and policy versions, nothing of gRPC, HTTP 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -145,8 +145,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
-        """Serves the safetensors file `snapshot` from the next decode step on. Sequences in flight go on.
+    async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
+        """Serves the safetensors `files` from the next decode step on. Sequences in flight go on.
 
         Raises WeightsRejectedError, and then goes on with the old weights, unless every name, shape, dtype and value
         is right; ProbeRejectedError, its subclass, unless the new weights give finite log-probs that agree with those

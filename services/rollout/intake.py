@@ -1,54 +1,60 @@
-"""Weight intake: a pushed snapshot becomes the policy that serves, or nothing changes.
+"""Weight intake: an offered version becomes the policy that serves, or nothing changes.
 
-The body is staged in a file while it is hashed; only a snapshot with the promised digest is looked into, and only one
-whose tensors are all right, and that computes what the trainer computed with it, is applied.
+Shards are staged in files while they are hashed; only what has the promised digests is looked into, and only a version
+whose tensors are all right, and that computes what the trainer computed with it, is applied. The files of the version
+that serves are kept: they are the base of the next delta. A version is passed on to other replicas while it comes in,
+where the offer asks for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from services.contracts.weights import ENCODING_FULL, DigestBuilder, WeightsStatus
+from services.contracts.upload import ShardFile, these
+from services.contracts.weights import Missing, Offer, WeightsStatus
 from services.rollout.engine import (
     Engine,
     EngineFailedError,
     ProbeRejectedError,
     RollbackFailedError,
     WeightsRejectedError,
+    WeightSwap,
 )
 from services.rollout.metrics import RolloutMetrics
+from services.rollout.relay import Relay
+from services.rollout.transfer import Transfer, WeightsRefusedError
 
 LARGEST_DTYPE_BYTES = 4
 HEADER_BYTES = 64 * 1024 * 1024
-"""Room for the safetensors header beside the values."""
-STALLED_SECONDS = 30.0
-"""A push that sends nothing for this long is given up."""
-
-
-class WeightsRefusedError(Exception):
-    """A push that changed nothing; `status` is the HTTP status of `services.contracts.weights`."""
-
-    def __init__(self, status: int, field: str, reason: str, probe_gap: float | None = None) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.status = status
-        self.field = field
-        self.reason = reason
-        self.probe_gap = probe_gap
+"""Room for the safetensors headers beside the values."""
+FROM_DISK = -1
+"""Incarnation of what the replica loaded itself: any trainer's offer is newer."""
 
 
 class WeightIntake:
-    """Receives pushes, one applied at a time, for one engine."""
+    """Receives versions, one applied at a time, for one engine."""
 
-    def __init__(self, engine: Engine, staging: Path, metrics: RolloutMetrics, applied: Callable[[], None]) -> None:
-        """`staging` is a directory for bodies on their way in; `applied` is called when a new version serves."""
+    def __init__(
+        self, engine: Engine, staging: Path, metrics: RolloutMetrics, applied: Callable[[], None], threads: int = 1
+    ) -> None:
+        """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
+        new version serves; `threads` unpack deltas."""
         self._engine = engine
         self._staging = staging
         self._metrics = metrics
         self._applied = applied
-        self._applying = asyncio.Lock()
+        self._threads = threads
+        self._relay = Relay(metrics)
+        self._relaying: dict[asyncio.Task[None], Transfer] = {}
+        """What is passed on; its files stay until that is over."""
+        self._offers = asyncio.Lock()
+        self._incoming: Transfer | None = None
+        self._serving: Transfer | None = None
+        """Where the version that serves came from; None while it is the one loaded from disk."""
+        self._files: list[Path] = []
+        self._incarnation = FROM_DISK
         self._applied_seconds = 0.0
         self._probe_gap: float | None = None
         self.draining = False
@@ -58,69 +64,149 @@ class WeightIntake:
         return WeightsStatus(
             version=description.version,
             digest=description.digest,
+            incarnation=self._incarnation,
             applied_seconds=self._applied_seconds,
             probe_gap=self._probe_gap,
         )
 
-    async def receive(
-        self, version: int, encoding: str, digest: str, length: int | None, body: AsyncIterator[bytes]
-    ) -> WeightsStatus:
-        """Stages, verifies, applies. Raises WeightsRefusedError; then the old version goes on serving."""
+    async def offer(self, offer: Offer) -> WeightsStatus | Missing:
+        """What is missing of a version, or its status once it serves: the last offer applies it.
+
+        One offer at a time: another one waits while a version is applied, and is then judged by what serves. Raises
+        WeightsRefusedError; then the old version goes on serving.
+        """
         try:
-            self._check_envelope(encoding, digest, length)
-            with tempfile.NamedTemporaryFile(dir=self._staging, suffix=".safetensors") as file:
-                await self._stage(body, length, digest, Path(file.name))
-                async with self._applying:
-                    return await self._apply(version, digest, Path(file.name))
+            self._check_envelope(offer)
+            async with self._offers:
+                if self._is_served(offer):
+                    self._metrics.weight_swaps.labels("unchanged").inc()
+                    if offer.encoding == "full" and self._serving is not None:
+                        self._pass_on(offer, self._serving, these(self._files))
+                    return self.status()
+                transfer = self._transfer(offer)
+                missing = transfer.missing()
+                return missing if missing.shards else await self._apply(transfer)
         except WeightsRefusedError as refusal:
             self._metrics.weight_swaps.labels(str(refusal.status)).inc()
             raise
 
-    def _check_envelope(self, encoding: str, digest: str, length: int | None) -> None:
+    async def receive(
+        self, version: int, index: int, digest: str, offset: int, length: int | None, body: AsyncIterator[bytes]
+    ) -> Missing:
+        """Stages bytes of a shard that was offered. Raises WeightsRefusedError; what came before it is kept."""
         if self.draining:
             raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
-        if encoding != ENCODING_FULL:
-            raise WeightsRefusedError(415, "encoding", f"expected {ENCODING_FULL}, got {encoding!r}")
-        if not digest.startswith("sha256:"):
-            raise WeightsRefusedError(422, "digest", f"expected sha256:<hex>, got {digest!r}")
+        transfer = self._incoming
+        shards = transfer.offer.shards if transfer and transfer.offer.version == version else ()
+        if transfer is None or not 0 <= index < len(shards) or shards[index].sent_digest != digest:
+            raise WeightsRefusedError(404, "version", f"shard {index} of version {version} is not expected; offer it")
         if length is None:
             raise WeightsRefusedError(411, "length", "expected a Content-Length")
+        await transfer.shards[index].take(offset, body, self._metrics.weight_bytes.inc)
+        return transfer.missing()
+
+    async def close(self) -> None:
+        """Ends what is passed on, and removes everything staged."""
+        await self._relay.close()
+        for transfer in (self._incoming, self._serving, *self._relaying.values()):
+            if transfer is not None:
+                transfer.discard()
+        self._incoming = self._serving = None
+
+    def _check_envelope(self, offer: Offer) -> None:
+        if self.draining:
+            raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
+        if offer.encoding not in ("full", "delta"):
+            raise WeightsRefusedError(415, "encoding", f"expected full or delta, got {offer.encoding!r}")
         largest = self._engine.describe().parameter_count * LARGEST_DTYPE_BYTES + HEADER_BYTES
-        if length > largest:
-            raise WeightsRefusedError(413, "length", f"expected at most {largest} bytes for this model, got {length}")
+        if (size := max(offer.sent_bytes, sum(shard.size for shard in offer.shards))) > largest:
+            raise WeightsRefusedError(413, "length", f"expected at most {largest} bytes for this model, got {size}")
 
-    async def _stage(self, body: AsyncIterator[bytes], length: int | None, digest: str, path: Path) -> None:
-        builder = DigestBuilder()
-        with path.open("wb") as file:
-            pieces = aiter(body)
-            while True:
-                try:
-                    piece = await asyncio.wait_for(anext(pieces), STALLED_SECONDS)
-                except StopAsyncIteration:
-                    break
-                except TimeoutError:
-                    raise WeightsRefusedError(
-                        408, "body", f"nothing came for {STALLED_SECONDS:g} s after {file.tell()} of {length} bytes"
-                    ) from None
-                builder.update(piece)
-                file.write(piece)
-                self._metrics.weight_bytes.inc(len(piece))
-        if (got := builder.result()) != digest:
-            raise WeightsRefusedError(422, "digest", f"expected {digest}, got {got}; send the snapshot again")
-
-    async def _apply(self, version: int, digest: str, snapshot: Path) -> WeightsStatus:
+    def _is_served(self, offer: Offer) -> bool:
+        """Whether nothing is to be done. Raises WeightsRefusedError for what must not be served any more."""
         serving = self._engine.describe()
-        if version == serving.version and digest == serving.digest:
-            self._metrics.weight_swaps.labels("unchanged").inc()
-            return self.status()
-        if version == serving.version:
+        if (offer.version, offer.digest) == (serving.version, serving.digest):
+            self._incarnation = max(self._incarnation, offer.incarnation)
+            return True
+        if (offer.incarnation, offer.version) == (self._incarnation, serving.version):
+            reason = f"version {offer.version} is served with digest {serving.digest}; a version never changes"
+            raise WeightsRefusedError(409, "digest", reason)
+        newest = (self._incarnation, serving.version)
+        if self._incoming is not None:
+            newest = max(newest, (self._incoming.offer.incarnation, self._incoming.offer.version))
+        if (offer.incarnation, offer.version) < newest:
             raise WeightsRefusedError(
-                409, "digest", f"version {version} is served with digest {serving.digest}; a version never changes"
+                409,
+                "version",
+                f"expected something newer than version {newest[1]} of the trainer's incarnation {newest[0]}, got "
+                f"version {offer.version} of incarnation {offer.incarnation}",
             )
-        if version < serving.version:
-            raise WeightsRefusedError(409, "version", f"expected more than {serving.version}, got {version}")
+        return False
+
+    def _transfer(self, offer: Offer) -> Transfer:
+        """The transfer under way for this offer; a new one takes the place of whatever was coming."""
+        coming = self._incoming
+        if coming is not None and _same(coming.offer, offer):
+            return coming
+        self._check_base(offer)
+        if coming is not None:
+            for task in self._passing_on(coming):
+                task.cancel()  # it would wait for shards that never become whole
+            self._discard(coming)
+        self._incoming = Transfer(offer, self._staging)
+        self._pass_on(offer, self._incoming, self._incoming.whole)
+        return self._incoming
+
+    def _pass_on(self, offer: Offer, transfer: Transfer, shard_file: ShardFile) -> None:
+        if offer.relay:
+            task = self._relay.pass_on(offer, shard_file)
+            self._relaying[task] = transfer
+            task.add_done_callback(self._passed_on)
+
+    def _passed_on(self, task: asyncio.Task[None]) -> None:
+        transfer = self._relaying.pop(task)
+        if transfer not in (self._incoming, self._serving):
+            self._discard(transfer)
+
+    def _passing_on(self, transfer: Transfer) -> list[asyncio.Task[None]]:
+        return [task for task, passed_on in self._relaying.items() if passed_on is transfer]
+
+    def _discard(self, transfer: Transfer) -> None:
+        """Removes its files, once nobody is sent them any more."""
+        if not self._passing_on(transfer):
+            transfer.discard()
+
+    def _check_base(self, offer: Offer) -> None:
+        if offer.base is None:
+            return
+        serving = self._engine.describe()
+        names = [file.name for file in self._files]
+        if (serving.version, serving.digest) != (offer.base.version, offer.base.digest) or names != [
+            shard.name for shard in offer.shards
+        ]:
+            reason = f"expected a delta to version {serving.version}, got one to {offer.base.version}"
+            raise WeightsRefusedError(409, "base", f"{reason}; send the full version")
+
+    async def _apply(self, transfer: Transfer) -> WeightsStatus:
+        offer = transfer.offer
         try:
-            swap = await self._engine.swap_weights(version, digest, snapshot)
+            files = await asyncio.to_thread(transfer.unpack, self._files, self._threads)
+            swap = await self._swap(offer, files)
+        except BaseException:
+            self._incoming = None
+            self._discard(transfer)
+            raise
+        self._incoming = None
+        old, self._serving, self._files = self._serving, transfer, files
+        self._incarnation = offer.incarnation
+        if old is not None:
+            self._discard(old)
+        self._tell(swap)
+        return self.status()
+
+    async def _swap(self, offer: Offer, files: list[Path]) -> WeightSwap:
+        try:
+            return await self._engine.swap_weights(offer.version, offer.digest, files)
         except ProbeRejectedError as error:
             self._metrics.probe_rejections.labels("kept").inc()
             reason = f"expected {error.expected}, got {error.got}"
@@ -131,6 +217,8 @@ class WeightIntake:
             if isinstance(error, RollbackFailedError):
                 self._metrics.probe_rejections.labels("lost").inc()
             raise WeightsRefusedError(503, "replica", str(error)) from error
+
+    def _tell(self, swap: WeightSwap) -> None:
         self._applied_seconds = swap.paused_seconds
         self._probe_gap = swap.probe_gap
         self._applied()
@@ -138,4 +226,9 @@ class WeightIntake:
         self._metrics.swap_paused_seconds.observe(swap.paused_seconds)
         self._metrics.swap_staging_seconds.observe(swap.staging_seconds)
         self._metrics.show_probe_gap(swap.probe_gap)
-        return self.status()
+
+
+def _same(one: Offer, other: Offer) -> bool:
+    """Whether the same bytes are on their way, whoever sends them and whomever they are passed on to."""
+    fields = {"version", "incarnation", "digest", "encoding", "base", "shards"}
+    return one.model_dump(include=fields) == other.model_dump(include=fields)

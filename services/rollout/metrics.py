@@ -62,6 +62,14 @@ class RolloutMetrics:
         self.weight_bytes = Counter(
             "ais_rollout_weight_received_bytes", "Bytes of weight pushes received.", registry=registry
         )
+        self.weight_relays = Counter(
+            "ais_rollout_weight_relays",
+            "Versions passed on to another replica, by outcome: served or failed (the trainer sees to it).",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("served", "failed"):
+            self.weight_relays.labels(outcome)
         self.swap_paused_seconds = Histogram(
             "ais_rollout_weight_swap_paused_seconds",
             "Time generation stood still for a new policy version.",

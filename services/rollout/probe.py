@@ -42,10 +42,11 @@ def tolerance(precision: Precision) -> float:
     return max(_TOLERANCES[name] for name in formats)
 
 
-def probe_of(snapshot: Path, vocab_size: int) -> Probe | None:
-    """The probe that came with a pushed snapshot, or None. Raises WeightsRejectedError for one that is malformed."""
+def probe_of(files: Sequence[Path], vocab_size: int) -> Probe | None:
+    """The probe that came with a pushed snapshot, in its first file, or None. Raises WeightsRejectedError for one that
+    is malformed."""
     try:
-        return read_probe(snapshot, vocab_size)
+        return read_probe(files[0], vocab_size)
     except MalformedRecordError as error:
         raise WeightsRejectedError(error.field, "a probe made by the trainer", error.reason) from error
 

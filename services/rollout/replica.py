@@ -55,7 +55,10 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
 
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
-        intake = WeightIntake(engine, Path(staging), metrics, applied=registration.changed)
+        intake = WeightIntake(
+            engine, Path(staging), metrics, applied=registration.changed, threads=rollout.unpack_threads
+        )
+        stack.push_async_callback(intake.close)
 
         def not_ready() -> str | None:
             if failure.done():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from services.contracts.weights import DigestBuilder
+from services.contracts.weights import INDEX_FILE, SINGLE_FILE, digest_of_file, version_digest
 from services.rollout.engine import ModelUnsupportedError, WeightsRejectedError
 
 DTYPES = ("BF16", "F16", "F32")
 """Dtypes a snapshot may have, by safetensors' names; everything is rounded to BF16 before anything else."""
 TIED_HEAD = "lm_head.weight"
 """Where embeddings are tied, some writers repeat them under this name; it is passed over."""
-_PIECE_BYTES = 1 << 20
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name and shape of every tensor of a snapshot, by Hugging Face's names."""
@@ -26,23 +25,18 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def snapshot_files(directory: Path) -> list[Path]:
     """The safetensors files of a model directory, in order. Raises ModelUnsupportedError when there are none."""
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX_FILE
     if index.is_file():
         return sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
-    single = directory / "model.safetensors"
+    single = directory / SINGLE_FILE
     if not single.is_file():
-        raise ModelUnsupportedError(f"{directory} has neither model.safetensors nor model.safetensors.index.json")
+        raise ModelUnsupportedError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
     return [single]
 
 
-def digest_of_files(files: list[Path]) -> str:
-    """Digest of a snapshot on disk; for a single file the one a push of that file would carry."""
-    digest = DigestBuilder()
-    for file in files:
-        with file.open("rb") as opened:
-            while piece := opened.read(_PIECE_BYTES):
-                digest.update(piece)
-    return digest.result()
+def digest_of_files(files: Sequence[Path]) -> str:
+    """Digest of a snapshot on disk: the one a push of these files would carry."""
+    return version_digest([digest_of_file(file) for file in files])
 
 
 def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[int, ...]]:
@@ -59,7 +53,7 @@ def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[i
     return shapes
 
 
-def checked_tensors(files: list[Path], shapes: Shapes, tied_embeddings: bool) -> Iterator[tuple[str, Tensor]]:
+def checked_tensors(files: Sequence[Path], shapes: Shapes, tied_embeddings: bool) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a snapshot as bf16, one by one. Raises WeightsRejectedError for the first thing that is wrong.
 
     Names, shapes and dtypes are checked from the headers before any value is read.

@@ -34,7 +34,6 @@ LATEST = "latest"
 MODEL_DIRECTORY = "model"
 """The final policy, in the run's directory."""
 MANIFEST_FILE = "manifest.json"
-WEIGHTS_FILE = "model.safetensors"
 TRAINING_DIRECTORY = "training"
 """State of training, in a checkpoint."""
 RESUMABLE = 2
@@ -71,7 +70,7 @@ class Manifest:
     version: int
     """Policy version of the weights."""
     digest: str
-    """Digest of the weights, as they were published."""
+    """Digest of the weights' files: `services.contracts.weights.version_digest`."""
     incarnation: int
     """The trainer that wrote it."""
     next_ordinal: int
@@ -101,8 +100,10 @@ class Checkpoint:
     manifest: Manifest
 
     @property
-    def weights(self) -> Path:
-        return self.path / WEIGHTS_FILE
+    def weights(self) -> dict[Path, str]:
+        """The weights' files, in order, with their digests as they are published."""
+        names = sorted(name for name in self.manifest.files if name.endswith(".safetensors"))
+        return {self.path / name: f"sha256:{self.manifest.files[name]}" for name in names}
 
     @property
     def training(self) -> Path:
@@ -173,7 +174,7 @@ class CheckpointStore:
         for name in _CARRIED_OVER:
             if (self._source_model / name).is_file():
                 shutil.copyfile(self._source_model / name, writing / name)
-        (writing / WEIGHTS_FILE).write_bytes(snapshot.payload)
+        snapshot.place_in(writing)
         files = {str(path.relative_to(writing)): _digest(path) for path in sorted(_files(writing))}
         complete = {**asdict(manifest), "files": files}
         (writing / MANIFEST_FILE).write_text(json.dumps(complete, indent=1) + "\n")

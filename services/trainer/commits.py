@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from services.trainer.checkpoint import TRAINING_DIRECTORY, Checkpoint, Checkpoi
 from services.trainer.conductor import Conductor
 from services.trainer.intake import Buffered, Intake
 from services.trainer.lease import Lease
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.persist import persist
 from services.trainer.snapshot import Snapshot
 
@@ -52,6 +54,7 @@ class Commits:
         intake: Intake,
         lease: Lease,
         resumed_from: Checkpoint | None,
+        metrics: TrainerMetrics,
         patience_seconds: float,
     ) -> None:
         self._run = run
@@ -60,11 +63,14 @@ class Commits:
         self._queue = queue
         self._intake = intake
         self._lease = lease
+        self._metrics = metrics
         self._patience_seconds = patience_seconds
         self._consumed = _Consumed()
         manifest = resumed_from.manifest if resumed_from else None
         self._covered = dict(zip(manifest.entry_ids, manifest.ordinals, strict=True)) if manifest else {}
         """Entries of the newest checkpoint: acknowledged with the next one."""
+        metrics.committed_version.set(manifest.version if manifest else 0)
+        metrics.incarnation.set(lease.incarnation)
         self._under_way: asyncio.Task[None] | None = None
 
     @property
@@ -133,6 +139,7 @@ class Commits:
         entries: dict[str, int],
         recorded: Callable[[], Awaitable[None]],
     ) -> None:
+        began = time.perf_counter()
         covered, self._covered = self._covered, self._covered | entries
         await asyncio.wrap_future(saving)
         await recorded()
@@ -140,8 +147,10 @@ class Commits:
         await persist(self._lease.check, self._patience_seconds)
         path = await asyncio.to_thread(self._store.commit, writing, snapshot, manifest)
         await asyncio.to_thread(ledger.append, self._run.path, commit_of(manifest))
+        self._metrics.committed_version.set(manifest.version)
         await self._acknowledge(covered)
         self._covered = entries
+        self._metrics.commit_seconds.observe(time.perf_counter() - began)
         logger.info("checkpoint", extra={"path": str(path), "version": manifest.version, "groups": len(entries)})
 
     async def _acknowledge(self, entries: dict[str, int]) -> None:

@@ -106,7 +106,7 @@ def _follow(settings: Settings) -> None:
     ranks = join(settings.trainer)
     assert isinstance(ranks, JoinedRanks)
     policy = load_policy(settings.run.model, settings.trainer, ranks)
-    learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks)
+    learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks=ranks)
     bounds = TrajectoryBounds(policy.vocab_size)
     saving: Future[Any] = Future()
     saving.set_result(None)

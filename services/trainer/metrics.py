@@ -72,6 +72,16 @@ class TrainerMetrics:
         self._phases = histogram(
             "ais_trainer_phase_seconds", "Seconds of a step spent in each phase.", SECONDS_BUCKETS, ["phase"]
         )
+        # Durability.
+        self.committed_version = gauge(
+            "ais_trainer_committed_version", "Policy version of the newest checkpoint: where training would resume."
+        )
+        self.commit_seconds = histogram(
+            "ais_trainer_commit_seconds",
+            "Seconds from the copy of the training state to the acknowledgement, most of them beside training.",
+            SECONDS_BUCKETS,
+        )
+        self.incarnation = gauge("ais_trainer_incarnation", "How many trainers this run has had, this one included.")
         # The queue.
         self._queue_depth = gauge("ais_queue_depth_groups", "Groups published and not yet trained on.")
         self._discarded = counter(
@@ -84,13 +94,30 @@ class TrainerMetrics:
         self.pushes = counter(
             "ais_weight_pushes",
             "Uploads of the weights to a replica: applied, superseded (it serves a newer version), refused (4xx), "
-            "failed (no connection, deadline or 5xx; tried again).",
+            "failed (no connection, deadline or 5xx; tried again), rebased (it lacked the base of a delta; the full "
+            "version follows).",
             ["outcome"],
         )
         self.push_seconds = histogram(
             "ais_weight_push_seconds", "Seconds of one successful upload, until the replica serves it.", SECONDS_BUCKETS
         )
-        self.push_bytes = counter("ais_weight_push_bytes", "Bytes of weights that replicas have applied.")
+        self.push_bytes = counter(
+            "ais_weight_push_bytes",
+            "Bytes of weights sent, by encoding: full, delta. Not what replicas relay.",
+            ["encoding"],
+        )
+        for encoding in ("full", "delta"):
+            self.push_bytes.labels(encoding=encoding)
+        self.set_aside = gauge(
+            "ais_weight_replicas_set_aside", "Replicas whose last upload failed or came too late; tried again."
+        )
+        self.delta_ratio = gauge(
+            "ais_weight_delta_ratio", "Bytes of the last delta by those of the version. NaN: none was made yet."
+        )
+        self.delta_ratio.set(float("nan"))
+        self.delta_seconds = histogram(
+            "ais_weight_delta_seconds", "Seconds of computing and proving one delta, beside training.", SECONDS_BUCKETS
+        )
 
     def count_discarded(self, field: str) -> None:
         """`trajectories[3].token_ids` counts as `trajectories.token_ids`: labels must stay few."""

@@ -148,7 +148,7 @@ class TrainerService:
             run.groups_per_batch,
             trainer.redis_patience_seconds,
         )
-        self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics)
+        self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer, self._metrics, lease.incarnation)
         self._learner = start.learner
         self._store = start.store
         self._commits = Commits(
@@ -159,6 +159,7 @@ class TrainerService:
             self._intake,
             lease,
             start.checkpoint,
+            self._metrics,
             trainer.redis_patience_seconds,
         )
         self._lease = lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -87,8 +88,20 @@ class TrainerSettings(Section):
     """Tokens of prompt and response, from the beginning, taken of each. The cost is a forward pass over these."""
 
     # Pushing weights to the replicas.
+    staging_directory: Path | None = None
+    """Where policy versions are written, and kept while replicas need them; room for three. None: in the run's
+    directory, where a checkpoint takes no copy of them. /dev/shm keeps them in memory."""
+    shard_bytes: int = Field(default=1 << 30, ge=1)
+    """A version is written as files of about this size. A replica passes each on as soon as it is whole."""
+    deltas: bool = True
+    """Send a replica the exact difference to the version it serves, where that is smaller than the whole."""
+    delta_threads: int = Field(default=2, ge=1)
+    """Threads that compute it, beside the next step."""
+    push_fanout: int = Field(default=8, ge=1)
+    """Replicas the trainer sends a version to at once. Beyond that many, replicas pass it on to each other."""
     push_deadline_seconds: float = Field(default=120.0, gt=0.0)
-    """One upload of the weights to one replica may take this long."""
+    """One upload of the weights to one replica may take this long; so may passing it on to those below it. A replica
+    that takes longer is set aside, and tried again by itself, from where it was cut."""
     push_attempts: int = Field(default=4, ge=1)
     """Uploads tried in a row, with back-off, before the replica is left alone until the next look at the registry."""
     final_push_seconds: float = Field(default=5.0, ge=0.0)

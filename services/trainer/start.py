@@ -13,7 +13,7 @@ from services.trainer.conductor import Conductor
 from services.trainer.policy import Policy
 from services.trainer.ranks import Ranks
 from services.trainer.settings import Settings
-from services.trainer.snapshot import Snapshot
+from services.trainer.snapshot import Snapshot, Staging
 from services.trainer.step import Learner, Memory
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,15 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
         run.path, run.model, policy.model.config, trainer.keep_checkpoints, trainer.keep_every_steps
     )
     checkpoint = await asyncio.to_thread(store.newest)
-    learner = Conductor(Learner(policy, run, trainer, settings.correction, ranks), ranks)
+    staging = Staging.open(trainer.staging_directory, run.path, trainer.shard_bytes)
+    learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks), ranks)
     if checkpoint is None:
         snapshot = await asyncio.to_thread(learner.snapshot)
     else:
         manifest = checkpoint.manifest
         memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences)
         await asyncio.to_thread(learner.resume, memory, checkpoint.training)
-        snapshot = Snapshot(manifest.version, checkpoint.weights.read_bytes(), manifest.digest)
+        snapshot = Snapshot.adopt(manifest.version, checkpoint.weights, staging)
         logger.info("resumes", extra={"version": manifest.version, "checkpoint": str(checkpoint.path)})
     record.rewind(run.path, snapshot.version)
     ledger.reconcile(run.path, commit_of(checkpoint.manifest) if checkpoint else None)

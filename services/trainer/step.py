@@ -42,7 +42,7 @@ from services.trainer.record import StepFigures
 from services.trainer.schedule import learning_rate
 from services.trainer.settings import TrainerSettings
 from services.trainer.sharding import gathered, whole
-from services.trainer.snapshot import Snapshot, take_snapshot
+from services.trainer.snapshot import Snapshot, Staging, write_snapshot
 from services.trainer.tally import Tally
 from services.trainer.training_state import load_training_state, save_training_state
 
@@ -84,9 +84,11 @@ class Learner:
         run: RunSettings,
         settings: TrainerSettings,
         correction: CorrectionSettings,
+        staging: Staging | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        """`policy` is sharded over `ranks` already, when there are several."""
+        """`policy` is sharded over `ranks` already, when there are several. `staging`: where the first of them writes
+        the versions; None is the system's directory for temporary files."""
         self._policy = policy
         self._ranks = ranks or Ranks(policy.device)
         self._steps = run.steps
@@ -94,6 +96,7 @@ class Learner:
         self._correction = build(correction)
         self._state: State | None = None
         self._version = 0
+        self._staging = staging
         self._probe_sequences: tuple[tuple[int, ...], ...] | None = None
         self._masters = list(policy.masters.values())
         self._optimizer = torch.optim.AdamW(
@@ -147,8 +150,13 @@ class Learner:
         return self._snapshot(None)
 
     def _snapshot(self, probe: Probe | None) -> Snapshot:
-        """Of the version now. Other ranks than the first have no tensors, so theirs is of nothing."""
-        return take_snapshot(self._version, dict(gathered(self._policy, self._ranks)), probe)
+        """Of the version now, which the first rank writes while it is gathered. The others' has no files."""
+        weights = gathered(self._policy, self._ranks)
+        if not self._ranks.first:
+            assert not list(weights)
+            return Snapshot(self._version, digest="", files=())
+        shapes = {name: tuple(master.shape) for name, master in self._policy.masters.items()}
+        return write_snapshot(self._version, shapes, weights, probe, self._staging)
 
     def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
         """Makes the batch's updates. Raises NonFiniteError when log-probs are not finite."""

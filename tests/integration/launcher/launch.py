@@ -37,22 +37,22 @@ def main() -> int:
             trainer=command("trainer", "trainer", "--steps-file", str(directory.steps), *trainer_arguments),
         )
 
-    async def launch(lock: int) -> int:
-        plan = Plan(
-            directory=directory,
-            total_steps=5,
-            quantised=False,
-            redis=RedisSettings(),
-            launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
-            services=services,
-            lock=lock,
-        )
-        await run(plan, open_display(Console(width=160), "stand-ins"))
+    async def launch() -> int:
+        async with held(directory.lock) as lock:
+            plan = Plan(
+                directory=directory,
+                total_steps=5,
+                quantised=False,
+                redis=RedisSettings(),
+                launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
+                services=services,
+                lock=lock,
+            )
+            await run(plan, open_display(Console(width=160), "stand-ins"))
         return 0
 
     try:
-        with held(directory.lock) as lock:
-            return run_cancellable(launch(lock))
+        return run_cancellable(launch())
     except ProcessFailedError as error:
         print(error)
         return 1

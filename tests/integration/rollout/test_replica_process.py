@@ -12,6 +12,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from pushing import push
 from redis.asyncio import Redis
 from replica_process import overrides, process, registered
 
@@ -19,7 +20,6 @@ from services.contracts.keys import Keys
 from services.contracts.registry import ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -40,9 +40,7 @@ async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
         body, digest = snapshot()
         async with httpx.AsyncClient(base_url=record.http_url, timeout=20) as client:
             ready = await client.get("/readyz")
-            pushed = await client.put(
-                "/v1/weights/5", content=body, headers={ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest}
-            )
+            pushed = await push(client, 5, body)
             assert (ready.status_code, pushed.status_code) == (200, 200)
         assert (await registered(registry, version=5)).policy_digest == digest
         async with grpc.aio.insecure_channel(record.grpc_address) as channel:

@@ -125,7 +125,7 @@ async def test_a_probe_of_the_same_weights_is_within_each_precisions_tolerance(
     engine = await open_engine(precision=precision)
     body, digest = snapshot(seed=1, probe=probe_of_model(seed=1))
     (tmp_path / "pushed").write_bytes(body)
-    swap = await engine.swap_weights(1, digest, tmp_path / "pushed")
+    swap = await engine.swap_weights(1, digest, [tmp_path / "pushed"])
     assert swap.probe_gap is not None
     assert 0.0 < swap.probe_gap < tolerance(precision)
 
@@ -197,7 +197,7 @@ async def test_weights_swapped_in_mid_flight_own_the_tokens_sampled_after_them(
     engine = await open_engine(observer=observer)
     running = asyncio.create_task(collect(engine, request_for(PROMPT, samples=4, new_tokens=480)))
     await observer.wait_for_steps(5)
-    await engine.swap_weights(1, "sha256:one", newer)
+    await engine.swap_weights(1, "sha256:one", [newer])
     completions = await running
     models = [random_model("qwen3", seed).float() for seed in (0, 1)]
     for completion in completions:
@@ -304,7 +304,7 @@ async def test_a_broken_engine_fails_its_requests_and_says_so(
         await collect(engine, request_for(PROMPT))
     monkeypatch.undo()
     with pytest.raises(EngineFailedError):
-        await engine.swap_weights(1, "sha256:one", model_directory("qwen3", 1) / "model.safetensors")
+        await engine.swap_weights(1, "sha256:one", [model_directory("qwen3", 1) / "model.safetensors"])
 
 
 @pytest.mark.parametrize(

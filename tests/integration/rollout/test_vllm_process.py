@@ -15,6 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 import torch
+from pushing import push
 from redis.asyncio import Redis
 from replica_process import overrides, process, registered
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -26,7 +27,7 @@ from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import SamplingParameters
 from services.contracts.trajectory import TOKEN_DTYPE, Trajectory, TrajectoryBounds, decode_trajectory
 from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER, WeightsStatus, digest_of
+from services.contracts.weights import WeightsStatus
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
 
@@ -111,9 +112,8 @@ async def test_every_tensor_parallel_rank_takes_a_new_version_and_the_probe_agre
     logprobs = bf16_logprobs(token_ids, AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16))
     probe = Probe((tuple(token_ids),), (tuple(logprobs),))
     payload = demo_snapshot(shaken(1, share=0.3), probe=probe)
-    headers = {ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest_of(payload)}
     async with httpx.AsyncClient(base_url=bf16_replica.record.http_url, timeout=60) as client:
-        answer = await client.put("/v1/weights/1", content=payload, headers=headers)
+        answer = await push(client, 1, payload)
         assert answer.status_code == 200, answer.text
         assert WeightsStatus.model_validate(answer.json()).probe_gap < 0.05
     for trajectory in await sampled(bf16_replica, samples=2):

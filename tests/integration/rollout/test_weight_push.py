@@ -7,22 +7,26 @@ import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
+from pushing import offer_of, push, send
+from safetensors.torch import load, save
 from tiny_models import VOCABULARY, collect, request_for, until
 
 from services.contracts.probe import Probe
 from services.contracts.sampling import Precision
 from services.contracts.weights import (
     DIGEST_HEADER,
-    ENCODING_FULL,
-    ENCODING_HEADER,
+    Missing,
+    MissingShard,
     WeightsRefused,
     WeightsStatus,
     digest_of,
+    version_digest,
 )
 from services.rollout.control_api import control_application
 from services.rollout.engine import RollbackFailedError, WeightSwap
@@ -45,12 +49,11 @@ class Replica:
     client: httpx.AsyncClient
     announced: list[int]
 
-    async def push(self, version: int, body: bytes, digest: str, **headers: str) -> httpx.Response:
-        return await self.client.put(
-            f"/v1/weights/{version}",
-            content=body,
-            headers={ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest} | headers,
-        )
+    async def push(self, version: int, body: bytes, digest: str = "", **changes: Any) -> httpx.Response:
+        return await push(self.client, version, body, **changes)
+
+    def staged(self) -> list[Path]:
+        return sorted(path for path in self.staging.rglob("*") if path.is_file())
 
     def sample(self, name: str, **labels: str) -> float:
         value = self.registry.get_sample_value(name, labels)
@@ -77,6 +80,7 @@ async def replica(open_engine: Callable, tmp_path: Path) -> AsyncIterator[Replic
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
     ):
         yield Replica(engine, intake, registry, staging, client, announced)
+    await intake.close()
     assert list(staging.iterdir()) == [], "nothing staged is left behind"
 
 
@@ -166,56 +170,159 @@ async def test_bad_weights_are_refused_by_name_while_generation_goes_on(
 async def test_a_body_with_another_digest_or_that_is_no_safetensors_is_refused(
     replica: Replica, snapshot: Callable
 ) -> None:
-    body, digest = snapshot()
+    body, _digest = snapshot()
     broken = bytearray(body)
     broken[-1] ^= 1
-    noise = b"\x00" * 1000
-    for content, promised, field in ((bytes(broken), digest, "digest"), (noise, digest_of(noise), "snapshot")):
-        answer = await replica.push(1, content, promised)
-        assert (answer.status_code, answer.json()["field"]) == (422, field)
+    damaged = await push(replica.client, 1, body, sent=[bytes(broken)])
+    assert (damaged.status_code, damaged.json()["field"]) == (422, "digest")
+    noise = await push(replica.client, 2, b"\x00" * 1000)
+    assert (noise.status_code, noise.json()["field"]) == (422, "snapshot")
     assert replica.engine.describe().version == 0
 
 
-async def test_the_envelope_is_checked_before_the_body_is_taken(replica: Replica, snapshot: Callable) -> None:
+async def test_a_damaged_shard_is_sent_again_from_its_beginning(replica: Replica, snapshot: Callable) -> None:
     body, digest = snapshot()
+    await push(replica.client, 1, body, sent=[b"x" * len(body)])
+    missing = await replica.client.put("/v1/weights/1", json=offer_of(1, [body]))
+    assert Missing.model_validate(missing.json()).shards == (MissingShard(index=0, offset=0),)
+    assert (await push(replica.client, 1, body)).status_code == 200
+    assert replica.engine.describe().digest == digest
+
+
+async def test_an_offer_is_checked_before_any_byte_is_taken(replica: Replica, snapshot: Callable) -> None:
+    body, _digest = snapshot()
+    too_large = offer_of(1, [body])
+    too_large["shards"][0]["sent_size"] = 70_000_000
+    offers = [
+        too_large,
+        offer_of(1, [body], encoding="gzip"),
+        offer_of(1, [body], digest=digest_of(b"another")),
+        offer_of(1, [body], shards=[offer_of(1, [body])["shards"][0] | {"name": "../model.safetensors"}]),
+        offer_of(2, [body]),
+    ]
+    answers = [await replica.client.put("/v1/weights/1", json=offer) for offer in offers]
+    replica.intake.draining = True
+    answers.append(await replica.client.put("/v1/weights/1", json=offer_of(1, [body])))
+    assert [answer.status_code for answer in answers] == [413, 415, 422, 422, 422, 503]
+    assert all(WeightsRefused.model_validate(answer.json()).reason for answer in answers)
+    assert replica.staged() == []
+
+
+async def test_bytes_nobody_asked_for_are_refused(replica: Replica, snapshot: Callable) -> None:
+    body, _digest = snapshot()
+    offer = offer_of(1, [body])
+    assert (await send(replica.client, offer, 0, body)).status_code == 404, "not offered"
+    await replica.client.put("/v1/weights/1", json=offer)
+    assert (await send(replica.client, offer_of(1, [body + b"x"]), 0, body)).status_code == 404, "of another version"
+    beyond = await send(replica.client, offer, 0, body, offset=10)
+    assert (beyond.status_code, beyond.json()["field"]) == (409, "offset")
+    too_many = await send(replica.client, offer, 0, body + b"x")
+    assert (too_many.status_code, too_many.json()["field"]) == (422, "length")
 
     async def pieces() -> AsyncIterator[bytes]:
         yield body
 
-    chunked = await replica.client.put(
-        "/v1/weights/1", content=pieces(), headers={ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest}
-    )
-    too_large = await replica.push(1, bytes(70_000_000), digest)
-    unknown_encoding = await replica.push(1, body, digest, **{ENCODING_HEADER: "delta"})
-    no_digest = await replica.push(1, body, "")
-    replica.intake.draining = True
-    draining = await replica.push(1, body, digest)
-    answers = (chunked, too_large, unknown_encoding, no_digest, draining)
-    assert [answer.status_code for answer in answers] == [411, 413, 415, 422, 503]
+    headers = {DIGEST_HEADER: offer["shards"][0]["sent_digest"]}
+    chunked = await replica.client.put("/v1/weights/1/shards/0", content=pieces(), headers=headers)
+    assert chunked.status_code == 411
 
 
-async def test_an_upload_cut_off_in_the_middle_changes_nothing(replica: Replica, snapshot: Callable) -> None:
-    body, digest = snapshot()
-    port = replica.client.base_url.port
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def cut_off(replica: Replica, offer: dict[str, Any], body: bytes, offset: int, count: int) -> None:
+    """Sends `count` bytes of a body that claims to go on to the end, and hangs up."""
+    _reader, writer = await asyncio.open_connection("127.0.0.1", replica.client.base_url.port)
     head = (
-        f"PUT /v1/weights/1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        f"{ENCODING_HEADER}: {ENCODING_FULL}\r\n{DIGEST_HEADER}: {digest}\r\n\r\n"
+        f"PUT /v1/weights/{offer['version']}/shards/0 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body) - offset}\r\n"
+        f"{DIGEST_HEADER}: {offer['shards'][0]['sent_digest']}\r\nX-AIS-Offset: {offset}\r\n\r\n"
     )
-    writer.write(head.encode() + body[:1000])
+    writer.write(head.encode() + body[offset : offset + count])
     await writer.drain()
-    await until(lambda: bool(list(replica.staging.iterdir())))
+    await until(lambda: replica.staged()[0].stat().st_size == offset + count)
     writer.close()
     await writer.wait_closed()
-    await until(lambda: not list(replica.staging.iterdir()))
-    assert await reader.read() == b""
+
+
+async def test_an_upload_cut_off_in_the_middle_changes_nothing_and_goes_on_where_it_was_cut(
+    replica: Replica, snapshot: Callable
+) -> None:
+    body, digest = snapshot()
+    offer = offer_of(1, [body])
+    await replica.client.put("/v1/weights/1", json=offer)
+    await cut_off(replica, offer, body, 0, 1000)
+    await cut_off(replica, offer, body, 1000, 500)
     assert replica.engine.describe().version == 0
+    missing = await replica.client.put("/v1/weights/1", json=offer)
+    assert Missing.model_validate(missing.json()).shards == (MissingShard(index=0, offset=1500),)
+    assert (await send(replica.client, offer, 0, body[1500:], offset=1500)).status_code == 202
+    assert (await replica.client.put("/v1/weights/1", json=offer)).status_code == 200
+    assert replica.engine.describe().digest == digest
+    assert replica.sample("ais_rollout_weight_received_bytes_total") == len(body), "no byte came twice"
+
+
+async def test_a_connection_that_hangs_is_in_nobodys_way(replica: Replica, snapshot: Callable) -> None:
+    body, digest = snapshot()
+    offer = offer_of(1, [body])
+    await replica.client.put("/v1/weights/1", json=offer)
+    _reader, hanging = await asyncio.open_connection("127.0.0.1", replica.client.base_url.port)
+    head = (
+        f"PUT /v1/weights/1/shards/0 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        f"{DIGEST_HEADER}: {offer['shards'][0]['sent_digest']}\r\n\r\n"
+    )
+    hanging.write(head.encode() + body[:1000])
+    await until(lambda: replica.staged()[0].stat().st_size == 1000)
+    assert (await send(replica.client, offer, 0, body[1000:], offset=1000)).status_code == 202
+    hanging.write(body[1000:])
+    await hanging.drain()
+    assert (await replica.client.put("/v1/weights/1", json=offer)).status_code == 200
+    assert replica.engine.describe().digest == digest
+    hanging.close()
+
+
+async def test_a_version_of_several_shards_is_served(replica: Replica, snapshot: Callable) -> None:
+    body, _digest = snapshot()
+    tensors = load(body)
+    names = sorted(tensors)
+    files = [save({name: tensors[name] for name in half}) for half in (names[::2], names[1::2])]
+    answer = await push(replica.client, 1, *files)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["digest"] == version_digest([digest_of(file) for file in files])
+    (before,) = await collect(replica.engine, request_for((1, 2), seed=3))
+    assert (await replica.push(2, body)).status_code == 200
+    (after,) = await collect(replica.engine, request_for((1, 2), seed=3))
+    assert (before.logprobs == after.logprobs).all()
+
+
+async def test_a_trainer_that_resumed_goes_back_and_one_that_was_replaced_cannot_go_on(
+    replica: Replica, snapshot: Callable
+) -> None:
+    (first, _), (resumed, digest) = snapshot(seed=1), snapshot(seed=2)
+    assert (await replica.push(9, first, incarnation=1)).status_code == 200
+    assert (await replica.push(3, resumed, incarnation=2)).status_code == 200
+    stale = await replica.push(10, first, incarnation=1)
+    assert (stale.status_code, stale.json()["field"]) == (409, "version")
+    status = WeightsStatus.model_validate((await replica.client.get("/v1/weights")).json())
+    assert (status.version, status.digest, status.incarnation) == (3, digest, 2)
+
+
+async def test_a_new_trainer_that_confirms_what_is_served_shuts_the_old_one_out(
+    replica: Replica, snapshot: Callable
+) -> None:
+    body, _digest = snapshot()
+    await replica.push(4, body, incarnation=1)
+    assert (await replica.push(4, body, incarnation=2)).status_code == 200
+    assert (await replica.push(5, snapshot(seed=2)[0], incarnation=1)).status_code == 409
+    assert replica.announced == [4], "nothing was applied twice"
+
+
+async def test_the_files_of_versions_that_do_not_serve_go(replica: Replica, snapshot: Callable) -> None:
+    for version in (1, 2, 3):
+        await replica.push(version, snapshot(seed=version)[0])
+    assert [file.read_bytes() for file in replica.staged()] == [snapshot(seed=3)[0]]
 
 
 async def test_pushes_that_race_leave_the_newest_version(replica: Replica, snapshot: Callable) -> None:
     snapshots = [(version, *snapshot(seed=version)) for version in (1, 2, 3)]
     answers = await asyncio.gather(*(replica.push(*push) for push in snapshots))
-    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert {answer.status_code for answer in answers} <= {200, 404, 409}, "404: a newer one took its place"
     assert replica.engine.describe().version == 3
     assert replica.engine.describe().digest == snapshots[2][2]
 
@@ -259,7 +366,7 @@ async def test_weights_that_are_not_the_trainers_are_refused_with_the_gap_while_
 async def test_a_replica_that_cannot_go_back_says_that_it_is_in_trouble_and_counts_it(
     replica: Replica, snapshot: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def lost(version: int, digest: str, snapshot: Path) -> WeightSwap:
+    async def lost(version: int, digest: str, files: list[Path]) -> WeightSwap:
         raise RollbackFailedError("version 0 could not be put back")
 
     monkeypatch.setattr(replica.engine, "swap_weights", lost)

@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
+from pushing import push
 from safetensors.torch import load_file, save
 
 from services.contracts.probe import Probe, attach_probe
 from services.contracts.sampling import SamplingParameters
-from services.contracts.weights import DIGEST_HEADER, ENCODING_FULL, ENCODING_HEADER, digest_of
 from services.rollout.engine import Completion, GenerationRequest
 
 SORT16 = Path(__file__).parents[3] / "examples/sort16/model"
@@ -35,11 +35,10 @@ class VllmReplica:
     registry: CollectorRegistry
     client: httpx.AsyncClient
 
-    async def push(self, snapshot: bytes, version: int | None = None, digest: str = "") -> httpx.Response:
+    async def push(self, snapshot: bytes, version: int | None = None) -> httpx.Response:
         """As the next version, unless said otherwise."""
         version = self.engine.describe().version + 1 if version is None else version
-        headers = {ENCODING_HEADER: ENCODING_FULL, DIGEST_HEADER: digest or digest_of(snapshot)}
-        return await self.client.put(f"/v1/weights/{version}", content=snapshot, headers=headers)
+        return await push(self.client, version, snapshot)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probs of each sequence's tokens but the first, under the weights that serve now."""

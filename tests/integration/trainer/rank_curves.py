@@ -120,11 +120,11 @@ def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
         policy.scoring.checkpoint_activations()
     if ranks.mesh:
         shard(policy, ranks.mesh)
-    return Learner(policy, RunSettings(steps=100), settings, case.correction, ranks), policy
+    return Learner(policy, RunSettings(steps=100), settings, case.correction, ranks=ranks), policy
 
 
 def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
-    """Figures of every step, and the last snapshot."""
+    """Figures of every step, and the last snapshot, which rank 0 has."""
     learner, policy = learner_of(case, ranks)
     figures = []
     for step, batch in enumerate(batches_of(case)):
@@ -133,7 +133,7 @@ def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
         outcome = learner.step(batch, PhaseClock())
         policy.__dict__.pop("score", None)
         figures.append(asdict(outcome.figures))
-    return figures, outcome.snapshot.payload
+    return figures, b"".join(file.path.read_bytes() for file in outcome.snapshot.files)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import signal
 import pytest
 
 from services.launcher.supervision import (
-    DEATHS_LIMIT,
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
     STABLE_SECONDS,
@@ -20,6 +19,7 @@ from services.launcher.supervision import (
 )
 from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
+DEATHS_LIMIT = 5
 ROLES = {
     "valkey": Role.SERVER,
     "rollout-0": Role.REPLICA,
@@ -32,7 +32,7 @@ KILLED = -signal.SIGKILL
 
 @pytest.fixture
 def supervision() -> Supervision:
-    supervision = Supervision(ROLES)
+    supervision = Supervision(ROLES, DEATHS_LIMIT)
     for name in ROLES:
         supervision.started(name, now=0.0)
     return supervision

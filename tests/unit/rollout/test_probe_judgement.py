@@ -54,5 +54,5 @@ def test_the_coarsest_format_that_computes_sets_the_tolerance(precision: Precisi
 def test_a_malformed_probe_refuses_the_weights_it_came_with(tmp_path: Path) -> None:
     (tmp_path / "snapshot").write_bytes(save({"a": torch.ones(1)}, metadata={METADATA_KEY: "{}"}))
     with pytest.raises(WeightsRejectedError) as refusal:
-        probe_of(tmp_path / "snapshot", vocab_size=10)
+        probe_of([tmp_path / "snapshot"], vocab_size=10)
     assert refusal.value.field == "probe.token_ids"

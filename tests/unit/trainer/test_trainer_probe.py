@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load_file
 from trainer_groups import make_group
 from transformers import AutoModelForCausalLM
 
@@ -34,9 +34,8 @@ def steps(**settings: object) -> Iterator[Snapshot]:
         yield learner.step(groups, PhaseClock()).snapshot
 
 
-def probe_of(snapshot: Snapshot, directory: Path) -> Probe | None:
-    (directory / "snapshot").write_bytes(snapshot.payload)
-    return read_probe(directory / "snapshot", VOCABULARY)
+def probe_of(snapshot: Snapshot) -> Probe | None:
+    return read_probe(snapshot.files[0].path, VOCABULARY)
 
 
 def mean_gap(probe: Probe, model: torch.nn.Module) -> float:
@@ -58,7 +57,7 @@ def test_the_saved_checkpoint_has_the_log_probs_of_its_own_weights(tmp_path: Pat
     for snapshot in steps():
         directory = tmp_path / f"version-{snapshot.version}"
         config.save_pretrained(directory)
-        (directory / "model.safetensors").write_bytes(snapshot.payload)
+        snapshot.place_in(directory)
         models.append(AutoModelForCausalLM.from_pretrained(directory))
         probe = read_probe(directory / "model.safetensors", VOCABULARY)
         assert probe is not None
@@ -67,8 +66,8 @@ def test_the_saved_checkpoint_has_the_log_probs_of_its_own_weights(tmp_path: Pat
     assert all(mean_gap(later, model) > 0.1 for later, model in zip(probes[1:], models, strict=False)), "the one before"
 
 
-def test_the_sequences_come_from_the_first_batch_and_stay(tmp_path: Path) -> None:
-    probes = [probe_of(snapshot, tmp_path) for snapshot in steps(probe_sequences=4, probe_tokens=7)]
+def test_the_sequences_come_from_the_first_batch_and_stay() -> None:
+    probes = [probe_of(snapshot) for snapshot in steps(probe_sequences=4, probe_tokens=7)]
     expected = [
         [*group.prompt_token_ids.tolist(), *group.trajectories[index].token_ids.tolist()][:7]
         for group, index in zip([*BATCHES[0], BATCHES[0][0]], (0, 0, 0, 1), strict=True)
@@ -86,13 +85,13 @@ def test_a_probe_changes_nothing_of_the_training_and_is_the_same_again() -> None
     probed, again, plain = (list(steps(probe_sequences=count)) for count in (4, 4, 0))
     assert [snapshot.digest for snapshot in probed] == [snapshot.digest for snapshot in again]
     for with_probe, without in zip(probed, plain, strict=True):
-        tensors = load(without.payload)
-        for name, tensor in load(with_probe.payload).items():
+        tensors = load_file(without.files[0].path)
+        for name, tensor in load_file(with_probe.files[0].path).items():
             assert torch.equal(tensor, tensors[name]), name
 
 
-def test_none_is_sent_when_none_is_wanted(tmp_path: Path) -> None:
-    assert probe_of(next(steps(probe_sequences=0)), tmp_path) is None
+def test_none_is_sent_when_none_is_wanted() -> None:
+    assert probe_of(next(steps(probe_sequences=0))) is None
 
 
 def test_none_is_sent_when_the_weights_give_no_finite_log_probs(caplog: pytest.LogCaptureFixture) -> None:

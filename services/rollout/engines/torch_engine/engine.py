@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -143,10 +143,10 @@ class TorchEngine:
             if not self._results:
                 self._settled.set()
 
-    async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
+    async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         async with self._swapping:
             begun = time.monotonic()
-            weights, gap = await asyncio.to_thread(self._probed, snapshot)
+            weights, gap = await asyncio.to_thread(self._probed, files)
             staged = time.monotonic()
             policy = Policy(weights, version, digest)
             paused = asyncio.wrap_future(self._worker.replace(policy))
@@ -156,10 +156,10 @@ class TorchEngine:
             self._policy = policy
             return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=gap)
 
-    def _probed(self, snapshot: Path) -> tuple[DecoderWeights, float | None]:
+    def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, float | None]:
         """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRejectedError."""
-        weights = _staged([snapshot], self._architecture, self._precision)
-        probe = probe_of(snapshot, self._architecture.vocab_size)
+        weights = _staged(files, self._architecture, self._precision)
+        probe = probe_of(files, self._architecture.vocab_size)
         if probe is None:
             return weights, None
         with torch.inference_mode():
@@ -231,7 +231,7 @@ class TorchEngine:
             results.put_nowait(failure)
 
 
-def _staged(files: list[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
+def _staged(files: Sequence[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
     """Weights that are verified, rounded and compute finite logits. Raises WeightsRejectedError."""
     with torch.inference_mode():
         weights = rounded_weights(read_tensors(files, architecture), architecture, precision)

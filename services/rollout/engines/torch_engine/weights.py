@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class DecoderWeights:
     head: Linear
 
 
-def read_tensors(files: list[Path], architecture: Architecture) -> dict[str, Tensor]:
+def read_tensors(files: Sequence[Path], architecture: Architecture) -> dict[str, Tensor]:
     """Every tensor of the architecture as bf16. Raises WeightsRejectedError for the first thing that is wrong."""
     return dict(checked_tensors(files, architecture.tensor_shapes(), architecture.tied_embeddings))
 

@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,9 @@ class VllmEngine:
         finally:
             await end_tasks(*samples)
 
-    async def swap_weights(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
+    async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         # A task of its own: a caller that goes away must not leave the engine half-way between two versions.
-        return await asyncio.shield(asyncio.create_task(self._swap(version, digest, snapshot)))
+        return await asyncio.shield(asyncio.create_task(self._swap(version, digest, files)))
 
     def describe(self) -> EngineDescription:
         return EngineDescription(
@@ -208,10 +208,10 @@ class VllmEngine:
 
     # Weights.
 
-    async def _swap(self, version: int, digest: str, snapshot: Path) -> WeightSwap:
+    async def _swap(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         async with self._swapping:
             begun = time.monotonic()
-            new = await asyncio.to_thread(self._stage, version, digest, snapshot)
+            new = await asyncio.to_thread(self._stage, version, digest, files)
             staged = time.monotonic()
             old = self._weights.serving
             try:
@@ -227,20 +227,24 @@ class VllmEngine:
                 self._discard(old if self._weights.serving is new else new)
             return WeightSwap(staged - begun, change.paused_seconds, change.probe_gap)
 
-    def _stage(self, version: int, digest: str, snapshot: Path) -> Version:
+    def _stage(self, version: int, digest: str, files: Sequence[Path]) -> Version:
         """Keeps a verified snapshot, to load now and to go back to. Raises WeightsRejectedError."""
-        for _name, _tensor in checked_tensors([snapshot], self._model.shapes, self._model.tied_embeddings):
+        for _name, _tensor in checked_tensors(files, self._model.shapes, self._model.tied_embeddings):
             pass
-        probe = probe_of(snapshot, self._model.vocab_size)
+        probe = probe_of(files, self._model.vocab_size)
         if probe is not None:
             probe = probe.cut(self._model.max_model_len - 1)
-        kept = self._directory / f"version-{version}.safetensors"
+        return Version(version, digest, tuple(self._kept(version, digest, file) for file in files), probe)
+
+    def _kept(self, version: int, digest: str, file: Path) -> Path:
+        # A trainer that resumed may make another version of the same number while the first one still serves.
+        kept = self._directory / f"version-{version}-{digest.removeprefix('sha256:')[:12]}-{file.name}"
         kept.unlink(missing_ok=True)
         try:
-            os.link(snapshot, kept)
+            os.link(file, kept)
         except OSError:  # another file system
-            shutil.copyfile(snapshot, kept)
-        return Version(version, digest, (kept,), probe)
+            shutil.copyfile(file, kept)
+        return kept
 
     def _discard(self, version: Version) -> None:
         """Removes what was kept of a version, but not the model's own files."""
