@@ -23,6 +23,7 @@ from ais_core.settings import CorrectionSettings, MixingSettings
 from services.contracts.trajectory import ScoredGroup
 from services.runtime.process import die_with_parent
 from services.runtime.settings import RunSettings
+from services.trainer import scoring
 from services.trainer.demo_model import demo_model
 from services.trainer.microbatch import Microbatch, Sample, cut
 from services.trainer.phases import PhaseClock
@@ -46,6 +47,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     samples: tuple[int, ...] = (4, 4, 4, 4, 4)
     tied: bool = False
+    logits_at_once: int = scoring.LOGITS_AT_ONCE
     poison: str = ""
     """What is not finite in the last rank's step POISONED_STEP: logprobs or gradient."""
 
@@ -60,6 +62,7 @@ CASES = {
     "fewer samples than ranks": Case(samples=(2,)),
     "uneven": Case(samples=(5, 2), settings={"tokens_per_microbatch": 30}),
     "tied embeddings": Case(tied=True),
+    "head in pieces": Case(tied=True, logits_at_once=22 * 16),
     "straight-through": Case(SAME_BATCH, {"straight_through": True}, torch.bfloat16),
     "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
     "activation checkpointing": Case(settings={"activation_checkpointing": True, "tokens_per_microbatch": 40}),
@@ -125,6 +128,7 @@ def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
 
 def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
     """Figures of every step, and the last snapshot, which rank 0 has."""
+    scoring.LOGITS_AT_ONCE = case.logits_at_once
     learner, policy = learner_of(case, ranks)
     figures = []
     for step, batch in enumerate(batches_of(case)):

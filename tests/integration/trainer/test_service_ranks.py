@@ -15,7 +15,7 @@ import pytest
 from collector_stand_in import StandInCollector
 from redis.asyncio import Redis
 from replica_stand_ins import Fleet
-from torchrun import rank_processes, torchrun
+from torchrun import rank_processes, torchrun, torchrun_on_two_machines
 
 from services.contracts.events import Finished, VersionPublished
 from services.contracts.keys import Keys
@@ -39,16 +39,21 @@ def run(run_name: str, tmp_path: Path) -> RunSettings:
 
 @pytest.fixture
 def trainer(run: RunSettings, redis_url: str, tmp_path: Path) -> Callable[..., Any]:
-    """Starts the service on two ranks."""
+    """Starts the service on two ranks, of one machine or two: then there are two processes."""
     log = tmp_path / "log"
 
     @asynccontextmanager
-    async def start(*settings: str, max_restarts: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def start(*settings: str, max_restarts: int = 0, machines: int = 1) -> AsyncIterator[Any]:
         chosen = {name: getattr(run, name) for name in RunSettings.model_fields}
         overrides = [f"run.{name}={value}" for name, value in chosen.items()]
         overrides += [f"redis.url={redis_url}", "trainer.save_every_steps=2", "trainer.registry_poll_seconds=0.05"]
         flags = [flag for setting in (*overrides, *settings) for flag in ("--set", setting)]
-        async with torchrun(2, "-m", "services.trainer", *flags, log=log, max_restarts=max_restarts) as process:
+        command = ("-m", "services.trainer", *flags)
+        if machines == 1:
+            started: Any = torchrun(2, *command, log=log, max_restarts=max_restarts)
+        else:
+            started = torchrun_on_two_machines(*command, log=log, max_restarts=max_restarts)
+        async with started as process:
             try:
                 yield process
             except BaseException as error:
@@ -128,17 +133,34 @@ async def test_a_rank_that_hangs_is_named_by_the_other_within_the_deadline(
     assert f"rank {stopped} is missing, last seen in '" in log
 
 
-@pytest.mark.parametrize("killed", [0, 1])
 async def test_after_the_death_of_a_rank_torchrun_starts_all_again_and_the_run_ends_with_every_group_once(
-    killed: int, run: RunSettings, trainer: Callable[..., Any], redis: Redis
+    run: RunSettings, trainer: Callable[..., Any], redis: Redis
 ) -> None:
     long = run.model_copy(update={"steps": 40})
     collector = asyncio.create_task(StandInCollector(redis, long).run())
     async with asyncio.timeout(110), trainer("run.steps=40", max_restarts=1) as process:
         await until(lambda: len(steps_of(run)) > 5)
-        rank_processes(process)[killed].kill()
+        rank_processes(process)[0].kill()
         assert await process.wait() == 0
     await end_tasks(collector)
+    assert_every_group_once(run)
+
+
+async def test_the_death_of_a_rank_on_another_machine_is_survived_as_well(
+    run: RunSettings, trainer: Callable[..., Any], redis: Redis
+) -> None:
+    long = run.model_copy(update={"steps": 40})
+    collector = asyncio.create_task(StandInCollector(redis, long).run())
+    async with asyncio.timeout(110), trainer("run.steps=40", max_restarts=2, machines=2) as machines:
+        await until(lambda: len(steps_of(run)) > 5)
+        (rank,) = rank_processes(machines[1])
+        rank.kill()
+        assert [await process.wait() for process in machines] == [0, 0]
+    await end_tasks(collector)
+    assert_every_group_once(run)
+
+
+def assert_every_group_once(run: RunSettings) -> None:
     assert [step["version"] for step in steps_of(run)] == list(range(1, 41))
     assert {step["incarnation"] for step in steps_of(run)} == {1, 2}
     committed = [ordinal for commit in ledger.read(run.path) for ordinal in commit.ordinals]
