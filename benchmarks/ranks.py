@@ -1,9 +1,10 @@
 """What a rank costs: memory and time of a training step, in one process and on two ranks, with and without activations.
 
-The learner trains a model of 68 million parameters on made-up groups, as the service would call it, without Redis and
-replicas. Memory is what a process's resident set grew by over that of Python with its libraries, at its highest during
-the steps; loading, which reads the whole model on every rank, is not counted. Ranks talk over gloo on loopback: their
-time says what sharding costs on this processor, and nothing about GPUs.
+The learner trains a model of 70 million parameters on made-up groups, as the service would call it, without Redis and
+replicas. Memory is what a process's resident set has over that of Python with its libraries: `state` between two steps
+(masters and moments), `peak` at its highest during the steps (gradients, activations, the layers being gathered,
+logits). Loading, which reads the whole model on every rank, is not counted. Ranks talk over gloo on loopback: their time
+says what sharding costs on this processor, and nothing about GPUs.
 
     python benchmarks/ranks.py            # prints a table, writes benchmarks/results/ranks.json
 """
@@ -77,6 +78,12 @@ def status(field: str) -> int:
     return int(lines[field].split()[0]) * 1024
 
 
+def trim() -> None:
+    """Gives back to the system what is free."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     """What one process of the benchmark does; rank 0 prints what it found as JSON."""
     settings = TrainerSettings(
@@ -89,16 +96,17 @@ def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     bare = status("VmRSS")
     policy = load_policy(model, settings, ranks)
     learner = Learner(policy, RunSettings(steps=steps), settings, CorrectionSettings(), ranks=ranks)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    trim()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     seconds = []
     for step in range(WARM_UP_STEPS + steps):
         begin = time.perf_counter()
         learner.step([group(GROUPS * step + index) for index in range(GROUPS)], PhaseClock())
         seconds.append(time.perf_counter() - begin)
+    peak = status("VmHWM") - bare
+    trim()
     if ranks.first:
-        found = {"bytes": status("VmHWM") - bare, "seconds": median(seconds[WARM_UP_STEPS:])}
+        found = {"state": status("VmRSS") - bare, "peak": peak, "seconds": median(seconds[WARM_UP_STEPS:])}
         print(json.dumps(found), flush=True)
     ranks.leave()
 
@@ -121,25 +129,25 @@ def main() -> None:
     if arguments.work is not None:
         work(arguments.work, arguments.steps, arguments.activation_checkpointing)
         return
-    table = Table(
-        "processes", "activations", "memory of rank 0, MiB", "step, s", title="68M parameters, 8 x 160 tokens"
-    )
+    title = "70M parameters, 8 sequences of 160 tokens; memory of rank 0"
+    table = Table("processes", "activations", "state, MiB", "peak, MiB", "step, s", title=title)
     figures: dict[str, Figure] = {}
     with tempfile.TemporaryDirectory() as directory:
         torch.manual_seed(0)
         model = Qwen3ForCausalLM(CONFIG)
         figures["parameters"] = figure(model.num_parameters(), "parameters")
         model.save_pretrained(directory)
+        alone: dict[str, float] = {}
         for checkpointing, kept in ((False, "kept"), (True, "computed again")):
-            alone: dict[str, float] = {}
             for ranks in (1, 2):
                 found = measure(Path(directory), ranks, arguments.steps, checkpointing)
                 alone = alone or found
                 name = f"ranks_{ranks}" + ("_checkpointing" if checkpointing else "")
-                memory = found["bytes"] / MEBIBYTE
-                figures[f"{name}_memory"] = figure(memory, "MiB", alone["bytes"] / MEBIBYTE)
+                for memory in ("state", "peak"):
+                    figures[f"{name}_{memory}"] = figure(found[memory] / MEBIBYTE, "MiB", alone[memory] / MEBIBYTE)
                 figures[f"{name}_step"] = figure(found["seconds"], "s", alone["seconds"])
-                table.add_row(str(ranks), kept, f"{memory:.0f}", f"{found['seconds']:.2f}")
+                sizes = (f"{found[memory] / MEBIBYTE:.0f}" for memory in ("state", "peak"))
+                table.add_row(str(ranks), kept, *sizes, f"{found['seconds']:.2f}")
     Console().print(table)
     publish("ranks", figures)
 
