@@ -3,8 +3,8 @@
 The learner trains a model of 70 million parameters on made-up groups, as the service would call it, without Redis and
 replicas. Memory is what a process's resident set has over that of Python with its libraries: `state` between two steps
 (masters and moments), `peak` at its highest during the steps (gradients, activations, the layers being gathered,
-logits). Loading, which reads the whole model on every rank, is not counted. Ranks talk over gloo on loopback: their time
-says what sharding costs on this processor, and nothing about GPUs.
+logits). Loading, which reads the whole model on every rank, is not counted. Ranks talk over gloo on loopback: their
+time says what sharding costs on this processor, and nothing about GPUs.
 
     python benchmarks/ranks.py            # prints a table, writes benchmarks/results/ranks.json
 """
