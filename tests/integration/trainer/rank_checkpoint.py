@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from rank_curves import SAME_BATCH, Case, batches_of, learner_of
 
 from services.runtime.process import die_with_parent
@@ -27,7 +28,8 @@ def go_on(directory: Path, ranks: Ranks, resume: bool) -> list[dict[str, Any]]:
     learner, _ = learner_of(CASE, ranks)
     batches = batches_of(CASE)
     if resume:
-        learner.resume(Memory(**json.loads((directory / "memory.json").read_text())), directory / "training")
+        memory = TypeAdapter(Memory).validate_json((directory / "memory.json").read_bytes())
+        learner.resume(memory, directory / "training")
     else:
         learner.step(batches[0], PhaseClock())
         learner.save(directory / "training").result()
