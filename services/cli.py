@@ -18,6 +18,7 @@ from services.runtime.settings import SettingsError
 
 if TYPE_CHECKING:
     from services.launcher.run_directory import RunDirectory
+    from services.settings import Settings
 
 EXIT_SETTINGS = 2
 EXIT_UNAVAILABLE = 3
@@ -148,8 +149,12 @@ def trainer(config: Config = None, overrides: Overrides = None) -> None:
     """Run the trainer: BF16 policy gradient with AIS on queued groups; pushes every new version to the replicas.
 
     ais trainer -c config.toml --set redis.url=redis://queue:6379/0
+    ais trainer -c config.toml --set trainer.ranks=8
     """
-    _become_service("trainer", config, overrides)
+    from services.launcher.commands import TrainerRanks, trainer_command
+
+    settings, arguments = _service_arguments(config, overrides)
+    _become(trainer_command(TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts), *arguments))
 
 
 @app.command(name="eval")
@@ -275,14 +280,25 @@ def bench(
 
 
 def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:
+    from services.launcher.commands import module
+
+    _, arguments = _service_arguments(config, overrides)
+    _become(module(f"services.{name}", *arguments))
+
+
+def _service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
     """Checks the settings, all of them, before the service spends seconds on importing its libraries."""
     from services.settings import load
 
-    load(config, overrides or ())
+    settings = load(config, overrides or ())
     arguments = ["-c", str(config)] if config else []
     for override in overrides or ():
         arguments += ["--set", override]
-    os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *arguments])
+    return settings, arguments
+
+
+def _become(command: tuple[str, ...]) -> NoReturn:
+    os.execv(command[0], command)
 
 
 def _existing_run(run: str, config: Path | None, overrides: list[str] | None) -> RunDirectory:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.launcher.chaos import Chaos, Verdict, judge
-from services.launcher.commands import service_commands
+from services.launcher.commands import TrainerRanks, service_commands
 from services.launcher.display import Display, open_display
 from services.launcher.lock import held
 from services.launcher.processes import Processes, ProcessFailedError
@@ -57,7 +57,12 @@ def run_settings(settings: Settings, directory: RunDirectory, beside: Beside | N
             quantised=precision.weights != "bf16",
             redis=settings.redis,
             launcher=settings.launcher,
-            services=partial(service_commands, directory.config, replicas=settings.rollout.replicas),
+            services=partial(
+                service_commands,
+                directory.config,
+                replicas=settings.rollout.replicas,
+                trainer=TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts),
+            ),
             lock=lock,
         )
 

@@ -30,7 +30,19 @@ class ServiceCommands:
     trainer: Command
 
 
-def service_commands(config: Path, redis_url: str, replicas: int) -> ServiceCommands:
+@dataclass(frozen=True)
+class TrainerRanks:
+    """How many processes train together."""
+
+    ranks: int = 1
+    """On this machine."""
+    max_restarts: int = 0
+    """How often all are started again after one has failed."""
+
+
+def service_commands(
+    config: Path, redis_url: str, replicas: int, trainer: TrainerRanks = TrainerRanks()
+) -> ServiceCommands:
     """Every service reads the same settings file; only the address of the server started for this run is added."""
     arguments = ("-c", str(config), "--set", f"redis.url={redis_url}")
     return ServiceCommands(
@@ -38,8 +50,16 @@ def service_commands(config: Path, redis_url: str, replicas: int) -> ServiceComm
             Command(f"rollout-{index}", module("services.rollout", *arguments)) for index in range(replicas)
         ),
         collector=Command("collector", module("services.collector", *arguments)),
-        trainer=Command("trainer", module("services.trainer", *arguments)),
+        trainer=Command("trainer", trainer_command(trainer, *arguments)),
     )
+
+
+def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
+    """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
+    if trainer.ranks == 1:
+        return module("services.trainer", *arguments)
+    options = ("--standalone", "--nproc-per-node", str(trainer.ranks), "--max-restarts", str(trainer.max_restarts))
+    return module("torch.distributed.run", *options, "-m", "services.trainer", *arguments)
 
 
 def evaluation_replica(config: Path, redis_url: str, run_name: str, overrides: Sequence[str]) -> Command:

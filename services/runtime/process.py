@@ -1,13 +1,14 @@
 """How a service's process begins and ends: settings, logging, signals, exit codes.
 
 Exit codes: 0 done or stopped by a signal as asked; 2 the settings are wrong; 3 something the service needs is not
-there (Redis, a model directory); 1 anything else.
+there (Redis, a model directory); 4 another process of the same service does not answer; 1 anything else.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import logging
 import signal
 import sys
@@ -23,6 +24,9 @@ from services.runtime.settings import SettingsError, read_tree, validate
 
 EXIT_SETTINGS = 2
 EXIT_UNAVAILABLE = 3
+EXIT_RANK_LOST = 4
+
+PR_SET_PDEATHSIG = 1
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,15 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 class UnavailableError(RuntimeError):
     """Something the service needs is not there. The message says what, and what to do."""
+
+
+def die_with_parent() -> None:
+    """From now on this process is killed when the process that started it is gone, even by SIGKILL. (Linux only.)
+
+    Call it in the main thread: the wish ends with the thread that made it.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def service_arguments(description: str) -> argparse.Namespace:

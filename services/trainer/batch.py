@@ -11,7 +11,8 @@ import torch
 from ais_core.advantages import estimate
 from ais_core.objectives import Normalizer
 from services.contracts.trajectory import ScoredGroup
-from services.trainer.microbatch import Microbatch, Sample, cut
+from services.trainer.microbatch import Microbatch, Sample, cut, deal, nothing
+from services.trainer.ranks import Ranks
 from services.trainer.settings import TrainerSettings
 
 
@@ -20,8 +21,9 @@ class Update:
     """The part of a batch that one optimizer update is made from."""
 
     microbatches: list[Microbatch]
+    """This rank's; each rank has as many, of which some may hold nothing."""
     normaliser: Normalizer
-    """Counts over the whole update: what makes the microbatches' losses add up."""
+    """Counts over the whole update, of all ranks: what makes the microbatches' losses add up."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ class Batch:
         return [microbatch for update in self.updates for microbatch in update.microbatches]
 
 
-def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, device: torch.device) -> Batch:
+def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, ranks: Ranks) -> Batch:
     """Turns groups into a batch for the policy at `version`.
 
-    Advantages come from the whole batch. With several updates a batch, each gets its share of whole groups, in order.
+    Every rank gets all groups: advantages and counts come from the whole batch, and only the microbatches are dealt
+    out. With several updates a batch, each gets its share of whole groups, in order.
     """
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     rewards = torch.tensor([reward for group in groups for reward in group.rewards])
@@ -55,7 +58,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
     first = 0
     for share in _shares(groups, settings.updates_per_batch):
         samples = [Sample(group.prompt_token_ids, one) for group in share for one in group.trajectories]
-        microbatches = [part.to(device) for part in cut(samples, settings.tokens_per_microbatch, first)]
+        microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks)]
         normaliser = Normalizer(
             tokens=sum(len(sample.trajectory.token_ids) for sample in samples),
             sequences=len(samples),
@@ -65,11 +68,18 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
         first += len(samples)
     return Batch(
         rewards=rewards,
-        advantages=estimate(settings.advantage, rewards, group_of).to(device),
+        advantages=estimate(settings.advantage, rewards, group_of).to(ranks.device),
         updates=updates,
         tokens=sum(len(trajectory.token_ids) for trajectory in trajectories),
         staleness=[version - trajectory.oldest_version for trajectory in trajectories],
     )
+
+
+def _share_of(samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks) -> list[Microbatch]:
+    """This rank's microbatches. FSDP gathers a layer on all ranks at once: they make the same number of passes."""
+    cuts = [cut(samples, settings.tokens_per_microbatch, first, hand) for hand in deal(samples, ranks.size)]
+    own = cuts[ranks.rank]
+    return own + [nothing(samples[0].trajectory.precision)] * (max(map(len, cuts)) - len(own))
 
 
 def _shares(groups: Sequence[ScoredGroup], parts: int) -> list[Sequence[ScoredGroup]]:

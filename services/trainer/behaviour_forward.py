@@ -11,45 +11,34 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ais_core.numerics.straight_through import straight_through_activation, straight_through_weight
 from services.contracts.sampling import Precision
 
 
-def rounded_weights(part: nn.Module, head: nn.Module, precision: Precision) -> dict[str, torch.Tensor]:
-    """Every parameter of a part of the model by name, as the engine computes with it; gradients reach the parameters.
-
-    Linear layers are float32 on the grid of their format; the rest, and the head unless `precision.head`, is BF16.
-    """
-    weights = {name: weight.to(torch.bfloat16) for name, weight in part.named_parameters()}
-    if precision.weights == "bf16":
-        return weights
-    for name, module in part.named_modules():
-        if isinstance(module, nn.Linear) and (precision.head or module is not head):
-            key = f"{name}.weight" if name else "weight"  # the part may be the head itself
-            weights[key] = straight_through_weight(
-                weights[key], precision.weights, precision.granularity, scales=precision.scales
-            )
-    return weights
-
-
 class BehaviourProducts(TorchFunctionMode):
-    """Computes linear layers whose weight is float32 as the engine does, from BF16 inputs to BF16 outputs."""
+    """Computes linear layers of BF16 tensors as an engine of that precision does: on its grids, with BF16 results.
+
+    Every linear layer that is called is meant: what stays BF16 in the engine (the head unless `precision.head`) is to
+    be called outside.
+    """
 
     def __init__(self, precision: Precision) -> None:
+        """`precision.weights` is not bf16."""
         super().__init__()
-        self._activations = precision.activations
+        self._precision = precision
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.linear or args[0].dtype != torch.bfloat16 or args[1].dtype != torch.float32:
+        if func is not F.linear or args[0].dtype != torch.bfloat16:
             return func(*args, **kwargs)
+        precision = self._precision
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         inputs = args[0].float()
-        if self._activations != "bf16":
-            inputs = straight_through_activation(inputs, self._activations)
-        return F.linear(inputs, args[1], None if bias is None else bias.float()).to(torch.bfloat16)
+        if precision.activations != "bf16":
+            inputs = straight_through_activation(inputs, precision.activations)
+        weight = straight_through_weight(args[1], precision.weights, precision.granularity, scales=precision.scales)
+        return F.linear(inputs, weight, None if bias is None else bias.float()).to(torch.bfloat16)

@@ -24,11 +24,11 @@ from services.runtime.settings import RunSettings
 from services.runtime.tasks import end_tasks
 from services.trainer import ledger, record
 from services.trainer.checkpoint import TRAINING_DIRECTORY, Checkpoint, CheckpointStore, Manifest
+from services.trainer.conductor import Conductor
 from services.trainer.intake import Buffered, Intake
 from services.trainer.lease import Lease
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.snapshot import Snapshot
-from services.trainer.step import Learner
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Commits:
     def __init__(
         self,
         run: RunSettings,
-        learner: Learner,
+        learner: Conductor,
         store: CheckpointStore,
         queue: TrajectoryQueue,
         intake: Intake,

@@ -59,24 +59,56 @@ class Microbatch:
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
-def cut(samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0) -> list[Microbatch]:
-    """Microbatches of samples of one precision and similar length whose padded size stays within the budget.
+def deal(samples: Sequence[Sample], ranks: int) -> list[list[int]]:
+    """Which samples each rank takes: about as many of each length as the others, so that their passes take as long."""
+    hands: list[list[int]] = [[] for _ in range(ranks)]
+    for place, index in enumerate(_by_length(samples, range(len(samples)))):
+        lap, turn = divmod(place, ranks)
+        hands[turn if lap % 2 == 0 else ranks - 1 - turn].append(index)
+    return [sorted(hand) for hand in hands]
+
+
+def cut(
+    samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0, chosen: Sequence[int] | None = None
+) -> list[Microbatch]:
+    """Microbatches of `samples`, or those `chosen` of them, longest first, each of one precision and within the budget.
 
     `first` is the number in the batch of the first sample.
 
     A sample that alone exceeds the budget gets a microbatch of its own.
     """
     precisions = [sample.trajectory.precision for sample in samples]
-    order = sorted(range(len(samples)), key=lambda index: (str(precisions[index]), -samples[index].input_length))
     cuts: list[list[int]] = []
     width = 0
-    for index in order:
+    for index in _by_length(samples, range(len(samples)) if chosen is None else chosen):
         full = bool(cuts) and (len(cuts[-1]) + 1) * width > tokens_per_microbatch
         if not cuts or full or precisions[index] != precisions[cuts[-1][0]]:
             cuts.append([])
             width = samples[index].input_length  # the longest comes first
         cuts[-1].append(index)
-    return [_build(samples, chosen, first) for chosen in cuts]
+    return [_build(samples, indices, first) for indices in cuts]
+
+
+def nothing(precision: Precision) -> Microbatch:
+    """No sequences, for a pass that a rank makes only because the others make one: the model reads one token."""
+    none, no_floats = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    return Microbatch(
+        input_ids=torch.zeros(1, 1, dtype=torch.int64),
+        rows=none,
+        columns=none,
+        targets=none,
+        behaviour_logprobs=no_floats,
+        versions=none,
+        temperature=no_floats,
+        sequences=none,
+        lengths=none,
+        precision=precision,
+    )
+
+
+def _by_length(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
+    """`indices` by precision, the longest first."""
+    return sorted(indices, key=lambda index: (str(samples[index].trajectory.precision), -samples[index].input_length))
 
 
 def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Microbatch:

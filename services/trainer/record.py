@@ -81,7 +81,7 @@ class StepFigures:
     staleness_max: int
     """Largest of them."""
     microbatches: int
-    """Forward passes with gradients."""
+    """Forward passes with gradients, of each rank."""
 
 
 @dataclass(frozen=True)

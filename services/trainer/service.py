@@ -36,9 +36,11 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy
 from services.trainer.publisher import WeightPublisher
+from services.trainer.ranks import join
 from services.trainer.reader import GroupReader, no_hidden_retries
 from services.trainer.record import StepRecord
 from services.trainer.settings import Settings
+from services.trainer.sharding import load_policy
 from services.trainer.snapshot import Snapshot
 from services.trainer.start import Start, start_of
 from services.trainer.step import StepOutcome
@@ -70,12 +72,14 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
             serve(app, host, settings.trainer.http_port) as port,
         ):
             logger.info("listening", extra={"url": f"http://{host}:{port}"})
-            policy = await asyncio.to_thread(Policy.load, settings.run.model, settings.trainer.device)
-            start = await start_of(settings, policy)
+            ranks = await asyncio.to_thread(join, settings.trainer)
+            policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks)
+            start = await start_of(settings, policy, ranks)
             announced = await persist(TrainerEvents(redis, Keys(settings.run.name)).newest_version, patience)
             trainer = TrainerService(settings, redis, reading, policy, lease, start, announced, registry)
             not_ready.clear()
             await trainer.run(stop)
+            await asyncio.to_thread(start.learner.end)
     finally:
         await reading.aclose()
         await redis.aclose()

@@ -53,10 +53,23 @@ class TrainerSettings(Section):
     # The computation.
     tokens_per_microbatch: int = Field(default=16_384, ge=1)
     """Tokens, padding included, of one forward pass. It bounds memory and changes nothing else: every sum is global."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each decoder layer for the backward pass and compute the layer again there: memory of a
+    microbatch falls to about one layer's, for about a third more time. Changes no number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the policy lives; auto takes a GPU when there is one."""
+    """Where the policy lives; auto takes a GPU when there is one, of several the one of the rank's number."""
     threads: int = Field(default=1, ge=1)
     """Threads torch computes with on the CPU."""
+
+    # More than one process (docs/distributed.md).
+    ranks: int = Field(default=1, ge=1)
+    """Processes on this machine that share the policy and the batch, one for each GPU; `ais trainer` and `ais run`
+    start them with torchrun. Several machines: start torchrun on each, this setting is not read then."""
+    max_restarts: int = Field(default=3, ge=0)
+    """With several ranks, how often torchrun starts all of them again after one has failed."""
+    collective_seconds: float = Field(default=600.0, gt=0.0)
+    """How long a rank may wait for the others in one step of their common work, and how long one may be silent, before
+    the process ends with an error that names who is missing."""
 
     # What is kept.
     save_every_steps: int = Field(default=25, ge=1)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from services.trainer import ledger, record
 from services.trainer.checkpoint import Checkpoint, CheckpointStore
 from services.trainer.commits import commit_of
+from services.trainer.conductor import Conductor
 from services.trainer.policy import Policy
+from services.trainer.ranks import Ranks
 from services.trainer.settings import Settings
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from services.trainer.snapshot import Snapshot, Staging
 from services.trainer.step import Learner, Memory
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Start:
     """A learner at the version where training begins, with the records of the run rewound to it."""
 
-    learner: Learner
+    learner: Conductor
     store: CheckpointStore
     checkpoint: Checkpoint | None
     """What it was loaded from."""
@@ -29,7 +31,7 @@ class Start:
     """Its version, to be published."""
 
 
-async def start_of(settings: Settings, policy: Policy) -> Start:
+async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
     """Loads the newest checkpoint that is whole. Raises UnavailableError when there are some and none is."""
     run, trainer = settings.run, settings.trainer
     store = CheckpointStore(
@@ -37,9 +39,9 @@ async def start_of(settings: Settings, policy: Policy) -> Start:
     )
     checkpoint = await asyncio.to_thread(store.newest)
     staging = Staging.open(trainer.staging_directory, run.path, trainer.shard_bytes)
-    learner = Learner(policy, run, trainer, settings.correction, staging)
+    learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks), ranks)
     if checkpoint is None:
-        snapshot = await asyncio.to_thread(take_snapshot, 0, policy.masters, staging=staging)
+        snapshot = await asyncio.to_thread(learner.snapshot)
     else:
         manifest = checkpoint.manifest
         memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences)

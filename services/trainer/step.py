@@ -6,6 +6,10 @@ that is differentiated. A pass ahead of it is made in two cases only: several up
 made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
 
 With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples.
+
+Over several ranks each makes these passes on its share of the batch. What is decided between them (the plan, whether to
+skip, the gradient's norm) comes from sums over all ranks, so that all decide alike and none waits for a pass that
+another leaves out.
 """
 
 from __future__ import annotations
@@ -24,17 +28,21 @@ from ais_core.corrections import State, build
 from ais_core.errors import NonFiniteError
 from ais_core.ratios import SequenceBatch, log_ratio
 from ais_core.settings import CorrectionSettings
+from services.contracts.probe import Probe
+from services.contracts.sampling import Precision
 from services.contracts.trajectory import ScoredGroup
 from services.runtime.settings import RunSettings
 from services.trainer.batch import Batch, Update, prepare
 from services.trainer.microbatch import Microbatch
 from services.trainer.phases import PhaseClock
-from services.trainer.policy import Policy
+from services.trainer.policy import Policy, TokenScores
 from services.trainer.probe import probe_sequences, take_probe
+from services.trainer.ranks import Ranks
 from services.trainer.record import StepFigures
 from services.trainer.schedule import learning_rate
 from services.trainer.settings import TrainerSettings
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from services.trainer.sharding import gathered, whole
+from services.trainer.snapshot import Snapshot, Staging, write_snapshot
 from services.trainer.tally import Tally
 from services.trainer.training_state import load_training_state, save_training_state
 
@@ -66,7 +74,8 @@ class Memory:
 class Learner:
     """What learning changes: master weights, the optimizer's moments, the correction's state.
 
-    The first batch also gives the sequences that every version is probed with.
+    The first batch also gives the sequences that every version is probed with. Where there are several ranks, each has
+    a learner, and every method is called on all of them with the same arguments, in the same order.
     """
 
     def __init__(
@@ -76,9 +85,12 @@ class Learner:
         settings: TrainerSettings,
         correction: CorrectionSettings,
         staging: Staging | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`staging`: where the versions are written; None is the system's directory for temporary files."""
+        """`policy` is sharded over `ranks` already, when there are several. `staging`: where the first of them writes
+        the versions; None is the system's directory for temporary files."""
         self._policy = policy
+        self._ranks = ranks or Ranks(policy.device)
         self._steps = run.steps
         self._settings = settings
         self._correction = build(correction)
@@ -102,11 +114,12 @@ class Learner:
 
     def save(self, directory: Path) -> Future[Any]:
         """Copies the training state as it is now and writes the copy to `directory` in the background."""
-        return save_training_state(directory, self._policy.masters, self._optimizer)
+        return save_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
 
     def resume(self, memory: Memory, directory: Path) -> None:
         """Goes on from what `save` wrote to `directory` when `memory` was this."""
-        load_training_state(directory, self._policy.masters, self._optimizer)
+        with self._ranks.phase("loading the training state"):
+            load_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
         self._version = memory.version
         self._state = memory.correction
         self._probe_sequences = memory.probe_sequences
@@ -114,7 +127,7 @@ class Learner:
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
         with clock.phase("prepare"):
-            batch = prepare(groups, self._version, self._settings, self._policy.device)
+            batch = prepare(groups, self._version, self._settings, self._ranks)
         tally = Tally(learning_rate(self._settings, self._version, self._steps))
         try:
             self._train(batch, tally, clock)
@@ -122,14 +135,28 @@ class Learner:
             tally.skipped = len(batch.updates) - tally.updates
             logger.error("updates skipped: %s", error, extra={"version": self._version})
         self._optimizer.zero_grad(set_to_none=True)
+        tally.merge(self._ranks)
         self._version += 1
         if self._probe_sequences is None:
             self._probe_sequences = probe_sequences(groups, self._settings.probe_sequences, self._settings.probe_tokens)
-        with clock.phase("probe"):
+        with clock.phase("probe"), self._ranks.phase("forward of the probe"):
             probe = take_probe(self._policy, self._probe_sequences)
         with clock.phase("serialise"):
-            snapshot = take_snapshot(self._version, self._policy.masters, probe, self._staging)
+            snapshot = self._snapshot(probe)
         return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
+
+    def snapshot(self) -> Snapshot:
+        """The version that has not been trained yet. It has no probe: there is no batch yet to take one from."""
+        return self._snapshot(None)
+
+    def _snapshot(self, probe: Probe | None) -> Snapshot:
+        """Of the version now, which the first rank writes while it is gathered. The others' has no files."""
+        weights = gathered(self._policy, self._ranks)
+        if not self._ranks.first:
+            assert not list(weights)
+            return Snapshot(self._version, digest="", files=())
+        shapes = {name: tuple(master.shape) for name, master in self._policy.masters.items()}
+        return write_snapshot(self._version, shapes, weights, probe, self._staging)
 
     def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
         """Makes the batch's updates. Raises NonFiniteError when log-probs are not finite."""
@@ -155,7 +182,7 @@ class Learner:
         proximal: dict[Microbatch, torch.Tensor] = {}
         for microbatch in batch.microbatches:
             with clock.phase("forward_backward"), torch.no_grad():
-                proximal[microbatch] = self._policy.score(microbatch).logprobs
+                proximal[microbatch] = self._score(microbatch).logprobs
             with clock.phase("correction"):
                 ratios = self._ratios(microbatch, proximal[microbatch])
                 tally.add_sums(self._correction.measure(ratios, batch.advantages[microbatch.sequences]))
@@ -174,7 +201,7 @@ class Learner:
         """Adds one microbatch's gradient. Without `proximal`, the policy is the proximal one still."""
         advantages = batch.advantages[microbatch.sequences]
         with clock.phase("forward_backward"):
-            scores = self._policy.score(microbatch)
+            scores = self._score(microbatch)
         with clock.phase("correction"):
             ratios = self._ratios(microbatch, scores.logprobs if proximal is None else proximal)
             if proximal is None:
@@ -191,16 +218,24 @@ class Learner:
             anchor = scores.logprobs.detach() if proximal is None else proximal
             loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
             if behaviour_weights is None or tally.plan.alpha > 0.0:
-                loss.backward()  # type: ignore[no-untyped-call]
+                self._backward(loss)
             if behaviour_weights is not None and tally.plan.alpha < 1.0:
                 # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
-                logprobs = self._policy.score(microbatch, microbatch.precision).logprobs
+                logprobs = self._score(microbatch, microbatch.precision).logprobs
                 anchor = microbatch.behaviour_logprobs
                 own = self._loss(logprobs, anchor, advantages, behaviour_weights, microbatch, update)
-                own.backward()  # type: ignore[no-untyped-call]
+                self._backward(own)
                 loss, weights = loss.detach() + own, weights + behaviour_weights
         with clock.phase("correction"):
             tally.add(loss, scores.entropy, weights, microbatch)
+
+    def _score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+        with self._ranks.phase("forward of a microbatch"):
+            return self._policy.score(microbatch, behaviour)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        with self._ranks.phase("backward of a microbatch"):
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def _loss(
         self,
@@ -223,16 +258,24 @@ class Learner:
         return objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
-        """Raises NonFiniteError."""
-        return SequenceBatch.packed(
-            log_ratio(proximal, microbatch.behaviour_logprobs), microbatch.lengths, self._version - microbatch.versions
-        )
+        """Raises NonFiniteError, on all ranks when on one."""
+        version_lag = self._version - microbatch.versions
+        ratios, failure = None, NonFiniteError("log-probs on another rank are not finite")
+        try:
+            logs = log_ratio(proximal, microbatch.behaviour_logprobs)
+            ratios = SequenceBatch.packed(logs, microbatch.lengths, version_lag)
+        except NonFiniteError as error:
+            failure = error
+        if not self._ranks.agree(ratios is not None, "finite log-probs") or ratios is None:
+            raise failure
+        return ratios
 
     def _decide(self, tally: Tally, clock: PhaseClock) -> None:
         """Plans from the sums of the whole batch, and moves the correction's state one batch on."""
         with clock.phase("correction"):
             assert tally.sums is not None
-            plan, self._state = self._correction.plan(tally.sums, self._state)
+            sums = self._ranks.sum(tally.sums, "the correction")
+            plan, self._state = self._correction.plan(sums, self._state)
         if not plan.trusted:
             logger.warning("the mismatch is too large for importance weights", extra={"version": self._version})
         tally.plan = plan
@@ -241,7 +284,8 @@ class Learner:
         """Clips the gradient and steps; skips what is not finite, before it can reach the optimizer's moments."""
         with clock.phase("optimizer"):
             assert tally.plan is not None
-            norm = torch.nn.utils.clip_grad_norm_(self._masters, self._settings.max_grad_norm)
+            with self._ranks.phase("norm of the gradient"):
+                norm = whole(torch.nn.utils.clip_grad_norm_(self._masters, self._settings.max_grad_norm))
             if norm.isfinite():
                 for group in self._optimizer.param_groups:
                     group["lr"] = tally.learning_rate * tally.plan.learning_rate_scale

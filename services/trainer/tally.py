@@ -11,6 +11,7 @@ from ais_core.diagnostics import Moments
 from ais_core.plan import Plan
 from services.trainer.batch import Batch
 from services.trainer.microbatch import Microbatch
+from services.trainer.ranks import Ranks
 from services.trainer.record import StepFigures
 
 
@@ -24,6 +25,10 @@ class _WeightSums:
     def add(self, weights: torch.Tensor) -> None:
         self.total += weights.sum().item()
         self.square += weights.dot(weights).item()
+
+    @property
+    def values(self) -> tuple[float, float]:
+        return self.total, self.square
 
     def ess_ratio(self, count: int) -> float:
         return Moments(self.total / count, self.square / count).ess_ratio
@@ -66,6 +71,15 @@ class Tally:
             self.updates += 1
         else:
             self.skipped += 1
+
+    def merge(self, ranks: Ranks) -> None:
+        """Adds what the other ranks have added up. Sums, plan, norm and updates are those of all ranks already."""
+        sums = (self.loss, self.entropy, *self._tokens.values, *self._sequences.values)
+        values: list[float] = ranks.sum(
+            torch.tensor(sums, dtype=torch.float64, device=ranks.device), "tallies"
+        ).tolist()
+        self.loss, self.entropy = values[:2]
+        self._tokens, self._sequences = _WeightSums(*values[2:4]), _WeightSums(*values[4:])
 
     def figures(self, batch: Batch, version: int) -> StepFigures:
         """The figures of the batch that led to `version`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from trainer_groups import make_group
 
 from services.contracts.sampling import Precision
-from services.trainer.microbatch import Sample, cut
+from services.trainer.microbatch import Sample, cut, deal, nothing
 
 SAMPLES = [
     Sample(group.prompt_token_ids, trajectory)
@@ -55,3 +56,26 @@ def test_samples_of_different_precision_are_never_in_one_microbatch() -> None:
     assert len(microbatches) == 2
     for microbatch in microbatches:
         assert {precisions[index] for index in microbatch.sequences.tolist()} == {microbatch.precision}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 50])
+def test_every_sample_is_dealt_to_one_rank_and_the_ranks_have_as_much_to_do(ranks: int) -> None:
+    hands = deal(SAMPLES, ranks)
+    assert len(hands) == ranks
+    assert sorted(index for hand in hands for index in hand) == list(range(len(SAMPLES)))
+    work = [sum(SAMPLES[index].input_length for index in hand) for hand in hands]
+    longest = max(sample.input_length for sample in SAMPLES)
+    assert max(work) - min(work) <= longest
+
+
+def test_one_rank_cuts_what_a_process_without_ranks_cuts() -> None:
+    (hand,) = deal(SAMPLES, 1)
+    for dealt, whole in zip(cut(SAMPLES, 60, chosen=hand), cut(SAMPLES, 60), strict=True):
+        assert dealt.sequences.tolist() == whole.sequences.tolist()
+        assert torch.equal(dealt.input_ids, whole.input_ids)
+
+
+def test_nothing_has_no_tokens_and_is_still_read_by_a_model() -> None:
+    microbatch = nothing(Precision())
+    assert microbatch.targets.numel() == microbatch.sequences.numel() == 0
+    assert microbatch.input_ids.numel() > 0

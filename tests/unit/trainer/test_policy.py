@@ -10,8 +10,9 @@ import torch
 from trainer_groups import make_group
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from services.contracts.sampling import Precision
 from services.runtime.process import UnavailableError
-from services.trainer import policy as policy_module
+from services.trainer import scoring as scoring_module
 from services.trainer.demo_model import demo_model
 from services.trainer.float32_products import Float32Products
 from services.trainer.microbatch import Sample, cut
@@ -82,7 +83,7 @@ def test_a_large_vocabularys_logits_are_not_kept_and_change_no_score_nor_gradien
     expected = whole.score(microbatch)
     expected.logprobs.square().sum().backward()
 
-    monkeypatch.setattr(policy_module, "LOGITS_AT_ONCE", 5 * pieces.vocab_size)
+    monkeypatch.setattr(scoring_module, "LOGITS_AT_ONCE", 5 * pieces.vocab_size)
     logits: list[int] = []
 
     def kept(tensor: torch.Tensor) -> torch.Tensor:
@@ -99,6 +100,36 @@ def test_a_large_vocabularys_logits_are_not_kept_and_change_no_score_nor_gradien
     assert torch.equal(scores.entropy, expected.entropy)
     for name, parameter in pieces.masters.items():
         torch.testing.assert_close(parameter.grad, whole.masters[name].grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [None, Precision(weights="e2m1", head=True)], ids=str)
+def test_activation_checkpointing_keeps_less_and_changes_no_score_nor_gradient(precision: Precision | None) -> None:
+    (microbatch,) = cut(samples(), tokens_per_microbatch=10_000)
+    kept: list[int] = []
+    gradients, scores = [], []
+    for checkpointing in (False, True):
+        policy = Policy(demo_model(seed=1))
+        names = list(policy.masters)
+        if checkpointing:
+            policy.scoring.checkpoint_activations()
+        saved: set[int] = set()
+
+        def keep(tensor: torch.Tensor, saved: set[int] = saved) -> torch.Tensor:
+            saved.add(tensor.untyped_storage().data_ptr())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            scored = policy.score(microbatch, precision)
+        kept.append(len(saved))
+        scored.logprobs.square().sum().backward()
+        scores.append(scored.logprobs.detach())
+        gradients.append({name: master.grad for name, master in policy.masters.items()})
+        assert list(policy.masters) == names
+    assert kept[1] < kept[0] / 2
+    assert torch.equal(scores[0], scores[1])
+    for name, gradient in gradients[0].items():
+        assert gradient is not None
+        assert torch.equal(gradient, gradients[1][name]), name
 
 
 def test_a_head_that_does_more_than_a_linear_layer_is_refused() -> None:

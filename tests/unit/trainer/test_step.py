@@ -19,6 +19,7 @@ from services.trainer.demo_model import demo_model
 from services.trainer.microbatch import Microbatch, Sample, cut
 from services.trainer.phases import PhaseClock
 from services.trainer.policy import Policy, TokenScores
+from services.trainer.ranks import Ranks
 from services.trainer.settings import TrainerSettings
 from services.trainer.step import Learner, StepOutcome
 
@@ -132,7 +133,7 @@ def test_straight_through_at_alpha_0_is_the_gradient_of_the_policy_that_sampled(
     gradients = Gradients(learner)
     train(learner, groups)
 
-    batch = prepare(groups, 0, TrainerSettings(), torch.device("cpu"))
+    batch = prepare(groups, 0, TrainerSettings(), Ranks(torch.device("cpu")))
     (microbatch,) = batch.microbatches
     policy = Policy(demo_model(seed=2))
     per_token = batch.advantages[microbatch.sequences][microbatch.rows]
@@ -179,7 +180,7 @@ def test_a_second_pass_is_made_only_when_the_plan_needs_one(
     train(learner)  # the first batch has no state to plan from
     scored = []
     score = Policy.score
-    monkeypatch.setattr(Policy, "score", lambda policy, part: (scored.append(part), score(policy, part))[1])
+    monkeypatch.setattr(Policy, "score", lambda policy, part, at: (scored.append(part), score(policy, part, at))[1])
     (outcome,) = train(learner)
     assert len(scored) == passes * outcome.figures.microbatches
 
@@ -201,8 +202,8 @@ def test_a_nan_never_reaches_the_optimizer(broken: str, monkeypatch: pytest.Monk
     moments = {name: learner._optimizer.state[master]["exp_avg"].clone() for name, master in masters.items()}
     score = Policy.score
 
-    def poisoned(policy: Policy, microbatch: Microbatch) -> TokenScores:
-        scores = score(policy, microbatch)
+    def poisoned(policy: Policy, microbatch: Microbatch, behaviour: Precision | None) -> TokenScores:
+        scores = score(policy, microbatch, behaviour)
         if broken == "logprobs":
             return replace(scores, logprobs=scores.logprobs * torch.nan)
         scores.logprobs.register_hook(lambda gradient: gradient * torch.inf)

@@ -1,0 +1,158 @@
+"""Trains made-up batches and writes down what came of it: alone, or as one rank of several under torchrun.
+
+`python rank_curves.py OUTPUT CASE ...`: rank 0 writes OUTPUT/{case}.json, the figures of each step, and
+OUTPUT/{case}.safetensors, the final weights. Several cases in a row: starting Python is what takes time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "trainer"))  # trainer_groups
+
+from trainer_groups import make_group
+
+from ais_core.settings import CorrectionSettings, MixingSettings
+from services.contracts.trajectory import ScoredGroup
+from services.runtime.process import die_with_parent
+from services.runtime.settings import RunSettings
+from services.trainer import scoring
+from services.trainer.demo_model import demo_model
+from services.trainer.microbatch import Microbatch, Sample, cut
+from services.trainer.phases import PhaseClock
+from services.trainer.policy import Policy, TokenScores
+from services.trainer.ranks import Ranks, join
+from services.trainer.settings import TrainerSettings
+from services.trainer.sharding import shard
+from services.trainer.step import Learner
+
+SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
+STEPS = 3
+POISONED_STEP = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train. `samples`: how many there are in each group of a batch."""
+
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+    settings: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    samples: tuple[int, ...] = (4, 4, 4, 4, 4)
+    tied: bool = False
+    logits_at_once: int = scoring.LOGITS_AT_ONCE
+    poison: str = ""
+    """What is not finite in the last rank's step POISONED_STEP: logprobs or gradient."""
+
+
+CASES = {
+    "sequence": Case(),
+    "small microbatches": Case(settings={"tokens_per_microbatch": 40}),
+    "two updates": Case(settings={"updates_per_batch": 2, "tokens_per_microbatch": 40}),
+    "current sums": Case(SAME_BATCH, {"tokens_per_microbatch": 40}),
+    "m2po": Case(CorrectionSettings(method="m2po"), {"tokens_per_microbatch": 40}),
+    "sequence mean": Case(settings={"aggregation": "sequence_mean", "advantage": "reinforce++"}),
+    "fewer samples than ranks": Case(samples=(2,)),
+    "uneven": Case(samples=(5, 2), settings={"tokens_per_microbatch": 30}),
+    "tied embeddings": Case(tied=True),
+    "head in pieces": Case(tied=True, logits_at_once=22 * 16),
+    "straight-through": Case(SAME_BATCH, {"straight_through": True}, torch.bfloat16),
+    "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
+    "activation checkpointing": Case(settings={"activation_checkpointing": True, "tokens_per_microbatch": 40}),
+    "nan in log-probs": Case(poison="logprobs"),
+    "infinite gradient": Case(poison="gradient"),
+}
+
+
+def model_of(case: Case) -> Any:
+    model = demo_model(seed=2)
+    if case.tied:
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(0.1)  # of a head's size
+    return model
+
+
+def batches_of(case: Case) -> list[list[ScoredGroup]]:
+    """Groups sampled by a policy near the initial one: their log-probs are its own with some noise."""
+    policy, noise = Policy(model_of(case), torch.float32), torch.Generator().manual_seed(7)
+    batches = []
+    for step in range(STEPS):
+        batch = []
+        for index, samples in enumerate(case.samples):
+            group = make_group(len(case.samples) * step + index, samples, lengths=(2, 10), version=step)
+            (microbatch,) = cut([Sample(group.prompt_token_ids, one) for one in group.trajectories], 10_000)
+            with torch.no_grad():
+                own = policy.score(microbatch).logprobs
+            logs = (own + 0.1 * torch.randn(len(own), generator=noise)).split(microbatch.lengths.tolist())
+            by_sample = dict(zip(microbatch.sequences.tolist(), logs, strict=True))
+            trajectories = [
+                replace(one, behaviour_logprobs=by_sample[number].numpy())
+                for number, one in enumerate(group.trajectories)
+            ]
+            batch.append(replace(group, trajectories=tuple(trajectories)))
+        batches.append(batch)
+    return batches
+
+
+def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
+    def score(microbatch: Microbatch, behaviour: Any = None) -> TokenScores:
+        scores = Policy.score(policy, microbatch, behaviour)
+        if what == "logprobs":
+            return replace(scores, logprobs=scores.logprobs * torch.nan)
+        scores.logprobs.register_hook(lambda gradient: gradient * torch.inf)
+        return scores
+
+    return score
+
+
+def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
+    settings = TrainerSettings.model_validate(
+        {"warmup_steps": 0, "learning_rate": 1e-3, "max_grad_norm": 0.5, **case.settings}
+    )
+    policy = Policy(model_of(case), case.dtype)
+    if settings.activation_checkpointing:
+        policy.scoring.checkpoint_activations()
+    if ranks.mesh:
+        shard(policy, ranks.mesh)
+    return Learner(policy, RunSettings(steps=100), settings, case.correction, ranks=ranks), policy
+
+
+def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
+    """Figures of every step, and the last snapshot, which rank 0 has."""
+    scoring.LOGITS_AT_ONCE = case.logits_at_once
+    learner, policy = learner_of(case, ranks)
+    figures = []
+    for step, batch in enumerate(batches_of(case)):
+        if case.poison and step == POISONED_STEP and ranks.rank == ranks.size - 1:
+            policy.score = poisoned(policy, case.poison)  # type: ignore[method-assign]
+        outcome = learner.step(batch, PhaseClock())
+        policy.__dict__.pop("score", None)
+        figures.append(asdict(outcome.figures))
+    return figures, b"".join(file.path.read_bytes() for file in outcome.snapshot.files)
+
+
+def main() -> None:
+    die_with_parent()
+    torch.set_num_threads(1)
+    output = Path(sys.argv[1])
+    ranks = join(TrainerSettings(device="cpu", collective_seconds=60))
+    for name in sys.argv[2:]:
+        figures, weights = train(CASES[name], ranks)
+        if ranks.first:
+            output.mkdir(exist_ok=True, parents=True)
+            (output / f"{name}.json").write_text(json.dumps(figures))
+            (output / f"{name}.safetensors").write_bytes(weights)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
