@@ -85,6 +85,9 @@ async def _until(condition: Callable[[], bool]) -> None:
 class Verdict:
     """What a run under fire came to."""
 
+    machine: str
+    settings: dict[str, Any]
+    """[run] of the run under fire."""
     kills: dict[str, int]
     """By process."""
     problems: list[str]
@@ -118,6 +121,8 @@ def judge(calm: Results, chaos: Results, kills: Sequence[Kill], wanted: int) -> 
         problems.append(f"final training reward {got:.3f} is not within {expected:.3f} ± {spread:.3f} of the calm run")
     finals = {"calm": calm.evaluations.get(BF16), "chaos": chaos.evaluations.get(BF16)}
     return Verdict(
+        machine=chaos.record.machine if chaos.record else "",
+        settings=dict(settings),
         kills=dict(Counter(kill.name for kill in kills)),
         problems=problems,
         reward_calm=expected,
