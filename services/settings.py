@@ -42,6 +42,11 @@ class Settings(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         check_straight_through(self.trainer, self.correction)
+        if self.rollout.drain_seconds >= self.launcher.stop_grace_seconds:
+            raise ValueError(
+                f"launcher.stop_grace_seconds = {self.launcher.stop_grace_seconds:g} must be more than "
+                f"rollout.drain_seconds = {self.rollout.drain_seconds:g}: a replica would be killed while it drains"
+            )
         return self
 
 

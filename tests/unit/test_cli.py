@@ -52,10 +52,17 @@ def test_every_wrong_key_is_told_at_once() -> None:
     assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.beta1"))
 
 
-def test_sections_that_do_not_fit_each_other_are_told() -> None:
-    done = ais("config", "--set", "correction.method=tis", "--set", "trainer.straight_through=true")
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("correction.method=tis", "trainer.straight_through=true"), "correction.method"),
+        (("rollout.drain_seconds=40", "launcher.stop_grace_seconds=30"), "a replica would be killed while it drains"),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_told(overrides: tuple[str, ...], told: str) -> None:
+    done = ais("config", *(argument for override in overrides for argument in ("--set", override)))
     assert done.returncode == 2
-    assert "correction.method" in done.stderr
+    assert told in done.stderr
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:
