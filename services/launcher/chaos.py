@@ -87,7 +87,7 @@ class Verdict:
 
     machine: str
     settings: dict[str, Any]
-    """[run] of the run under fire."""
+    """[run] of both, without names and places."""
     kills: dict[str, int]
     """By process."""
     problems: list[str]
@@ -122,7 +122,7 @@ def judge(calm: Results, chaos: Results, kills: Sequence[Kill], wanted: int) -> 
     finals = {"calm": calm.evaluations.get(BF16), "chaos": chaos.evaluations.get(BF16)}
     return Verdict(
         machine=chaos.record.machine if chaos.record else "",
-        settings=dict(settings),
+        settings={key: value for key, value in settings.items() if key not in ("name", "directory", "model")},
         kills=dict(Counter(kill.name for kill in kills)),
         problems=problems,
         reward_calm=expected,
