@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from services.rollout.metrics import RolloutMetrics
 from services.rollout.probe import tolerance
 from services.rollout.registration import Registration, replica_record
 from services.rollout.settings import RolloutProcessSettings, RolloutSettings
+from services.rollout.staging import staging_directory
 from services.runtime.http import serve
 from services.runtime.metrics import service_registry
 from services.runtime.process import UnavailableError
@@ -47,7 +47,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     async with AsyncExitStack() as stack:
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(engine.close)
-        staging = stack.enter_context(tempfile.TemporaryDirectory(prefix="ais-rollout-", dir=rollout.staging_directory))
+        staging = stack.enter_context(staging_directory("ais-rollout-", rollout.staging_directory))
         draining = asyncio.Event()
 
         def record() -> ReplicaRecord:
@@ -55,9 +55,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
 
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
-        intake = WeightIntake(
-            engine, Path(staging), metrics, applied=registration.changed, threads=rollout.unpack_threads
-        )
+        intake = WeightIntake(engine, staging, metrics, applied=registration.changed, threads=rollout.unpack_threads)
         stack.push_async_callback(intake.close)
 
         def not_ready() -> str | None:

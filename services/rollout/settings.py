@@ -87,7 +87,8 @@ class RolloutSettings(Section):
     """Port of the control API; 0 takes a free one and registers it."""
     staging_directory: Path | None = None
     """Where pushed weights are staged while they are verified, and kept while they serve. None: the system's directory
-    for temporary files; /dev/shm keeps them in memory. Room for two versions, and the delta of each."""
+    for temporary files; /dev/shm keeps them in memory. Room for two versions, and the delta of each.
+    What a replica left that was killed is removed by the next one that starts there."""
     unpack_threads: int = Field(default=2, ge=1)
     """Threads that make a new version's files of the old one's and a delta."""
     drain_seconds: float = Field(default=3.0, ge=0)

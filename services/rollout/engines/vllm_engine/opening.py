@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from services.rollout.engines.vllm_engine.arguments import engine_arguments, pre
 from services.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
 from services.rollout.probe import tolerance
 from services.rollout.settings import RolloutSettings
+from services.rollout.staging import staging_directory
 from services.runtime.tasks import end_tasks
 
 PROGRESS_SECONDS = 5.0
@@ -66,8 +66,7 @@ async def _open(
 
     with ExitStack() as resources:
         resources.enter_context(watchdog())
-        staging = tempfile.TemporaryDirectory(prefix="ais-vllm-", dir=settings.staging_directory)
-        kept = Path(resources.enter_context(staging))
+        kept = resources.enter_context(staging_directory("ais-vllm-", settings.staging_directory))
         checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, kept)
         arguments = engine_arguments(checkpoint, settings, model.max_model_len, mode, host)
         llm = await asyncio.to_thread(_start, arguments, statistics_of_rank)

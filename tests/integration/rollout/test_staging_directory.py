@@ -1,0 +1,54 @@
+"""The replica's directory for weights: alone its own, gone when it ends, cleared by the next when it was killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.rollout.staging import staging_directory
+
+HOLD = """
+import sys
+from pathlib import Path
+from services.rollout.staging import staging_directory
+with staging_directory("ais-test-", Path(sys.argv[1])) as directory:
+    (directory / "weights").write_bytes(b"many")
+    print(directory, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def replica(parent: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that stages weights, and its directory; killed at the end."""
+    command = [sys.executable, "-c", HOLD, str(parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield process, Path(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+def test_weights_of_a_killed_replica_are_cleared_by_the_next_one(tmp_path: Path) -> None:
+    with replica(tmp_path) as (process, left):
+        process.kill()
+        process.wait()
+    assert (left / "weights").is_file()
+    with staging_directory("ais-test-", tmp_path) as own:
+        assert list(tmp_path.iterdir()) == [own]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_a_replica_that_lives_are_left_alone(tmp_path: Path) -> None:
+    with replica(tmp_path) as (_process, theirs), staging_directory("ais-test-", tmp_path):
+        assert (theirs / "weights").read_bytes() == b"many"
+
+
+def test_directories_that_no_replica_has_made_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "ais-test-notes").mkdir()
+    with staging_directory("ais-test-", tmp_path):
+        assert (tmp_path / "ais-test-notes").is_dir()
