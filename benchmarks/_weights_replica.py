@@ -36,7 +36,7 @@ class TakingEngine:
     """What `WeightIntake` asks of an engine. The files are staged and verified by then."""
 
     def __init__(self) -> None:
-        self.version, self.digest = 0, "sha256:none"
+        self.version, self.digest = 0, "blake3:none"
 
     def describe(self) -> EngineDescription:
         return EngineDescription(

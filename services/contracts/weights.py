@@ -1,7 +1,8 @@
 """The weights path's contract: how a policy version reaches a replica, and what may go wrong.
 
 A policy version is immutable. Its number and its digest name it. It is one safetensors file or several (shards); its
-digest is that of the file, or of several files the SHA-256 over their digests in order.
+digest is that of the file, or of several files that over their digests in order. (BLAKE3: three times as fast as
+SHA-256, which bounded a push.)
 
 Bringing a version to a replica takes three kinds of request:
 
@@ -49,11 +50,11 @@ Answers:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.contracts.forms import BF16
@@ -68,7 +69,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PIECE_BYTES = 1 << 20
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0)]
 
 
@@ -187,13 +188,13 @@ class DigestBuilder:
     """Digest of bytes fed in pieces."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
 
     def update(self, piece: bytes | memoryview) -> None:
         self._hash.update(piece)
 
     def result(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
+        return f"blake3:{self._hash.hexdigest()}"
 
 
 def digest_of(content: bytes | memoryview) -> str:

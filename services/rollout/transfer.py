@@ -15,8 +15,6 @@ from services.contracts.delta import apply_delta
 from services.contracts.delta_blocks import DeltaError
 from services.contracts.weights import DigestBuilder, Missing, MissingShard, Offer, Shard
 
-HASHED_AT_ONCE = 1 << 20
-"""Bytes handed to the hashing thread: fewer are not worth the way there."""
 STALLED_SECONDS = 30.0
 """A connection that sends nothing for this long is given up."""
 
@@ -32,45 +30,6 @@ class WeightsRefusedError(Exception):
         self.probe_gap = probe_gap
 
 
-class BackgroundDigest:
-    """Digest of bytes fed in the event loop, computed in a thread: it costs half as much as receiving them."""
-
-    def __init__(self) -> None:
-        self._builder = DigestBuilder()
-        self._fed: list[bytes] = []
-        self._size = 0
-        self._turn = asyncio.Lock()
-
-    def feed(self, piece: bytes) -> None:
-        self._fed.append(piece)
-        self._size += len(piece)
-
-    async def keep_up(self) -> None:
-        """Begins with what was fed, once it is worth it; waits while what was fed before is not done."""
-        if self._size < HASHED_AT_ONCE:
-            return
-        await self._turn.acquire()
-        self._begin()
-
-    async def result(self) -> str:
-        async with self._turn:
-            for piece in self._fed:
-                self._builder.update(piece)
-            self._fed, self._size = [], 0
-            return self._builder.result()
-
-    def _begin(self) -> None:
-        pieces, self._fed, self._size = self._fed, [], 0
-
-        def update() -> None:
-            for piece in pieces:
-                self._builder.update(piece)
-
-        # The turn ends with the thread's work, also when whoever feeds is gone by then.
-        done = asyncio.get_running_loop().run_in_executor(None, update)
-        done.add_done_callback(lambda _done: self._turn.release())
-
-
 class StagedShard:
     """What has come of one shard. Its digest is computed on the way, and kept across connections."""
 
@@ -80,7 +39,7 @@ class StagedShard:
         self.size = 0
         self.whole = asyncio.Event()
         """Everything is here, and what is here has the digest promised."""
-        self._digest = BackgroundDigest()
+        self._digest = DigestBuilder()
         self._sender: object = None
         path.touch()
 
@@ -98,14 +57,13 @@ class StagedShard:
                         stalled.reschedule(clock() + STALLED_SECONDS)
                         self._append(piece, file, sender)
                         received(len(piece))
-                        await self._digest.keep_up()
         except TimeoutError:
             reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self._shard.sent_size} bytes"
             raise WeightsRefusedError(408, "body", reason) from None
         except OSError as error:
             raise WeightsRefusedError(503, "staging", f"{self._shard.name} cannot be written: {error}") from error
         if self.size == self._shard.sent_size:
-            await self.verify()
+            self._verify()
 
     def _append(self, piece: bytes, file: RawIOBase, sender: object) -> None:
         if self._sender is not sender:
@@ -114,15 +72,15 @@ class StagedShard:
             raise WeightsRefusedError(422, "length", f"expected {self._shard.sent_size} bytes, got more")
         if file.write(piece) != len(piece):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._digest.feed(piece)
+        self._digest.update(piece)
         self.size += len(piece)
 
-    async def verify(self) -> None:
+    def _verify(self) -> None:
         """Begins again when something else has come than was promised."""
-        if (got := await self._digest.result()) == self._shard.sent_digest:
+        if (got := self._digest.result()) == self._shard.sent_digest:
             self.whole.set()
             return
-        self._digest, self.size = BackgroundDigest(), 0
+        self._digest, self.size = DigestBuilder(), 0
         self.path.write_bytes(b"")  # empties it
         raise WeightsRefusedError(422, "digest", f"expected {self._shard.sent_digest}, got {got}; send the shard again")
 

@@ -10,7 +10,6 @@ The newest two can be resumed from; older ones are kept as models, to look at an
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PretrainedConfig
 
+from services.contracts.weights import digest_of_file
 from services.runtime.process import UnavailableError
 from services.trainer.snapshot import Snapshot
 
@@ -86,7 +86,7 @@ class Manifest:
     probe_sequences: tuple[tuple[int, ...], ...] | None
     """The sequences that every version is probed with."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every other file of the checkpoint, by its path in it."""
+    """Digest of every other file of the checkpoint, by its path in it."""
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -103,7 +103,7 @@ class Checkpoint:
     def weights(self) -> dict[Path, str]:
         """The weights' files, in order, with their digests as they are published."""
         names = sorted(name for name in self.manifest.files if name.endswith(".safetensors"))
-        return {self.path / name: f"sha256:{self.manifest.files[name]}" for name in names}
+        return {self.path / name: self.manifest.files[name] for name in names}
 
     @property
     def training(self) -> Path:
@@ -175,7 +175,7 @@ class CheckpointStore:
             if (self._source_model / name).is_file():
                 shutil.copyfile(self._source_model / name, writing / name)
         snapshot.place_in(writing)
-        files = {str(path.relative_to(writing)): _digest(path) for path in sorted(_files(writing))}
+        files = {str(path.relative_to(writing)): digest_of_file(path) for path in sorted(_files(writing))}
         complete = {**asdict(manifest), "files": files}
         (writing / MANIFEST_FILE).write_text(json.dumps(complete, indent=1) + "\n")
         _flush([*writing.rglob("*"), writing])
@@ -206,11 +206,11 @@ def verified(path: Path) -> Manifest:
         raise DamagedCheckpointError(f"{path / MANIFEST_FILE} cannot be read: {error}") from error
     for name, digest in manifest.files.items():
         try:
-            found = _digest(path / name)
+            found = digest_of_file(path / name)
         except OSError as error:
             raise DamagedCheckpointError(f"{path / name} cannot be read: {error}") from error
         if found != digest:
-            raise DamagedCheckpointError(f"{path / name} has SHA-256 {found}, written was {digest}")
+            raise DamagedCheckpointError(f"{path / name} has digest {found}, written was {digest}")
     return manifest
 
 
@@ -235,11 +235,6 @@ def _point(link: Path, name: str) -> None:
 
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(paths: Iterable[Path]) -> None:

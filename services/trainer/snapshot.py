@@ -44,7 +44,7 @@ class SnapshotFile:
     size: int
     """Bytes."""
     digest: str
-    """`sha256:<hex>`."""
+    """`blake3:<hex>`."""
 
 
 @dataclass(frozen=True)

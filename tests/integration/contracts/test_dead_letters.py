@@ -76,7 +76,7 @@ async def test_a_letter_whose_batch_has_been_trained_stays(
 ) -> None:
     events = TrainerEvents(redis, keys)
     trained, wanted = await discarded(queue, letters, 7), await discarded(queue, letters, 8)
-    await events.publish(VersionPublished(2, "sha256:0"))
+    await events.publish(VersionPublished(2, "blake3:0"))
     for ordinal in range(150):  # the version is not among the newest events
         await events.publish(Discarded(ordinal, "reason"))
     assert await letters.requeue(trained.letter_id, GROUPS_PER_BATCH) is Requeued.TRAINED
@@ -88,9 +88,9 @@ async def test_after_a_resume_at_an_older_version_its_ordinals_are_wanted_again(
 ) -> None:
     events = TrainerEvents(redis, keys)
     letter = await discarded(queue, letters, 7)
-    await events.publish(VersionPublished(2, "sha256:0"))
+    await events.publish(VersionPublished(2, "blake3:0"))
     await events.publish(Finished(2))
-    await events.publish(Resumed(1, "sha256:0"))
+    await events.publish(Resumed(1, "blake3:0"))
     assert await letters.requeue(letter.letter_id, GROUPS_PER_BATCH) is Requeued.REQUEUED
 
 

@@ -88,7 +88,7 @@ async def test_preparing_an_existing_queue_keeps_its_entries(redis: Redis, keys:
 
 
 async def test_events_are_followed_in_order_and_replayed_to_a_newcomer(redis: Redis, keys: Keys) -> None:
-    events = [VersionPublished(0, "sha256:a"), VersionPublished(1, "sha256:b"), Finished(1)]
+    events = [VersionPublished(0, "blake3:a"), VersionPublished(1, "blake3:b"), Finished(1)]
     writer, early = TrainerEvents(redis, keys), TrainerEvents(redis, keys)
     for event in events:
         await writer.publish(event)

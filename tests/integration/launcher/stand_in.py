@@ -31,7 +31,7 @@ async def replica(arguments: argparse.Namespace) -> None:
         vocab_size=23,
         parameter_count=1,
         policy_version=0,
-        policy_digest="sha256:0",
+        policy_digest="blake3:0",
         ready=True,
         slots=1,
         running_sequences=0,

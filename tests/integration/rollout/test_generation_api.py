@@ -195,7 +195,7 @@ async def test_describe_tells_what_is_served(replica: Replica) -> None:
     assert (answer.replica_id, answer.engine, answer.model_type) == ("replica-7", "torch", "qwen3")
     assert (answer.vocab_size, answer.max_model_len, answer.slots) == (VOCABULARY, 512, SLOTS)
     assert answer.policy_version == 0
-    assert answer.policy_digest.startswith("sha256:")
+    assert answer.policy_digest.startswith("blake3:")
     assert Precision.from_proto(answer.precision) == Precision(kv_cache="e4m3")
     assert isinstance(answer.precision, pb.Precision)
 

@@ -197,7 +197,7 @@ async def test_weights_swapped_in_mid_flight_own_the_tokens_sampled_after_them(
     engine = await open_engine(observer=observer)
     running = asyncio.create_task(collect(engine, request_for(PROMPT, samples=4, new_tokens=480)))
     await observer.wait_for_steps(5)
-    await engine.swap_weights(1, "sha256:one", [newer])
+    await engine.swap_weights(1, "blake3:one", [newer])
     completions = await running
     models = [random_model("qwen3", seed).float() for seed in (0, 1)]
     for completion in completions:
@@ -211,7 +211,7 @@ async def test_weights_swapped_in_mid_flight_own_the_tokens_sampled_after_them(
                 for version in (span.version, 1 - span.version)
             )
             assert right < 0.05 < 0.5 < wrong
-    assert (engine.describe().version, engine.describe().digest) == (1, "sha256:one")
+    assert (engine.describe().version, engine.describe().digest) == (1, "blake3:one")
     (later,) = await collect(engine, request_for(PROMPT))
     assert later.spans == (PolicySpan(1, 0, len(later.token_ids)),)
 
@@ -316,7 +316,7 @@ async def test_a_broken_engine_fails_its_requests_and_says_so(
         await collect(engine, request_for(PROMPT))
     monkeypatch.undo()
     with pytest.raises(EngineFailedError):
-        await engine.swap_weights(1, "sha256:one", [model_directory("qwen3", 1) / "model.safetensors"])
+        await engine.swap_weights(1, "blake3:one", [model_directory("qwen3", 1) / "model.safetensors"])
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class Fleet:
         self._records: dict[str, ReplicaRecord] = {}
         self._beats: set[asyncio.Task[None]] = set()
 
-    async def join(self, name: str, version: int = 0, digest: str = "sha256:0") -> StandInReplica:
+    async def join(self, name: str, version: int = 0, digest: str = "blake3:0") -> StandInReplica:
         """Starts a replica that tells the registry of each version it applies."""
         staging = self._staging / name
         staging.mkdir()
@@ -133,7 +133,7 @@ class Fleet:
         await self.register(name, replica.url, version, digest)
         return replica
 
-    async def register(self, name: str, url: str, version: int = 0, digest: str = "sha256:0") -> None:
+    async def register(self, name: str, url: str, version: int = 0, digest: str = "blake3:0") -> None:
         self._records[name] = record = ReplicaRecord(
             replica_id=name,
             grpc_address="127.0.0.1:1",

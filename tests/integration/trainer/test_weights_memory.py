@@ -44,8 +44,8 @@ def written(version: int, staging: Path) -> Snapshot:
 
 @pytest.mark.slow
 async def test_a_version_and_its_delta_pass_through_in_bounded_memory(tmp_path: Path) -> None:
-    replica = StandInReplica("replica", 0, "sha256:0", tmp_path)
-    engine = ForgettingEngine(0, "sha256:0")
+    replica = StandInReplica("replica", 0, "blake3:0", tmp_path)
+    engine = ForgettingEngine(0, "blake3:0")
     replica.engine = replica.intake._engine = engine  # type: ignore[assignment]
     async with serve(replica.app, "127.0.0.1", 0) as port, httpx.AsyncClient(timeout=60, trust_env=False) as client:
 

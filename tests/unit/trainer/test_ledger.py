@@ -9,7 +9,7 @@ from services.trainer.ledger import Commit
 
 
 def commit(step: int, incarnation: int = 1) -> Commit:
-    return Commit(step, step, f"sha256:{step}", incarnation, (step,), (f"group-{step}",), (f"{step}-0",))
+    return Commit(step, step, f"blake3:{step}", incarnation, (step,), (f"group-{step}",), (f"{step}-0",))
 
 
 def test_commits_are_read_as_they_were_written(tmp_path: Path) -> None:

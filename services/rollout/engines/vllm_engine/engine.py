@@ -255,7 +255,7 @@ class VllmEngine:
 
     def _kept(self, version: int, digest: str, file: Path) -> Path:
         # A trainer that resumed may make another version of the same number while the first one still serves.
-        kept = self._directory / f"version-{version}-{digest.removeprefix('sha256:')[:12]}-{file.name}"
+        kept = self._directory / f"version-{version}-{digest.rpartition(':')[2][:12]}-{file.name}"
         kept.unlink(missing_ok=True)
         try:
             os.link(file, kept)
