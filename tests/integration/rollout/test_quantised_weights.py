@@ -24,12 +24,15 @@ from services.contracts.keys import Keys
 from services.contracts.probe import Probe
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.sampling import Precision
+from services.contracts.upload import these, upload
+from services.contracts.weights import RelayTarget
 from services.rollout.control_api import control_application
 from services.rollout.engines.torch_engine.engine import TorchEngine
 from services.rollout.intake import WeightIntake
 from services.rollout.metrics import RolloutMetrics
 from services.runtime.http import serve
 from services.runtime.tasks import end_tasks
+from services.trainer.deltas import full
 from services.trainer.forms import quantised
 from services.trainer.snapshot import Snapshot, Staging, take_snapshot
 
@@ -290,6 +293,23 @@ async def test_replicas_of_one_precision_pass_codes_on_to_each_other(
     small = quantised(new, "e4m3").size
     assert {replica.received for replica in replicas} == {small}
     assert sent(registry, "full") < 3 * small + new.size, "not every one came from the trainer"
+
+
+async def test_a_replica_passes_on_only_the_form_that_it_holds(
+    redis: Redis, keys: Keys, join: Join, version: Version
+) -> None:
+    holder, child, new = await join(E4M3), await join(E4M3), version(1)
+    small, below = quantised(new, "e4m3"), (RelayTarget(url=child.url),)
+    async with httpx.AsyncClient(timeout=20) as client:
+        for snapshot, relay in ((new, ()), (small, below)):
+            parcel = full(snapshot, 0)
+            offer = parcel.offer.model_copy(update={"relay": relay})
+            status = await upload(client, holder.url, offer, these(parcel.files))
+            assert status.form == BF16
+            assert not holder.intake._relaying, "its files are not what was offered"
+        offer = full(new, 0).offer.model_copy(update={"relay": below})
+        await upload(client, holder.url, offer, these(files_of(new)))
+        await child.serves(new, BF16)
 
 
 Tensors = dict[str, torch.Tensor]
