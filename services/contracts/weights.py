@@ -43,8 +43,9 @@ Answers:
     411  no Content-Length
     413  larger than the model it is meant for
     415  `encoding`: unknown; `form`: this replica does not compute with that one, send BF16
-    422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, or log-probs too
-         far from those of the version's probe (`services.contracts.probe`): the version before goes on serving
+    422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, scales that
+         are not above 0, or log-probs too far from those of the version's probe (`services.contracts.probe`): the
+         version before goes on serving
     503  draining, the staging directory cannot be written, or the engine has failed
 """
 

@@ -84,7 +84,7 @@ def checked_tensors(
             for name in (name for name, where in found.items() if where == file):
                 tensor = opened.get_tensor(name)
                 tensor = tensor.bfloat16() if expected[name].dtype == "BF16" else tensor
-                _check_values(name, tensor)
+                _check_values(name, tensor, scales=expected[name].dtype == "F32")
                 yield name, tensor
 
 
@@ -99,13 +99,13 @@ def stop_token_ids(directory: Path, config: Any) -> tuple[int, ...]:
     return tuple(declared) if isinstance(declared, list) else (int(declared),)
 
 
-def _check_values(name: str, tensor: Tensor) -> None:
+def _check_values(name: str, tensor: Tensor, scales: bool) -> None:
     import torch
 
     # FP8 tensors can do little but be converted.
     if not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
         raise WeightsRejectedError(name, "finite values", "NaN or infinity")
-    if name != weight_name(name) and not (tensor > 0).all():
+    if scales and not (tensor > 0).all():
         raise WeightsRejectedError(name, "scales above 0", f"{float(tensor.min()):g}")
 
 

@@ -4,6 +4,7 @@ Policy: one task for each upload, so a straggler delays nobody; the newest versi
 before its upload starts is never uploaded. A replica is served when it has not confirmed the newest version to this
 trainer: what its number is does not matter, only version and digest, and its answer. It gets the delta when it serves
 the delta's base, else the full version: so does a newcomer, or one that fell behind.
+With `trainer.wire=replica` both are in the form that the replica computes with, as long as it takes it (`forms`).
 
 With more replicas than `push_fanout` the trainer sends to that many, and these pass the version on (`push_plan`). The
 registry tells who has it; who has not when the deadline is over, or whose sender failed, is served by the trainer.
