@@ -10,6 +10,7 @@ what they take together is bounded below by the processor time of one push, whic
 **Deltas.** A Qwen3-shaped model of 110 million random weights is trained on the bytes of the documents
 (`_weights_training.py`), at 1e-6, then 1e-5, 1e-4 and 3e-4, with Adam's moments warm; the delta is that of one step.
 Encoding includes proving the delta, applying includes the result's digest; both include reading and writing files.
+Of the same versions the quantised form (`trainer.wire=replica`) and its delta: bytes, and the speed of making it.
 
     python benchmarks/weights.py               # prints tables, writes benchmarks/results/weights.json
     python benchmarks/weights.py --only push
@@ -54,6 +55,7 @@ from services.launcher.signals import run_cancellable
 from services.runtime.redis import connect
 from services.runtime.settings import RedisSettings
 from services.runtime.tasks import end_tasks
+from services.trainer.forms import quantised
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.publisher import WeightPublisher
 from services.trainer.settings import TrainerSettings
@@ -69,6 +71,8 @@ FLEET_TARGET = 3.0
 LEARNING_RATES = [1e-6, 1e-5, 1e-4, 3e-4]
 THREADS = (1, 2)
 DEADLINE_SECONDS = 300.0
+FORM = "e4m3"
+"""The quantised form that is measured."""
 
 
 # Pushes.
@@ -233,12 +237,27 @@ def measure_deltas(directory: Path, deltas: int) -> dict[str, Figure]:
                     took = codec(action, base, new, coded, threads)
                     speeds[f"{action}_{rate:g}_{threads}_threads"].append(new.size / took["seconds"] / 1e9)
                     growths[f"{action}_{threads}_threads"].append(took["growth"])
+            found |= measure_form(rate, base, new, coded)
     for rate, shares in sizes.items():
         found[f"delta_bytes_{rate:g}"] = spread(shares, "share of the snapshot")
     found |= {f"delta_{name}": spread(values, "GB/s") for name, values in speeds.items()}
     for name, bytes_grown in growths.items():
         found[f"delta_{name}_memory_growth"] = spread(bytes_grown, "bytes", new.size)
     return found
+
+
+def measure_form(rate: float, base: Snapshot, new: Snapshot, coded: Path) -> dict[str, Figure]:
+    """The quantised form of a version and its delta, as shares of the BF16 files' bytes."""
+    begun = time.perf_counter()
+    small = quantised(new, FORM)
+    speed = new.size / (time.perf_counter() - begun) / 1e9
+    before = quantised(base, FORM)
+    encode_delta(before.files[0].path, small.files[0].path, coded, small.files[0].digest, threads=2)
+    return {
+        f"{FORM}_bytes": figure(small.size / new.size, "share of the snapshot"),
+        f"{FORM}_quantising": figure(speed, "GB/s"),
+        f"{FORM}_delta_bytes_{rate:g}": figure(coded.stat().st_size / new.size, "share of the snapshot"),
+    }
 
 
 def digest_speed() -> float:

@@ -18,6 +18,10 @@ a shard is the one that is listened to: one that hangs half-open is in nobody's 
 What is sent is the files themselves (`full`), or for each file the exact difference to the same file of a base version
 (`delta`: `services.contracts.delta`). Both ends are verified: the digest of what is sent, and that of what results.
 
+The files are the BF16 ones that name the version, or a quantised `form` of them (`services.contracts.forms`), for
+replicas that would round them to just that. Its shards have digests of their own, and it is verified by these; that it
+is a form of this version is the sender's word. A delta is between two versions in the same form.
+
 An offer may name replicas to pass the version on to (`relay`). A replica sends them the same bytes that it got, shard
 by shard as they become whole, each with the part of the tree below it; where one cannot be reached, its children are
 taken over. Whether it succeeds changes nothing for the replica itself: the trainer looks at the registry and serves who
@@ -34,13 +38,14 @@ Answers:
     404  a shard of a version that is not on its way: offer it (again)
     408  the body stalled
     409  `version`: serving or receiving something newer; `digest`: this version is served with another digest; `base`:
-         the base of a delta is not here, send the full version; `offset`: the shard goes on at another offset, offer
-         the version again to learn where
+         the base of a delta is not here in its form, send the full version; `offset`: the shard goes on at another
+         offset, offer the version again to learn where
     411  no Content-Length
     413  larger than the model it is meant for
-    415  unknown encoding
-    422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, or log-probs too
-         far from those of the version's probe (`services.contracts.probe`): the version before goes on serving
+    415  `encoding`: unknown; `form`: this replica does not compute with that one, send BF16
+    422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, scales that
+         are not above 0, or log-probs too far from those of the version's probe (`services.contracts.probe`): the
+         version before goes on serving
     503  draining, the staging directory cannot be written, or the engine has failed
 """
 
@@ -52,6 +57,8 @@ from typing import Annotated, Self
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from services.contracts.forms import BF16
 
 OFFSET_HEADER = "X-AIS-Offset"
 """Of a shard's bytes: where in the shard they begin."""
@@ -107,9 +114,11 @@ class Offer(_Message):
     incarnation: int = Field(ge=0)
     """Which start of the trainer this comes from."""
     digest: Digest
-    """Of the version, whole."""
+    """Of the version's BF16 files, whichever form is sent."""
     encoding: str
     """What is sent: `full` or `delta`."""
+    form: str = BF16
+    """Of the shards, and of the base's: `services.contracts.forms`."""
     base: Base | None = None
     """Of a delta."""
     shards: tuple[Shard, ...] = Field(min_length=1)
@@ -125,7 +134,8 @@ class Offer(_Message):
             raise ValueError("base: expected one for encoding delta, and none for another")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("shards: expected names that differ")
-        if (combined := version_digest([shard.digest for shard in self.shards])) != self.digest:
+        combined = version_digest([shard.digest for shard in self.shards])
+        if self.form == BF16 and combined != self.digest:
             raise ValueError(f"digest: expected that of the shards, {combined}, got {self.digest}")
         return self
 
@@ -157,6 +167,8 @@ class WeightsStatus(_Message):
     """Which start of the trainer it came from; -1: the replica loaded it from disk."""
     applied_seconds: float
     """Time generation stood still for the last swap; 0 for the version it started with."""
+    form: str = BF16
+    """In which it came."""
     probe_gap: float | None = None
     """Mean |log-prob difference| to the trainer on the served version's probe, nats a token. None: it has no probe."""
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from services.contracts.forms import BF16
 from services.contracts.sampling import FinishReason, Precision, SamplingParameters
 from services.contracts.trajectory import PolicySpan
 
@@ -105,6 +106,8 @@ class EngineDescription:
     precision: Precision
     version: int
     digest: str
+    forms: frozenset[str] = frozenset((BF16,))
+    """Of the bytes that `swap_weights` takes: `services.contracts.forms`."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from services.contracts.forms import BF16
 from services.contracts.upload import ShardFile, these
 from services.contracts.weights import Missing, Offer, WeightsStatus
 from services.rollout.engine import (
@@ -66,6 +67,7 @@ class WeightIntake:
             digest=description.digest,
             incarnation=self._incarnation,
             applied_seconds=self._applied_seconds,
+            form=self._form(),
             probe_gap=self._probe_gap,
         )
 
@@ -80,7 +82,7 @@ class WeightIntake:
             async with self._offers:
                 if self._is_served(offer):
                     self._metrics.weight_swaps.labels("unchanged").inc()
-                    if offer.encoding == "full" and self._serving is not None:
+                    if offer.encoding == "full" and self._serving is not None and offer.form == self._form():
                         self._pass_on(offer, self._serving, these(self._files))
                     return self.status()
                 transfer = self._transfer(offer)
@@ -118,7 +120,11 @@ class WeightIntake:
             raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
         if offer.encoding not in ("full", "delta"):
             raise WeightsRefusedError(415, "encoding", f"expected full or delta, got {offer.encoding!r}")
-        largest = self._engine.describe().parameter_count * LARGEST_DTYPE_BYTES + HEADER_BYTES
+        description = self._engine.describe()
+        if offer.form not in description.forms:
+            known = ", ".join(sorted(description.forms))
+            raise WeightsRefusedError(415, "form", f"expected {known}, got {offer.form!r}; send bf16")
+        largest = description.parameter_count * LARGEST_DTYPE_BYTES + HEADER_BYTES
         if (size := max(offer.sent_bytes, sum(shard.size for shard in offer.shards))) > largest:
             raise WeightsRefusedError(413, "length", f"expected at most {largest} bytes for this model, got {size}")
 
@@ -176,15 +182,21 @@ class WeightIntake:
         if not self._passing_on(transfer):
             transfer.discard()
 
+    def _form(self) -> str:
+        """Of the files of the version that serves."""
+        return BF16 if self._serving is None else self._serving.offer.form
+
     def _check_base(self, offer: Offer) -> None:
         if offer.base is None:
             return
         serving = self._engine.describe()
-        names = [file.name for file in self._files]
-        if (serving.version, serving.digest) != (offer.base.version, offer.base.digest) or names != [
-            shard.name for shard in offer.shards
-        ]:
-            reason = f"expected a delta to version {serving.version}, got one to {offer.base.version}"
+        form = self._form()
+        here = (serving.version, serving.digest, form, [file.name for file in self._files])
+        if here != (offer.base.version, offer.base.digest, offer.form, [shard.name for shard in offer.shards]):
+            reason = (
+                f"expected a delta to version {serving.version} in the form {form}, with its files here, got one to "
+                f"{offer.base.version} in {offer.form}"
+            )
             raise WeightsRefusedError(409, "base", f"{reason}; send the full version")
 
     async def _apply(self, transfer: Transfer) -> WeightsStatus:
@@ -230,5 +242,5 @@ class WeightIntake:
 
 def _same(one: Offer, other: Offer) -> bool:
     """Whether the same bytes are on their way, whoever sends them and whomever they are passed on to."""
-    fields = {"version", "incarnation", "digest", "encoding", "base", "shards"}
+    fields = {"version", "incarnation", "digest", "encoding", "form", "base", "shards"}
     return one.model_dump(include=fields) == other.model_dump(include=fields)

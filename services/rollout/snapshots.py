@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from services.contracts.forms import BF16, METADATA_KEY, Kind, stored, weight_name
 from services.contracts.weights import INDEX_FILE, SINGLE_FILE, digest_of_file, version_digest
 from services.rollout.engine import ModelUnsupportedError, WeightsRejectedError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # torch is loaded where tensors are read, which not every eng
     from torch import Tensor
 
 DTYPES = ("BF16", "F16", "F32")
-"""Dtypes a snapshot may have, by safetensors' names; everything is rounded to BF16 before anything else."""
+"""Dtypes a snapshot in BF16 may have, by safetensors' names; everything is rounded to BF16 before anything else."""
 TIED_HEAD = "lm_head.weight"
 """Where embeddings are tied, some writers repeat them under this name; it is passed over."""
 
@@ -54,24 +55,36 @@ def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[i
     return shapes
 
 
-def checked_tensors(files: Sequence[Path], shapes: Shapes, tied_embeddings: bool) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a snapshot as bf16, one by one. Raises WeightsRejectedError for the first thing that is wrong.
+def form_of(files: Sequence[Path]) -> str:
+    """Of a snapshot, as its first file says. Raises WeightsRejectedError."""
+    try:
+        with safe_open(files[0], framework="numpy") as opened:
+            metadata: Mapping[str, str] = opened.metadata() or {}
+    except SafetensorError as error:
+        raise WeightsRejectedError("snapshot", "a safetensors file", str(error)) from error
+    return metadata.get(METADATA_KEY, BF16)
 
-    Names, shapes and dtypes are checked from the headers before any value is read.
+
+def checked_tensors(
+    files: Sequence[Path], shapes: Shapes, tied_embeddings: bool, form: str = BF16
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a snapshot, one by one: as bf16, or where its form is quantised, codes and float32 scales.
+
+    Names, shapes and dtypes are checked from the headers before any value is read. Raises WeightsRejectedError for the
+    first thing that is wrong.
     """
-    import torch
-
+    expected = {part: kind for name, shape in shapes.items() for part, kind in stored(name, shape, form).items()}
     found: dict[str, Path] = {}
     for file in files:
-        found |= dict.fromkeys(_checked_names(file, shapes, tied_embeddings), file)
-    if missing := sorted(shapes.keys() - found.keys()):
-        raise WeightsRejectedError(missing[0], f"{len(shapes)} tensors", f"{len(missing)} of them missing")
+        found |= dict.fromkeys(_checked_names(file, expected, tied_embeddings, form), file)
+    if missing := sorted(expected.keys() - found.keys()):
+        raise WeightsRejectedError(missing[0], f"{len(expected)} tensors", f"{len(missing)} of them missing")
     for file in files:
         with safe_open(file, framework="pt") as opened:
             for name in (name for name, where in found.items() if where == file):
-                tensor = opened.get_tensor(name).bfloat16()
-                if not torch.isfinite(tensor).all():
-                    raise WeightsRejectedError(name, "finite values", "NaN or infinity")
+                tensor = opened.get_tensor(name)
+                tensor = tensor.bfloat16() if expected[name].dtype == "BF16" else tensor
+                _check_values(name, tensor, scales=expected[name].dtype == "F32")
                 yield name, tensor
 
 
@@ -86,21 +99,32 @@ def stop_token_ids(directory: Path, config: Any) -> tuple[int, ...]:
     return tuple(declared) if isinstance(declared, list) else (int(declared),)
 
 
-def _checked_names(file: Path, shapes: Shapes, tied_embeddings: bool) -> list[str]:
+def _check_values(name: str, tensor: Tensor, scales: bool) -> None:
+    import torch
+
+    # FP8 tensors can do little but be converted.
+    if not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
+        raise WeightsRejectedError(name, "finite values", "NaN or infinity")
+    if scales and not (tensor > 0).all():
+        raise WeightsRejectedError(name, "scales above 0", f"{float(tensor.min()):g}")
+
+
+def _checked_names(file: Path, expected: Mapping[str, Kind], tied_embeddings: bool, form: str) -> list[str]:
     names = []
     try:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118  # not a mapping
-                if tied_embeddings and name == TIED_HEAD:
+                if tied_embeddings and weight_name(name) == TIED_HEAD:
                     continue
-                if name not in shapes:
+                if name not in expected:
                     raise WeightsRejectedError(name, "a tensor of this model", "an unknown name")
                 header = opened.get_slice(name)
                 shape, dtype = tuple(header.get_shape()), header.get_dtype()
-                if shape != shapes[name]:
-                    raise WeightsRejectedError(name, f"shape {list(shapes[name])}", f"shape {list(shape)}")
-                if dtype not in DTYPES:
-                    raise WeightsRejectedError(name, f"dtype {', '.join(DTYPES)}", f"dtype {dtype}")
+                if shape != expected[name].shape:
+                    raise WeightsRejectedError(name, f"shape {list(expected[name].shape)}", f"shape {list(shape)}")
+                dtypes = DTYPES if form == BF16 else (expected[name].dtype,)
+                if dtype not in dtypes:
+                    raise WeightsRejectedError(name, f"dtype {', '.join(dtypes)}", f"dtype {dtype}")
                 names.append(name)
     except SafetensorError as error:
         raise WeightsRejectedError("snapshot", "a safetensors file", str(error)) from error

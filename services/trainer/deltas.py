@@ -15,6 +15,7 @@ from services.contracts.delta import EncodedDelta, encode_delta
 from services.contracts.delta_blocks import DeltaError
 from services.contracts.weights import Base, Offer, Shard
 from services.runtime.tasks import end_tasks
+from services.trainer.forms import FormMaker
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.snapshot import Identity, Snapshot
 
@@ -38,7 +39,12 @@ def full(snapshot: Snapshot, incarnation: int) -> Parcel:
         for one in snapshot.files
     )
     offer = Offer(
-        version=snapshot.version, incarnation=incarnation, digest=snapshot.digest, encoding="full", shards=shards
+        version=snapshot.version,
+        incarnation=incarnation,
+        digest=snapshot.digest,
+        encoding="full",
+        form=snapshot.form,
+        shards=shards,
     )
     return Parcel(offer, tuple(one.path for one in snapshot.files), snapshot)
 
@@ -46,30 +52,37 @@ def full(snapshot: Snapshot, incarnation: int) -> Parcel:
 class DeltaMaker:
     """Makes the parcels of the newest version."""
 
-    def __init__(self, incarnation: int, threads: int, metrics: TrainerMetrics) -> None:
+    def __init__(self, forms: FormMaker, incarnation: int, threads: int, metrics: TrainerMetrics) -> None:
+        self._forms = forms
         self._incarnation = incarnation
         self._threads = threads
         self._metrics = metrics
         self._pair: tuple[Identity, Identity] | None = None
-        self._making: asyncio.Task[Parcel | None] | None = None
+        self._making: dict[str, asyncio.Task[Parcel | None]] = {}
+        """By form."""
 
-    def start(self, base: Snapshot, new: Snapshot) -> None:
-        """Begins to compute one, unless it is under way or done. What was computed before is forgotten."""
+    def start(self, base: Snapshot, new: Snapshot, form: str) -> None:
+        """Begins to compute one, unless it is under way or done. What was computed of other versions is forgotten."""
         if self._pair != (base.identity, new.identity):
             self._pair = (base.identity, new.identity)
-            self._making = asyncio.create_task(self._make(base, new), name=f"delta {base.version} to {new.version}")
+            self._making = {}
+        if form not in self._making:
+            name = f"delta {base.version} to {new.version} in {form}"
+            self._making[form] = asyncio.create_task(self._make(base, new, form), name=name)
 
-    async def parcel(self, base: Identity, new: Identity) -> Parcel | None:
+    async def parcel(self, base: Identity, new: Identity, form: str) -> Parcel | None:
         """The delta, once it is computed. None: there is none between these two, or it is not smaller."""
-        if self._making is None or self._pair != (base, new):
+        if self._pair != (base, new) or form not in self._making:
             return None
-        return await asyncio.shield(self._making)
+        return await asyncio.shield(self._making[form])
 
     async def close(self) -> None:
-        if self._making is not None:
-            await end_tasks(self._making)
+        await end_tasks(*self._making.values())
 
-    async def _make(self, base: Snapshot, new: Snapshot) -> Parcel | None:
+    async def _make(self, base: Snapshot, new: Snapshot, form: str) -> Parcel | None:
+        base, new = await self._forms.of(base, form), await self._forms.of(new, form)
+        if (base.form, new.form) != (form, form):
+            return None
         begin = time.perf_counter()
         try:
             parcel = await asyncio.to_thread(delta, base, new, self._incarnation, self._threads)
@@ -97,6 +110,7 @@ def delta(base: Snapshot, new: Snapshot, incarnation: int, threads: int) -> Parc
             incarnation=incarnation,
             digest=new.digest,
             encoding="delta",
+            form=new.form,
             base=Base(version=base.version, digest=base.digest),
             shards=_shards(new, coded),
         )

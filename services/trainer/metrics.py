@@ -94,8 +94,8 @@ class TrainerMetrics:
         self.pushes = counter(
             "ais_weight_pushes",
             "Uploads of the weights to a replica: applied, superseded (it serves a newer version), refused (4xx), "
-            "failed (no connection, deadline or 5xx; tried again), rebased (it lacked the base of a delta; the full "
-            "version follows).",
+            "failed (no connection, deadline or 5xx; tried again), rebased (it lacked the base of a delta, or "
+            "cannot take a quantised form; the full version or BF16 follows).",
             ["outcome"],
         )
         self.push_seconds = histogram(
@@ -115,6 +115,9 @@ class TrainerMetrics:
             "ais_weight_delta_ratio", "Bytes of the last delta by those of the version. NaN: none was made yet."
         )
         self.delta_ratio.set(float("nan"))
+        self.form_seconds = histogram(
+            "ais_weight_form_seconds", "Seconds of quantising one version, beside training.", SECONDS_BUCKETS
+        )
         self.delta_seconds = histogram(
             "ais_weight_delta_seconds", "Seconds of computing and proving one delta, beside training.", SECONDS_BUCKETS
         )

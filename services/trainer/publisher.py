@@ -4,6 +4,7 @@ Policy: one task for each upload, so a straggler delays nobody; the newest versi
 before its upload starts is never uploaded. A replica is served when it has not confirmed the newest version to this
 trainer: what its number is does not matter, only version and digest, and its answer. It gets the delta when it serves
 the delta's base, else the full version: so does a newcomer, or one that fell behind.
+With `trainer.wire=replica` both are in the form that the replica computes with, as long as it takes it (`forms`).
 
 With more replicas than `push_fanout` the trainer sends to that many, and these pass the version on (`push_plan`). The
 registry tells who has it; who has not when the deadline is over, or whose sender failed, is served by the trainer.
@@ -19,12 +20,14 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from services.contracts.forms import BF16
 from services.contracts.registry import ReplicaRecord, ReplicaRegistry
 from services.contracts.upload import (
     TransientUploadError,
@@ -37,12 +40,15 @@ from services.contracts.upload import (
 from services.contracts.weights import RelayTarget, WeightsStatus
 from services.runtime.tasks import end_tasks
 from services.trainer.deltas import DeltaMaker, Parcel, full
+from services.trainer.forms import FormMaker, form_for
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.push_plan import Branch, branches
 from services.trainer.settings import TrainerSettings
 from services.trainer.snapshot import Identity, Snapshot
 
 SETTLE_POLL_SECONDS = 0.01
+CANNOT_TAKE = ((409, "base"), (415, "encoding"), (415, "form"))
+"""Status and field of answers to what can be sent otherwise."""
 BASES = 2
 """Versions before the newest whose files are kept for deltas, where replicas serve them."""
 
@@ -54,6 +60,8 @@ class _Replica:
     """What the publisher knows about one replica beyond its record, which lags by a heartbeat."""
 
     url: str
+    form: str
+    """In which it gets versions."""
     recorded: Identity
     """What the registry said last."""
     serving: Identity
@@ -87,7 +95,8 @@ class WeightPublisher:
         self._incarnation = incarnation
         self._newest: Snapshot | None = None
         self._bases: dict[Identity, Snapshot] = {}
-        self._deltas = DeltaMaker(incarnation, settings.delta_threads, metrics)
+        self._forms = FormMaker(metrics)
+        self._deltas = DeltaMaker(self._forms, incarnation, settings.delta_threads, metrics)
         self._base: Identity | None = None
         """Of the delta that is computed to the newest version."""
         self._wake = asyncio.Event()
@@ -120,6 +129,7 @@ class WeightPublisher:
         finally:
             await end_tasks(*[replica.task for replica in self._replicas.values() if replica.task is not None])
             await self._deltas.close()
+            await self._forms.close()
             await self._client.aclose()
 
     async def settle(self, deadline_seconds: float) -> bool:
@@ -155,7 +165,8 @@ class WeightPublisher:
 
     def _note(self, record: ReplicaRecord) -> None:
         recorded = (record.policy_version, record.policy_digest)
-        replica = self._replicas.setdefault(record.replica_id, _Replica(record.http_url, recorded, recorded))
+        form = form_for(record) if self._settings.wire == "replica" else BF16
+        replica = self._replicas.setdefault(record.replica_id, _Replica(record.http_url, form, recorded, recorded))
         replica.url = record.http_url
         if recorded != replica.recorded:
             replica.recorded = replica.serving = recorded
@@ -184,10 +195,10 @@ class WeightPublisher:
         for name in alone:
             self._start(newest, Branch(name, ()))
         # Only replicas that can use the same bytes can pass them on to each other.
-        for group in (
-            [name for name in together if waiting[name].serving == self._base],
-            [name for name in together if waiting[name].serving != self._base],
-        ):
+        groups: dict[tuple[bool, str], list[str]] = {}
+        for name in together:
+            groups.setdefault((waiting[name].serving != self._base, waiting[name].form), []).append(name)
+        for _use, group in sorted(groups.items()):
             for branch in branches(group, fanout - self._uploads(), fanout):
                 self._start(newest, branch)
 
@@ -205,7 +216,9 @@ class WeightPublisher:
         base = max(known, key=lambda snapshot: snapshot.version)
         if self._base is None or base.version > self._base[0]:
             self._base = base.identity
-            self._deltas.start(base, newest)
+        if self._base == base.identity:
+            for form in {replica.form for replica in waiting.values() if replica.serving == self._base}:
+                self._deltas.start(base, newest, form)
 
     def _forget_bases(self) -> None:
         """Their files go unless a replica serves them, or is about to."""
@@ -231,10 +244,10 @@ class WeightPublisher:
         """Uploads until the replica has the version, or gives up until the next look at the registry."""
         served = False
         try:
-            delta = await self._deltas.parcel(replica.serving, snapshot.identity)
+            parcels = await self._parcels(replica, snapshot)
             self._expect(branch)
             async with asyncio.timeout(self._settings.push_deadline_seconds):
-                served = await self._upload(replica, snapshot, delta, relay)
+                served = await self._upload(replica, snapshot, parcels, relay)
         except UploadRefusedError as error:
             self._refused(branch.root, replica, snapshot, error)
         except (UploadError, TimeoutError, OSError) as error:
@@ -247,8 +260,16 @@ class WeightPublisher:
         if not replica.set_aside:
             self._wake.set()
 
+    async def _parcels(self, replica: _Replica, snapshot: Snapshot) -> list[Parcel]:
+        """What the version can be sent as, best first; the last one every replica can take."""
+        delta = await self._deltas.parcel(replica.serving, snapshot.identity, replica.form)
+        whole = await self._forms.of(snapshot, replica.form)
+        parcels = [] if delta is None else [delta]
+        parcels += [full(one, self._incarnation) for one in dict.fromkeys((whole, snapshot))]
+        return parcels
+
     async def _upload(
-        self, replica: _Replica, snapshot: Snapshot, delta: Parcel | None, relay: tuple[RelayTarget, ...]
+        self, replica: _Replica, snapshot: Snapshot, parcels: Sequence[Parcel], relay: tuple[RelayTarget, ...]
     ) -> bool:
         """Passes with back-off. False: a newer version came before the replica had this one. Raises UploadError."""
         begin = time.perf_counter()
@@ -261,26 +282,30 @@ class WeightPublisher:
             with attempt:
                 if self._newest is not snapshot:
                     return False
-                status = await self._pass(replica, snapshot, delta, relay)
+                status = await self._pass(replica, parcels, relay)
         replica.serving = (status.version, status.digest)
         self._settle(replica, snapshot.identity)
         self._metrics.push_seconds.observe(time.perf_counter() - begin)
         return True
 
     async def _pass(
-        self, replica: _Replica, snapshot: Snapshot, delta: Parcel | None, relay: tuple[RelayTarget, ...]
+        self, replica: _Replica, parcels: Sequence[Parcel], relay: tuple[RelayTarget, ...]
     ) -> WeightsStatus:
-        """One pass, the full version following where the replica cannot take the delta. Raises UploadError."""
+        """One pass, with the next parcel where the replica cannot take one. Raises UploadError."""
         try:
-            if delta is not None:
+            for parcel in parcels:
+                if parcel.offer.form not in (replica.form, BF16):
+                    continue
                 try:
-                    return await self._send(replica, delta, relay)
+                    return await self._send(replica, parcel, relay)
                 except UploadRefusedError as error:
-                    if (error.status, error.field) not in ((409, "base"), (415, "encoding")):
+                    if parcel is parcels[-1] or (error.status, error.field) not in CANNOT_TAKE:
                         raise
+                    if error.field == "form":
+                        replica.form = BF16
                     self._metrics.pushes.labels(outcome="rebased").inc()
-                    logger.info("a replica cannot take the delta, it gets the full version: %s", error)
-            return await self._send(replica, full(snapshot, self._incarnation), relay)
+                    logger.info("a replica cannot take what is smallest, it gets something larger: %s", error)
+            raise AssertionError("unreachable: every replica is sent the last one")
         except TransientUploadError:
             self._metrics.pushes.labels(outcome="failed").inc()
             raise

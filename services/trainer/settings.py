@@ -93,6 +93,11 @@ class TrainerSettings(Section):
     directory, where a checkpoint takes no copy of them. /dev/shm keeps them in memory."""
     shard_bytes: int = Field(default=1 << 30, ge=1)
     """A version is written as files of about this size. A replica passes each on as soon as it is whole."""
+    wire: Literal["bf16", "replica"] = "bf16"
+    """In which numbers versions are sent. `replica`: those that a replica computes with, quantised once at the trainer
+    and about half the bytes, where its engine is torch and its precision has E4M3 or E5M2 weights with scales of the
+    maximum of each channel; BF16 to the others. What is sampled stays the same to the bit. Room is then needed in the
+    staging directory for half as much again for each such precision."""
     deltas: bool = True
     """Send a replica the exact difference to the version it serves, where that is smaller than the whole."""
     delta_threads: int = Field(default=2, ge=1)

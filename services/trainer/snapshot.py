@@ -20,6 +20,7 @@ from typing import IO
 
 import torch
 
+from services.contracts.forms import BF16
 from services.contracts.probe import METADATA_KEY, Probe, encode_probe
 from services.contracts.weights import INDEX_FILE, DigestBuilder, digest_of, shard_name, version_digest
 
@@ -52,9 +53,11 @@ class Snapshot:
 
     version: int
     digest: str
-    """Of one file its own; of several, that over their digests in order."""
+    """Of one BF16 file its own; of several, that over their digests in order."""
     files: tuple[SnapshotFile, ...]
     """Safetensors files of BF16 tensors, which `transformers` loads; the first has the probe in its metadata."""
+    form: str = BF16
+    """Another one than BF16 has codes and scales in the place of some tensors: `services.contracts.forms`."""
 
     @property
     def identity(self) -> Identity:
@@ -164,8 +167,7 @@ class SnapshotWriter:
             raise ValueError(f"expected tensor {expected} of shape {shape}, got {name} of {list(tensor.shape)}")
         if not self._left:
             self._begin()
-        values = tensor.detach().to("cpu", torch.bfloat16).contiguous().flatten()
-        self._write(memoryview(values.view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        self._write(value_bytes(tensor.detach().to("cpu", torch.bfloat16)))
         self._left.pop(0)
         if not self._left:
             self._end()
@@ -248,9 +250,19 @@ def header(shapes: Mapping[str, Shape], probe: Probe | None) -> bytes:
         end = begin + math.prod(shape) * VALUE_BYTES
         entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
         begin = end
+    return encoded_header(entries)
+
+
+def encoded_header(entries: Mapping[str, object]) -> bytes:
+    """A safetensors header with its length, the values after it aligned."""
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
     return len(encoded).to_bytes(8, "little") + encoded
+
+
+def value_bytes(tensor: torch.Tensor) -> memoryview:
+    """The values of a tensor in the processor's memory, as a file has them."""
+    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _link(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +27,8 @@ from services.rollout.metrics import RolloutMetrics
 from services.rollout.probe import tolerance
 from services.rollout.settings import RolloutSettings
 from services.runtime.http import serve
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))  # publishing
 
 OpenEngine = Callable[..., Awaitable[TorchEngine]]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from services.contracts.forms import BF16, form_of_precision
 from services.contracts.sampling import Precision
 from services.rollout.admission import Limits
 from services.rollout.engine import (
@@ -34,7 +35,7 @@ from services.rollout.engines.torch_engine.slots import Group
 from services.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from services.rollout.engines.torch_engine.worker import Worker
 from services.rollout.probe import judge, probe_of
-from services.rollout.snapshots import digest_of_files, snapshot_files
+from services.rollout.snapshots import digest_of_files, form_of, snapshot_files
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +177,7 @@ class TorchEngine:
             precision=self._precision,
             version=self._policy.version,
             digest=self._policy.digest,
+            forms=_forms(self._precision),
         )
 
     def load(self) -> EngineLoad:
@@ -233,9 +235,15 @@ class TorchEngine:
             results.put_nowait(failure)
 
 
+def _forms(precision: Precision) -> frozenset[str]:
+    return frozenset((BF16, form_of_precision(precision)))
+
+
 def _staged(files: Sequence[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
     """Weights that are verified, rounded and compute finite logits. Raises WeightsRejectedError."""
+    if (form := form_of(files)) not in (known := _forms(precision)):
+        raise WeightsRejectedError("form", " or ".join(sorted(known)), form)
     with torch.inference_mode():
-        weights = rounded_weights(read_tensors(files, architecture), architecture, precision)
+        weights = rounded_weights(read_tensors(files, architecture, form), architecture, precision)
         check_finite(weights, architecture, precision)
     return weights

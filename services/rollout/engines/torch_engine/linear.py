@@ -6,13 +6,14 @@ what an FP8 matrix unit with FP32 accumulators gives, up to the order of additio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ais_core.numerics import Format, quantize_activation, quantize_weight
+from ais_core.numerics import Format, Quantized, quantize_activation, quantize_weight
 from services.contracts.sampling import Precision
 
 
@@ -33,7 +34,7 @@ class Linear:
         return F.linear(rounded, self.weight, self.bias).bfloat16()
 
 
-def rounded_linear(weights: list[Tensor], biases: list[Tensor], precision: Precision) -> Linear:
+def rounded_linear(weights: Sequence[Tensor | Quantized], biases: list[Tensor], precision: Precision) -> Linear:
     """One layer from several that share their input (queries, keys and values; gate and up), outputs in that order.
 
     Each weight keeps scales of its own, as if it had stayed alone.
@@ -45,8 +46,10 @@ def rounded_linear(weights: list[Tensor], biases: list[Tensor], precision: Preci
     )
 
 
-def round_weight(weight: Tensor, precision: Precision) -> Tensor:
-    """The BF16 weight on the grid of its format, as float32."""
+def round_weight(weight: Tensor | Quantized, precision: Precision) -> Tensor:
+    """The BF16 weight on the grid of its format, as float32; one that came quantised is there already."""
+    if isinstance(weight, Quantized):
+        return weight.dequantize()
     master = weight.bfloat16().float()
     if precision.weights == "bf16":
         return master

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ais_core.numerics import Quantized
+from services.contracts.forms import BF16, scale_name
 from services.contracts.sampling import Precision
 from services.rollout.engines.torch_engine.architecture import Architecture
 from services.rollout.engines.torch_engine.linear import Linear, rounded_linear
@@ -40,14 +42,19 @@ class DecoderWeights:
     head: Linear
 
 
-def read_tensors(files: Sequence[Path], architecture: Architecture) -> dict[str, Tensor]:
-    """Every tensor of the architecture as bf16. Raises WeightsRejectedError for the first thing that is wrong."""
-    return dict(checked_tensors(files, architecture.tensor_shapes(), architecture.tied_embeddings))
+def read_tensors(files: Sequence[Path], architecture: Architecture, form: str = BF16) -> dict[str, Tensor]:
+    """Every tensor of the architecture as bf16, or as codes and scales where the form quantises it.
+
+    Raises WeightsRejectedError for the first thing that is wrong.
+    """
+    return dict(checked_tensors(files, architecture.tensor_shapes(), architecture.tied_embeddings, form))
 
 
 def rounded_weights(tensors: dict[str, Tensor], architecture: Architecture, precision: Precision) -> DecoderWeights:
-    """Quantises what `precision` quantises: the linear layers, and the head if it says so."""
-    head = tensors["model.embed_tokens.weight" if architecture.tied_embeddings else "lm_head.weight"]
+    """Quantises what `precision` quantises and is not quantised yet: the linear layers, and the head if it says so."""
+    head = _weight(
+        tensors, "model.embed_tokens.weight" if architecture.tied_embeddings else "lm_head.weight", precision
+    )
     return DecoderWeights(
         embedding=tensors["model.embed_tokens.weight"],
         layers=tuple(_layer(tensors, layer, architecture, precision) for layer in range(architecture.layers)),
@@ -56,12 +63,17 @@ def rounded_weights(tensors: dict[str, Tensor], architecture: Architecture, prec
     )
 
 
+def _weight(tensors: dict[str, Tensor], name: str, precision: Precision) -> Tensor | Quantized:
+    scales = tensors.get(scale_name(name))
+    return tensors[name] if scales is None else Quantized(tensors[name], scales, precision.weights)
+
+
 def _layer(tensors: dict[str, Tensor], layer: int, architecture: Architecture, precision: Precision) -> LayerWeights:
     prefix = f"model.layers.{layer}."
 
     def linear(*names: str, bias: bool) -> Linear:
         return rounded_linear(
-            [tensors[f"{prefix}{name}.weight"] for name in names],
+            [_weight(tensors, f"{prefix}{name}.weight", precision) for name in names],
             [tensors[f"{prefix}{name}.bias"] for name in names] if bias else [],
             precision,
         )
