@@ -1,13 +1,15 @@
 """A run whose processes are killed at random, and the verdict on what it came to beside a calm one.
 
-Policy: each kill is due at a step drawn evenly from the first part of the run, and comes up to `LONGEST_WAIT_SECONDS`
-after it, at any moment of whatever goes on then: steps, commits, uploads, starts. Victims are drawn from a bag that has
-every process of the run once, so that none is spared; one that is being started again is waited for.
+Policy: each kill is due at a step drawn evenly from the first part of the run, and comes a random while after it, at
+any moment of whatever goes on then (steps, commits, uploads, starts), but before the run is `LATEST_STEPS` further.
+Victims are drawn from a bag that has every process once, so that none is spared; one that is being started again comes
+later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -22,8 +24,9 @@ from services.launcher.processes import Processes
 from services.launcher.results import BF16, Results
 from services.launcher.steps import StepLog
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 LONGEST_WAIT_SECONDS = 3.0
+LATEST_STEPS = 2
 LAST_SHARE = 0.8
 """No kill is due in the rest of the run: it is to end by itself."""
 
@@ -56,16 +59,21 @@ class Chaos:
         draw = random.Random(self.seed)
         await _until(lambda: self._reached(1))
         began = time.monotonic()
-        names = processes.running
         bag: list[str] = []
         for due in sorted(draw.uniform(1, LAST_SHARE * self.total_steps) for _ in range(self.wanted)):
-            bag = bag or draw.sample(names, len(names))
-            await self._kill(processes, bag.pop(), due, draw.uniform(0, LONGEST_WAIT_SECONDS), began)
+            await _until(lambda: self._reached(due))  # noqa: B023  # awaited in this turn
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(draw.uniform(0, LONGEST_WAIT_SECONDS)):
+                    await _until(lambda: self._reached(due + LATEST_STEPS))  # noqa: B023
+            await _until(lambda: bool(processes.running))
+            running = processes.running
+            if not set(bag) & set(running):
+                bag += draw.sample(running, len(running))
+            victim = next(name for name in bag if name in running)
+            bag.remove(victim)
+            self._kill(processes, victim, began)
 
-    async def _kill(self, processes: Processes, victim: str, due: float, wait: float, began: float) -> None:
-        await _until(lambda: self._reached(due))
-        await asyncio.sleep(wait)
-        await _until(lambda: victim in processes.running)
+    def _kill(self, processes: Processes, victim: str, began: float) -> None:
         processes.kill(victim)
         self.done.append(Kill(victim, time.monotonic() - began, len(self.steps.records)))
         said = f"kill {len(self.done)} of {self.wanted}: {victim}, after step {self.done[-1].step}"

@@ -18,7 +18,7 @@ KILLS = 8
 def test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once(tmp_path: Path) -> None:
     settings = (
         f"run.directory={tmp_path}",
-        "run.steps=20",
+        "run.steps=40",
         "run.groups_per_batch=8",
         "run.max_staleness=1",
         "trainer.save_every_steps=3",
@@ -36,7 +36,7 @@ def test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once(tmp_p
     )
     assert verdict_file.exists(), ended.stdout + ended.stderr
     verdict = json.loads(verdict_file.read_text())
-    history = [problem for problem in verdict["problems"] if "reward" not in problem]  # twenty steps learn too little
+    history = [problem for problem in verdict["problems"] if "reward" not in problem]  # forty steps learn too little
     assert history == [], ended.stdout + ended.stderr
     assert sum(verdict["kills"].values()) == KILLS
     assert set(verdict["kills"]) == {"trainer", "collector", "rollout-0", "rollout-1", "valkey"}
