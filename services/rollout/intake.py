@@ -82,8 +82,7 @@ class WeightIntake:
             async with self._offers:
                 if self._is_served(offer):
                     self._metrics.weight_swaps.labels("unchanged").inc()
-                    if offer.encoding == "full" and self._serving is not None and offer.form == self._form():
-                        self._pass_on(offer, self._serving, these(self._files))
+                    self._pass_on_served(offer)
                     return self.status()
                 transfer = self._transfer(offer)
                 missing = transfer.missing()
@@ -153,6 +152,7 @@ class WeightIntake:
         """The transfer under way for this offer; a new one takes the place of whatever was coming."""
         coming = self._incoming
         if coming is not None and _same(coming.offer, offer):
+            self._pass_on(offer, coming, coming.whole)
             return coming
         self._check_base(offer)
         if coming is not None:
@@ -164,10 +164,23 @@ class WeightIntake:
         return self._incoming
 
     def _pass_on(self, offer: Offer, transfer: Transfer, shard_file: ShardFile) -> None:
-        if offer.relay:
-            task = self._relay.pass_on(offer, shard_file)
+        """To the targets that this transfer is not passed on to yet: an offer is repeated, and may name others then."""
+        targets = tuple(target for target in offer.relay if (offer.incarnation, target) not in transfer.passed_on)
+        if targets:
+            transfer.passed_on |= {(offer.incarnation, target) for target in targets}
+            task = self._relay.pass_on(offer.model_copy(update={"relay": targets}), shard_file)
             self._relaying[task] = transfer
             task.add_done_callback(self._passed_on)
+
+    def _pass_on_served(self, offer: Offer) -> None:
+        """What serves already still has to reach those below, as long as it is here as it is to be sent."""
+        serving = self._serving
+        if serving is None:
+            return
+        if _same(serving.offer.model_copy(update={"incarnation": offer.incarnation}), offer):
+            self._pass_on(offer, serving, serving.whole)
+        elif offer.encoding == "full" and offer.form == self._form():
+            self._pass_on(offer, serving, these(self._files))
 
     def _passed_on(self, task: asyncio.Task[None]) -> None:
         transfer = self._relaying.pop(task)

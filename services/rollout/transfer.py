@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.contracts.delta import apply_delta
 from services.contracts.delta_blocks import DeltaError
-from services.contracts.weights import DigestBuilder, Missing, MissingShard, Offer, Shard
+from services.contracts.weights import DigestBuilder, Missing, MissingShard, Offer, RelayTarget, Shard
 
 STALLED_SECONDS = 30.0
 """A connection that sends nothing for this long is given up."""
@@ -90,6 +90,8 @@ class Transfer:
 
     def __init__(self, offer: Offer, staging: Path) -> None:
         self.offer = offer
+        self.passed_on: set[tuple[int, RelayTarget]] = set()
+        """Whom it is passed on to already, and for which incarnation of the trainer."""
         self._directory = Path(tempfile.mkdtemp(prefix=f"version-{offer.version}-", dir=staging))
         suffix = ".delta" if offer.encoding == "delta" else ""
         self.shards = [StagedShard(shard, self._directory / f"{shard.name}{suffix}") for shard in offer.shards]

@@ -195,4 +195,4 @@ async def test_nothing_is_kept_of_versions_that_do_not_serve(vllm_replica: VllmR
     (kept,) = [file.name for file in vllm_replica.engine._weights.serving.files]
     assert kept.startswith(f"version-{version}-")
     assert list(load_file(vllm_replica.engine._weights.serving.files[0])) != []
-    assert len(list(vllm_replica.engine._weights.serving.files[0].parent.iterdir())) == 1
+    assert len(list(vllm_replica.engine._weights.serving.files[0].parent.glob("*.safetensors"))) == 1

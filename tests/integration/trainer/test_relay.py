@@ -15,6 +15,9 @@ from redis.asyncio import Redis
 from replica_stand_ins import Fleet, StandInReplica
 
 from services.contracts.keys import Keys
+from services.contracts.upload import these, upload, upload_client
+from services.contracts.weights import RelayTarget
+from services.trainer.deltas import full
 from services.trainer.publisher import WeightPublisher
 from services.trainer.snapshot import Snapshot
 
@@ -126,6 +129,24 @@ async def test_the_children_of_a_root_that_leaves_the_registry_are_served(
     await fleet.leave("replica-0")
     await served(new, *replicas.values())
     leaving.engine.hold.set()
+
+
+@pytest.mark.parametrize("served_before", [False, True])
+async def test_an_offer_that_is_repeated_with_other_replicas_to_pass_it_on_to_reaches_them(
+    fleet: Fleet, snapshot: Callable[..., Snapshot], served_before: bool
+) -> None:
+    """As when the one that was to serve them has died: the trainer hangs them under a replica that has begun."""
+    above, below = await fleet.join("above"), await fleet.join("below")
+    parcel = full(snapshot(1), incarnation=1)
+    relayed = parcel.offer.model_copy(update={"relay": (RelayTarget(url=below.url),)})
+    async with upload_client(10.0) as client:
+        if served_before:
+            await upload(client, above.url, parcel.offer, these(parcel.files))
+        else:
+            answer = await client.put(f"{above.url}/v1/weights/1", json=parcel.offer.model_dump(mode="json"))
+            assert answer.status_code == 202
+        await upload(client, above.url, relayed, these(parcel.files))
+        await served(parcel.snapshot, above, below)
 
 
 async def test_a_replica_that_is_passed_nothing_is_served_by_the_trainer_after_its_deadline(
