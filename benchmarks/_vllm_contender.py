@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 
-from services.collector.generation import GenerationClient
-from services.contracts.sampling import SamplingParameters
-from services.contracts.trajectory import TrajectoryBounds
-from services.rollout.engines.vllm_engine.opening import open_vllm
-from services.rollout.generation_api import GenerationService, serve_generation
-from services.rollout.metrics import RolloutMetrics
-from services.rollout.settings import RolloutSettings
+from ais.collector.generation import GenerationClient
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.trajectory import TrajectoryBounds
+from ais.rollout.engines.vllm_engine.opening import open_vllm
+from ais.rollout.generation_api import GenerationService, serve_generation
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.settings import RolloutSettings
 
 DEADLINE_SECONDS = 1800.0
 """Of one call: a slow contender is a result, not a failure."""

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from services.trainer.policy import Policy
-from services.trainer.settings import TrainerSettings
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from ais.trainer.policy.policy import Policy
+from ais.trainer.settings import TrainerSettings
+from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 
 WARM_UP_STEPS = 10
 """Steps before the first delta: Adam's mean and variance remember 10 and 20 of them."""

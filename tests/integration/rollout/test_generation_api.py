@@ -12,16 +12,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
-from tiny_models import VOCABULARY, Observer, until
 
-from services.contracts.handing_back import is_handed_back
-from services.contracts.sampling import Precision, SamplingParameters
-from services.contracts.trajectory import TrajectoryBounds, decode_trajectory
-from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.v1 import trajectory_pb2 as pb
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.generation_api import SERVICE_NAME, GenerationServer, GenerationService, serve_generation
-from services.rollout.metrics import RolloutMetrics
+from ais.contracts.handing_back import is_handed_back
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.trajectory import TrajectoryBounds, decode_trajectory
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.generation_api import SERVICE_NAME, GenerationServer, GenerationService, serve_generation
+from ais.rollout.metrics import RolloutMetrics
+from tests.support.tiny_models import VOCABULARY, Observer, until
 
 SLOTS, WAITING = 4, 8
 

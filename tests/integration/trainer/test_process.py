@@ -1,4 +1,4 @@
-"""`python -m services.trainer` as the launcher sees it: exit codes and messages."""
+"""`python -m ais.trainer` as the launcher sees it: exit codes and messages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from services.contracts.events import Resumed, TrainerEvents
-from services.contracts.keys import Keys
-from services.trainer.demo_model import demo_model
+from ais.contracts.events import Resumed, TrainerEvents
+from ais.contracts.keys import Keys
+from ais.trainer.demo.demo_model import demo_model
 
 
 async def start(*settings: str) -> asyncio.subprocess.Process:
     overrides = [argument for setting in settings for argument in ("--set", setting)]
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.trainer", *overrides, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "ais.trainer", *overrides, stderr=asyncio.subprocess.PIPE
     )
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from publishing import CuttingProxy, payload_of, publishing, sent, served, versions
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet, StandInReplica
 
-from services.contracts.keys import Keys
-from services.contracts.upload import these, upload, upload_client
-from services.contracts.weights import RelayTarget
-from services.trainer.deltas import full
-from services.trainer.publisher import WeightPublisher
-from services.trainer.snapshot import Snapshot
+from ais.contracts.keys import Keys
+from ais.contracts.weights.offer import RelayTarget
+from ais.contracts.weights.upload import these, upload, upload_client
+from ais.trainer.weights.deltas import full
+from ais.trainer.weights.publisher import WeightPublisher
+from ais.trainer.weights.snapshot import Snapshot
+from tests.support.publishing import CuttingProxy, payload_of, publishing, sent, served, versions
+from tests.support.replica_stand_ins import Fleet, StandInReplica
 
 SEVEN = [f"replica-{index}" for index in range(7)]
 """With a fan-out of 2: the trainer to 0 and 1; 0 to 2 and 4, 2 to 6; 1 to 3 and 5."""

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collector_stand_in import StandInCollector
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet
-from trainer_groups import make_group
 
-from services.contracts.events import Resumed, TrainerEvents
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.trajectory import encode_group
-from services.runtime.settings import RunSettings
-from services.runtime.tasks import end_tasks
-from services.trainer import ledger
-from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
-from services.trainer.reader import QueueLostError
-from services.trainer.service import serve_trainer
-from services.trainer.settings import Settings
+from ais.contracts.events import Resumed, TrainerEvents
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.trajectory import encode_group
+from ais.runtime.settings import RunSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from ais.trainer.groups.reader import QueueLostError
+from ais.trainer.history import ledger
+from ais.trainer.service import serve_trainer
+from ais.trainer.settings import Settings
+from tests.support.collector_stand_in import StandInCollector
+from tests.support.replica_stand_ins import Fleet
+from tests.support.trainer_groups import make_group
 
 GROUPS = 3
 SAMPLES = 4
@@ -116,7 +116,7 @@ async def test_a_trainer_killed_at_random_steps_equals_one_that_was_not(
     )
     for step in sorted(random.Random(run_name).sample(range(1, 38), 3)):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.trainer", "-c", str(config)),
+            *(sys.executable, "-m", "ais.trainer", "-c", str(config)),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=asyncio.subprocess.DEVNULL,
         )

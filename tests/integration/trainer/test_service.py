@@ -9,22 +9,22 @@ from typing import Any
 
 import httpx
 import pytest
-from collector_stand_in import StandInCollector
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet
 from transformers import AutoModelForCausalLM
 
-from services.contracts.events import Discarded, Finished, Resumed, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.weights import digest_of
-from services.runtime.settings import RunSettings
-from services.runtime.tasks import end_tasks
-from services.trainer import ledger
-from services.trainer.checkpoint import CheckpointStore
-from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
-from services.trainer.service import serve_trainer
-from services.trainer.settings import Settings
+from ais.contracts.events import Discarded, Finished, Resumed, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.weights.offer import digest_of
+from ais.runtime.settings import RunSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from ais.trainer.history import ledger
+from ais.trainer.history.checkpoint import CheckpointStore
+from ais.trainer.service import serve_trainer
+from ais.trainer.settings import Settings
+from tests.support.collector_stand_in import StandInCollector
+from tests.support.replica_stand_ins import Fleet
 
 
 @pytest.fixture(scope="session")

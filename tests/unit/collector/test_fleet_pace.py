@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.collector.fleet import POLL_SECONDS, URGENT_POLL_SECONDS
-from services.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS
-from services.trainer.settings import TrainerSettings
+from ais.collector.fleet import POLL_SECONDS, URGENT_POLL_SECONDS
+from ais.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS
+from ais.trainer.settings import TrainerSettings
 
 
 def test_a_change_of_the_registry_is_seen_within_a_heartbeat() -> None:

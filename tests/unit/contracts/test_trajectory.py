@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import (
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import (
     MalformedRecordError,
     PolicySpan,
     ScoredGroup,
@@ -20,7 +20,7 @@ from services.contracts.trajectory import (
     encode_group,
     encode_trajectory,
 )
-from services.contracts.v1 import trajectory_pb2 as pb
+from ais.contracts.v1 import trajectory_pb2 as pb
 
 VOCABULARY = 100
 BOUNDS = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=7)

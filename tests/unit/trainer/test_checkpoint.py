@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.contracts.weights import digest_of
-from services.runtime.process import UnavailableError
-from services.trainer.checkpoint import CheckpointStore, Manifest
-from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
-from services.trainer.policy import Policy
-from services.trainer.snapshot import Snapshot, take_snapshot
+from ais.contracts.weights.offer import digest_of
+from ais.runtime.process import UnavailableError
+from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from ais.trainer.history.checkpoint import CheckpointStore, Manifest
+from ais.trainer.policy.policy import Policy
+from ais.trainer.weights.snapshot import Snapshot, take_snapshot
 
 
 class Writer:

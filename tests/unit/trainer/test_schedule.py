@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.trainer.schedule import learning_rate
-from services.trainer.settings import TrainerSettings
+from ais.trainer.learning.schedule import learning_rate
+from ais.trainer.settings import TrainerSettings
 
 
 @pytest.mark.parametrize(("schedule", "half_way"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_groups import make_group
 from transformers import AutoModelForCausalLM
 
+from ais.contracts.weights.probe import Probe, read_probe
+from ais.runtime.settings import RunSettings
+from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.learning.learner import Learner
+from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.learning.probe import probe_sequences, take_probe
+from ais.trainer.policy.policy import Policy
+from ais.trainer.settings import TrainerSettings
+from ais.trainer.weights.snapshot import Snapshot
 from ais_core.settings import CorrectionSettings
-from services.contracts.probe import Probe, read_probe
-from services.runtime.settings import RunSettings
-from services.trainer.demo_model import demo_model
-from services.trainer.phases import PhaseClock
-from services.trainer.policy import Policy
-from services.trainer.probe import probe_sequences, take_probe
-from services.trainer.settings import TrainerSettings
-from services.trainer.snapshot import Snapshot
-from services.trainer.step import Learner
+from tests.support.trainer_groups import make_group
 
 VOCABULARY = 22
 BATCHES = [[make_group(ordinal, samples=2, seed=batch) for ordinal in range(3)] for batch in range(3)]

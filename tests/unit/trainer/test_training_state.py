@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_groups import make_group
 
+from ais.runtime.settings import RunSettings
+from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.learning.learner import Learner, StepOutcome
+from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.policy.policy import Policy
+from ais.trainer.settings import TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
-from services.runtime.settings import RunSettings
-from services.trainer.demo_model import demo_model
-from services.trainer.phases import PhaseClock
-from services.trainer.policy import Policy
-from services.trainer.settings import TrainerSettings
-from services.trainer.step import Learner, StepOutcome
+from tests.support.trainer_groups import make_group
 
 BATCHES = [[make_group(ordinal, seed=batch) for ordinal in range(3)] for batch in range(6)]
 SAME_BATCH = CorrectionSettings()
