@@ -11,8 +11,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForC
 
 from ais.contracts.sampling import Precision
 from ais.runtime.process import UnavailableError
-from ais.trainer import scoring as scoring_module
 from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.policy import scoring as scoring_module
 from ais.trainer.policy.float32_products import Float32Products
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
