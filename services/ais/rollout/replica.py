@@ -13,10 +13,11 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from ais.contracts.keys import Keys
+from ais.contracts.model_identity import identify_model
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
-from ais.rollout.generation_api import GenerationService, serve_generation
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
@@ -40,6 +41,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     metrics = RolloutMetrics(registry)
     redis = await connect(settings.redis)
     engine = await open_engine(settings.run.model, rollout, metrics, registry)
+    model = await asyncio.to_thread(identify_model, settings.run.model)
     metrics.watch(engine)
     failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
     engine.on_failure(failure.set_result)
@@ -71,7 +73,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
                 return str(failure.result())
             return "draining" if draining.is_set() else registration.failure
 
-        service = GenerationService(engine, replica_id, metrics)
+        service = GenerationService(engine, ReplicaIdentity(replica_id, settings.run.name, model), metrics)
         generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port))
         app = control_application(registry, not_ready, intake)
         http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port))
