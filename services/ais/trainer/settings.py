@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import RedisSettings, RunSettings, Section
 from ais_core.settings import CorrectionSettings
@@ -115,7 +116,7 @@ class TrainerSettings(Section):
     """How often the trainer looks for replicas that came or that serve an old version."""
 
     # The HTTP side: health and metrics.
-    http_host: str = "127.0.0.1"
+    http_host: Host = "127.0.0.1"
     """Address to listen on."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
