@@ -26,7 +26,7 @@ LONGEST_SECONDS = 1e9
 _INDEX = re.compile(r"\[\d+\]|\.\d+(?=\.|$)")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,3}")
 _FIELDS = frozenset((
-    "activations", "attempt", "begin", "behaviour_logprobs", "digest", "draining", "end", "engine",
+    "activations", "answer", "attempt", "begin", "behaviour_logprobs", "digest", "draining", "end", "engine",
     "engine_version", "finish_reason", "first_token_seconds", "granularity", "group", "group_id", "head",
     "kv_cache", "max_new_tokens", "message", "ordinal", "precision", "prompt_id", "prompt_token_ids", "queue",
     "recording", "replica_id", "rewards", "sample_index", "samples", "sampling", "scales", "schema_version",

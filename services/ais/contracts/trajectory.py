@@ -39,6 +39,9 @@ TOKEN_DTYPE = np.dtype("<i4")
 LOGPROB_DTYPE = np.dtype("<f4")
 _UNSIGNED_DTYPE = np.dtype("<u4")
 
+LONGEST_ANSWER = 1000
+"""Characters of a group's answer that are sent and accepted."""
+
 DISTINCT_KEPT = 256
 """Distinct sampling parameters and precisions whose wire form is remembered: each group has its own seed."""
 
@@ -113,6 +116,8 @@ class ScoredGroup:
     rewards: tuple[float, ...]
     task: str
     attempt: int
+    answer: str = ""
+    """What the verifier compared the responses with: for people, and cut on the wire to `LONGEST_ANSWER`."""
 
     @cached_property
     def oldest_version(self) -> int:
@@ -135,6 +140,7 @@ def encode_group(group: ScoredGroup) -> bytes:
         rewards=group.rewards,
         task=group.task,
         attempt=group.attempt,
+        answer=group.answer[:LONGEST_ANSWER],
     )
     for trajectory in group.trajectories:
         _fill(message.trajectories.add(), trajectory)
@@ -226,6 +232,8 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
     for index, reward in enumerate(message.rewards):
         if not abs(reward) <= LARGEST_REWARD:  # NaN is not
             _refuse(f"rewards[{index}]", f"expected a number within +-{LARGEST_REWARD:g}, got {reward:g}")
+    if len(message.answer) > LONGEST_ANSWER:
+        _refuse("answer", f"expected up to {LONGEST_ANSWER} characters, got {len(message.answer)}")
     trajectories = tuple(
         decode_trajectory(trajectory, bounds, f"trajectories[{index}]")
         for index, trajectory in enumerate(message.trajectories)
@@ -245,6 +253,7 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         rewards=tuple(message.rewards),
         task=message.task,
         attempt=message.attempt,
+        answer=message.answer,
     )
 
 

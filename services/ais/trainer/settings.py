@@ -82,6 +82,10 @@ class TrainerSettings(Section):
     keep_every_steps: int = Field(default=0, ge=0)
     """Checkpoints at multiples of this many steps stay for good; 0: none."""
 
+    samples_per_step: int = Field(default=4, ge=0, le=64)
+    """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
+    8 MB of them."""
+
     # The probe: log-probs sent with each version, which a replica must reproduce before it serves it.
     probe_sequences: int = Field(default=4, ge=0, le=16)
     """Trajectories of the first batch that every version is scored on; 0 sends none."""
