@@ -59,7 +59,7 @@ class Lease:
 
     async def check(self) -> None:
         """Raises UnavailableError when a later trainer has taken over."""
-        newest = _number(await self._redis.get(self._keys.incarnation))
+        newest = _number(cast(bytes | None, await self._redis.get(self._keys.incarnation)))
         if newest > self.incarnation:
             raise UnavailableError(
                 f"trainer {newest} of this run has taken over from this one, trainer {self.incarnation}, which ends "
@@ -83,7 +83,7 @@ async def take_lease(redis: Redis, run: RunSettings, patience_seconds: float) ->
         _check(printable(cast(bytes, identity or b"")), run, owner)
         owner = _Owner(
             identity=owner.identity if owner else uuid.uuid4().hex,
-            incarnation=max(_number(latest), owner.incarnation if owner else 0) + 1,
+            incarnation=max(_number(cast(bytes | None, latest)), owner.incarnation if owner else 0) + 1,
             groups_per_batch=run.groups_per_batch,
         )
         _write(run.path, owner)
