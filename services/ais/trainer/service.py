@@ -23,6 +23,7 @@ from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublis
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
+from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.patience import Result, persist
@@ -71,7 +72,7 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
             take_lease(redis, settings.run, patience) as lease,
             serve(app, host, settings.trainer.http_port) as port,
         ):
-            logger.info("listening", extra={"url": f"http://{host}:{port}"})
+            logger.info("listening", extra={"url": http_url(host, port)})
             ranks = await asyncio.to_thread(join, settings.trainer)
             policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks)
             start = await start_of(settings, policy, ranks)
@@ -152,7 +153,9 @@ class TrainerService:
             run.groups_per_batch,
             trainer.redis_patience_seconds,
         )
-        self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer.push, self._metrics, lease.incarnation)
+        self._publisher = WeightPublisher(
+            ReplicaRegistry(redis, keys), trainer.push, self._metrics, lease.incarnation, run.use_proxy
+        )
         self._learner = start.learner
         self._store = start.store
         self._commits = Commits(

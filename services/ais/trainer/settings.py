@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import RedisSettings, RunSettings, Section
 from ais_core.settings import CorrectionSettings
@@ -181,7 +182,7 @@ class TrainerSettings(Section):
     checkpoints: CheckpointSettings = CheckpointSettings()
     probe: ProbeSettings = ProbeSettings()
     push: PushSettings = PushSettings()
-    http_host: str = "127.0.0.1"
+    http_host: Host = "127.0.0.1"
     """Address to listen on."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
