@@ -41,6 +41,7 @@ from ais.trainer.policy.policy import Policy
 from ais.trainer.ranks.ranks import join
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.record import StepRecord
+from ais.trainer.samples import SampleLog, decoder
 from ais.trainer.settings import Settings
 from ais.trainer.start import Start, start_of
 from ais.trainer.weights.publisher import WeightPublisher
@@ -170,6 +171,7 @@ class TrainerService:
             trainer.redis_patience_seconds,
         )
         self._lease = lease
+        self._samples = SampleLog(run.path, decoder(run.model), trainer.samples_per_step)
         self._clock = PhaseClock()
         self._trained: asyncio.Queue[_Trained] = asyncio.Queue()
         self._snapshot = start.snapshot
@@ -246,6 +248,7 @@ class TrainerService:
             depth = await self._persist(self._queue.depth)
             line = step.record(depth, self._publisher.live_replicas)
             record.append(self._run.path, line)
+            self._samples.append(line.step, [item.group for item in step.batch])
             self._metrics.record(line, step.outcome.staleness)
             self._trained.task_done()
 

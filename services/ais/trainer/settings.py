@@ -186,6 +186,9 @@ class TrainerSettings(Section):
     """Address to listen on."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
+    samples_per_step: int = Field(default=4, ge=0, le=64)
+    """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
+    8 MB of them."""
     redis_patience_seconds: float = Field(default=300.0, ge=0.0)
     """How long a Redis that went away in mid-run is waited for."""
 
