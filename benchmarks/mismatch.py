@@ -39,7 +39,8 @@ from ais.contracts.trajectory import TrajectoryBounds
 from ais.launcher.evaluation import serving_replica
 from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.server import provide_redis
-from ais.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE, UnavailableError
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load, to_toml
 from ais.trainer.policy.microbatch import Sample, cut

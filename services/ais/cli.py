@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ais import deadletter
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.settings import SettingsError
 
 if TYPE_CHECKING:
     from ais.launcher.directory.run_directory import RunDirectory
     from ais.settings import Settings
-
-EXIT_SETTINGS = 2
-EXIT_UNAVAILABLE = 3
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+
 if TYPE_CHECKING:
     from ais.contracts.dead_letters import DeadLetter, DeadLetters
     from ais.settings import Settings
 
-EXIT_REFUSED = 1
-EXIT_USAGE = 2
-EXIT_UNAVAILABLE = 3
 CONNECT_SECONDS = 3.0
 """A person waits for the answer."""
 HEAD_BYTES = 64
@@ -118,7 +117,7 @@ def requeue(
         ais deadletter requeue --all --run demo
     """
     if bool(letter_ids) == everything:
-        _fail("name the letters to put back, or say --all", EXIT_USAGE)
+        _fail("name the letters to put back, or say --all", EXIT_SETTINGS)
     for letter_id in letter_ids or ():
         _check_id(letter_id)
 
@@ -130,7 +129,7 @@ def requeue(
             print(f"{letter_id}: {_OUTCOMES[outcome.value]}")
             outcomes[outcome.value == "requeued"] += 1
         print(f"{outcomes[True]} put back, {outcomes[False]} left")
-        return EXIT_REFUSED if letter_ids and outcomes[False] else 0
+        return EXIT_FAILED if letter_ids and outcomes[False] else 0
 
     _with_letters(run, config, overrides, main)
 
@@ -258,12 +257,12 @@ async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
 
 def _check_id(letter_id: str) -> None:
     if not re.fullmatch(r"\d+-\d+", letter_id):
-        _fail(f"{letter_id!r} is not the id of a dead letter; `ais deadletter list` shows them", EXIT_USAGE)
+        _fail(f"{letter_id!r} is not the id of a dead letter; `ais deadletter list` shows them", EXIT_SETTINGS)
 
 
 def _unknown(letter_id: str) -> int:
     print(f"ais: {letter_id}: {_OUTCOMES['unknown']}", file=sys.stderr)
-    return EXIT_REFUSED
+    return EXIT_FAILED
 
 
 def _fail(message: str, code: int) -> NoReturn:

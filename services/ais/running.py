@@ -25,11 +25,10 @@ from ais.launcher.report import write_report
 from ais.launcher.report.results import read_results
 from ais.launcher.report.summary import print_summary
 from ais.launcher.run import Plan, run, score_model
-from ais.runtime.process import EXIT_UNAVAILABLE, UnavailableError
+from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError
 from ais.runtime.redis import RedisUnreachableError
 from ais.settings import Settings, to_toml
-
-EXIT_FAILED = 1
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
 """What goes on beside training, given the run's display."""

@@ -13,12 +13,14 @@ from redis.asyncio import Redis
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ais.collector.collector import Collector
+from ais.collector.exercise import Exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.settings import CollectorSettings, PromptSettings, TaskSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
+from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
@@ -151,12 +153,9 @@ class Stage:
         collector = Collector(
             self.run,
             settings,
-            open_task(settings.task, 0, Split.TRAIN),
-            open_verifier(settings.task),
-            tokenizer(),
-            self.queue,
+            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), open_verifier(settings.task)),
+            TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
             self.registry,
-            TrainerEvents(self.redis, self.keys),
             CollectorMetrics(self.metrics),
         )
         stop = asyncio.Event()

@@ -2,59 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
-from ais.collector.collector import Collector
-from ais.collector.metrics import CollectorMetrics
-from ais.collector.prompts.prompts import Split, TaskError
-from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.service import collect
 from ais.collector.settings import CollectorProcessSettings
-from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
-from ais.contracts.events import TrainerEvents
-from ais.contracts.keys import Keys
-from ais.contracts.queue import TrajectoryQueue
-from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.http import application, serve
-from ais.runtime.metrics import service_registry
-from ais.runtime.patience import persist
-from ais.runtime.process import UnavailableError, run_service
-from ais.runtime.redis import connect
-
-logger = logging.getLogger(__name__)
-
-
-async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
-    """The whole life of a collector process."""
-    try:
-        task = open_task(settings.collector.task, settings.run.seed, Split.TRAIN)
-        verifier = open_verifier(settings.collector.task)
-    except TaskError as error:
-        raise UnavailableError(str(error)) from error
-    tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
-    redis = await connect(settings.redis)
-    keys = Keys(settings.run.name)
-    registry = service_registry("collector")
-    queue = TrajectoryQueue(redis, keys)
-    await persist(queue.prepare, settings.redis.connect_timeout_seconds)
-    collector = Collector(
-        settings.run,
-        settings.collector,
-        task,
-        verifier,
-        tokenizer,
-        queue,
-        ReplicaRegistry(redis, keys),
-        TrainerEvents(redis, keys),
-        CollectorMetrics(registry),
-    )
-    app = application("AIS collector", registry, collector.not_ready)
-    async with serve(app, settings.collector.http_host, settings.collector.http_port) as port:
-        logger.info("metrics at http://%s:%d/metrics", settings.collector.http_host, port)
-        await collector.run(stop)
-    await redis.aclose()
-
+from ais.runtime.process import run_service
 
 if __name__ == "__main__":
     run_service("collector", CollectorProcessSettings, collect, __doc__ or "")

@@ -23,18 +23,19 @@ from pathlib import Path
 import grpc
 import httpx
 
+from ais.collector.exercise import Exercise
 from ais.collector.generation import GenerationClient, GenerationError
-from ais.collector.prompts.prompts import Split, TaskError, TaskSource
-from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
+from ais.collector.prompts.prompts import Split
+from ais.collector.service import open_exercise
 from ais.collector.settings import CollectorProcessSettings
-from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import Verifier, open_verifier
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import UploadError, these, upload_client, upload_with_retries
-from ais.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE, UnavailableError
+from ais.runtime.channel import open_channel
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError, read_tree, validate
 
 CALL_SECONDS = 300.0
@@ -68,30 +69,28 @@ class Replica:
 
 
 async def score(
-    replica: Replica, task: TaskSource, verifier: Verifier, tokenizer: PolicyTokenizer,
-    settings: CollectorProcessSettings, prompts: int, step: int,
-) -> Score:  # fmt: skip
+    replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
+) -> Score:
     """One response to each of the first `prompts` held-out prompts, under the policy the replica serves now."""
-    async with grpc.aio.insecure_channel(replica.grpc_address) as channel:
+    async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
-    client = GenerationClient(replica.grpc_address)
+    client = GenerationClient(replica.grpc_address, settings.run.use_proxy)
     room = asyncio.Semaphore(max(1, int(description.slots * settings.collector.queue_factor)))
 
     async def reward(ordinal: int) -> float:
-        prompt = task.prompt(ordinal)
+        prompt, token_ids = exercise.ask(ordinal)
         sampling = settings.collector.sampling.model_copy(update={"seed": settings.run.seed + ordinal})
         async with room:
             trajectories = await client.generate(
                 f"evaluation-{step}-{ordinal}",
-                tokenizer.encode_prompt(prompt.text),
+                token_ids,
                 1,
                 sampling,
                 TrajectoryBounds(vocab_size=description.vocab_size),
                 CALL_SECONDS,
             )
-        text = tokenizer.decode_response(trajectories[0].token_ids.tolist())
-        return verifier(text, prompt, trajectories[0].finish_reason)
+        return exercise.rewards(prompt, trajectories)[0]
 
     try:
         rewards = await asyncio.gather(*(reward(ordinal) for ordinal in range(prompts)))
@@ -114,27 +113,25 @@ def weights_of(checkpoint: Path) -> list[Path]:
     raise UnavailableError(f"{checkpoint} has no model.safetensors, nor shards of one")
 
 
-async def push(replica: Replica, checkpoint: Path, version: int) -> None:
+async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool) -> None:
     """Makes the replica serve a checkpoint. Raises UnavailableError with the replica's reason."""
     files = weights_of(checkpoint)
     try:
-        async with upload_client(CALL_SECONDS) as client:
+        async with upload_client(CALL_SECONDS, use_proxy) as client:
             await upload_with_retries(client, replica.http_url, full_offer(version, files), these(files))
     except UploadError as error:
         raise UnavailableError(f"the replica does not serve the weights of {checkpoint}: {error}") from error
 
 
 async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:
-    task = open_task(settings.collector.task, settings.run.seed, Split.HELD_OUT)
-    verifier = open_verifier(settings.collector.task)
-    tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
+    exercise = open_exercise(settings, Split.HELD_OUT)
     with arguments.output.open("a") as output:
         for checkpoint in arguments.checkpoints or [None]:
             step = 0
             if checkpoint is not None:
                 step = step_of(checkpoint)
-                await push(arguments.replica, checkpoint, step)
-            result = await score(arguments.replica, task, verifier, tokenizer, settings, arguments.prompts, step)
+                await push(arguments.replica, checkpoint, step, settings.run.use_proxy)
+            result = await score(arguments.replica, exercise, settings, arguments.prompts, step)
             output.write(json.dumps(asdict(result)) + "\n")
             output.flush()
 
@@ -165,7 +162,7 @@ def main() -> None:
         sys.exit(EXIT_SETTINGS)
     try:
         asyncio.run(evaluate(arguments, settings))
-    except (UnavailableError, TaskError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
+    except (UnavailableError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
         print(f"evaluation failed: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
@@ -14,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
 from ais.contracts.handing_back import HANDED_BACK
+from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import MalformedRecordError, Trajectory, decode_token_ids, encode_trajectory
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
@@ -28,6 +30,7 @@ from ais.rollout.engine import (
     InvalidRequestError,
 )
 from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.addresses import authority
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
@@ -52,12 +55,21 @@ _OPTIONS = [
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
 
 
+@dataclass(frozen=True)
+class ReplicaIdentity:
+    """What a replica is for as long as it lives, whichever weights it serves."""
+
+    replica_id: str
+    run_name: str
+    model: ModelIdentity
+
+
 class GenerationService(rollout_pb2_grpc.RolloutServicer):
     """Implements `ais.v1.Rollout`."""
 
-    def __init__(self, engine: Engine, replica_id: str, metrics: RolloutMetrics) -> None:
+    def __init__(self, engine: Engine, identity: ReplicaIdentity, metrics: RolloutMetrics) -> None:
         self._engine = engine
-        self._replica_id = replica_id
+        self._identity = identity
         self._metrics = metrics
 
     async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
@@ -95,7 +107,10 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
     ) -> rollout_pb2.DescribeResponse:
         description, load = self._engine.describe(), self._engine.load()
         return rollout_pb2.DescribeResponse(
-            replica_id=self._replica_id,
+            replica_id=self._identity.replica_id,
+            run_name=self._identity.run_name,
+            model_digest=self._identity.model.model_digest,
+            tokenizer_digest=self._identity.model.tokenizer_digest,
             engine=description.engine,
             engine_version=description.engine_version,
             precision=description.precision.to_proto(),
@@ -122,7 +137,7 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         await context.abort(status, message, metadata)
 
     def _encoded(self, request: GenerationRequest, completion: Completion) -> object:
-        return encode_trajectory(_trajectory(request, completion, self._engine.describe(), self._replica_id))
+        return encode_trajectory(_trajectory(request, completion, self._engine.describe(), self._identity.replica_id))
 
 
 def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> GenerationRequest:
@@ -180,10 +195,11 @@ async def serve_generation(service: GenerationService, host: str, port: int) -> 
     rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = authority(host, port)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"the generation API cannot listen on {host}:{port}: {error}") from error
+        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
     await server.start()
     for name in ("", SERVICE_NAME):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -13,16 +13,18 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from ais.contracts.keys import Keys
+from ais.contracts.model_identity import identify_model
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
-from ais.rollout.generation_api import GenerationService, serve_generation
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.staging import staging_directory
+from ais.runtime.addresses import authority
 from ais.runtime.http import serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.process import UnavailableError
@@ -39,6 +41,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     metrics = RolloutMetrics(registry)
     redis = await connect(settings.redis)
     engine = await open_engine(settings.run.model, rollout, metrics, registry)
+    model = await asyncio.to_thread(identify_model, settings.run.model)
     metrics.watch(engine)
     failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
     engine.on_failure(failure.set_result)
@@ -55,7 +58,14 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
 
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
-        intake = WeightIntake(engine, staging, metrics, applied=registration.changed, threads=rollout.unpack_threads)
+        intake = WeightIntake(
+            engine,
+            staging,
+            metrics,
+            applied=registration.changed,
+            threads=rollout.unpack_threads,
+            use_proxy=settings.run.use_proxy,
+        )
         stack.push_async_callback(intake.close)
 
         def not_ready() -> str | None:
@@ -63,7 +73,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
                 return str(failure.result())
             return "draining" if draining.is_set() else registration.failure
 
-        service = GenerationService(engine, replica_id, metrics)
+        service = GenerationService(engine, ReplicaIdentity(replica_id, settings.run.name, model), metrics)
         generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port))
         app = control_application(registry, not_ready, intake)
         http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port))
@@ -72,8 +82,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             "serving",
             extra={
                 "replica": replica_id,
-                "grpc": f"{rollout.host}:{generation.port}",
-                "http": f"{rollout.host}:{http_port}",
+                "grpc": authority(rollout.host, generation.port),
+                "http": authority(rollout.host, http_port),
                 "precision": str(rollout.precision),
             },
         )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from ais.contracts.sampling import Precision
+from ais.runtime.addresses import Host, reachable_host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import RedisSettings, RunSettings, Section
-
-WILDCARD_HOSTS = ("0.0.0.0", "::", "")
 
 
 class VllmSettings(Section):
@@ -77,10 +75,11 @@ class RolloutSettings(Section):
     """What only the vLLM engine has."""
     replay: ReplaySettings = ReplaySettings()
     """What only the replay engine has."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address the generation API (gRPC) and the control API (HTTP) listen on."""
-    advertised_host: str = ""
-    """Name or address others reach this replica by. Empty: `host`, or this machine's name where `host` is 0.0.0.0."""
+    advertised_host: Host = ""
+    """Name or address that other services reach this replica by. Empty: `host`, or this machine's name where `host` is
+    0.0.0.0 or ::."""
     grpc_port: int = Field(default=0, ge=0, le=65535)
     """Port of the generation API; 0 takes a free one and registers it."""
     http_port: int = Field(default=0, ge=0, le=65535)
@@ -97,9 +96,8 @@ class RolloutSettings(Section):
 
     @property
     def reachable_host(self) -> str:
-        if self.advertised_host:
-            return self.advertised_host
-        return socket.gethostname() if self.host in WILDCARD_HOSTS else self.host
+        """What other services reach this replica by."""
+        return self.advertised_host or reachable_host(self.host)
 
 
 class RolloutProcessSettings(Section):

@@ -1,4 +1,8 @@
-"""Logging of every service: one line a record, to standard error, UTC, with the service's name."""
+"""Logging of every service: one line a record, to standard error, UTC, with the service's name.
+
+Control characters in a message or a field are escaped and both are cut at a length, because a peer's words may stand in
+them. Only a traceback has several lines.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,12 @@ import time
 from typing import Literal
 
 from ais.runtime.settings import Section
+from ais.runtime.text import escaped, printable
+
+LONGEST_MESSAGE = 4_000
+"""Characters of one message."""
+LONGEST_FIELD = 1_000
+"""Characters of one extra field."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "vllm_process_name"}
 """What is no extra field of ours. (vLLM puts its name of the process on every record, whoever logs.)"""
@@ -31,14 +41,21 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        message = record.getMessage()
+        message = printable(record.getMessage(), LONGEST_MESSAGE)
         if record.exc_info:
-            message += "\n" + self.formatException(record.exc_info)
+            message += "\n" + escaped(self.formatException(record.exc_info), keep="\n")
         if self._as_json:
-            fields = {"time": when, "level": record.levelname, "service": self._service, "message": message, **extra}
-            return json.dumps(fields, default=str)
-        pairs = "".join(f" {key}={value}" for key, value in extra.items())
+            fields = {"time": when, "level": record.levelname, "service": self._service, "message": message}
+            return json.dumps(fields | {key: _bounded(value) for key, value in extra.items()}, default=str)
+        pairs = "".join(f" {key}={printable(str(value), LONGEST_FIELD)}" for key, value in extra.items())
         return f"{when} {record.levelname:7} {self._service}: {message}{pairs}"
+
+
+def _bounded(value: object) -> object:
+    """`value` itself where its JSON is short; JSON escapes control characters by itself."""
+    if isinstance(value, str):
+        return printable(value, LONGEST_FIELD)
+    return value if len(text := json.dumps(value, default=str)) <= LONGEST_FIELD else printable(text, LONGEST_FIELD)
 
 
 def configure_logging(service: str, settings: LoggingSettings) -> None:

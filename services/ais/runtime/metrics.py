@@ -7,13 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from ais.runtime.patience import RETRIES
+from ais.runtime.strays import STRAYS
 
 
 def service_registry(service: str) -> CollectorRegistry:
-    """A registry that already tells the process's resources, what software runs, and how often Redis was away."""
+    """A registry with what every service measures: its resources and release, retries of Redis, records it skipped."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(RETRIES)
+    registry.register(STRAYS)
     try:
         release = version("ais-rl")
     except PackageNotFoundError:

@@ -1,8 +1,4 @@
-"""How a service's process begins and ends: settings, logging, signals, exit codes.
-
-Exit codes: 0 done or stopped by a signal as asked; 2 the settings are wrong; 3 something the service needs is not
-there (Redis, a model directory); 4 another process of the same service does not answer; 1 anything else.
-"""
+"""How a service's process begins and ends: settings, logging, signals, and the exit codes of `ais.runtime.exits`."""
 
 from __future__ import annotations
 
@@ -18,13 +14,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.logging import LoggingSettings, configure_logging
 from ais.runtime.redis import RedisUnreachableError
 from ais.runtime.settings import SettingsError, read_tree, validate
-
-EXIT_SETTINGS = 2
-EXIT_UNAVAILABLE = 3
-EXIT_RANK_LOST = 4
 
 PR_SET_PDEATHSIG = 1
 
@@ -83,7 +76,7 @@ def run_service(
         sys.exit(EXIT_UNAVAILABLE)
     except Exception:
         logger.exception("stopped by an error that nothing handled")
-        sys.exit(1)
+        sys.exit(EXIT_FAILED)
 
 
 async def _until_stopped(settings: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import RedisSettings, RunSettings, Section
 from ais_core.settings import CorrectionSettings
@@ -81,6 +82,10 @@ class TrainerSettings(Section):
     keep_every_steps: int = Field(default=0, ge=0)
     """Checkpoints at multiples of this many steps stay for good; 0: none."""
 
+    samples_per_step: int = Field(default=4, ge=0, le=64)
+    """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
+    8 MB of them."""
+
     # The probe: log-probs sent with each version, which a replica must reproduce before it serves it.
     probe_sequences: int = Field(default=4, ge=0, le=16)
     """Trajectories of the first batch that every version is scored on; 0 sends none."""
@@ -115,7 +120,7 @@ class TrainerSettings(Section):
     """How often the trainer looks for replicas that came or that serve an old version."""
 
     # The HTTP side: health and metrics.
-    http_host: str = "127.0.0.1"
+    http_host: Host = "127.0.0.1"
     """Address to listen on."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from ais.trainer import record
+from ais.trainer import record, samples
 from ais.trainer.history import ledger
 from ais.trainer.history.checkpoint import Checkpoint, CheckpointStore
 from ais.trainer.history.commits import commit_of
@@ -50,5 +50,6 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
         snapshot = Snapshot.adopt(manifest.version, checkpoint.weights, staging)
         logger.info("resumes", extra={"version": manifest.version, "checkpoint": str(checkpoint.path)})
     record.rewind(run.path, snapshot.version)
+    samples.rewind(run.path, snapshot.version)
     ledger.reconcile(run.path, commit_of(checkpoint.manifest) if checkpoint else None)
     return Start(learner, store, checkpoint, snapshot)

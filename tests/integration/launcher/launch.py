@@ -16,7 +16,7 @@ from ais.launcher.processes.processes import ProcessFailedError
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.run import Plan, run
 from ais.launcher.settings import LauncherSettings
-from ais.runtime.process import EXIT_SETTINGS
+from ais.runtime.exits import EXIT_SETTINGS
 from ais.runtime.settings import RedisSettings
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))

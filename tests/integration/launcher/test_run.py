@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
-from ais.runtime.process import EXIT_UNAVAILABLE
+from ais.runtime.exits import EXIT_UNAVAILABLE
 
 MARK = "AIS_TEST_MARK"
 """Environment variable by which a test finds every process that its launcher started."""

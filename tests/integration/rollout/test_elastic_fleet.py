@@ -15,12 +15,14 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from ais.collector.collector import Collector
+from ais.collector.exercise import Exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import open_tokenizer
 from ais.collector.settings import CollectorSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
+from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import Finished, TrainerEvents, VersionPublished
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
@@ -108,12 +110,13 @@ class Run:
         collector = Collector(
             self.settings,
             settings,
-            open_task(settings.task, 0, Split.TRAIN),
-            open_verifier(settings.task),
-            open_tokenizer(MODEL, settings.prompt),
-            queue,
+            Exercise(
+                open_task(settings.task, 0, Split.TRAIN),
+                open_tokenizer(MODEL, settings.prompt),
+                open_verifier(settings.task),
+            ),
+            TrainerChannel(queue, TrainerEvents(self.redis, self.keys)),
             ReplicaRegistry(self.redis, self.keys),
-            TrainerEvents(self.redis, self.keys),
             CollectorMetrics(self.metrics),
         )
         async with asyncio.TaskGroup() as tasks:

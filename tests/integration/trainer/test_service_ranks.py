@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from ais.contracts.events import Finished, VersionPublished
 from ais.contracts.keys import Keys
 from ais.contracts.weights.offer import digest_of
-from ais.runtime.process import EXIT_RANK_LOST
+from ais.runtime.exits import EXIT_RANK_LOST
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer

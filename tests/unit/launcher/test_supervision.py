@@ -17,7 +17,7 @@ from ais.launcher.processes.supervision import (
     Role,
     Supervision,
 )
-from ais.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 DEATHS_LIMIT = 5
 ROLES = {

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from torch.distributed import HashStore, PrefixStore
 
-from ais.runtime.process import EXIT_RANK_LOST
+from ais.runtime.exits import EXIT_RANK_LOST
 from ais.trainer.ranks.watchdog import Report, Sighting, Store, Watchdog, complaint
 
 OWN = Report(beat=9, entered=5, phase="backward of a microbatch")

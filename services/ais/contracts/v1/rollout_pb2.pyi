@@ -23,7 +23,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("replica_id", "engine", "engine_version", "precision", "model_type", "parameter_count", "vocab_size", "max_model_len", "policy_version", "policy_digest", "slots", "running_sequences", "waiting_sequences")
+    __slots__ = ("replica_id", "engine", "engine_version", "precision", "model_type", "parameter_count", "vocab_size", "max_model_len", "policy_version", "policy_digest", "slots", "running_sequences", "waiting_sequences", "model_digest", "tokenizer_digest", "run_name")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,9 @@ class DescribeResponse(_message.Message):
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     WAITING_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RUN_NAME_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     engine: str
     engine_version: str
@@ -50,4 +53,7 @@ class DescribeResponse(_message.Message):
     slots: int
     running_sequences: int
     waiting_sequences: int
-    def __init__(self, replica_id: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., precision: _Optional[_Union[_trajectory_pb2.Precision, _Mapping]] = ..., model_type: _Optional[str] = ..., parameter_count: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., policy_version: _Optional[int] = ..., policy_digest: _Optional[str] = ..., slots: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ...) -> None: ...
+    model_digest: str
+    tokenizer_digest: str
+    run_name: str
+    def __init__(self, replica_id: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., precision: _Optional[_Union[_trajectory_pb2.Precision, _Mapping]] = ..., model_type: _Optional[str] = ..., parameter_count: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., policy_version: _Optional[int] = ..., policy_digest: _Optional[str] = ..., slots: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., model_digest: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., run_name: _Optional[str] = ...) -> None: ...

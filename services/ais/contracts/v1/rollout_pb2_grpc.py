@@ -63,7 +63,9 @@ class RolloutServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """What this replica is and serves right now.
+        """What this replica is and serves right now. A caller compares it with what its own run needs before it sends work:
+        an answer that differs in `run_name`, the digests, `vocab_size`, `max_model_len` or `precision` is another run's
+        replica, or one that was started with other settings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from ais.runtime.files import replace_file
+
 SOFTWARE = ("ais-rl", "torch", "transformers", "vllm")
 """Packages whose versions a result depends on."""
 
@@ -34,9 +36,7 @@ class RunRecord(BaseModel):
 
     def write(self, path: Path) -> None:
         """Atomically: a reader sees the old record or the new one."""
-        part = path.with_suffix(".part")
-        part.write_text(self.model_dump_json(indent=2) + "\n")
-        part.replace(path)
+        replace_file(path, self.model_dump_json(indent=2) + "\n")
 
 
 def record_of(name: str) -> RunRecord:

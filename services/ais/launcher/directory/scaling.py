@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ais.runtime.files import replace_file
+
 
 def ask(file: Path, replicas: int) -> None:
     """Asks the launcher for `replicas`, now and whenever the run is resumed."""
-    aside = file.with_suffix(".new")
-    aside.write_text(f"{replicas}\n")
-    aside.replace(file)
+    replace_file(file, f"{replicas}\n")
 
 
 def asked(file: Path) -> int | None:

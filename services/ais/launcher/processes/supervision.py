@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ais.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 STABLE_SECONDS = 30.0
 """A process that lived this long was not dying at start."""

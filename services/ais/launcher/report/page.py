@@ -11,6 +11,7 @@ from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.report.plots import PLOTS, Plot, Rendered, render
 from ais.launcher.report.results import Results, Score, read_results
 from ais.launcher.report.summary import note, policy_name, rows, totals
+from ais.runtime.files import replace_file
 
 _STYLE = Path(__file__).with_name("style.css")
 
@@ -18,9 +19,7 @@ _STYLE = Path(__file__).with_name("style.css")
 def write_report(directory: RunDirectory) -> Path:
     """Writes a run's report. Returns where it lies."""
     results = read_results(directory)
-    part = directory.report.with_suffix(".part")
-    part.write_text(page(results))
-    part.replace(directory.report)
+    replace_file(directory.report, page(results))
     return directory.report
 
 

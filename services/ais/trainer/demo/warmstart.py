@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 
+from ais.runtime.exits import EXIT_SETTINGS
 from ais.trainer.demo.demo_model import EOS_ID, PAD_ID, demo_model, demo_tokenizer, save_tokenizer
 
 IGNORED = -100
@@ -135,7 +136,7 @@ def main() -> None:
             with arguments.demonstrations.open() as lines:
                 demonstrations = read_demonstrations(lines, tokenizer)
     except (DemonstrationError, OSError) as error:
-        parser.exit(2, f"warmstart: {error}\n")
+        parser.exit(EXIT_SETTINGS, f"warmstart: {error}\n")
     loss = warm_start(
         demonstrations,
         tokenizer,

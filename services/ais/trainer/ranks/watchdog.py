@@ -20,7 +20,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from ais.runtime.process import EXIT_RANK_LOST
+from ais.runtime.exits import EXIT_RANK_LOST
 
 TICK_SECONDS = 1.0
 """How often a rank reports and looks at the others."""
