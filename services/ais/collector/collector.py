@@ -50,7 +50,7 @@ class Collector:
         self._metrics = metrics
         self._admission = Admission(run.groups_per_batch, run.max_staleness, run.steps)
         self._changed = asyncio.Event()
-        self._fleet = Fleet(registry, settings.queue_factor, metrics, self._changed.set)
+        self._fleet = Fleet(registry, settings.queue_factor, metrics, self._changed.set, run.use_proxy)
         self._trainer = TrainerWatch(trainer, self._admission, run.groups_per_batch, metrics)
         self._attempts = Attempts()
         self._groups: set[asyncio.Task[None]] = set()

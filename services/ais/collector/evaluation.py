@@ -33,6 +33,7 @@ from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import UploadError, these, upload_client, upload_with_retries
+from ais.runtime.channel import open_channel
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
@@ -72,10 +73,10 @@ async def score(
     replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
 ) -> Score:
     """One response to each of the first `prompts` held-out prompts, under the policy the replica serves now."""
-    async with grpc.aio.insecure_channel(replica.grpc_address) as channel:
+    async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
-    client = GenerationClient(replica.grpc_address)
+    client = GenerationClient(replica.grpc_address, settings.run.use_proxy)
     room = asyncio.Semaphore(max(1, int(description.slots * settings.collector.queue_factor)))
 
     async def reward(ordinal: int) -> float:
@@ -113,11 +114,11 @@ def weights_of(checkpoint: Path) -> list[Path]:
     raise UnavailableError(f"{checkpoint} has no model.safetensors, nor shards of one")
 
 
-async def push(replica: Replica, checkpoint: Path, version: int) -> None:
+async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool) -> None:
     """Makes the replica serve a checkpoint. Raises UnavailableError with the replica's reason."""
     files = weights_of(checkpoint)
     try:
-        async with upload_client(CALL_SECONDS) as client:
+        async with upload_client(CALL_SECONDS, use_proxy) as client:
             await upload_with_retries(client, replica.http_url, full_offer(version, files), these(files))
     except UploadError as error:
         raise UnavailableError(f"the replica does not serve the weights of {checkpoint}: {error}") from error
@@ -130,7 +131,7 @@ async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSett
             step = 0
             if checkpoint is not None:
                 step = step_of(checkpoint)
-                await push(arguments.replica, checkpoint, step)
+                await push(arguments.replica, checkpoint, step, settings.run.use_proxy)
             result = await score(arguments.replica, exercise, settings, arguments.prompts, step)
             output.write(json.dumps(asdict(result)) + "\n")
             output.flush()

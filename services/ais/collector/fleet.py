@@ -32,11 +32,13 @@ class Fleet:
         queue_factor: float,
         metrics: CollectorMetrics,
         changed: Callable[[], None],
+        use_proxy: bool = False,
     ) -> None:
         """`changed` is called when the registry has been read: a group that waits may find a replica now."""
         self._registry = registry
         self._metrics = metrics
         self._changed = changed
+        self._use_proxy = use_proxy
         self._clients: dict[str, GenerationClient] = {}
         self._wanted = asyncio.Event()
         self._away = False
@@ -73,7 +75,7 @@ class Fleet:
     def client(self, replica: ReplicaRecord) -> GenerationClient:
         """The connection to a replica, opened at its first use."""
         if replica.replica_id not in self._clients:
-            self._clients[replica.replica_id] = GenerationClient(replica.grpc_address)
+            self._clients[replica.replica_id] = GenerationClient(replica.grpc_address, self._use_proxy)
         return self._clients[replica.replica_id]
 
     async def close(self) -> None:

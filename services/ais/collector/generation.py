@@ -17,6 +17,7 @@ from ais.contracts.trajectory import (
     decode_trajectory,
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.runtime.channel import open_channel
 
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
 """One trajectory of eight million tokens: anything larger is not a trajectory."""
@@ -50,8 +51,8 @@ class GenerationError(RuntimeError):
 class GenerationClient:
     """Calls to one replica, over one channel."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_channel_options())
+    def __init__(self, address: str, use_proxy: bool = False) -> None:
+        self._channel = open_channel(address, use_proxy, _channel_options())
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
         self.calls = 0
         """Calls under way."""

@@ -18,6 +18,7 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
+from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.patience import persist
@@ -45,7 +46,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     )
     app = application("AIS collector", registry, collector.not_ready)
     async with serve(app, settings.collector.http_host, settings.collector.http_port) as port:
-        logger.info("metrics at http://%s:%d/metrics", settings.collector.http_host, port)
+        logger.info("metrics at %s/metrics", http_url(settings.collector.http_host, port))
         await collector.run(stop)
     await redis.aclose()
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ais.contracts.sampling import SamplingParameters
+from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import (
     Count,
@@ -113,7 +114,7 @@ class CollectorSettings(Section):
     queue_factor: float = Field(default=1.5, ge=1.0, le=1000.0)
     """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
     waiting for us."""
-    http_host: str = "127.0.0.1"
+    http_host: Host = "127.0.0.1"
     """Address the metrics and health endpoints listen on."""
     http_port: Port = 0
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""

@@ -29,6 +29,9 @@ TOKEN_DTYPE = np.dtype("<i4")
 LOGPROB_DTYPE = np.dtype("<f4")
 _UNSIGNED_DTYPE = np.dtype("<u4")
 
+LONGEST_ANSWER = 1000
+"""Characters of a group's answer that are sent and accepted."""
+
 DISTINCT_KEPT = 256
 """Distinct sampling parameters and precisions whose wire form is remembered: each group has its own seed."""
 
@@ -100,6 +103,8 @@ class ScoredGroup:
     rewards: tuple[float, ...]
     task: str
     attempt: int
+    answer: str = ""
+    """What the verifier compared the responses with: for people, and cut on the wire to `LONGEST_ANSWER`."""
 
     @cached_property
     def oldest_version(self) -> int:
@@ -122,6 +127,7 @@ def encode_group(group: ScoredGroup) -> bytes:
         rewards=group.rewards,
         task=group.task,
         attempt=group.attempt,
+        answer=group.answer[:LONGEST_ANSWER],
     )
     for trajectory in group.trajectories:
         _fill(message.trajectories.add(), trajectory)
@@ -203,6 +209,8 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         _refuse(
             "rewards", f"expected one for each of {len(message.trajectories)} trajectories, got {len(message.rewards)}"
         )
+    if len(message.answer) > LONGEST_ANSWER:
+        _refuse("answer", f"expected up to {LONGEST_ANSWER} characters, got {len(message.answer)}")
     if not np.isfinite(np.array(message.rewards)).all():
         _refuse("rewards", "must be finite")
     trajectories = tuple(
@@ -223,6 +231,7 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         rewards=tuple(message.rewards),
         task=message.task,
         attempt=message.attempt,
+        answer=message.answer,
     )
 
 

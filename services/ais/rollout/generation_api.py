@@ -30,6 +30,7 @@ from ais.rollout.engine import (
     InvalidRequestError,
 )
 from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.addresses import authority
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
@@ -194,10 +195,11 @@ async def serve_generation(service: GenerationService, host: str, port: int) -> 
     rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = authority(host, port)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"the generation API cannot listen on {host}:{port}: {error}") from error
+        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
     await server.start()
     for name in ("", SERVICE_NAME):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -12,6 +12,7 @@ from ais.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS, ReplicaRec
 from ais.rollout.engine import Engine
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
+from ais.runtime.addresses import authority, http_url
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,8 @@ def replica_record(
     description, load = engine.describe(), engine.load()
     return ReplicaRecord(
         replica_id=replica_id,
-        grpc_address=f"{settings.reachable_host}:{grpc_port}",
-        http_url=f"http://{settings.reachable_host}:{http_port}",
+        grpc_address=authority(settings.reachable_host, grpc_port),
+        http_url=http_url(settings.reachable_host, http_port),
         engine=description.engine,
         precision=description.precision,
         model_type=description.model_type,

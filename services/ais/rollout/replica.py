@@ -24,6 +24,7 @@ from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.staging import staging_directory
+from ais.runtime.addresses import authority
 from ais.runtime.http import serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.process import UnavailableError
@@ -57,7 +58,14 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
 
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
-        intake = WeightIntake(engine, staging, metrics, applied=registration.changed, threads=rollout.unpack_threads)
+        intake = WeightIntake(
+            engine,
+            staging,
+            metrics,
+            applied=registration.changed,
+            threads=rollout.unpack_threads,
+            use_proxy=settings.run.use_proxy,
+        )
         stack.push_async_callback(intake.close)
 
         def not_ready() -> str | None:
@@ -74,8 +82,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             "serving",
             extra={
                 "replica": replica_id,
-                "grpc": f"{rollout.host}:{generation.port}",
-                "http": f"{rollout.host}:{http_port}",
+                "grpc": authority(rollout.host, generation.port),
+                "http": authority(rollout.host, http_port),
                 "precision": str(rollout.precision),
             },
         )

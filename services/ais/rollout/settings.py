@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from ais.contracts.sampling import Precision
+from ais.runtime.addresses import Host, reachable_host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import (
     MOST,
@@ -21,8 +21,6 @@ from ais.runtime.settings import (
     Section,
     Threads,
 )
-
-WILDCARD_HOSTS = ("0.0.0.0", "::", "")
 
 
 class VllmSettings(Section):
@@ -87,10 +85,11 @@ class RolloutSettings(Section):
     """What only the vLLM engine has."""
     replay: ReplaySettings = ReplaySettings()
     """What only the replay engine has."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address the generation API (gRPC) and the control API (HTTP) listen on."""
-    advertised_host: str = ""
-    """Name or address others reach this replica by. Empty: `host`, or this machine's name where `host` is 0.0.0.0."""
+    advertised_host: Host = ""
+    """Name or address that other services reach this replica by. Empty: `host`, or this machine's name where `host` is
+    0.0.0.0 or ::."""
     grpc_port: Port = 0
     """Port of the generation API; 0 takes a free one and registers it."""
     http_port: Port = 0
@@ -107,9 +106,8 @@ class RolloutSettings(Section):
 
     @property
     def reachable_host(self) -> str:
-        if self.advertised_host:
-            return self.advertised_host
-        return socket.gethostname() if self.host in WILDCARD_HOSTS else self.host
+        """What other services reach this replica by."""
+        return self.advertised_host or reachable_host(self.host)
 
 
 class RolloutProcessSettings(Section):

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -16,6 +15,8 @@ from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+
+from ais.runtime.addresses import listening_socket
 
 STOP_SECONDS = 3.0
 """Requests still running this long after a stop are cut."""
@@ -60,7 +61,7 @@ def _no_signals() -> Iterator[None]:
 @asynccontextmanager
 async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
     """Serves `app` while the context is open; gives the port (useful with port 0). Raises OSError if it is taken."""
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = listening_socket(host, port)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=int(STOP_SECONDS)
     )

@@ -64,6 +64,9 @@ class RunSettings(Section):
     """Versions a trajectory may be behind the policy it trains. 0 is on-policy: rollout and training alternate."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of the prompt order, of sampling and of the trainer."""
+    use_proxy: bool = False
+    """Whether services reach each other through the proxy that the environment names (http_proxy, grpc_proxy, ...),
+    except for the hosts in no_proxy. False: always directly."""
 
     @property
     def path(self) -> Path:

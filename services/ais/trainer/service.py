@@ -23,6 +23,7 @@ from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublis
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
+from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.patience import Result, persist
@@ -40,6 +41,7 @@ from ais.trainer.policy.policy import Policy
 from ais.trainer.ranks.ranks import join
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.record import StepRecord
+from ais.trainer.samples import SampleLog, decoder
 from ais.trainer.settings import Settings
 from ais.trainer.start import Start, start_of
 from ais.trainer.weights.publisher import WeightPublisher
@@ -71,7 +73,7 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
             take_lease(redis, settings.run, patience) as lease,
             serve(app, host, settings.trainer.http_port) as port,
         ):
-            logger.info("listening", extra={"url": f"http://{host}:{port}"})
+            logger.info("listening", extra={"url": http_url(host, port)})
             ranks = await asyncio.to_thread(join, settings.trainer)
             policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks)
             start = await start_of(settings, policy, ranks)
@@ -152,7 +154,9 @@ class TrainerService:
             run.groups_per_batch,
             trainer.redis_patience_seconds,
         )
-        self._publisher = WeightPublisher(ReplicaRegistry(redis, keys), trainer.push, self._metrics, lease.incarnation)
+        self._publisher = WeightPublisher(
+            ReplicaRegistry(redis, keys), trainer.push, self._metrics, lease.incarnation, run.use_proxy
+        )
         self._learner = start.learner
         self._store = start.store
         self._commits = Commits(
@@ -167,6 +171,7 @@ class TrainerService:
             trainer.redis_patience_seconds,
         )
         self._lease = lease
+        self._samples = SampleLog(run.path, decoder(run.model), trainer.samples_per_step)
         self._clock = PhaseClock()
         self._trained: asyncio.Queue[_Trained] = asyncio.Queue()
         self._snapshot = start.snapshot
@@ -243,6 +248,7 @@ class TrainerService:
             depth = await self._persist(self._queue.depth)
             line = step.record(depth, self._publisher.live_replicas)
             record.append(self._run.path, line)
+            self._samples.append(line.step, [item.group for item in step.batch])
             self._metrics.record(line, step.outcome.staleness)
             self._trained.task_done()
 

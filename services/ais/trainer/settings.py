@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import (
     MOST,
@@ -192,10 +193,13 @@ class TrainerSettings(Section):
     checkpoints: CheckpointSettings = CheckpointSettings()
     probe: ProbeSettings = ProbeSettings()
     push: PushSettings = PushSettings()
-    http_host: str = "127.0.0.1"
+    http_host: Host = "127.0.0.1"
     """Address to listen on."""
     http_port: Port = 0
     """Port to listen on; 0 takes a free one and logs it."""
+    samples_per_step: int = Field(default=4, ge=0, le=64)
+    """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
+    8 MB of them."""
     redis_patience_seconds: SecondsOrNone = 300.0
     """How long a Redis that went away in mid-run is waited for."""
 

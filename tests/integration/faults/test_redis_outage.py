@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
-from valkey_process import ValkeyProcess
 
 from ais.contracts.keys import Keys
 from ais.contracts.queue import Entry, TrajectoryQueue
@@ -21,6 +20,7 @@ from ais.runtime.patience import persist
 from ais.runtime.redis import connect, is_away
 from ais.runtime.settings import RedisSettings
 from ais.trainer.groups.reader import no_hidden_retries
+from tests.support.valkey_process import ValkeyProcess
 
 ENTRIES_LOADED = 1500
 PUBLISHER = Path(__file__).with_name("publisher_process.py")

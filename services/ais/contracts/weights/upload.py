@@ -58,11 +58,14 @@ class UploadRefusedError(UploadError):
         self.serving_version = refusal.serving_version if refusal else None
 
 
-def upload_client(deadline_seconds: float) -> httpx.AsyncClient:
-    """For any number of replicas. `deadline_seconds`: how long the answer to an offer may take, as it is applied."""
+def upload_client(deadline_seconds: float, use_proxy: bool = False) -> httpx.AsyncClient:
+    """A client for any number of replicas. An offer is answered once it is applied, within `deadline_seconds`.
+
+    A proxy that the environment names is used only with `use_proxy`.
+    """
     timeout = httpx.Timeout(deadline_seconds, connect=CONNECT_SECONDS, write=STALLED_SECONDS)
     limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=use_proxy)
 
 
 def these(files: Sequence[Path]) -> ShardFile:

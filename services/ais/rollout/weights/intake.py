@@ -38,16 +38,22 @@ class WeightIntake:
     """Receives versions, one applied at a time, for one engine."""
 
     def __init__(
-        self, engine: Engine, staging: Path, metrics: RolloutMetrics, applied: Callable[[], None], threads: int = 1
+        self,
+        engine: Engine,
+        staging: Path,
+        metrics: RolloutMetrics,
+        applied: Callable[[], None],
+        threads: int = 1,
+        use_proxy: bool = False,
     ) -> None:
         """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
-        new version serves; `threads` unpack deltas."""
+        new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on."""
         self._engine = engine
         self._staging = staging
         self._metrics = metrics
         self._applied = applied
         self._threads = threads
-        self._relay = Relay(metrics)
+        self._relay = Relay(metrics, use_proxy)
         self._relaying: dict[asyncio.Task[None], Transfer] = {}
         """What is passed on; its files stay until that is over."""
         self._offers = asyncio.Lock()

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 class Relay:
     """The uploads of one replica to those below it."""
 
-    def __init__(self, metrics: RolloutMetrics) -> None:
+    def __init__(self, metrics: RolloutMetrics, use_proxy: bool = False) -> None:
         self._metrics = metrics
-        self._client = upload_client(ANSWER_SECONDS)
+        self._client = upload_client(ANSWER_SECONDS, use_proxy)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def pass_on(self, offer: Offer, shard_file: ShardFile) -> asyncio.Task[None]:

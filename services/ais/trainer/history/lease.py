@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
+from ais.runtime.files import replace_file
 from ais.runtime.patience import persist
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
@@ -41,6 +42,9 @@ class _Owner:
     incarnation: int
     groups_per_batch: int
     """Ordinals and batches mean what they do by this number: it cannot change in mid-run."""
+
+
+_OWNER = TypeAdapter(_Owner)
 
 
 class Lease:
@@ -119,14 +123,13 @@ def _check(identity: str, run: RunSettings, owner: _Owner | None) -> None:
 
 def _read(directory: Path) -> _Owner | None:
     file = directory / OWNER_FILE
-    return _Owner(**json.loads(file.read_text())) if file.is_file() else None
+    try:
+        return _OWNER.validate_json(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise UnavailableError(
+            f"{file} is not what a trainer has written: {error}. Restore it, or start another run."
+        ) from error
 
 
 def _write(directory: Path, owner: _Owner) -> None:
-    """Atomically: a crash leaves the owner before or this one."""
-    part = directory / f".{OWNER_FILE}.writing"
-    with part.open("w") as file:
-        file.write(json.dumps(asdict(owner)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(directory / OWNER_FILE)
+    replace_file(directory / OWNER_FILE, json.dumps(asdict(owner)) + "\n")

@@ -86,7 +86,12 @@ class WeightPublisher:
     """Follows the registry of one run and uploads snapshots."""
 
     def __init__(
-        self, registry: ReplicaRegistry, settings: PushSettings, metrics: TrainerMetrics, incarnation: int = 0
+        self,
+        registry: ReplicaRegistry,
+        settings: PushSettings,
+        metrics: TrainerMetrics,
+        incarnation: int = 0,
+        use_proxy: bool = False,
     ) -> None:
         """`incarnation` is this start of the trainer's: replicas take no version from an earlier one any more."""
         self._registry = registry
@@ -101,7 +106,7 @@ class WeightPublisher:
         """Of the delta that is computed to the newest version."""
         self._wake = asyncio.Event()
         self._replicas: dict[str, _Replica] = {}
-        self._client = upload_client(settings.deadline_seconds)
+        self._client = upload_client(settings.deadline_seconds, use_proxy)
 
     @property
     def live_replicas(self) -> int:
