@@ -32,6 +32,7 @@ from ais.rollout.engine import (
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.runtime.addresses import authority
+from ais.runtime.process import UnavailableError
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
@@ -206,7 +207,7 @@ class GenerationServer:
 
 @asynccontextmanager
 async def serve_generation(service: GenerationService, host: str, port: int) -> AsyncIterator[GenerationServer]:
-    """Serves while the context is open. Raises OSError when the port is taken."""
+    """Serves while the context is open. Raises UnavailableError when the port is taken."""
     server = grpc.aio.server(options=[*_OPTIONS, *_keepalive()])
     checks = health.aio.HealthServicer()
     rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
@@ -216,7 +217,9 @@ async def serve_generation(service: GenerationService, host: str, port: int) -> 
     try:
         bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
+        raise UnavailableError(
+            f"cannot listen on {address} for gRPC: {error}. Set another port, or 0 for a free one"
+        ) from error
     await server.start()
     for name in ("", SERVICE_NAME):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
