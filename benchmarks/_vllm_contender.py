@@ -27,7 +27,8 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.rollout.engines.vllm_engine.opening import open_vllm
-from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
 from ais.contracts.handing_back import HANDED_BACK
@@ -30,27 +27,9 @@ from ais.rollout.engine import (
     InvalidRequestError,
 )
 from ais.rollout.metrics import RolloutMetrics
-from ais.runtime.addresses import authority
 
-SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
 """Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
-LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
-KEEPALIVE_SECONDS = 20.0
-"""A client from which nothing came for this long, while a call of its runs, is asked for a sign of life."""
-KEEPALIVE_ANSWER_SECONDS = 10.0
-"""Without an answer by then it has vanished: its calls are cancelled, and their slots are free again."""
-STOP_GRACE_SECONDS = 0.5
-"""Calls that still run after the engine has drained are cut after this."""
-
-_OPTIONS = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # a second replica on the same port is an error, not a silent sharing of calls
-    # Clients may ping as often as our own does; without this the server takes it for abuse and cuts the connection.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-]
 
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
 
@@ -173,46 +152,3 @@ def _trajectory(
         first_token_seconds=completion.first_token_seconds,
         total_seconds=completion.total_seconds,
     )
-
-
-class GenerationServer:
-    """The listening server: generation, health and reflection."""
-
-    def __init__(self, checks: health.aio.HealthServicer, port: int) -> None:
-        self._checks = checks
-        self.port = port
-
-    async def refuse_new_calls(self) -> None:
-        """Health turns to NOT_SERVING for good."""
-        await self._checks.enter_graceful_shutdown()
-
-
-@asynccontextmanager
-async def serve_generation(service: GenerationService, host: str, port: int) -> AsyncIterator[GenerationServer]:
-    """Serves while the context is open. Raises OSError when the port is taken."""
-    server = grpc.aio.server(options=[*_OPTIONS, *_keepalive()])
-    checks = health.aio.HealthServicer()
-    rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = authority(host, port)
-    try:
-        bound = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
-    await server.start()
-    for name in ("", SERVICE_NAME):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        yield GenerationServer(checks, bound)
-    finally:
-        await server.stop(STOP_GRACE_SECONDS)
-
-
-def _keepalive() -> list[tuple[str, int]]:
-    answer = round(KEEPALIVE_ANSWER_SECONDS * 1000)
-    return [
-        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
-        ("grpc.keepalive_timeout_ms", answer),
-        ("grpc.http2.ping_timeout_ms", answer),  # what really ends the connection
-    ]

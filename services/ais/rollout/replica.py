@@ -17,7 +17,8 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
-from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutProcessSettings, RolloutSettings

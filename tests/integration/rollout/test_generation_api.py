@@ -20,13 +20,8 @@ from ais.contracts.trajectory import TrajectoryBounds, decode_trajectory
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.rollout.engines.torch_engine.engine import TorchEngine
-from ais.rollout.generation_api import (
-    SERVICE_NAME,
-    GenerationServer,
-    GenerationService,
-    ReplicaIdentity,
-    serve_generation,
-)
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import SERVICE_NAME, GenerationServer, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from tests.support.tiny_models import VOCABULARY, Observer, until
 
