@@ -27,9 +27,14 @@ from ais.rollout.engine import (
     InvalidRequestError,
 )
 from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.text import printable
 
 RETRY_METADATA = "grpc-retry-pushback-ms"
 """Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
+LONGEST_GROUP_ID = 512
+"""Characters of a group's name."""
+LONGEST_INPUT = 100
+"""Characters of a wrong value that a refusal repeats."""
 
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
 
@@ -74,7 +79,7 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
             await self._refuse(context, status, "draining", str(error), (HANDED_BACK,))
         except EngineFailedError as error:
             status = grpc.StatusCode.UNAVAILABLE
-            await context.abort(status, str(error))
+            await context.abort(status, printable(str(error)))
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED
             raise
@@ -112,8 +117,8 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         message: str,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> NoReturn:
-        self._metrics.rejected_requests.labels(field).inc()
-        await context.abort(status, message, metadata)
+        self._metrics.count_refusal(field)
+        await context.abort(status, printable(message), metadata)
 
     def _encoded(self, request: GenerationRequest, completion: Completion) -> object:
         return encode_trajectory(_trajectory(request, completion, self._engine.describe(), self._identity.replica_id))
@@ -121,16 +126,19 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
 
 def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> GenerationRequest:
     """Raises InvalidRequestError or MalformedRecordError, both with the field that is wrong."""
-    if not message.group_id:
-        raise InvalidRequestError("group_id", "must not be empty")
+    name = message.group_id
+    if not (0 < len(name) <= LONGEST_GROUP_ID and name.isprintable()):
+        got = f"{len(name)}: {printable(name, LONGEST_INPUT)}"
+        raise InvalidRequestError("group_id", f"expected 1 to {LONGEST_GROUP_ID} printable characters, got {got}")
     prompt = decode_token_ids(message.prompt_token_ids, vocab_size, "prompt_token_ids")
     try:
         sampling = SamplingParameters.from_proto(message.sampling)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, ("sampling", *first["loc"])))
-        raise InvalidRequestError(field, f"{first['msg']}, got {first['input']!r}") from error
-    return GenerationRequest(message.group_id, tuple(prompt.tolist()), message.samples, sampling)
+        got = printable(repr(first["input"]), LONGEST_INPUT)
+        raise InvalidRequestError(field, f"{first['msg']}, got {got}") from error
+    return GenerationRequest(name, tuple(prompt.tolist()), message.samples, sampling)
 
 
 def _trajectory(

@@ -169,7 +169,12 @@ async def test_a_replica_cancels_the_calls_of_a_collector_that_vanished_silently
 
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
-            generation_server.serve_generation(Servicer(endless), "127.0.0.1", 0)  # type: ignore[arg-type]
+            generation_server.serve_generation(
+                Servicer(endless),  # type: ignore[arg-type]
+                "127.0.0.1",
+                0,
+                generation_server.ServerLimits(),
+            )
         )
         proxy = Proxy("127.0.0.1", server.port)
         client = GenerationClient(f"127.0.0.1:{await stack.enter_async_context(proxy.listen())}")
