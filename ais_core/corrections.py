@@ -30,17 +30,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ais_core import measuring
-from ais_core.diagnostics import Moments, describe, ladder_rows
+from ais_core.diagnostics import Moments, describe, ladder_rows, measuring
+from ais_core.diagnostics.histogram import BINS
+from ais_core.diagnostics.sums import DECISIVE, Sums, check
 from ais_core.errors import NonFiniteError, ShapeError, StateError
-from ais_core.histogram import BINS
 from ais_core.levels import WHOLE, Levels
 from ais_core.mixing import mix
 from ais_core.plan import Plan
 from ais_core.ratios import Chunk, SequenceBatch, exponential
 from ais_core.rejections import kept, masked_share, off_policy_sequences, offending, second_moment_threshold
 from ais_core.settings import WEIGHTED, CorrectionSettings, RejectionSettings
-from ais_core.sums import DECISIVE, Sums, check
 
 State = dict[str, Any]
 """What a correction remembers between batches: JSON-able, None before the first batch, and part of a checkpoint."""

@@ -47,10 +47,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ais_core.diagnostics import Moments, ladder_at, ladder_rows
+from ais_core.diagnostics.sums import Sums
 from ais_core.levels import RUNGS, WHOLE
 from ais_core.plan import MixingTerms
 from ais_core.settings import MixingSettings
-from ais_core.sums import Sums
 
 
 @dataclass(frozen=True, slots=True)

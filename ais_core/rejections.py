@@ -12,7 +12,7 @@ An offending token is one that the update would push further off-policy: A > 0 a
 import torch
 from torch import Tensor
 
-from ais_core.histogram import BINS, edge
+from ais_core.diagnostics.histogram import BINS, edge
 from ais_core.ratios import Chunk, exponential
 from ais_core.settings import RejectionSettings
 

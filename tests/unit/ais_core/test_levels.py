@@ -10,8 +10,8 @@ from torch import Tensor
 
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, RejectionSettings, SequenceBatch
+from ais_core.diagnostics.sums import Sums
 from ais_core.levels import RUNGS, WHOLE, Levels
-from ais_core.sums import Sums
 
 CAP = 2.0
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ais_core.histogram import BINS, largest, quantile
+from ais_core.diagnostics.histogram import BINS, largest, quantile
+from ais_core.diagnostics.sums import LAGS, Sums, check
+from ais_core.diagnostics.tail import tail_index
 from ais_core.settings import EXPONENT_LIMIT
-from ais_core.sums import LAGS, Sums, check
-from ais_core.tail import tail_index
 
 SMALLEST_WEIGHT = math.exp(-EXPONENT_LIMIT)
 """No raw weight is smaller: its exponent is clamped."""
@@ -90,8 +90,8 @@ class Diagnostics:
     sequence_ess_ratio: float
     """Of the raw sequence ratios."""
     sequence_tail_index: float
-    """Pareto k of the raw sequence ratios, see `ais_core.tail`. Above 0.7 importance weights at this level are
-    unreliable; NaN for fewer than 25 sequences."""
+    """Pareto k of the raw sequence ratios, see `ais_core.diagnostics.tail`. Above 0.7 importance weights at this level
+    are unreliable; NaN for fewer than 25 sequences."""
 
     weight_mean: float
     """Of the weights of the correction after truncation and rejection, over tokens, before mixing; M2PO's mask is left

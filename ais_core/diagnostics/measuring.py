@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from ais_core.histogram import BINS, CODES, codes, fold, magnitudes
+from ais_core.diagnostics.histogram import BINS, CODES, codes, fold, magnitudes
+from ais_core.diagnostics.sums import LAGS, Sums
 from ais_core.levels import RUNGS, Levels, Units
 from ais_core.ratios import Chunk, exponential
 from ais_core.rejections import offending
 from ais_core.settings import EXPONENT_LIMIT, WEIGHTED, CorrectionSettings
-from ais_core.sums import LAGS, Sums
 
 
 def add(

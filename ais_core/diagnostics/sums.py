@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ais_core.diagnostics.histogram import BINS
 from ais_core.errors import ShapeError
-from ais_core.histogram import BINS
 from ais_core.levels import RUNGS
 
 LAGS = 9
