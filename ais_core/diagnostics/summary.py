@@ -1,4 +1,4 @@
-"""How far apart the policy that sampled and the policy that trains are, from the sums of a batch.
+"""Measures how far the policy that sampled and the policy that trains are apart, from the sums of a batch.
 
 With r = proximal / behaviour on tokens sampled by behaviour, and w the product of r over a sequence:
 
@@ -9,8 +9,15 @@ With r = proximal / behaviour on tokens sampled by behaviour, and w the product 
     ESS ratio = (sum w)^2 / (N sum w^2) = 1 / (1 + CV^2)                                  Kong (1992)
     perplexity ratio = exp(k1)         perplexity of the samples under proximal / under behaviour
 
-At sequence level the same are taken of w, whose logarithm is that of a whole sequence: k1 is then in nats per sequence.
-N is the number of tokens (or sequences) that count, never of padded ones, so an ESS ratio lies in (0, 1].
+The sequence metrics apply the same formulas to w, so that k1 is then in nats per sequence. N counts the tokens (or
+sequences) that are there, never padding, so an ESS ratio lies in (0, 1].
+
+The ESS ratios and CVs of raw weights are bounds (`Moments.of_raw`): weights beyond the exponent limit are no evidence,
+and make a sample look worse, never better.
+
+verl's metrics of these names differ in two definitions. Its chi-square is mean(r^2) - 1: it has the same expectation,
+but a sample can make it negative. Its perplexity ratio is the mean over sequences of exp(k1 of the sequence); this one
+weighs all tokens alike.
 """
 
 import math
@@ -19,20 +26,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ais_core.diagnostics.histogram import BINS, largest, quantile
-from ais_core.diagnostics.sums import LAGS, Sums, check
+from ais_core.diagnostics.ladder import at, rungs
+from ais_core.diagnostics.moments import Moments
+from ais_core.diagnostics.sums import LAGS, MOMENTS, Sums, check
 from ais_core.diagnostics.tail import tail_index
-from ais_core.settings import EXPONENT_LIMIT
-
-SMALLEST_WEIGHT = math.exp(-EXPONENT_LIMIT)
-"""No raw weight is smaller: its exponent is clamped."""
 
 
 @dataclass(frozen=True, slots=True)
 class LagDiagnostics:
-    """The tokens of one version lag. Lag 0 isolates the rollout engine's own error from staleness."""
+    """The mismatch of the tokens of one version lag. Lag 0 isolates the rollout engine's own error from staleness."""
 
     lag: int
-    """Policy versions between sampling and training; the last one stands for itself and all beyond."""
+    """Policy versions between sampling and training; the last lag stands for itself and all beyond."""
     tokens: int
     mean_abs_log_ratio: float
     """Nats."""
@@ -60,7 +65,7 @@ class Diagnostics:
     median_abs_log_ratio: float
     p99_abs_log_ratio: float
     max_abs_log_ratio: float
-    """Read off the histogram: at most 25% above the true value."""
+    """Read off the histogram, which puts it at most 25% above the true value."""
     k1: float
     k2: float
     k3: float
@@ -70,7 +75,7 @@ class Diagnostics:
     token_cv: float
     """Coefficient of variation of the raw token ratios."""
     token_ess_ratio: float
-    """Of the raw token ratios."""
+    """Effective sample of the raw token ratios, as a share of the tokens."""
 
     sequence_mean_log_ratio: float
     sequence_log_ratio_sd: float
@@ -86,26 +91,34 @@ class Diagnostics:
     """Nats per sequence."""
     sequence_chi_square: float
     sequence_cv: float
-    """Of the raw sequence ratios."""
+    """Coefficient of variation of the raw sequence ratios."""
     sequence_ess_ratio: float
-    """Of the raw sequence ratios."""
+    """Effective sample of the raw sequence ratios, as a share of the sequences."""
+    sequence_limited_share: float
+    """Share of the sequences whose log-ratio lies beyond the exponent limit, where its ratio is no evidence."""
     sequence_tail_index: float
     """Pareto k of the raw sequence ratios, see `ais_core.diagnostics.tail`. Above 0.7 importance weights at this level
     are unreliable; NaN for fewer than 25 sequences."""
 
     weight_mean: float
-    """Of the weights of the correction after truncation and rejection, over tokens, before mixing; M2PO's mask is left
-    out, for it is decided on the whole batch."""
+    """Mean over tokens of the correction's weights after truncation and rejection, before mixing. M2PO's mask is left
+    out, because the whole batch decides it."""
     weight_cv: float
+    """Coefficient of variation of the same weights."""
     weight_ess_ratio: float
-    """The reliability diagnostic: ESS ratio of the truncated weights."""
+    """The reliability diagnostic: ESS ratio of the same weights."""
     raw_weight_cv: float
     """The amplification diagnostic: CV of the same weights with nothing truncated."""
+    effective_sequences: float
+    """How many sequences carry the batch under these raw weights: Kish's effective number, sequences weighed by their
+    tokens. At least 1."""
     truncated_share: float
     """Share of the tokens whose weight is at the cap."""
+    limited_share: float
+    """Share of the tokens whose raw weight lies beyond the exponent limit, where it is no evidence."""
 
     by_lag: tuple[LagDiagnostics, ...]
-    """Lags that occurred; empty when no version lag was given."""
+    """The lags that occurred; empty when no version lag was given."""
 
 
 def summarize(flat: Tensor, rung: float = 0.0) -> Diagnostics:
@@ -124,104 +137,66 @@ def summarize(flat: Tensor, rung: float = 0.0) -> Diagnostics:
 def describe(sums: Sums, rung: float) -> Diagnostics:
     """The diagnostics of sums, as `summarize` gives them."""
     sequences, empty, tokens, kept, non_finite = sums.values("batch")
-    log_ratio, absolute, square, excess, square_excess = sums.values("token")
-    s_log, s_absolute, s_square, s_excess, s_square_excess = sums.values("sequence")
-    row = ladder_at(ladder_rows(sums.values("ladder")), rung)
+    token, sequence = _Part(tokens, sums.values("token")), _Part(sequences, sums.values("sequence"))
+    weights = at(rungs(sums), rung)
+    weight = weights.moments(tokens) if tokens else Moments(math.nan, math.nan)
     magnitudes = _unsigned(sums.values("token_histogram"))
     s_histogram = sums.values("sequence_histogram")
     s_magnitudes = _unsigned(s_histogram)
-    token = Moments.of_excess(tokens, excess, square_excess)
-    sequence = Moments.of_excess(sequences, s_excess, s_square_excess)
-    raw = Moments.of_excess(tokens, row[0], row[1])
-    weight = Moments(_ratio(row[2], tokens), _ratio(row[3], tokens))
-    k1 = -_ratio(log_ratio, tokens)
     return Diagnostics(
         sequences=int(sequences),
         empty_sequences=int(empty),
         tokens=int(tokens),
         kept_share=_ratio(kept, tokens),
         non_finite_tokens=int(non_finite),
-        mean_abs_log_ratio=_ratio(absolute, tokens),
+        mean_abs_log_ratio=token.mean_abs,
         median_abs_log_ratio=quantile(magnitudes, 0.5),
         p99_abs_log_ratio=quantile(magnitudes, 0.99),
         max_abs_log_ratio=largest(magnitudes),
-        k1=k1,
-        k2=_ratio(square, tokens) / 2,
-        k3=max(_ratio(excess - log_ratio, tokens), 0.0) if tokens else math.nan,
-        chi_square=_ratio(square_excess, tokens),
-        perplexity_ratio=math.exp(min(k1, 700.0)) if tokens else math.nan,
-        token_cv=token.cv,
-        token_ess_ratio=token.ess_ratio,
-        sequence_mean_log_ratio=_ratio(s_log, sequences),
-        sequence_log_ratio_sd=math.sqrt(max(_ratio(s_square, sequences) - _ratio(s_log, sequences) ** 2, 0.0))
-        if sequences
-        else math.nan,
-        sequence_mean_abs_log_ratio=_ratio(s_absolute, sequences),
+        k1=token.k1,
+        k2=token.k2,
+        k3=token.k3,
+        chi_square=token.chi_square,
+        perplexity_ratio=math.exp(min(token.k1, 700.0)) if tokens else math.nan,
+        token_cv=token.raw.cv,
+        token_ess_ratio=token.raw.ess_ratio,
+        sequence_mean_log_ratio=-sequence.k1,
+        sequence_log_ratio_sd=Moments(sequence.k1, 2.0 * sequence.k2).variance ** 0.5 if sequences else math.nan,
+        sequence_mean_abs_log_ratio=sequence.mean_abs,
         sequence_median_abs_log_ratio=quantile(s_magnitudes, 0.5),
         sequence_p99_abs_log_ratio=quantile(s_magnitudes, 0.99),
         sequence_max_abs_log_ratio=largest(s_magnitudes),
-        sequence_k1=-_ratio(s_log, sequences),
-        sequence_k2=_ratio(s_square, sequences) / 2,
-        sequence_k3=max(_ratio(s_excess - s_log, sequences), 0.0) if sequences else math.nan,
-        sequence_chi_square=_ratio(s_square_excess, sequences),
-        sequence_cv=sequence.cv,
-        sequence_ess_ratio=sequence.ess_ratio,
+        sequence_k1=sequence.k1,
+        sequence_k2=sequence.k2,
+        sequence_k3=sequence.k3,
+        sequence_chi_square=sequence.chi_square,
+        sequence_cv=sequence.raw.cv,
+        sequence_ess_ratio=sequence.raw.ess_ratio,
+        sequence_limited_share=sequence.limited_share,
         sequence_tail_index=tail_index(s_histogram, sums.values("sequence_histogram_sum")),
         weight_mean=weight.mean,
         weight_cv=weight.cv,
         weight_ess_ratio=weight.ess_ratio,
-        raw_weight_cv=raw.cv,
-        truncated_share=_ratio(row[4], tokens),
+        raw_weight_cv=weights.raw_moments(tokens).cv,
+        effective_sequences=weights.effective_sequences if tokens else math.nan,
+        truncated_share=_ratio(weights.truncated, tokens),
+        limited_share=_ratio(weights.low + weights.high, tokens),
         by_lag=_by_lag(sums.values("lag")),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Mean and second moment of weights."""
+class _Part:
+    """The metrics of log-ratios, of tokens or of sequences, from their sums (`sums.MOMENTS`)."""
 
-    mean: float
-    square: float
-
-    @classmethod
-    def of_excess(cls, count: float, excess: float, square_excess: float) -> "Moments":
-        """From the sums of w - 1 and (w - 1)^2 of raw weights.
-
-        Where all weights are tiny, w - 1 has lost their digits: the mean is then at least the smallest weight there is,
-        and the second moment at least its square.
-        """
-        shift = _ratio(excess, count)
-        mean = max(1.0 + shift, SMALLEST_WEIGHT)
-        return cls(mean, max(_ratio(square_excess, count) + 2.0 * shift + 1.0, mean**2))
-
-    @property
-    def variance(self) -> float:
-        return max(self.square - self.mean**2, 0.0)
-
-    @property
-    def cv(self) -> float:
-        """Standard deviation by mean; NaN when every weight is 0."""
-        return math.sqrt(self.variance) / self.mean if self.mean > 0 else math.nan
-
-    @property
-    def ess_ratio(self) -> float:
-        """Effective sample size by sample size, in (0, 1]; 0 when every weight is 0."""
-        if math.isnan(self.square):
-            return math.nan
-        return min(self.mean**2 / self.square, 1.0) if self.square > 0 else 0.0
-
-
-def ladder_rows(values: list[float]) -> list[list[float]]:
-    """The ladder by rung: sums of excess, square_excess, weight, square_weight, truncated."""
-    return [values[start : start + 5] for start in range(0, len(values), 5)]
-
-
-def ladder_at(rows: list[list[float]], rung: float) -> list[float]:
-    """The sums at a real-valued rung. Those of a mixture of two rungs' weights are exact but for the squares, which are
-    bounded from above (convexity), so that the effective sample is never overstated."""
-    lower = int(rung)
-    upper = rows[min(lower + 1, len(rows) - 1)]
-    return [low + (rung - lower) * (high - low) for low, high in zip(rows[lower], upper, strict=True)]
+    def __init__(self, count: float, values: list[float]) -> None:
+        log_ratio, absolute, square, excess, square_excess, raw, square_raw, low, high = values
+        self.k1 = -_ratio(log_ratio, count)
+        self.k2 = _ratio(square, count) / 2
+        self.k3 = max(_ratio(excess - log_ratio, count), 0.0) if count else math.nan
+        self.mean_abs = _ratio(absolute, count)
+        self.chi_square = _ratio(square_excess, count)
+        self.raw = Moments.of_raw(count, raw, square_raw, high)
+        self.limited_share = _ratio(low + high, count)
 
 
 def _ratio(total: float, count: float) -> float:
@@ -234,18 +209,19 @@ def _unsigned(histogram: list[float]) -> list[float]:
 
 
 def _by_lag(values: list[float]) -> tuple[LagDiagnostics, ...]:
-    by_lag = []
+    by_lag, width = [], 1 + len(MOMENTS)
     for lag in range(LAGS):
-        tokens, log_ratio, absolute, _, excess, square_excess = values[lag * 6 : lag * 6 + 6]
+        tokens, *moments = values[lag * width : (lag + 1) * width]
         if tokens > 0:
+            part = _Part(tokens, moments)
             by_lag.append(
                 LagDiagnostics(
                     lag=lag,
                     tokens=int(tokens),
-                    mean_abs_log_ratio=absolute / tokens,
-                    k1=-log_ratio / tokens,
-                    k3=max((excess - log_ratio) / tokens, 0.0),
-                    ess_ratio=Moments.of_excess(tokens, excess, square_excess).ess_ratio,
+                    mean_abs_log_ratio=part.mean_abs,
+                    k1=part.k1,
+                    k3=part.k3,
+                    ess_ratio=part.raw.ess_ratio,
                 )
             )
     return tuple(by_lag)

@@ -1,37 +1,45 @@
-"""The sufficient statistics of a batch: one flat float64 tensor that adds.
+"""The sufficient statistics of a batch: one flat float64 tensor whose values add.
 
-Everything this library decides or reports about a batch is a function of this tensor, so adding the tensors of
-microbatches and all-reducing over ranks gives the same decision as one big batch.
+Everything the library decides or reports about a batch is a function of this tensor. Adding the tensors of microbatches
+and all-reducing over ranks therefore gives the same decision as one big batch.
 """
 
-import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ais_core.diagnostics.histogram import BINS
+from ais_core.diagnostics.histogram import BINS, FINE_BINS, LOG_BINS
 from ais_core.errors import ShapeError
 from ais_core.levels import RUNGS
 
 LAGS = 9
 """Version lags told apart: 0, 1, ... 7, and 8 or more."""
 
+RAW = ("raw", "square_raw", "low", "high")
+"""Sums over raw weights within the exponent limit and over their squares, and how many weights lie below and above it.
+`Moments.of_raw` says what they are evidence of."""
+
+MOMENTS = ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess", *RAW)
+
+LADDER = (*RAW, "sequence_square_raw", "weight", "square_weight", "truncated")
+"""What one rung sums over tokens. `sequence_square_raw` multiplies each square by the length of its sequence."""
+
 _SECTIONS = {
     "batch": ("sequences", "empty_sequences", "tokens", "kept_tokens", "non_finite_tokens"),
-    "token": ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
-    "sequence": ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
-    "ladder": RUNGS * ("excess", "square_excess", "weight", "square_weight", "truncated"),
-    "offending": BINS * ("count",) + BINS * ("square_log_ratio",),
+    "token": MOMENTS,
+    "sequence": MOMENTS,
+    "ladder": RUNGS * LADDER,
+    "log_weight": RUNGS * LOG_BINS * ("tokens",),
+    "offending": FINE_BINS * ("count",) + FINE_BINS * ("square_log_ratio",),
     "token_histogram": 2 * BINS * ("count",),
     "sequence_histogram": 2 * BINS * ("count",),
     "sequence_histogram_sum": 2 * BINS * ("log_ratio",),
-    "lag": LAGS * ("tokens", "log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess"),
+    "lag": LAGS * ("tokens", *MOMENTS),
 }
-"""What is summed, in order. `excess` is ratio - 1 of the raw ratio, which keeps small mismatches exact where the ratio
-itself would lose them to rounding. The ladder has one row per rung, weighted by tokens, and for a fixed level one
-row."""
+"""What is summed, in order. `excess` is ratio - 1 of the raw ratio: it keeps small mismatches exact where the ratio
+itself would lose them to rounding. The ladder, and the histogram of logarithms of truncated weights, have a row for
+each rung; a fixed level uses the first row."""
 
 
 def _places() -> dict[str, slice]:
@@ -45,19 +53,18 @@ def _places() -> dict[str, slice]:
 PLACES = _places()
 SIZE = PLACES["lag"].stop
 DECISIVE = PLACES["ladder"].stop
-"""Sums before this index are all that a mixing coefficient needs, and all that a state keeps."""
+"""A mixing coefficient needs only the sums before this index, and a state keeps only those."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A view of the flat tensor by section. Writing to a section writes to the tensor; values are read once all is
-    written."""
+    """A view of the flat tensor by section. Writing to a section writes to the tensor."""
 
     flat: Tensor
 
     @classmethod
     def zero(cls, device: torch.device | None = None) -> "Sums":
-        """Nothing measured yet."""
+        """The sums of nothing."""
         return cls(torch.zeros(SIZE, dtype=torch.float64, device=device))
 
     def section(self, name: str) -> Tensor:
@@ -66,21 +73,17 @@ class Sums:
 
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
-        return self._floats[PLACES[name]]
+        floats: list[float] = self.section(name).tolist()
+        return floats
 
     @property
     def finite(self) -> bool:
-        """Whether every sum is."""
-        return math.isfinite(sum(self._floats))
-
-    @cached_property
-    def _floats(self) -> list[float]:
-        floats: list[float] = self.flat.tolist()
-        return floats
+        """Whether every sum is finite."""
+        return bool(self.flat.isfinite().all())
 
 
 def check(flat: Tensor) -> Sums:
-    """The sums in a flat tensor. Raises ShapeError if it is not one that `measure` makes."""
-    if flat.shape != (SIZE,) or flat.dtype != torch.float64:
-        raise ShapeError(f"sums are ({SIZE},) float64, got {tuple(flat.shape)} {flat.dtype}")
+    """The sums in a flat tensor. Raises ShapeError if `measure` did not make it."""
+    if flat.shape != (SIZE,) or flat.dtype != torch.float64 or flat.is_meta:
+        raise ShapeError(f"sums are ({SIZE},) float64 with values, got {tuple(flat.shape)} {flat.dtype} {flat.device}")
     return Sums(flat)
