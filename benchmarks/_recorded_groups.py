@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from services.contracts.recording import write_recording
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from ais.contracts.recording import write_recording
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
 
 
 def write_made_up(file: Path, *, groups: int, samples: int, shortest: int, longest: int, vocab_size: int) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-from services.rollout.replica import serve_replica
-from services.rollout.settings import RolloutProcessSettings
-from services.runtime.process import run_service
+from ais.rollout.replica import serve_replica
+from ais.rollout.settings import RolloutProcessSettings
+from ais.runtime.process import run_service
 
 
 async def serve_many(settings: RolloutProcessSettings, stop: asyncio.Event) -> None:

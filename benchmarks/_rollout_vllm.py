@@ -29,8 +29,8 @@ from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from services.contracts.sampling import Precision
-from services.rollout.settings import RolloutSettings, VllmSettings
+from ais.contracts.sampling import Precision
+from ais.rollout.settings import RolloutSettings, VllmSettings
 
 PROMPT = 32
 MOST_SAMPLES = 8

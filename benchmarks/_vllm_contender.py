@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 
-from services.collector.generation import GenerationClient
-from services.contracts.sampling import SamplingParameters
-from services.contracts.trajectory import TrajectoryBounds
-from services.rollout.engines.vllm_engine.opening import open_vllm
-from services.rollout.generation_api import GenerationService, serve_generation
-from services.rollout.metrics import RolloutMetrics
-from services.rollout.settings import RolloutSettings
+from ais.collector.generation import GenerationClient
+from ais.contracts.model_identity import identify_model
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.trajectory import TrajectoryBounds
+from ais.rollout.engines.vllm_engine.opening import open_vllm
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.settings import RolloutSettings
 
 DEADLINE_SECONDS = 1800.0
 """Of one call: a slow contender is a result, not a failure."""
@@ -175,8 +176,9 @@ async def _serve(model: Path, settings: RolloutSettings) -> None:
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)
     engine = await open_vllm(model, settings, metrics, registry)
+    identity = ReplicaIdentity("benchmark", "benchmark", identify_model(model))
     try:
-        async with serve_generation(GenerationService(engine, "benchmark", metrics), "127.0.0.1", 0) as server:
+        async with serve_generation(GenerationService(engine, identity, metrics), "127.0.0.1", 0) as server:
             client = GenerationClient(f"127.0.0.1:{server.port}")
             served = _Served(engine, client)
             while line := await asyncio.to_thread(sys.stdin.readline):

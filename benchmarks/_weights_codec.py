@@ -13,8 +13,8 @@ from pathlib import Path
 
 from _memory import forget_peak, peak
 
-from services.contracts.delta import apply_delta, encode_delta
-from services.contracts.weights import digest_of_file
+from ais.contracts.weights.delta import apply_delta, encode_delta
+from ais.contracts.weights.offer import digest_of_file
 
 
 def main() -> None:

@@ -17,16 +17,16 @@ from typing import Any
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from services.contracts.keys import Keys
-from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import Precision
-from services.rollout.control_api import control_application
-from services.rollout.engine import EngineDescription, WeightSwap
-from services.rollout.intake import WeightIntake
-from services.rollout.metrics import RolloutMetrics
-from services.runtime.http import serve
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import Precision
+from ais.rollout.engine import EngineDescription, WeightSwap
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.weights.control_api import control_application
+from ais.rollout.weights.intake import WeightIntake
+from ais.runtime.http import serve
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 PARAMETERS = 1 << 31
 """What it says of its model: room for any version here."""

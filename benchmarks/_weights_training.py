@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from services.trainer.policy import Policy
-from services.trainer.settings import TrainerSettings
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from ais.trainer.policy.policy import Policy
+from ais.trainer.settings import OptimizerSettings
+from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 
 WARM_UP_STEPS = 10
 """Steps before the first delta: Adam's mean and variance remember 10 and 20 of them."""
@@ -32,7 +32,7 @@ class Training:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.policy = Policy(Qwen3ForCausalLM(CONFIG).float())
-        settings = TrainerSettings()
+        settings = OptimizerSettings()
         self._settings = settings
         self._masters = list(self.policy.masters.values())
         self._optimizer = torch.optim.AdamW(

@@ -30,21 +30,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from ais.collector.generation import GenerationClient
+from ais.collector.prompts.prompts import Split, TaskSource
+from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
+from ais.collector.tasks.task import open_task
+from ais.contracts.registry import ReplicaRecord
+from ais.contracts.trajectory import TrajectoryBounds
+from ais.launcher.evaluation import serving_replica
+from ais.launcher.processes.processes import Processes, ProcessFailedError
+from ais.launcher.processes.server import provide_redis
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError
+from ais.runtime.settings import SettingsError
+from ais.settings import Settings, load, to_toml
+from ais.trainer.policy.microbatch import Sample, cut
+from ais.trainer.policy.policy import Policy
 from ais_core import CorrectionSettings, SequenceBatch, build, log_ratio, summarize
-from services.collector.generation import GenerationClient
-from services.collector.prompts import Split, TaskSource
-from services.collector.tasks import open_task
-from services.collector.tokenizer import PolicyTokenizer, open_tokenizer
-from services.contracts.registry import ReplicaRecord
-from services.contracts.trajectory import TrajectoryBounds
-from services.launcher.evaluation import serving_replica
-from services.launcher.processes import Processes, ProcessFailedError
-from services.launcher.server import provide_redis
-from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE, UnavailableError
-from services.runtime.settings import SettingsError
-from services.settings import Settings, load, to_toml
-from services.trainer.microbatch import Sample, cut
-from services.trainer.policy import Policy
 
 RESULTS = Path(__file__).parent / "results" / "mismatch.json"
 EXAMPLE = Path("examples/sort16/config.toml")
@@ -171,7 +172,7 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
                 async with serving_replica(processes, config, redis, run_name, overrides) as replica:
                     sampled[name] = (replica, await sample(replica, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
-    policy = Policy.load(settings.run.model, settings.trainer.device)
+    policy = Policy.load(settings.run.model, settings.trainer.compute.device)
     return {
         name: Mismatch(
             precision=str(replica.precision),
@@ -179,7 +180,7 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
             sequences=sum(map(len, groups)),
             tokens=sum(len(one.trajectory.token_ids) for group in groups for one in group),
             figures=estimate(
-                measure(policy, groups, settings.trainer.tokens_per_microbatch), settings.run.seed
+                measure(policy, groups, settings.trainer.compute.tokens_per_microbatch), settings.run.seed
             ),
         )
         for name, (replica, groups) in sampled.items()
@@ -235,7 +236,7 @@ def main() -> None:
     overrides += [f"rollout.engine={arguments.engine}"] if arguments.engine else []
     try:
         settings = load(arguments.config, overrides)
-        torch.set_num_threads(settings.trainer.threads)
+        torch.set_num_threads(settings.trainer.compute.threads)
         found = asyncio.run(compare(settings, precisions, arguments.prompts))
     except SettingsError as error:
         print(error, file=sys.stderr)

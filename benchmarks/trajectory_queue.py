@@ -48,10 +48,10 @@ from _report import publish, spread
 from rich.console import Console
 from rich.table import Table
 
-from services.contracts.keys import Keys
-from services.contracts.queue import CONSUMER_GROUP, TrajectoryQueue
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import (
+from ais.contracts.keys import Keys
+from ais.contracts.queue import CONSUMER_GROUP, TrajectoryQueue
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import (
     PolicySpan,
     ScoredGroup,
     Trajectory,
@@ -59,9 +59,9 @@ from services.contracts.trajectory import (
     decode_group,
     encode_group,
 )
-from services.launcher.commands import LOOPBACK, free_port, valkey
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.launcher.processes.commands import LOOPBACK, free_port, valkey
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 SAMPLES = 8
 TOKENS = 4096

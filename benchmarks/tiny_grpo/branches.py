@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ais.contracts.sampling import Precision
+from ais.trainer.policy.microbatch import Microbatch
+from ais.trainer.policy.policy import Policy
 from ais_core import objectives
 from ais_core.advantages import EPSILON
 from ais_core.corrections import Correction
 from ais_core.objectives import Normalizer
 from ais_core.ratios import SequenceBatch, log_ratio
-from services.contracts.sampling import Precision
-from services.trainer.microbatch import Microbatch
-from services.trainer.policy import Policy
 from tiny_grpo.experiment import Method
 
 

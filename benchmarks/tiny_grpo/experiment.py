@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ais.contracts.sampling import Precision
 from ais_core.settings import CorrectionSettings, Level, MixingSettings
-from services.contracts.sampling import Precision
 
 PRECISIONS: dict[str, Precision] = {
     "bf16": Precision(weights="bf16"),

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from services.collector.tasks import Prompt
-from services.collector.verifiers import exact_match
-from services.contracts.sampling import Precision, SamplingParameters
-from services.contracts.trajectory import ScoredGroup, Trajectory
-from services.rollout.engine import Completion, GenerationRequest
-from services.rollout.engines.torch_engine.architecture import Architecture
-from services.rollout.engines.torch_engine.batch import Batch, Policy
-from services.rollout.engines.torch_engine.slots import Group
-from services.rollout.engines.torch_engine.weights import rounded_weights
+from ais.collector.tasks.task import Prompt
+from ais.collector.tasks.verifiers import exact_match
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.trajectory import ScoredGroup, Trajectory
+from ais.rollout.engine import Completion, GenerationRequest
+from ais.rollout.engines.torch_engine.architecture import Architecture
+from ais.rollout.engines.torch_engine.batch import Batch, Policy
+from ais.rollout.engines.torch_engine.slots import Group
+from ais.rollout.engines.torch_engine.weights import rounded_weights
 
 SLOTS = 256
 

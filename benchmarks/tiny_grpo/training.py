@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ais.collector.settings import TaskSettings
+from ais.collector.tasks.task import Split, TaskSource, open_task
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.trainer.learning.batch import prepare
+from ais.trainer.learning.schedule import learning_rate
+from ais.trainer.policy.policy import Policy
+from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.corrections import build
-from services.collector.settings import TaskSettings
-from services.collector.tasks import Split, TaskSource, open_task
-from services.contracts.sampling import Precision, SamplingParameters
-from services.rollout.engines.torch_engine.architecture import read_architecture
-from services.trainer.batch import prepare
-from services.trainer.policy import Policy
-from services.trainer.schedule import learning_rate
-from services.trainer.settings import TrainerSettings
 from tiny_grpo.branches import batch_loss
 from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
 from tiny_grpo.sampler import Sampler
@@ -28,7 +28,7 @@ EVALUATE_EVERY = 20
 HELD_OUT, HELD_OUT_LAST = 512, 2048
 """Held-out prompts, one sample each, of a point of the curve and of the final score."""
 HELD_OUT_SEED = 1
-SETTINGS = TrainerSettings(tokens_per_microbatch=1 << 30)
+SETTINGS = TrainerSettings(compute=ComputeSettings(tokens_per_microbatch=1 << 30))
 """The recipe is the trainer's defaults: Adam (0.9, 0.95), 3e-4 after 10 steps of warm-up, gradient norm 1."""
 
 

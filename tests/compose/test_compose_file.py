@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services.rollout.generation_api import STOP_GRACE_SECONDS
-from services.runtime.http import STOP_SECONDS
-from services.settings import load
+from ais.rollout.generation_api import STOP_GRACE_SECONDS
+from ais.runtime.http import STOP_SECONDS
+from ais.settings import load
 
 
 def environment_of(compose_file: dict[str, Any], service: str) -> dict[str, str]:

@@ -10,10 +10,10 @@ from unittest.mock import MagicMock
 import yaml
 from prometheus_client import CollectorRegistry
 
-from services.collector.metrics import CollectorMetrics
-from services.rollout.metrics import RolloutMetrics
-from services.runtime.metrics import service_registry
-from services.trainer.metrics import TrainerMetrics
+from ais.collector.metrics import CollectorMetrics
+from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.metrics import service_registry
+from ais.trainer.metrics import TrainerMetrics
 
 GRAFANA_COLUMNS = 24
 METRIC = re.compile(r"\b(?:ais|process)_[a-z0-9_]+|\bup\b")

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from tenacity import RetryError, Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
-from services.launcher.history import problems_of
-from services.runtime.settings import RunSettings
+from ais.launcher.directory.history import problems_of
+from ais.runtime.settings import RunSettings
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
 

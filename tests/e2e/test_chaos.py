@@ -21,12 +21,12 @@ def test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once(tmp_p
         "run.steps=40",
         "run.groups_per_batch=8",
         "run.max_staleness=1",
-        "trainer.save_every_steps=3",
+        "trainer.checkpoints.every_steps=3",
         "launcher.evaluation_prompts=0",
     )
     overrides = [argument for setting in settings for argument in ("--set", setting)]
     verdict_file = tmp_path / "verdict.json"
-    command = [sys.executable, "-m", "services.cli", "chaos", "-c", "examples/sort16/config.toml"]
+    command = [sys.executable, "-m", "ais.cli", "chaos", "-c", "examples/sort16/config.toml"]
     ended = subprocess.run(
         [*command, "--kills", str(KILLS), "--output", str(verdict_file), *overrides],
         cwd=ROOT,

@@ -15,10 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_faults import ROOT, ais_run, assert_ledger, services_of, steps, wait_for
 
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 
 def redis_url_of(run: subprocess.Popen[str]) -> str:
@@ -33,7 +33,7 @@ def replica(directory: Path, redis_url: str, log: Path) -> Iterator[subprocess.P
     arguments = ("rollout", "-c", str(directory / "config.toml"), "--set", f"redis.url={redis_url}")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.cli", *arguments], cwd=ROOT, stdout=output, stderr=output
+            [sys.executable, "-m", "ais.cli", *arguments], cwd=ROOT, stdout=output, stderr=output
         )
     try:
         yield process
@@ -67,7 +67,7 @@ def test_a_run_grows_from_one_replica_to_four_and_shrinks_to_two_and_its_ledger_
         "run.steps=5000",
         "rollout.replicas=1",
         "launcher.evaluation_prompts=0",
-        "trainer.keep_checkpoints=1000",
+        "trainer.checkpoints.keep=1000",
     )
     with ais_run(tmp_path, *overrides) as run, ExitStack() as stack:
         wait_for(lambda: len(steps(tmp_path)) >= 2, run)

@@ -27,7 +27,7 @@ def ais_run(directory: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]
     settings = [f"run.directory={directory}", f"run.groups_per_batch={GROUPS_PER_BATCH}", *overrides]
     arguments = [argument for setting in settings for argument in ("--set", setting)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.cli", "run", "-c", str(CONFIG), *arguments],
+        [sys.executable, "-m", "ais.cli", "run", "-c", str(CONFIG), *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,7 +61,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 
 def services_of(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if f"services.{name}" in child.cmdline() or child.name() == name]
+    return [child for child in children if f"ais.{name}" in child.cmdline() or child.name() == name]
 
 
 def assert_ledger(directory: Path, batches: int) -> None:
@@ -80,14 +80,14 @@ def assert_ledger(directory: Path, batches: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_run_whose_launcher_was_killed_goes_on_by_ais_resume(tmp_path: Path) -> None:
-    overrides = ("run.steps=16", "launcher.evaluation_prompts=0", "trainer.save_every_steps=3")
+    overrides = ("run.steps=16", "launcher.evaluation_prompts=0", "trainer.checkpoints.every_steps=3")
     with ais_run(tmp_path, *overrides) as process:
         wait_for(lambda: len(steps(tmp_path)) >= 5, process)
         process.kill()
         process.wait()
     (directory,) = tmp_path.glob("demo")
     resumed = subprocess.run(
-        [sys.executable, "-m", "services.cli", "resume", str(directory)],
+        [sys.executable, "-m", "ais.cli", "resume", str(directory)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ SERVICES = ["rollout", "collector", "trainer"]
 def start(service: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     arguments = [argument for override in overrides for argument in ("--set", override)]
     return subprocess.run(
-        [sys.executable, "-m", f"services.{service}", *arguments],
+        [sys.executable, "-m", f"ais.{service}", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

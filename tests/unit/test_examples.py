@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from services.collector.prompts import Split
-from services.collector.tasks import open_task
-from services.collector.verifiers import open_verifier
-from services.contracts.sampling import FinishReason
-from services.settings import load
+from ais.collector.prompts.prompts import Split
+from ais.collector.tasks.task import open_task
+from ais.collector.tasks.verifiers import open_verifier
+from ais.contracts.sampling import FinishReason
+from ais.settings import load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
 

@@ -9,13 +9,13 @@ import grpc
 import numpy as np
 import pytest
 from redis.asyncio import Redis
-from scripted_replicas import Stage, honest, sample
 
-from services.contracts.events import Finished, Resumed, VersionPublished
-from services.contracts.handing_back import HANDED_BACK
-from services.contracts.v1 import rollout_pb2
-from services.contracts.v1 import trajectory_pb2 as pb
-from services.runtime.process import UnavailableError
+from ais.contracts.events import Finished, Resumed, VersionPublished
+from ais.contracts.handing_back import HANDED_BACK
+from ais.contracts.v1 import rollout_pb2
+from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.runtime.process import UnavailableError
+from tests.support.scripted_replicas import Stage, honest, sample
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ async def test_without_a_replica_nothing_is_lost_and_work_starts_when_one_comes(
 async def test_a_run_that_no_replica_can_serve_says_what_it_waits_for(
     stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.collector.collector.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("ais.collector.collector.STALL_SECONDS", 0.05)
     await stage.events.publish(VersionPublished(1, ""))
     async with stage.replica("old", honest, version=0), stage.collector():
         async with asyncio.timeout(10):

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis.asyncio import Redis
 
-from services.contracts.dead_letters import LETTERS_A_READ, DeadLetter, DeadLetters, Requeued
-from services.contracts.events import Discarded, Finished, Resumed, TrainerEvents, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
+from ais.contracts.dead_letters import LETTERS_A_READ, DeadLetter, DeadLetters, Requeued
+from ais.contracts.events import Discarded, Finished, Resumed, TrainerEvents, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
 
 GROUPS_PER_BATCH = 4
 

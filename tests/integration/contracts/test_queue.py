@@ -6,9 +6,9 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from services.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import ALIEN_ORDINAL, TrajectoryQueue
+from ais.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import ALIEN_ORDINAL, TrajectoryQueue
 
 
 async def prepared(redis: Redis, keys: Keys) -> TrajectoryQueue:

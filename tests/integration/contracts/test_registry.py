@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import Precision
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import Precision
 
 
 def record(replica_id: str, version: int = 0) -> ReplicaRecord:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from services.runtime.tasks import end_tasks
+from ais.runtime.tasks import end_tasks
 
 PIECE_BYTES = 64 * 1024
 RETRANSMISSION_SECONDS = 0.2

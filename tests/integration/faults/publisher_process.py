@@ -9,11 +9,11 @@ import asyncio
 import sys
 from functools import partial
 
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.runtime.patience import persist
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.runtime.patience import persist
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 CONCURRENCY = 4
 PAYLOAD_BYTES = 20_000

@@ -13,31 +13,31 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 from proxy import Proxy
-from publishing import publishing, served, versions
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet
-from scripted_replicas import ALPHABET, Servicer, Stage, honest
-from trainer_groups import make_group
 
-from services.collector import generation
-from services.collector.generation import GenerationClient, GenerationError
-from services.contracts.events import Finished, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import Precision, SamplingParameters
-from services.contracts.trajectory import TrajectoryBounds, encode_group
-from services.contracts.v1 import rollout_pb2
-from services.contracts.v1 import trajectory_pb2 as pb
-from services.rollout import generation_api
-from services.rollout.metrics import RolloutMetrics
-from services.rollout.registration import Registration
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings, RunSettings
-from services.runtime.tasks import end_tasks
-from services.trainer.intake import Intake
-from services.trainer.metrics import TrainerMetrics
-from services.trainer.reader import GroupReader, no_hidden_retries
+from ais.collector import generation
+from ais.collector.generation import GenerationClient, GenerationError
+from ais.contracts.events import Finished, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.trajectory import TrajectoryBounds, encode_group
+from ais.contracts.v1 import rollout_pb2
+from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.rollout import generation_api
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.registration import Registration
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings, RunSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.groups.intake import Intake
+from ais.trainer.groups.reader import GroupReader, no_hidden_retries
+from ais.trainer.metrics import TrainerMetrics
+from tests.support.publishing import publishing, served, versions
+from tests.support.replica_stand_ins import Fleet
+from tests.support.scripted_replicas import ALPHABET, Servicer, Stage, honest
+from tests.support.trainer_groups import make_group
 
 BOUNDS = TrajectoryBounds(len(ALPHABET))
 QUICK = {"operation_timeout_seconds": 0.5}
@@ -349,7 +349,7 @@ async def test_an_upload_that_breaks_off_delays_nobody_and_is_made_again(
         await fleet.register("far", far.url)
         proxy.limit(new.size / 2)  # bytes a second: it is on its way when the network breaks
         beating = asyncio.create_task(fleet.beat())
-        async with publishing(redis, keys, CollectorRegistry(), push_deadline_seconds=2.0) as publisher:
+        async with publishing(redis, keys, CollectorRegistry(), deadline_seconds=2.0) as publisher:
             publisher.offer(new)
             await served(new, near)
             await eventually(lambda: proxy.forwarded > new.size / 4)

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.launcher.commands import valkey
-from services.runtime.patience import persist
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.launcher.processes.commands import valkey
+from ais.runtime.patience import persist
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 LOSS, DELAY_SECONDS = 0.01, 0.01
 PORT = 6379

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
-from valkey_process import ValkeyProcess
 
-from services.contracts.keys import Keys
-from services.contracts.queue import Entry, TrajectoryQueue
-from services.runtime.patience import persist
-from services.runtime.redis import connect, is_away
-from services.runtime.settings import RedisSettings
-from services.trainer.reader import no_hidden_retries
+from ais.contracts.keys import Keys
+from ais.contracts.queue import Entry, TrajectoryQueue
+from ais.runtime.patience import persist
+from ais.runtime.redis import connect, is_away
+from ais.runtime.settings import RedisSettings
+from ais.trainer.groups.reader import no_hidden_retries
+from tests.support.valkey_process import ValkeyProcess
 
 ENTRIES_LOADED = 1500
 PUBLISHER = Path(__file__).with_name("publisher_process.py")

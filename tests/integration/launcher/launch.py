@@ -8,16 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from services.launcher.commands import Command, ServiceCommands
-from services.launcher.display import open_display
-from services.launcher.lock import held
-from services.launcher.processes import ProcessFailedError
-from services.launcher.run import Plan, run
-from services.launcher.run_directory import RunDirectory
-from services.launcher.settings import LauncherSettings
-from services.launcher.signals import run_cancellable
-from services.runtime.process import EXIT_SETTINGS
-from services.runtime.settings import RedisSettings
+from ais.launcher.directory.lock import held
+from ais.launcher.directory.run_directory import RunDirectory
+from ais.launcher.display import open_display
+from ais.launcher.processes.commands import Command, ServiceCommands
+from ais.launcher.processes.processes import ProcessFailedError
+from ais.launcher.processes.signals import run_cancellable
+from ais.launcher.run import Plan, run
+from ais.launcher.settings import LauncherSettings
+from ais.runtime.exits import EXIT_SETTINGS
+from ais.runtime.settings import RedisSettings
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))
 

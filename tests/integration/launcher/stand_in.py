@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import Precision
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import Precision
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 
 async def replica(arguments: argparse.Namespace) -> None:

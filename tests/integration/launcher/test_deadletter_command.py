@@ -14,16 +14,16 @@ import pytest
 from redis import Redis
 from test_run import ENDLESS, Launcher, eventually, launch, running  # noqa: F401  # `launch` is a fixture
 
-from services.contracts.keys import Keys
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from ais.contracts.keys import Keys
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
 
 ROOT = Path(__file__).parents[3]
 
 
 def ais(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.cli", "deadletter", *arguments],
+        [sys.executable, "-m", "ais.cli", "deadletter", *arguments],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "200"},
         capture_output=True,

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.launcher.run_directory import RunDirectory, fresh_run_directory
-from services.runtime.process import EXIT_UNAVAILABLE
+from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
+from ais.runtime.exits import EXIT_UNAVAILABLE
 
 MARK = "AIS_TEST_MARK"
 """Environment variable by which a test finds every process that its launcher started."""
@@ -185,7 +185,7 @@ def test_a_run_that_nobody_drives_cannot_be_scaled(launch: Launcher) -> None:
 def scale(launched: Launched, replicas: int) -> subprocess.CompletedProcess[str]:
     """`ais scale`, as a user says it."""
     launched.directory.config.touch()  # the stand-ins' launcher writes none
-    command = [sys.executable, "-m", "services.cli", "scale", str(launched.directory.path), str(replicas)]
+    command = [sys.executable, "-m", "ais.cli", "scale", str(launched.directory.path), str(replicas)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

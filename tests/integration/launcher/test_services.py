@@ -18,7 +18,7 @@ CONFIG = "examples/sort16/config.toml"
 
 def ais(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.cli", *arguments],
+        [sys.executable, "-m", "ais.cli", *arguments],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "160"},
         capture_output=True,

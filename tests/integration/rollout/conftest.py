@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,22 +12,20 @@ import pytest_asyncio
 import torch
 from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file, save_file
-from tiny_models import VOCABULARY, Observer, random_model
 from transformers import AutoModelForCausalLM
-from vllm_replica import SORT16, VllmReplica
 
-from services.contracts.probe import Probe, attach_probe
-from services.contracts.sampling import Precision
-from services.contracts.weights import digest_of
-from services.rollout.control_api import control_application
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.intake import WeightIntake
-from services.rollout.metrics import RolloutMetrics
-from services.rollout.probe import tolerance
-from services.rollout.settings import RolloutSettings
-from services.runtime.http import serve
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))  # publishing
+from ais.contracts.sampling import Precision
+from ais.contracts.weights.offer import digest_of
+from ais.contracts.weights.probe import Probe, attach_probe
+from ais.rollout.engines.probe import tolerance
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.settings import RolloutSettings
+from ais.rollout.weights.control_api import control_application
+from ais.rollout.weights.intake import WeightIntake
+from ais.runtime.http import serve
+from tests.support.tiny_models import VOCABULARY, Observer, random_model
+from tests.support.vllm_replica import SORT16, VllmReplica
 
 OpenEngine = Callable[..., Awaitable[TorchEngine]]
 
@@ -116,7 +113,7 @@ def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Cal
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmReplica]:
-    from services.rollout.engines.vllm_engine.opening import open_vllm
+    from ais.rollout.engines.vllm_engine.opening import open_vllm
 
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)

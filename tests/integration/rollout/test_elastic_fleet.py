@@ -12,24 +12,26 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from recordings import recorded_group, recording
 from redis.asyncio import Redis
-from replica_process import overrides, process
-from tiny_models import until
 
-from services.collector.collector import Collector
-from services.collector.metrics import CollectorMetrics
-from services.collector.prompts import Split
-from services.collector.settings import CollectorSettings
-from services.collector.tasks import open_task
-from services.collector.tokenizer import open_tokenizer
-from services.collector.verifiers import open_verifier
-from services.contracts.events import Finished, TrainerEvents, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.registry import ReplicaRegistry
-from services.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
-from services.runtime.settings import RunSettings
+from ais.collector.collector import Collector
+from ais.collector.exercise import Exercise
+from ais.collector.metrics import CollectorMetrics
+from ais.collector.prompts.prompts import Split
+from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.settings import CollectorSettings
+from ais.collector.tasks.task import open_task
+from ais.collector.tasks.verifiers import open_verifier
+from ais.collector.trainer_watch import TrainerChannel
+from ais.contracts.events import Finished, TrainerEvents, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
+from ais.runtime.settings import RunSettings
+from tests.support.recordings import recorded_group, recording
+from tests.support.replica_process import overrides, process
+from tests.support.tiny_models import until
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"
 SAMPLES = 4
@@ -108,12 +110,13 @@ class Run:
         collector = Collector(
             self.settings,
             settings,
-            open_task(settings.task, 0, Split.TRAIN),
-            open_verifier(settings.task),
-            open_tokenizer(MODEL, settings.prompt),
-            queue,
+            Exercise(
+                open_task(settings.task, 0, Split.TRAIN),
+                open_tokenizer(MODEL, settings.prompt),
+                open_verifier(settings.task),
+            ),
+            TrainerChannel(queue, TrainerEvents(self.redis, self.keys)),
             ReplicaRegistry(self.redis, self.keys),
-            TrainerEvents(self.redis, self.keys),
             CollectorMetrics(self.metrics),
         )
         async with asyncio.TaskGroup() as tasks:

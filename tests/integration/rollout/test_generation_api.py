@@ -12,18 +12,26 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
-from tiny_models import VOCABULARY, Observer, until
 
-from services.contracts.handing_back import is_handed_back
-from services.contracts.sampling import Precision, SamplingParameters
-from services.contracts.trajectory import TrajectoryBounds, decode_trajectory
-from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.v1 import trajectory_pb2 as pb
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.generation_api import SERVICE_NAME, GenerationServer, GenerationService, serve_generation
-from services.rollout.metrics import RolloutMetrics
+from ais.contracts.handing_back import is_handed_back
+from ais.contracts.model_identity import ModelIdentity
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.trajectory import TrajectoryBounds, decode_trajectory
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.generation_api import (
+    SERVICE_NAME,
+    GenerationServer,
+    GenerationService,
+    ReplicaIdentity,
+    serve_generation,
+)
+from ais.rollout.metrics import RolloutMetrics
+from tests.support.tiny_models import VOCABULARY, Observer, until
 
 SLOTS, WAITING = 4, 8
+IDENTITY = ReplicaIdentity("replica-7", "run-3", ModelIdentity("blake3:model", "blake3:tokenizer"))
 
 
 @dataclass
@@ -57,7 +65,7 @@ async def replica(open_engine: Callable) -> AsyncIterator[Replica]:
         slots=SLOTS, max_waiting_sequences=WAITING, observer=observer, precision=Precision(kv_cache="e4m3")
     )
     registry = CollectorRegistry()
-    service = GenerationService(engine, "replica-7", RolloutMetrics(registry))
+    service = GenerationService(engine, IDENTITY, RolloutMetrics(registry))
     async with (
         serve_generation(service, "127.0.0.1", 0) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
@@ -198,6 +206,9 @@ async def test_describe_tells_what_is_served(replica: Replica) -> None:
     assert answer.policy_digest.startswith("blake3:")
     assert Precision.from_proto(answer.precision) == Precision(kv_cache="e4m3")
     assert isinstance(answer.precision, pb.Precision)
+    assert (answer.run_name, answer.model_digest, answer.tokenizer_digest) == (
+        "run-3", "blake3:model", "blake3:tokenizer",
+    )  # fmt: skip
 
 
 async def test_reflection_lists_the_service(replica: Replica) -> None:
@@ -208,7 +219,7 @@ async def test_reflection_lists_the_service(replica: Replica) -> None:
 
 
 async def test_a_port_that_is_taken_is_an_error_at_start(replica: Replica) -> None:
-    service = GenerationService(replica.engine, "other", RolloutMetrics(CollectorRegistry()))
+    service = GenerationService(replica.engine, IDENTITY, RolloutMetrics(CollectorRegistry()))
     with pytest.raises(OSError, match=str(replica.server.port)):
         async with serve_generation(service, "127.0.0.1", replica.server.port):
             pass

@@ -12,29 +12,29 @@ import httpx
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
-from publishing import publishing, sent
-from pushing import push
 from redis.asyncio import Redis
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_models import collect, request_for, until
 
-from services.contracts.forms import BF16, form_of_precision
-from services.contracts.keys import Keys
-from services.contracts.probe import Probe
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import Precision
-from services.contracts.upload import ShardFile, these, upload
-from services.contracts.weights import Offer, RelayTarget
-from services.rollout.control_api import control_application
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.intake import WeightIntake
-from services.rollout.metrics import RolloutMetrics
-from services.runtime.http import serve
-from services.runtime.tasks import end_tasks
-from services.trainer.deltas import full
-from services.trainer.forms import quantised
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import Precision
+from ais.contracts.weights.forms import BF16, form_of_precision
+from ais.contracts.weights.offer import Offer, RelayTarget
+from ais.contracts.weights.probe import Probe
+from ais.contracts.weights.upload import ShardFile, these, upload
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.weights.control_api import control_application
+from ais.rollout.weights.intake import WeightIntake
+from ais.runtime.http import serve
+from ais.runtime.tasks import end_tasks
+from ais.trainer.weights.deltas import full
+from ais.trainer.weights.forms import quantised
+from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from tests.support.publishing import publishing, sent
+from tests.support.pushing import push
+from tests.support.tiny_models import collect, request_for, until
 
 E4M3 = Precision(weights="e4m3")
 PLAIN = Precision(weights="bf16")
@@ -269,7 +269,7 @@ async def test_a_form_that_cannot_be_written_is_bf16(
     def full_disk(snapshot: Snapshot, form: str) -> Snapshot:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("services.trainer.forms.quantised", full_disk)
+    monkeypatch.setattr("ais.trainer.weights.forms.quantised", full_disk)
     replica = await join(E4M3)
     async with publishing(redis, keys, CollectorRegistry(), wire="replica") as publisher:
         for number in (1, 2):
@@ -282,7 +282,7 @@ async def test_replicas_of_one_precision_pass_codes_on_to_each_other(
     redis: Redis, keys: Keys, join: Join, version: Version
 ) -> None:
     replicas, plain, registry = [await join(E4M3) for _ in range(3)], await join(PLAIN), CollectorRegistry()
-    settings = {"wire": "replica", "push_fanout": 2, "push_deadline_seconds": 60}
+    settings = {"wire": "replica", "fanout": 2, "deadline_seconds": 60}
     async with publishing(redis, keys, registry, **settings) as publisher:
         await until(lambda: publisher.live_replicas == 4)
         publisher.offer(new := version(1))

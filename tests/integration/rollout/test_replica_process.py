@@ -12,15 +12,15 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from pushing import push
 from redis.asyncio import Redis
-from replica_process import overrides, process, registered
 
-from services.contracts.handing_back import is_handed_back
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRegistry
-from services.contracts.sampling import SamplingParameters
-from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.handing_back import is_handed_back
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from tests.support.pushing import push
+from tests.support.replica_process import overrides, process, registered
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.rollout.staging import staging_directory
+from ais.rollout.weights.staging import staging_directory
 
 HOLD = """
 import sys
 from pathlib import Path
-from services.rollout.staging import staging_directory
+from ais.rollout.weights.staging import staging_directory
 with staging_directory("ais-test-", Path(sys.argv[1])) as directory:
     (directory / "weights").write_bytes(b"many")
     print(directory, flush=True)

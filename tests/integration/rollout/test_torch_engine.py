@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import VOCABULARY, Observer, collect, random_model, request_for, until
 from transformers import AutoModelForCausalLM
 
-from services.contracts.sampling import FinishReason, Precision
-from services.contracts.trajectory import PolicySpan
-from services.rollout.engine import (
+from ais.contracts.sampling import FinishReason, Precision
+from ais.contracts.trajectory import PolicySpan
+from ais.rollout.engine import (
     Completion,
     EngineDrainingError,
     EngineFailedError,
@@ -25,12 +24,13 @@ from services.rollout.engine import (
     InvalidRequestError,
     ModelUnsupportedError,
 )
-from services.rollout.engines.torch_engine.architecture import read_architecture
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.engines.torch_engine.probe import score
-from services.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
-from services.rollout.probe import tolerance
-from services.rollout.snapshots import snapshot_files
+from ais.rollout.engines.probe import tolerance
+from ais.rollout.engines.snapshots import snapshot_files
+from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.engines.torch_engine.probe import score
+from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
+from tests.support.tiny_models import VOCABULARY, Observer, collect, random_model, request_for, until
 
 PROMPT = (1, 5, 9, 13, 17, 21, 25, 29, 33, 37)
 BF16 = Precision(weights="bf16")
@@ -308,7 +308,7 @@ async def test_a_broken_engine_fails_its_requests_and_says_so(
     def broken(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("services.rollout.engines.torch_engine.decoder.Decoder.decode", broken)
+    monkeypatch.setattr("ais.rollout.engines.torch_engine.decoder.Decoder.decode", broken)
     with pytest.raises(EngineFailedError, match="out of memory"):
         await collect(engine, request_for(PROMPT))
     assert "out of memory" in str(await told)

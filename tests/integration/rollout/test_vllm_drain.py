@@ -9,10 +9,10 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from tiny_models import collect, request_for, until
 
-from services.rollout.engine import Engine, EngineDrainingError
-from services.rollout.settings import RolloutSettings
+from ais.rollout.engine import Engine, EngineDrainingError
+from ais.rollout.settings import RolloutSettings
+from tests.support.tiny_models import collect, request_for, until
 
 pytestmark = pytest.mark.vllm
 
@@ -34,8 +34,8 @@ class Endless:
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    from services.rollout.engines.vllm_engine.engine import VllmEngine
-    from services.rollout.engines.vllm_engine.model import ServedModel
+    from ais.rollout.engines.vllm_engine.engine import VllmEngine
+    from ais.rollout.engines.vllm_engine.model import ServedModel
 
     model = ServedModel("0", "qwen3", 22, 64, True, (2,), {}, (), "blake3:0")
     settings = RolloutSettings(engine="vllm", slots=4)

@@ -7,10 +7,10 @@ from contextlib import aclosing
 
 import numpy as np
 import pytest
-from vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
 
-from services.contracts.sampling import FinishReason, SamplingParameters
-from services.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
+from ais.contracts.sampling import FinishReason, SamplingParameters
+from ais.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
+from tests.support.vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
 
 pytestmark = [
     pytest.mark.vllm,

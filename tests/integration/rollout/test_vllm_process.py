@@ -15,21 +15,21 @@ import psutil
 import pytest
 import pytest_asyncio
 import torch
-from pushing import push
 from redis.asyncio import Redis
-from replica_process import overrides, process, registered
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request, shaken
 
-from services.contracts.keys import Keys
-from services.contracts.probe import Probe
-from services.contracts.registry import ReplicaRecord, ReplicaRegistry
-from services.contracts.sampling import SamplingParameters
-from services.contracts.trajectory import TOKEN_DTYPE, Trajectory, TrajectoryBounds, decode_trajectory
-from services.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from services.contracts.weights import WeightsStatus
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.trajectory import TOKEN_DTYPE, Trajectory, TrajectoryBounds, decode_trajectory
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.weights.offer import WeightsStatus
+from ais.contracts.weights.probe import Probe
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
+from tests.support.pushing import push
+from tests.support.replica_process import overrides, process, registered
+from tests.support.vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request, shaken
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow, pytest.mark.timeout(300)]
 

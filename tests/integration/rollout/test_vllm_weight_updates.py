@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file, save
-from vllm_replica import PROMPT, SORT16, Tensors, VllmReplica, collect, demo_snapshot, request, shaken, until, whole
 
-from services.contracts.probe import Probe
-from services.contracts.weights import WeightsRefused, WeightsStatus
-from services.rollout.engine import Completion
+from ais.contracts.weights.offer import WeightsRefused, WeightsStatus
+from ais.contracts.weights.probe import Probe
+from ais.rollout.engine import Completion
+from tests.support.vllm_replica import (
+    PROMPT,
+    SORT16,
+    Tensors,
+    VllmReplica,
+    collect,
+    demo_snapshot,
+    request,
+    shaken,
+    until,
+    whole,
+)
 
 pytestmark = [
     pytest.mark.vllm,

@@ -13,13 +13,10 @@ import httpx
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
-from pushing import offer_of, push, send
 from safetensors.torch import load, save
-from tiny_models import VOCABULARY, collect, request_for, until
 
-from services.contracts.probe import Probe
-from services.contracts.sampling import Precision
-from services.contracts.weights import (
+from ais.contracts.sampling import Precision
+from ais.contracts.weights.offer import (
     DIGEST_HEADER,
     Missing,
     MissingShard,
@@ -28,12 +25,15 @@ from services.contracts.weights import (
     digest_of,
     version_digest,
 )
-from services.rollout.control_api import control_application
-from services.rollout.engine import RollbackFailedError, WeightSwap
-from services.rollout.engines.torch_engine.engine import TorchEngine
-from services.rollout.intake import WeightIntake
-from services.rollout.metrics import RolloutMetrics
-from services.runtime.http import serve
+from ais.contracts.weights.probe import Probe
+from ais.rollout.engine import RollbackFailedError, WeightSwap
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.weights.control_api import control_application
+from ais.rollout.weights.intake import WeightIntake
+from ais.runtime.http import serve
+from tests.support.pushing import offer_of, push, send
+from tests.support.tiny_models import VOCABULARY, collect, request_for, until
 
 Tensors = dict[str, torch.Tensor]
 

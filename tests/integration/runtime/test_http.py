@@ -6,8 +6,8 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from services.runtime.http import application, serve
-from services.runtime.metrics import service_registry
+from ais.runtime.http import application, serve
+from ais.runtime.metrics import service_registry
 
 
 async def test_readiness_tells_the_reason_until_the_service_can_work() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.runtime.redis import RedisUnreachableError, connect
-from services.runtime.settings import RedisSettings
+from ais.runtime.redis import RedisUnreachableError, connect
+from ais.runtime.settings import RedisSettings
 
 
 async def test_an_unreachable_server_is_named_without_its_password() -> None:

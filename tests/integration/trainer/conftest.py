@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet
 
-from services.contracts.keys import Keys
-from services.contracts.registry import ReplicaRegistry
-from services.runtime.tasks import end_tasks
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "trainer"))  # trainer_groups
+from ais.contracts.keys import Keys
+from ais.contracts.registry import ReplicaRegistry
+from ais.runtime.tasks import end_tasks
+from tests.support.replica_stand_ins import Fleet
 
 
 @pytest.fixture

@@ -15,23 +15,21 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "trainer"))  # trainer_groups
-
-from trainer_groups import make_group
-
+from ais.contracts.trajectory import ScoredGroup
+from ais.runtime.process import die_with_parent
+from ais.runtime.settings import RunSettings
+from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.learning.learner import Learner
+from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.policy import scoring
+from ais.trainer.policy.microbatch import Microbatch, Sample, cut
+from ais.trainer.policy.policy import Policy, TokenScores
+from ais.trainer.ranks.ranks import Ranks, join
+from ais.trainer.ranks.sharding import shard
+from ais.trainer.settings import ComputeSettings, RanksSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
-from services.contracts.trajectory import ScoredGroup
-from services.runtime.process import die_with_parent
-from services.runtime.settings import RunSettings
-from services.trainer import scoring
-from services.trainer.demo_model import demo_model
-from services.trainer.microbatch import Microbatch, Sample, cut
-from services.trainer.phases import PhaseClock
-from services.trainer.policy import Policy, TokenScores
-from services.trainer.ranks import Ranks, join
-from services.trainer.settings import TrainerSettings
-from services.trainer.sharding import shard
-from services.trainer.step import Learner
+from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import trainer_settings
 
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
 STEPS = 3
@@ -115,11 +113,9 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
 
 
 def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
-    settings = TrainerSettings.model_validate(
-        {"warmup_steps": 0, "learning_rate": 1e-3, "max_grad_norm": 0.5, **case.settings}
-    )
+    settings = trainer_settings(warmup_steps=0, learning_rate=1e-3, max_grad_norm=0.5, **case.settings)
     policy = Policy(model_of(case), case.dtype)
-    if settings.activation_checkpointing:
+    if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
     if ranks.mesh:
         shard(policy, ranks.mesh)
@@ -144,7 +140,7 @@ def main() -> None:
     die_with_parent()
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
-    ranks = join(TrainerSettings(device="cpu", collective_seconds=60))
+    ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     for name in sys.argv[2:]:
         figures, weights = train(CASES[name], ranks)
         if ranks.first:

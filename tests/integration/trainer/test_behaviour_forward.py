@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import Trajectory
-from services.rollout.engine import GenerationRequest
-from services.rollout.engines.torch_engine.architecture import read_architecture
-from services.rollout.engines.torch_engine.batch import Batch
-from services.rollout.engines.torch_engine.batch import Policy as Served
-from services.rollout.engines.torch_engine.slots import Group
-from services.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
-from services.rollout.snapshots import snapshot_files
-from services.trainer.microbatch import Sample, cut
-from services.trainer.policy import Policy
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import Trajectory
+from ais.rollout.engine import GenerationRequest
+from ais.rollout.engines.snapshots import snapshot_files
+from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.rollout.engines.torch_engine.batch import Batch
+from ais.rollout.engines.torch_engine.batch import Policy as Served
+from ais.rollout.engines.torch_engine.slots import Group
+from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
+from ais.trainer.policy.microbatch import Sample, cut
+from ais.trainer.policy.policy import Policy
 
 MODEL = Path("examples/sort16/model")
 PROMPT = (1, 7, 3, 9, 12, 5, 5, 4, 8, 11, 10, 3, 6, 6, 9, 4, 12, 14)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from fastapi import Response
-from replica_stand_ins import Fleet
 
-from services.collector.evaluation import Replica, push
-from services.runtime.process import UnavailableError
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from ais.collector.evaluation import Replica, push
+from ais.runtime.process import UnavailableError
+from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from tests.support.replica_stand_ins import Fleet
 
 
 def checkpoint(directory: Path, shard_bytes: int) -> Snapshot:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from services.contracts.keys import Keys
-from services.runtime.process import UnavailableError
-from services.runtime.settings import RunSettings
-from services.trainer import lease
-from services.trainer.lease import take_lease
+from ais.contracts.keys import Keys
+from ais.runtime.process import UnavailableError
+from ais.runtime.settings import RunSettings
+from ais.trainer.history import lease
+from ais.trainer.history.lease import take_lease
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`python -m services.trainer` as the launcher sees it: exit codes and messages."""
+"""`python -m ais.trainer` as the launcher sees it: exit codes and messages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from services.contracts.events import Resumed, TrainerEvents
-from services.contracts.keys import Keys
-from services.trainer.demo_model import demo_model
+from ais.contracts.events import Resumed, TrainerEvents
+from ais.contracts.keys import Keys
+from ais.trainer.demo.demo_model import demo_model
 
 
 async def start(*settings: str) -> asyncio.subprocess.Process:
     overrides = [argument for setting in settings for argument in ("--set", setting)]
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.trainer", *overrides, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "ais.trainer", *overrides, stderr=asyncio.subprocess.PIPE
     )
 
 
@@ -30,7 +30,7 @@ async def end(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
 async def test_a_misspelt_setting_ends_the_trainer_with_code_2_and_the_nearest_name() -> None:
     returncode, errors = await end(await start("trainer.learning_rte=1"))
     assert returncode == 2
-    assert "did you mean trainer.learning_rate?" in errors
+    assert "did you mean trainer.optimizer.learning_rate?" in errors
 
 
 async def test_a_signal_ends_a_waiting_trainer_with_code_0(

@@ -11,15 +11,15 @@ import pytest
 import torch
 from fastapi import Response
 from prometheus_client import CollectorRegistry
-from publishing import CuttingProxy, publishing, sent, served, versions
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet
 
-from services.contracts.keys import Keys
-from services.contracts.upload import KEEPALIVE_SECONDS
-from services.contracts.weights import WeightsRefused
-from services.trainer.publisher import WeightPublisher
-from services.trainer.snapshot import Snapshot, Staging, take_snapshot
+from ais.contracts.keys import Keys
+from ais.contracts.weights.offer import WeightsRefused
+from ais.contracts.weights.upload import KEEPALIVE_SECONDS
+from ais.trainer.weights.publisher import WeightPublisher
+from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from tests.support.publishing import CuttingProxy, publishing, sent, served, versions
+from tests.support.replica_stand_ins import Fleet
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ async def test_a_replica_that_hangs_delays_nobody_is_set_aside_and_comes_back(
         await released.wait()
 
     hanging.answer = hang
-    async with publishing(redis, keys, registry, push_deadline_seconds=0.3) as publisher:
+    async with publishing(redis, keys, registry, deadline_seconds=0.3) as publisher:
         publisher.offer(new := snapshot(1))
         await served(new, quick)
         async with asyncio.timeout(10):

@@ -13,9 +13,9 @@ import torch
 from rank_checkpoint import go_on
 from rank_curves import CASES, POISONED_STEP, train
 from safetensors.torch import load, load_file
-from torchrun import torchrun
 
-from services.trainer.ranks import Ranks
+from ais.trainer.ranks.ranks import Ranks
+from tests.support.torchrun import torchrun
 
 pytestmark = pytest.mark.slow
 

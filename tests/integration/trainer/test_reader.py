@@ -9,17 +9,17 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
-from trainer_groups import make_group
 
-from services.contracts.keys import Keys
-from services.contracts.queue import TrajectoryQueue
-from services.contracts.trajectory import encode_group
-from services.runtime.redis import connect
-from services.runtime.settings import RedisSettings, RunSettings
-from services.runtime.tasks import end_tasks
-from services.trainer.intake import Intake
-from services.trainer.metrics import TrainerMetrics
-from services.trainer.reader import GroupReader, no_hidden_retries
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.trajectory import encode_group
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings, RunSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.groups.intake import Intake
+from ais.trainer.groups.reader import GroupReader, no_hidden_retries
+from ais.trainer.metrics import TrainerMetrics
+from tests.support.trainer_groups import make_group
 
 
 class AnswerLosingProxy:

@@ -12,19 +12,19 @@ from typing import Any
 
 import psutil
 import pytest
-from collector_stand_in import StandInCollector
 from redis.asyncio import Redis
-from replica_stand_ins import Fleet
-from torchrun import rank_processes, torchrun, torchrun_on_two_machines
 
-from services.contracts.events import Finished, VersionPublished
-from services.contracts.keys import Keys
-from services.contracts.weights import digest_of
-from services.runtime.process import EXIT_RANK_LOST
-from services.runtime.settings import RunSettings
-from services.runtime.tasks import end_tasks
-from services.trainer import ledger
-from services.trainer.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from ais.contracts.events import Finished, VersionPublished
+from ais.contracts.keys import Keys
+from ais.contracts.weights.offer import digest_of
+from ais.runtime.exits import EXIT_RANK_LOST
+from ais.runtime.settings import RunSettings
+from ais.runtime.tasks import end_tasks
+from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer
+from ais.trainer.history import ledger
+from tests.support.collector_stand_in import StandInCollector
+from tests.support.replica_stand_ins import Fleet
+from tests.support.torchrun import rank_processes, torchrun, torchrun_on_two_machines
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +46,13 @@ def trainer(run: RunSettings, redis_url: str, tmp_path: Path) -> Callable[..., A
     async def start(*settings: str, max_restarts: int = 0, machines: int = 1) -> AsyncIterator[Any]:
         chosen = {name: getattr(run, name) for name in RunSettings.model_fields}
         overrides = [f"run.{name}={value}" for name, value in chosen.items()]
-        overrides += [f"redis.url={redis_url}", "trainer.save_every_steps=2", "trainer.registry_poll_seconds=0.05"]
+        overrides += [
+            f"redis.url={redis_url}",
+            "trainer.checkpoints.every_steps=2",
+            "trainer.push.registry_poll_seconds=0.05",
+        ]
         flags = [flag for setting in (*overrides, *settings) for flag in ("--set", setting)]
-        command = ("-m", "services.trainer", *flags)
+        command = ("-m", "ais.trainer", *flags)
         if machines == 1:
             started: Any = torchrun(2, *command, log=log, max_restarts=max_restarts)
         else:
@@ -104,7 +108,7 @@ async def test_a_signal_to_torchrun_commits_what_is_trained_before_all_ranks_end
     run: RunSettings, trainer: Callable[..., Any], redis: Redis
 ) -> None:
     collector = asyncio.create_task(StandInCollector(redis, run).run())
-    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.save_every_steps=2000") as process:
+    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.checkpoints.every_steps=2000") as process:
         await until(lambda: len(steps_of(run)) > 0)
         ranks = rank_processes(process)
         process.send_signal(signal.SIGTERM)
@@ -121,7 +125,7 @@ async def test_a_rank_that_hangs_is_named_by_the_other_within_the_deadline(
     stopped: int, run: RunSettings, trainer: Callable[..., Any], redis: Redis, tmp_path: Path
 ) -> None:
     collector = asyncio.create_task(StandInCollector(redis, run).run())
-    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.collective_seconds=3") as process:
+    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.ranks.collective_seconds=3") as process:
         await until(lambda: len(steps_of(run)) > 0)
         ranks = rank_processes(process)
         ranks[stopped].send_signal(signal.SIGSTOP)

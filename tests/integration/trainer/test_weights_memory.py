@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from replica_stand_ins import KeepingEngine, StandInReplica
 
-from services.contracts.upload import these, upload
-from services.rollout.engine import WeightSwap
-from services.runtime.http import serve
-from services.trainer.deltas import Parcel, delta, full
-from services.trainer.snapshot import Snapshot, Staging, write_snapshot
+from ais.contracts.weights.upload import these, upload
+from ais.rollout.engine import WeightSwap
+from ais.runtime.http import serve
+from ais.trainer.weights.deltas import Parcel, delta, full
+from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
+from tests.support.replica_stand_ins import KeepingEngine, StandInReplica
 
 TENSORS, ROWS = 64, 1024
 MODEL_BYTES = TENSORS * ROWS * 1024 * 2

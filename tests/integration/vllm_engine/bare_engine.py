@@ -132,7 +132,7 @@ class _Served:
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
-        from services.rollout.engines.vllm_engine.arguments import TRANSFER_BACKEND, WORKER_EXTENSION
+        from ais.rollout.engines.vllm_engine.arguments import TRANSFER_BACKEND, WORKER_EXTENSION
 
         self._engine = LLM(
             model=model,
@@ -183,7 +183,7 @@ class _Served:
         return str(self._model.get_submodule(layer).weight.dtype)
 
     def rounds_tokens_as_vllm(self, layer: str, inputs: list[list[float]]) -> bool:
-        from services.rollout.engines.vllm_engine.fp8_cpu_kernel import rounded_tokens
+        from ais.rollout.engines.vllm_engine.fp8_cpu_kernel import rounded_tokens
 
         tokens = torch.tensor(inputs).bfloat16()
         ours, our_scales = rounded_tokens(tokens)

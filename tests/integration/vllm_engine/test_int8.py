@@ -11,9 +11,9 @@ import torch
 from bare_engine import BareEngine, bare_engine, random_model
 from safetensors.torch import load_file, save_file
 
-from services.contracts.sampling import Precision
-from services.rollout.engines.torch_engine.linear import rounded_linear
-from services.rollout.engines.vllm_engine.int8 import write_int8_directory
+from ais.contracts.sampling import Precision
+from ais.rollout.engines.torch_engine.linear import rounded_linear
+from ais.rollout.engines.vllm_engine.int8 import write_int8_directory
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import PolicySpan, Trajectory
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, Trajectory
 
 
 def test_ratios_are_taken_within_a_round() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.collector.admission import Admission
+from ais.collector.admission import Admission
 
 
 def start_all(admission: Admission) -> list[int]:

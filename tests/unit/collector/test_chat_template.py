@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from services.collector.settings import PromptSettings
-from services.collector.tokenizer import open_tokenizer
-from services.runtime.process import UnavailableError
+from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.settings import PromptSettings
+from ais.runtime.process import UnavailableError
 
 CHATML = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|start|>system
 You are helpful<|end|>

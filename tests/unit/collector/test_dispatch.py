@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.collector.dispatch import FIRST_REST_SECONDS, Dispatcher
-from services.contracts.registry import ReplicaRecord
-from services.contracts.sampling import Precision
+from ais.collector.dispatch import FIRST_REST_SECONDS, Dispatcher
+from ais.contracts.registry import ReplicaRecord
+from ais.contracts.sampling import Precision
 
 
 def replica(name: str, version: int = 0, slots: int = 16, ready: bool = True) -> ReplicaRecord:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.collector.prompts import Prompt, Split, TaskError
-from services.collector.reasoning_gym_task import ReasoningGymTask
-from services.collector.settings import ReasoningGymDataset, TaskSettings
-from services.collector.tasks import open_task
-from services.collector.verifiers import open_verifier
-from services.contracts.sampling import FinishReason
+from ais.collector.prompts.prompts import Prompt, Split, TaskError
+from ais.collector.settings import ReasoningGymDataset, TaskSettings
+from ais.collector.tasks.reasoning_gym import ReasoningGymTask
+from ais.collector.tasks.task import open_task
+from ais.collector.tasks.verifiers import open_verifier
+from ais.contracts.sampling import FinishReason
 
 pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
 

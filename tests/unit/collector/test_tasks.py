@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.collector.prompts import Prompt, Split, TaskError
-from services.collector.settings import CollectorSettings, TaskSettings
-from services.collector.tasks import open_task
-from services.collector.verifiers import open_verifier
-from services.contracts.sampling import FinishReason
+from ais.collector.prompts.prompts import Prompt, Split, TaskError
+from ais.collector.settings import CollectorSettings, TaskSettings
+from ais.collector.tasks.task import open_task
+from ais.collector.tasks.verifiers import open_verifier
+from ais.contracts.sampling import FinishReason
 
 
 def answered_by(answer: str) -> Prompt:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from services.contracts import delta
-from services.contracts.delta import apply_delta, encode_delta
-from services.contracts.delta_blocks import DeltaError
-from services.contracts.weights import digest_of, digest_of_file
+from ais.contracts.weights import delta
+from ais.contracts.weights.delta import apply_delta, encode_delta
+from ais.contracts.weights.delta_blocks import DeltaError
+from ais.contracts.weights.offer import digest_of, digest_of_file
 
 BLOCK = 64
 """Bytes coded at once in these tests, so that small files have several blocks, the last one shorter."""

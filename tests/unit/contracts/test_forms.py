@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.contracts.forms import BF16, Kind, form_of_precision, stored
-from services.contracts.sampling import Precision
+from ais.contracts.sampling import Precision
+from ais.contracts.weights.forms import BF16, Kind, form_of_precision, stored
 
 UP = "model.layers.0.mlp.up_proj.weight"
 

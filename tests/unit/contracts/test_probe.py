@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from services.contracts.probe import MOST_TOKENS, Probe, attach_probe, decode_probe, encode_probe, read_probe
-from services.contracts.trajectory import MalformedRecordError
+from ais.contracts.trajectory import MalformedRecordError
+from ais.contracts.weights.probe import MOST_TOKENS, Probe, attach_probe, decode_probe, encode_probe, read_probe
 
 VOCABULARY = 100
 PROBE = Probe(token_ids=((1, 5, 99), (0, 2)), logprobs=((-0.5, -2.25), (0.0,)))

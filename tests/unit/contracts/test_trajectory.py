@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.contracts.sampling import FinishReason, Precision, SamplingParameters
-from services.contracts.trajectory import (
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import (
+    LONGEST_ANSWER,
     MalformedRecordError,
     PolicySpan,
     ScoredGroup,
@@ -20,7 +22,7 @@ from services.contracts.trajectory import (
     encode_group,
     encode_trajectory,
 )
-from services.contracts.v1 import trajectory_pb2 as pb
+from ais.contracts.v1 import trajectory_pb2 as pb
 
 VOCABULARY = 100
 BOUNDS = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=7)
@@ -83,6 +85,11 @@ def test_a_group_comes_back_from_the_wire_as_it_was(tokens: int, samples: int) -
     np.testing.assert_array_equal(decoded.prompt_token_ids, group.prompt_token_ids)
     for left, right in zip(group.trajectories, decoded.trajectories, strict=True):
         assert_same(left, right)
+
+
+@pytest.mark.parametrize("answer", ["", "42", "é" * LONGEST_ANSWER, "x" * 1_000_000])
+def test_an_answer_comes_back_cut_to_what_is_sent(answer: str) -> None:
+    assert decode_group(encode_group(replace(make_group(), answer=answer)), BOUNDS).answer == answer[:LONGEST_ANSWER]
 
 
 def test_a_4k_token_trajectory_costs_about_8_bytes_a_token() -> None:
@@ -163,6 +170,7 @@ MALFORMED: dict[str, tuple[Callable[[pb.ScoredGroup], None], str]] = {
         lambda g: setattr(g.trajectories[0], "group_id", "other"),
         "trajectories[0].group_id",
     ),
+    "an answer longer than is sent": (lambda g: setattr(g, "answer", "x" * (LONGEST_ANSWER + 1)), "answer"),
     "the same trajectory twice": (lambda g: g.trajectories[1].CopyFrom(g.trajectories[0]), "trajectories"),
 }
 

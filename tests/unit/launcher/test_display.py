@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from services.launcher.display import FIGURES, LineDisplay, Snapshot, draw, duration, line, open_display, trend
-from services.trainer.record import StepRecord
+from ais.launcher.display import FIGURES, LineDisplay, Snapshot, draw, duration, line, open_display, trend
+from ais.trainer.record import StepRecord
 
 
 def record(step: int, **more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.launcher.history import history_problems
+from ais.launcher.directory.history import history_problems
 
 STEPS, GROUPS = 4, 2
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from services.launcher.record import record_of
-from services.launcher.report import write_report
-from services.launcher.report.plots import PLOTS, render
-from services.launcher.results import read_results
-from services.launcher.run_directory import RunDirectory
-from services.launcher.summary import note, rows, totals
-from services.trainer.record import StepRecord
+from ais.launcher.directory.record import record_of
+from ais.launcher.directory.run_directory import RunDirectory
+from ais.launcher.report import write_report
+from ais.launcher.report.plots import PLOTS, render
+from ais.launcher.report.results import read_results
+from ais.launcher.report.summary import note, rows, totals
+from ais.trainer.record import StepRecord
 
 STEPS = 24
 CONFIG = """

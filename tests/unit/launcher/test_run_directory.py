@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.launcher.run_directory import RunDirectory, checkpoints_of, fresh_run_directory, spread
-from services.launcher.steps import StepLog, read_records
+from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, fresh_run_directory, spread
+from ais.launcher.directory.steps import StepLog, read_records
 
 
 def test_a_run_never_overwrites_an_earlier_one(tmp_path: Path) -> None:

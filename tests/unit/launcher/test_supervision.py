@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from services.launcher.supervision import (
+from ais.launcher.processes.supervision import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
     STABLE_SECONDS,
@@ -17,7 +17,7 @@ from services.launcher.supervision import (
     Role,
     Supervision,
 )
-from services.runtime.process import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 DEATHS_LIMIT = 5
 ROLES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.launcher.commands import valkey
+from ais.launcher.processes.commands import valkey
 
 
 def test_the_server_never_answers_a_write_before_it_is_in_its_file(tmp_path: Path) -> None:

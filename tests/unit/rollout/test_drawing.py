@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.rollout.engines.torch_engine.sampling import distribution, draw, sample_key, uniforms
+from ais.rollout.engines.torch_engine.sampling import distribution, draw, sample_key, uniforms
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
 

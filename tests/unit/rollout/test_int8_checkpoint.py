@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ais.rollout.engines.vllm_engine.int8 import int8_tensors, write_int8_directory
 from ais_core.numerics import quantize_weight
-from services.rollout.engines.vllm_engine.int8 import int8_tensors, write_int8_directory
 
 LINEAR = "model.layers.0.mlp.down_proj.weight"
 KEPT = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "lm_head.weight")

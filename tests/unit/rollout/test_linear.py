@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.contracts.sampling import Precision
-from services.rollout.engines.torch_engine.linear import round_weight, rounded_linear
+from ais.contracts.sampling import Precision
+from ais.rollout.engines.torch_engine.linear import round_weight, rounded_linear
 
 STORAGE = {"e4m3": (torch.float8_e4m3fn, 448.0), "e5m2": (torch.float8_e5m2, 57344.0)}
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from services.contracts.probe import METADATA_KEY, Probe
-from services.contracts.sampling import Precision
-from services.rollout.engine import ProbeRejectedError, WeightsRejectedError
-from services.rollout.probe import judge, probe_of, tolerance
+from ais.contracts.sampling import Precision
+from ais.contracts.weights.probe import METADATA_KEY, Probe
+from ais.rollout.engine import ProbeRejectedError, WeightsRejectedError
+from ais.rollout.engines.probe import judge, probe_of, tolerance
 
 PROBE = Probe(token_ids=((1, 2, 3), (4, 5)), logprobs=((-1.0, -2.0), (-0.5,)))
 

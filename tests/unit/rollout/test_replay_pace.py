@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from services.contracts.trajectory import PolicySpan
-from services.rollout.engines.replay_engine.pace import Pace, Slots, Swap, replayed_spans
+from ais.contracts.trajectory import PolicySpan
+from ais.rollout.engines.replay_engine.pace import Pace, Slots, Swap, replayed_spans
 
 PACE = Pace(first_token_seconds=1.0, tokens_per_second=10.0)
 BEGINNING = Swap(float("-inf"), 0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.contracts.sampling import SamplingParameters
-from services.rollout.admission import Limits
-from services.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
+from ais.contracts.sampling import SamplingParameters
+from ais.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
+from ais.rollout.engines.limits import Limits
 
 LIMITS = Limits(vocab_size=100, max_model_len=8, room=10)
 

@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.contracts.sampling import FinishReason, SamplingParameters
-from services.contracts.trajectory import PolicySpan
-from services.rollout.engine import Completion, GenerationRequest
-from services.rollout.engines.torch_engine.slots import Admission, Group, Slots, policy_spans
+from ais.contracts.sampling import FinishReason, SamplingParameters
+from ais.contracts.trajectory import PolicySpan
+from ais.rollout.engine import Completion, GenerationRequest
+from ais.rollout.engines.torch_engine.slots import Admission, Group, Slots, policy_spans
 
 STOP = 9
 

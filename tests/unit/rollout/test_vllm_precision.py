@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.contracts.sampling import Precision
-from services.rollout.engines.vllm_engine.arguments import really_computed
-from services.rollout.engines.vllm_engine.precision import Host, mode_of
-from services.runtime.settings import SettingsError
+from ais.contracts.sampling import Precision
+from ais.rollout.engines.vllm_engine.arguments import really_computed
+from ais.rollout.engines.vllm_engine.precision import Host, mode_of
+from ais.runtime.settings import SettingsError
 
 CPU = Host("cpu")
 FP8 = Precision()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.runtime.tasks import end_tasks
+from ais.runtime.tasks import end_tasks
 
 
 async def test_a_task_that_swallows_its_first_cancellation_is_ended() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime.settings import RunSettings, Section, SettingsError, known_keys, read_tree, validate
+from ais.runtime.settings import RunSettings, Section, SettingsError, known_keys, read_tree, validate
 
 
 @dataclass(frozen=True)

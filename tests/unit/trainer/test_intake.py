@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from trainer_groups import make_entry, make_group
 
-from services.contracts.queue import ALIEN_ORDINAL, Entry
-from services.contracts.trajectory import ScoredGroup
-from services.runtime.settings import RunSettings
-from services.trainer.intake import Buffered, Duplicate, Intake, Known, Refused
+from ais.contracts.queue import ALIEN_ORDINAL, Entry
+from ais.contracts.trajectory import ScoredGroup
+from ais.runtime.settings import RunSettings
+from ais.trainer.groups.intake import Buffered, Duplicate, Intake, Known, Refused
+from tests.support.trainer_groups import make_entry, make_group
 
 RUN = RunSettings(groups_per_batch=2, samples_per_group=4, max_staleness=1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.trainer import ledger
-from services.trainer.ledger import Commit
+from ais.trainer.history import ledger
+from ais.trainer.history.ledger import Commit
 
 
 def commit(step: int, incarnation: int = 1) -> Commit:

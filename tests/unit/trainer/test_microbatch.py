@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trainer_groups import make_group
 
-from services.contracts.sampling import Precision
-from services.trainer.microbatch import Sample, cut, deal, nothing
+from ais.contracts.sampling import Precision
+from ais.trainer.policy.microbatch import Sample, cut, deal, nothing
+from tests.support.trainer_groups import make_group
 
 SAMPLES = [
     Sample(group.prompt_token_ids, trajectory)

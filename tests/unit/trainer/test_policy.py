@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_groups import make_group
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from services.contracts.sampling import Precision
-from services.runtime.process import UnavailableError
-from services.trainer import scoring as scoring_module
-from services.trainer.demo_model import demo_model
-from services.trainer.float32_products import Float32Products
-from services.trainer.microbatch import Sample, cut
-from services.trainer.policy import Policy
+from ais.contracts.sampling import Precision
+from ais.runtime.process import UnavailableError
+from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.policy import scoring as scoring_module
+from ais.trainer.policy.float32_products import Float32Products
+from ais.trainer.policy.microbatch import Sample, cut
+from ais.trainer.policy.policy import Policy
+from tests.support.trainer_groups import make_group
 
 BF16_TOLERANCE = 0.05
 """Log-probs of the same tokens from differently ordered BF16 computations, nats."""

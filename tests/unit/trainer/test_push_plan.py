@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.contracts.weights import RelayTarget
-from services.trainer.push_plan import Branch, branches
+from ais.contracts.weights.offer import RelayTarget
+from ais.trainer.weights.push_plan import Branch, branches
 
 
 def everyone(tree: list[Branch]) -> list[str]:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from services.contracts.probe import Probe, read_probe
-from services.contracts.weights import digest_of_file, version_digest
-from services.rollout.snapshots import digest_of_files, snapshot_files
-from services.trainer.demo_model import demo_model
-from services.trainer.snapshot import Snapshot, SnapshotWriter, Staging, layout, take_snapshot
+from ais.contracts.weights.offer import digest_of_file, version_digest
+from ais.contracts.weights.probe import Probe, read_probe
+from ais.rollout.engines.snapshots import digest_of_files, snapshot_files
+from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.weights.snapshot import Snapshot, SnapshotWriter, Staging, layout, take_snapshot
 
 PROBE = Probe(token_ids=((1, 5, 9),), logprobs=((-0.5, -2.25),))
 WEIGHTS = {

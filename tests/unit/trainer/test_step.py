@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_groups import make_group
 
+from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import ScoredGroup
+from ais.runtime.settings import RunSettings
+from ais.trainer.demo.demo_model import demo_model
+from ais.trainer.learning.batch import prepare
+from ais.trainer.learning.learner import Learner, StepOutcome
+from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.policy.microbatch import Microbatch, Sample, cut
+from ais.trainer.policy.policy import Policy, TokenScores
+from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.settings import TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
-from services.contracts.sampling import Precision
-from services.contracts.trajectory import ScoredGroup
-from services.runtime.settings import RunSettings
-from services.trainer.batch import prepare
-from services.trainer.demo_model import demo_model
-from services.trainer.microbatch import Microbatch, Sample, cut
-from services.trainer.phases import PhaseClock
-from services.trainer.policy import Policy, TokenScores
-from services.trainer.ranks import Ranks
-from services.trainer.settings import TrainerSettings
-from services.trainer.step import Learner, StepOutcome
+from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import trainer_settings
 
 GROUPS = [make_group(ordinal, lengths=(2, 10)) for ordinal in range(6)]
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
@@ -46,7 +47,7 @@ def new_learner(
     correction: CorrectionSettings = PREVIOUS_BATCH, dtype: torch.dtype = torch.float32, **settings: Any
 ) -> Learner:
     policy = Policy(demo_model(seed=2), compute_dtype=dtype)
-    trainer = TrainerSettings.model_validate({"max_grad_norm": 1e9, "warmup_steps": 0, **settings})
+    trainer = trainer_settings(**{"max_grad_norm": 1e9, "warmup_steps": 0, **settings})
     return Learner(policy, RunSettings(steps=100), trainer, correction)
 
 

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.trainer.demo_model import BOS_ID, CHARACTERS, EOS_ID, demo_tokenizer, save_tokenizer
-from services.trainer.warmstart import (
+from ais.trainer.demo.demo_model import BOS_ID, CHARACTERS, EOS_ID, demo_tokenizer, save_tokenizer
+from ais.trainer.demo.warmstart import (
     IGNORED,
     DemonstrationError,
     batches,

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 from torch.distributed import HashStore, PrefixStore
 
-from services.runtime.process import EXIT_RANK_LOST
-from services.trainer.watchdog import Report, Sighting, Store, Watchdog, complaint
+from ais.runtime.exits import EXIT_RANK_LOST
+from ais.trainer.ranks.watchdog import Report, Sighting, Store, Watchdog, complaint
 
 OWN = Report(beat=9, entered=5, phase="backward of a microbatch")
 

@@ -1,0 +1,38 @@
+"""How often each group was tried, and what became of it. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+
+@dataclass
+class History:
+    """What became of an ordinal's groups so far."""
+
+    attempts: int = 0
+    """Groups started. Each has a name of its own, by this number."""
+    handed_back: int = 0
+    """Groups that a replica gave back because it was about to leave."""
+    failed_on: str | None = None
+    """The replica on which the last group came to nothing."""
+
+    @property
+    def failures(self) -> int:
+        """Groups that came to nothing, by failed calls or refusals of the trainer, when none is under way."""
+        return self.attempts - self.handed_back
+
+
+class Attempts:
+    """The history of every ordinal that the trainer has not trained yet."""
+
+    def __init__(self) -> None:
+        self._histories: defaultdict[int, History] = defaultdict(History)
+
+    def __getitem__(self, ordinal: int) -> History:
+        return self._histories[ordinal]
+
+    def forget_below(self, ordinal: int) -> None:
+        """Drops the ordinals that have been trained."""
+        for trained in [known for known in self._histories if known < ordinal]:
+            del self._histories[trained]

@@ -1,0 +1,171 @@
+"""Scores policies on held-out prompts, through a real replica: push the weights, sample, verify.
+
+    python -m ais.collector.evaluation -c FILE --replica HOST:PORT,http://HOST:PORT --output FILE.jsonl \\
+        [--prompts 256] [--checkpoints DIR DIR ...]
+
+Without checkpoints the replica's own policy is scored. Each checkpoint is a Hugging Face directory of
+safetensors; the number at the end of its name (step-000040) is its step and must rise. Writes one JSON line for
+each: {"step", "precision", "reward_mean", "reward_standard_error", "prompts"}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import re
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+
+from ais.collector.exercise import Exercise
+from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.prompts.prompts import Split
+from ais.collector.service import open_exercise
+from ais.collector.settings import CollectorProcessSettings
+from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import TrajectoryBounds
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.weights.offer import full_offer
+from ais.contracts.weights.upload import UploadError, these, upload_client, upload_with_retries
+from ais.runtime.channel import open_channel
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError
+from ais.runtime.settings import SettingsError, read_tree, validate
+
+CALL_SECONDS = 300.0
+"""Deadline of one weight push and of one prompt's generation."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean reward of one policy at one precision; the standard error is that of the mean over prompts."""
+
+    step: int
+    precision: str
+    reward_mean: float
+    reward_standard_error: float
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Where the replica under evaluation listens."""
+
+    grpc_address: str
+    http_url: str
+
+    @classmethod
+    def parse(cls, text: str) -> Replica:
+        grpc_address, separator, http_url = text.partition(",")
+        if not separator or not http_url.startswith("http"):
+            raise argparse.ArgumentTypeError(f"{text}: expected HOST:PORT,http://HOST:PORT")
+        return cls(grpc_address, http_url)
+
+
+async def score(
+    replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
+) -> Score:
+    """One response to each of the first `prompts` held-out prompts, under the policy the replica serves now."""
+    async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
+        stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
+        description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
+    client = GenerationClient(replica.grpc_address, settings.run.use_proxy)
+    room = asyncio.Semaphore(max(1, int(description.slots * settings.collector.queue_factor)))
+
+    async def reward(ordinal: int) -> float:
+        prompt, token_ids = exercise.ask(ordinal)
+        sampling = settings.collector.sampling.model_copy(update={"seed": settings.run.seed + ordinal})
+        async with room:
+            trajectories = await client.generate(
+                f"evaluation-{step}-{ordinal}",
+                token_ids,
+                1,
+                sampling,
+                TrajectoryBounds(vocab_size=description.vocab_size),
+                CALL_SECONDS,
+            )
+        return exercise.rewards(prompt, trajectories)[0]
+
+    try:
+        rewards = await asyncio.gather(*(reward(ordinal) for ordinal in range(prompts)))
+    finally:
+        await client.close()
+    spread = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
+    return Score(
+        step=step,
+        precision=str(Precision.from_proto(description.precision)),
+        reward_mean=statistics.fmean(rewards),
+        reward_standard_error=spread / math.sqrt(len(rewards)),
+        prompts=prompts,
+    )
+
+
+def weights_of(checkpoint: Path) -> list[Path]:
+    """Its safetensors files, in order. Raises UnavailableError when there are none."""
+    if files := sorted(checkpoint.glob("model*.safetensors")):
+        return files
+    raise UnavailableError(f"{checkpoint} has no model.safetensors, nor shards of one")
+
+
+async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool) -> None:
+    """Makes the replica serve a checkpoint. Raises UnavailableError with the replica's reason."""
+    files = weights_of(checkpoint)
+    try:
+        async with upload_client(CALL_SECONDS, use_proxy) as client:
+            await upload_with_retries(client, replica.http_url, full_offer(version, files), these(files))
+    except UploadError as error:
+        raise UnavailableError(f"the replica does not serve the weights of {checkpoint}: {error}") from error
+
+
+async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:
+    exercise = open_exercise(settings, Split.HELD_OUT)
+    with arguments.output.open("a") as output:
+        for checkpoint in arguments.checkpoints or [None]:
+            step = 0
+            if checkpoint is not None:
+                step = step_of(checkpoint)
+                await push(arguments.replica, checkpoint, step, settings.run.use_proxy)
+            result = await score(arguments.replica, exercise, settings, arguments.prompts, step)
+            output.write(json.dumps(asdict(result)) + "\n")
+            output.flush()
+
+
+def step_of(checkpoint: Path) -> int:
+    """step-000040 -> 40. Raises UnavailableError for another name."""
+    match = re.search(r"(\d+)$", checkpoint.name)
+    if match is None:
+        raise UnavailableError(f"checkpoint directory {checkpoint} must end in its step, such as step-000040")
+    return int(match.group(1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--replica", type=Replica.parse, required=True)
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[])
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        tree = read_tree(arguments.config, arguments.overrides)
+        sections = CollectorProcessSettings.model_fields
+        settings = validate(CollectorProcessSettings, {key: tree[key] for key in sections if key in tree})
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
+    try:
+        asyncio.run(evaluate(arguments, settings))
+    except (UnavailableError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
+        print(f"evaluation failed: {error}", file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Settings of the collector: section [collector]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ais.contracts.sampling import SamplingParameters
+from ais.runtime.addresses import Host
+from ais.runtime.logging import LoggingSettings
+from ais.runtime.settings import RedisSettings, RunSettings, Section
+
+VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
+
+
+class ReasoningGymDataset(Section):
+    """One dataset of the reasoning-gym library."""
+
+    name: str
+    """Its name there, such as chain_sum."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """How often its items are drawn, relative to the others'."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Its own parameters, such as {max_terms = 2}; those not given are the library's."""
+
+    @model_validator(mode="after")
+    def _seed_is_ours(self) -> Self:
+        if taken := {"seed", "size"} & self.parameters.keys():
+            raise ValueError(f"{' and '.join(sorted(taken))} cannot be set here: prompts are drawn from run.seed")
+        return self
+
+
+class TaskSettings(Section):
+    """Where prompts come from and how responses are judged."""
+
+    name: Literal["sort", "jsonl", "reasoning_gym"] = "sort"
+    """`sort` makes digit-sorting problems; `jsonl` reads prompts and answers from a file; `reasoning_gym` makes
+    problems of the library of that name, about a hundred kinds."""
+    digits: int = Field(default=16, ge=1, le=512)
+    """Length of a problem of the sort task."""
+    file: Path | None = None
+    """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
+    held_out_file: Path | None = None
+    """For `jsonl`: the same kind of file for evaluation, never trained on. None: evaluation uses `file`."""
+    datasets: tuple[ReasoningGymDataset, ...] = ()
+    """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
+    verifier: VerifierName | None = None
+    """`exact_match`: the response is the answer. `regular_expression`: what `pattern` captures is the answer.
+    `reasoning_gym`: that library scores what `pattern` captures; a JSONL file then needs its metadata. None:
+    `reasoning_gym` for the task of that name, else `exact_match`."""
+    pattern: str | None = None
+    r"""The last match counts, its first group or all of it. None: `####\s*(\S+)` for `regular_expression`,
+    `<answer>(.*?)</answer>` for `reasoning_gym`."""
+
+    @property
+    def effective_verifier(self) -> VerifierName:
+        """The verifier that judges."""
+        return self.verifier or ("reasoning_gym" if self.name == "reasoning_gym" else "exact_match")
+
+    @model_validator(mode="after")
+    def _source_is_given(self) -> Self:
+        if self.name == "jsonl" and self.file is None:
+            raise ValueError("task jsonl needs collector.task.file, a JSONL file of prompts and answers")
+        if self.name == "reasoning_gym" and not self.datasets:
+            raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
+        if self.name == "sort" and self.effective_verifier == "reasoning_gym":
+            raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
+        return self
+
+
+class PromptSettings(Section):
+    """How a problem's text becomes the prompt that is tokenised."""
+
+    use_chat_template: bool = True
+    """Puts the text into the tokenizer's chat template, as a user's message, where the tokenizer has one."""
+    system: str = ""
+    """System message of the chat. Empty: none of ours; some templates then put in one of their own."""
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    """What else the chat template is given, such as {enable_thinking = false} for Qwen3."""
+
+    @model_validator(mode="after")
+    def _chat_settings_have_a_chat(self) -> Self:
+        if not self.use_chat_template and (self.system or self.template_arguments):
+            raise ValueError("system and template_arguments need use_chat_template = true")
+        return self
+
+
+class CollectorSettings(Section):
+    """How prompts become scored groups."""
+
+    task: TaskSettings = TaskSettings()
+    """Where prompts come from and how responses are judged."""
+    prompt: PromptSettings = PromptSettings()
+    """How a problem's text becomes the prompt that is tokenised."""
+    sampling: SamplingParameters = SamplingParameters()
+    """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
+    group_deadline_seconds: float = Field(default=120.0, gt=0)
+    """A group not finished by then is started again on another replica."""
+    max_attempts: int = Field(default=50, ge=1)
+    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector. One
+    that was handed back by a replica that leaves has not."""
+    queue_factor: float = Field(default=1.5, ge=1.0)
+    """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
+    waiting for us."""
+    http_host: Host = "127.0.0.1"
+    """Address the metrics and health endpoints listen on."""
+    http_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
+
+    @model_validator(mode="after")
+    def _sampling_can_be_trained_on(self) -> Self:
+        if self.sampling.top_p < 1.0 or self.sampling.top_k > 0:
+            raise ValueError(
+                "truncated sampling (sampling.top_p < 1 or sampling.top_k > 0) is refused: the trainer scores over the "
+                "whole vocabulary, and the importance ratio would be biased. Set top_p = 1 and top_k = 0."
+            )
+        if self.sampling.seed is not None:
+            raise ValueError("sampling.seed is drawn from run.seed for each group; set run.seed instead")
+        if self.sampling.temperature == 0.0:
+            raise ValueError("sampling.temperature = 0 has no log-probs to train on; set it above 0, usually to 1")
+        return self
+
+
+class CollectorProcessSettings(Section):
+    """All that a collector process reads from the settings file."""
+
+    run: RunSettings = RunSettings()
+    redis: RedisSettings = RedisSettings()
+    collector: CollectorSettings = CollectorSettings()
+    logging: LoggingSettings = LoggingSettings()

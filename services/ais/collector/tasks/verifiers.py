@@ -1,0 +1,70 @@
+"""How a response is judged: a reward in [0, 1] from its text and the prompt it answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ais.collector.prompts.prompts import Prompt, TaskError
+from ais.collector.settings import TaskSettings
+from ais.collector.tasks.reasoning_gym import Scorer
+from ais.contracts.sampling import FinishReason
+
+Verifier = Callable[[str, Prompt, FinishReason], float]
+"""(response text without special tokens, prompt, finish reason) -> reward."""
+
+DEFAULT_PATTERNS = {"regular_expression": r"####\s*(\S+)", "reasoning_gym": r"(?s)<answer>(.*?)</answer>"}
+"""What captures the answer when collector.task.pattern is not set."""
+
+
+def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
+    """1 if the response, ended by its stop token, is the answer but for white space around it."""
+    return float(finish_reason is FinishReason.STOP and response.strip() == prompt.answer.strip())
+
+
+def regular_expression(pattern: re.Pattern[str]) -> Verifier:
+    """1 if the last match of `pattern` in the response captures the answer, ended or not."""
+
+    def verify(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:  # noqa: ARG001
+        return float(last_capture(pattern, response) == prompt.answer.strip())
+
+    return verify
+
+
+def reasoning_gym(pattern: re.Pattern[str], scorer: Scorer) -> Verifier:
+    """The reward reasoning-gym gives to what the last match of `pattern` captures; 0 where nothing matches.
+
+    It may be a fraction: some datasets give part of it to an answer in another form, `countdown` 0.01 even to nonsense.
+    """
+
+    def verify(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:  # noqa: ARG001
+        answer = last_capture(pattern, response)
+        return 0.0 if answer is None else scorer.score(answer, prompt)
+
+    return verify
+
+
+def last_capture(pattern: re.Pattern[str], text: str) -> str | None:
+    """First group (or all) of the last match, without white space around it; None where nothing is captured."""
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return None
+    captured = matches[-1].group(1 if pattern.groups else 0)
+    return None if captured is None else str(captured).strip()
+
+
+def open_verifier(settings: TaskSettings) -> Verifier:
+    """Raises TaskError for a pattern that does not compile, and for a dataset there is not."""
+    name = settings.effective_verifier
+    if name == "exact_match":
+        return exact_match
+    text = DEFAULT_PATTERNS[name] if settings.pattern is None else settings.pattern
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise TaskError(f"collector.task.pattern {text!r} is not a regular expression: {error}") from error
+    return (
+        regular_expression(pattern)
+        if name == "regular_expression"
+        else reasoning_gym(pattern, Scorer(settings.datasets))
+    )

@@ -1,0 +1,175 @@
+"""The trajectory queue: scored groups from collector to trainer, on a Redis stream with one consumer group.
+
+What it promises:
+- an ordinal is published at most once, however often a publish is retried or raced (one Lua script checks and adds);
+- an entry stays pending until the trainer acknowledges it, which it does after the work is durable; what a dead trainer
+  left pending, the next one claims;
+- an entry that must not be trained on goes to the dead-letter stream with its reason, its ordinal becomes open again
+  and the collector is told, in one script: nothing vanishes silently.
+
+It is bounded by the collector's admission, never by trimming entries nobody has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from ais.contracts.events import Discarded
+from ais.contracts.keys import Keys
+
+CONSUMER_GROUP = "trainer"
+ALIEN_ORDINAL = -1
+"""Ordinal of an entry that no collector wrote."""
+DEAD_LETTER_LIMIT = 1_000
+"""Dead letters kept for a person to look at; the oldest go first."""
+
+_PUBLISH_ONCE = """
+if redis.call('ZADD', KEYS[1], 'NX', ARGV[1], ARGV[1]) == 0 then return false end
+return redis.call('XADD', KEYS[2], '*', 'ordinal', ARGV[1], 'group', ARGV[2])
+"""
+
+_DISCARD_ONCE = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return false end
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[6], '*',
+    'entry', ARGV[2], 'ordinal', ARGV[3], 'reason', ARGV[4], 'group', ARGV[5])
+redis.call('ZREM', KEYS[3], ARGV[3])
+return redis.call('XADD', KEYS[4], '*', unpack(ARGV, 7))
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One queue entry as read, not yet validated."""
+
+    entry_id: str
+    ordinal: int
+    payload: bytes
+
+
+class TrajectoryQueue:
+    """One run's queue. Every call is one round trip."""
+
+    def __init__(self, redis: Redis, keys: Keys, incarnation: int = 0) -> None:
+        """`incarnation`: of the trainer that reads; names the consumer."""
+        self._redis = redis
+        self._keys = keys
+        self._consumer = f"trainer-{incarnation}"
+        self._publish_once = redis.register_script(_PUBLISH_ONCE)
+        self._discard_once = redis.register_script(_DISCARD_ONCE)
+
+    async def prepare(self) -> None:
+        """Creates stream and consumer group; does nothing when they exist."""
+        try:
+            await self._redis.xgroup_create(self._keys.groups, CONSUMER_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def publish(self, ordinal: int, payload: bytes) -> bool:
+        """Adds an encoded ScoredGroup. False: this ordinal had been accepted before, nothing was added."""
+        added = await self._publish_once(
+            keys=[self._keys.accepted, self._keys.groups], args=[str(ordinal).encode(), payload]
+        )
+        return added is not None
+
+    async def accepted(self, begin: int) -> set[int]:
+        """Ordinals from `begin` on that have been accepted."""
+        members = await self._redis.zrange(self._keys.accepted, begin, "+inf", byscore=True)
+        return {int(member) for member in cast(list[bytes], members)}
+
+    async def read(self, count: int, block_seconds: float) -> list[Entry]:
+        """Up to `count` new entries in one round trip; waits up to `block_seconds` for the first one."""
+        return self._entries(
+            await self._redis.xreadgroup(
+                CONSUMER_GROUP, self._consumer, {self._keys.groups: ">"}, count=count, block=int(block_seconds * 1000)
+            )
+        )
+
+    async def read_pending(self, count: int, after: str = "0") -> list[Entry]:
+        """Entries this consumer has read and not acknowledged, oldest first."""
+        return self._entries(
+            await self._redis.xreadgroup(CONSUMER_GROUP, self._consumer, {self._keys.groups: after}, count=count)
+        )
+
+    async def claim(self, count: int, after: str = "0") -> tuple[list[Entry], str | None]:
+        """Takes over up to `count` entries that any consumer has pending, oldest first; and where to go on, or None.
+
+        Only the one trainer that may read calls this: no consumer but itself is alive.
+        """
+        reply = await self._redis.xautoclaim(
+            self._keys.groups, CONSUMER_GROUP, self._consumer, min_idle_time=0, start_id=after, count=count
+        )
+        cursor, rows = cast(tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]], tuple(reply[:2]))
+        return self._entries([(b"", rows)]), None if cursor == b"0-0" else cursor.decode()
+
+    async def forget_consumers(self) -> None:
+        """Removes other consumers that have nothing pending: those of trainers before this one."""
+        consumers = await self._redis.xinfo_consumers(self._keys.groups, CONSUMER_GROUP)
+        for consumer in consumers:
+            if consumer["name"].decode() != self._consumer and consumer["pending"] == 0:
+                await self._redis.xgroup_delconsumer(self._keys.groups, CONSUMER_GROUP, consumer["name"])
+
+    async def acknowledge(self, entries: Mapping[str, int]) -> None:
+        """Forgets entries (id: ordinal) whose effect is durable, with their payloads and ordinals."""
+        if not entries:
+            return
+        entry_ids = list(entries)
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xack(self._keys.groups, CONSUMER_GROUP, *entry_ids)
+            pipeline.xdel(self._keys.groups, *entry_ids)
+            pipeline.zrem(self._keys.accepted, *map(str, entries.values()))
+            await pipeline.execute()
+
+    async def drop(self, entry: Entry) -> None:
+        """Forgets a second entry of an ordinal; the first one stays."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xack(self._keys.groups, CONSUMER_GROUP, entry.entry_id)
+            pipeline.xdel(self._keys.groups, entry.entry_id)
+            await pipeline.execute()
+
+    async def discard(self, entry: Entry, reason: str) -> None:
+        """Moves an entry to the dead-letter stream and asks the collector to generate its ordinal again.
+
+        Repeating it does nothing: what belongs to a group published since is left alone.
+        """
+        event = Discarded(ordinal=entry.ordinal, reason=reason).fields()
+        await self._discard_once(
+            keys=[self._keys.groups, self._keys.dead_letters, self._keys.accepted, self._keys.events],
+            args=[
+                CONSUMER_GROUP,
+                entry.entry_id,
+                entry.ordinal,
+                reason,
+                entry.payload,
+                DEAD_LETTER_LIMIT,
+                *(part for pair in event.items() for part in pair),
+            ],
+        )
+
+    async def depth(self) -> int:
+        """Groups in the stream: published and not yet acknowledged."""
+        return int(await self._redis.xlen(self._keys.groups))
+
+    @staticmethod
+    def _entries(reply: object) -> list[Entry]:
+        streams = cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]], reply or [])
+        return [
+            Entry(entry_id.decode(), ordinal_of(fields), fields.get(b"group", b""))
+            for _stream, rows in streams
+            for entry_id, fields in rows
+            if fields is not None  # deleted since it was read
+        ]
+
+
+def ordinal_of(fields: Mapping[bytes, bytes]) -> int:
+    """What somebody else wrote into the stream is still an entry: it is refused where entries are judged."""
+    try:
+        return int(fields[b"ordinal"])
+    except (KeyError, ValueError):
+        return ALIEN_ORDINAL

@@ -1,0 +1,88 @@
+"""How tokens are drawn and in which number formats: both are settings, both travel with every trajectory."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ais.contracts.v1 import trajectory_pb2 as pb
+
+
+class FinishReason(StrEnum):
+    """Why a response ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class SamplingParameters(BaseModel):
+    """How tokens are drawn from the model's distribution."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    temperature: float = Field(default=1.0, ge=0.0, le=100.0)
+    """Softmax temperature; 0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus mass kept; 1 keeps all. Training needs 1: truncation biases the importance ratio."""
+    top_k: int = Field(default=0, ge=0)
+    """Number of most likely tokens kept; 0 keeps all. Training needs 0."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Response length at which sampling stops, in tokens."""
+    stop_token_ids: tuple[int, ...] = ()
+    """A response ends with the first of these, which belongs to it. Empty: the model's own end-of-sequence tokens."""
+    seed: int | None = Field(default=None, ge=0)
+    """Seed of a group's random stream. None draws from the replica's own."""
+
+    def to_proto(self) -> pb.SamplingParameters:
+        return pb.SamplingParameters(**self.model_dump())
+
+    @classmethod
+    def from_proto(cls, message: pb.SamplingParameters) -> SamplingParameters:
+        """Raises pydantic.ValidationError naming the field that is out of range."""
+        return cls(
+            temperature=message.temperature,
+            top_p=message.top_p,
+            top_k=message.top_k,
+            max_new_tokens=message.max_new_tokens,
+            stop_token_ids=tuple(message.stop_token_ids),
+            seed=message.seed if message.HasField("seed") else None,
+        )
+
+
+class Precision(BaseModel):
+    """Number formats the behaviour policy computes in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    weights: Literal["bf16", "e4m3", "e5m2", "e2m1", "int8"] = "e4m3"
+    """Weight format of the linear layers. bf16 turns quantisation off; e2m1 (4 bits) is a stress test."""
+    granularity: Literal["tensor", "channel", "block"] = "channel"
+    """What shares one weight scale: the whole matrix, an output channel, or a 128 x 128 block."""
+    scales: Literal["maximum", "least_squares"] = "maximum"
+    """How a weight scale is chosen: `maximum` clips nothing; `least_squares` clips outliers where that leaves the least
+    squared error, which costs sixteen roundings at every weight swap and nothing while sampling."""
+    activations: Literal["bf16", "e4m3", "e5m2", "int8"] = "e4m3"
+    """Format of the linear layers' inputs, scaled dynamically per token. Ignored when weights is bf16."""
+    kv_cache: Literal["bf16", "e4m3", "e5m2"] = "bf16"
+    """Format of cached keys and values."""
+    head: bool = False
+    """Whether the output head is quantised like the other linear layers."""
+
+    def __str__(self) -> str:
+        if self.weights == "bf16":
+            return "bf16" if self.kv_cache == "bf16" else f"bf16, kv {self.kv_cache}"
+        parts = [f"{self.weights}/{self.granularity} x {self.activations}"]
+        parts += ["least squares"] if self.scales == "least_squares" else []
+        parts += [f"kv {self.kv_cache}"] if self.kv_cache != "bf16" else []
+        parts += ["head"] if self.head else []
+        return ", ".join(parts)
+
+    def to_proto(self) -> pb.Precision:
+        return pb.Precision(**self.model_dump())
+
+    @classmethod
+    def from_proto(cls, message: pb.Precision) -> Precision:
+        """Raises pydantic.ValidationError naming the field that is unknown."""
+        return cls.model_validate({name: getattr(message, name) for name in cls.model_fields})

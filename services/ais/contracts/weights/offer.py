@@ -1,0 +1,241 @@
+"""The weights path's contract: how a policy version reaches a replica, and what may go wrong.
+
+A policy version is immutable. Its number and its digest name it. It is one safetensors file or several (shards); its
+digest is that of the file, or of several files that over their digests in order. (BLAKE3: three times as fast as
+SHA-256, which bounded a push.)
+
+Bringing a version to a replica takes three kinds of request:
+
+    PUT /v1/weights/{version}                   an `Offer`, JSON: what the version is, and how its bytes will come
+    PUT /v1/weights/{version}/shards/{index}    bytes of one shard, from the offset in `X-AIS-Offset` to its end
+    PUT /v1/weights/{version}                   the same offer again: everything is there, apply it
+
+An offer is answered with 202 and `Missing` as long as bytes are missing, and with 200 once the version serves. So a
+sender only ever repeats the offer, and sends what the answer asks for, until it gets 200. Whatever was cut in between,
+by a lost connection or a restart of the sender, goes on at the byte where it was cut. The newest connection that sends
+a shard is the one that is listened to: one that hangs half-open is in nobody's way.
+
+What is sent is the files themselves (`full`), or for each file the exact difference to the same file of a base version
+(`delta`: `ais.contracts.weights.delta`). Both ends are verified: the digest of what is sent, and that of what results.
+
+The files are the BF16 ones that name the version, or a quantised `form` of them (`ais.contracts.weights.forms`), for
+replicas that would round them to just that. Its shards have digests of their own, and it is verified by these; that it
+is a form of this version is the sender's word. A delta is between two versions in the same form.
+
+An offer may name replicas to pass the version on to (`relay`). A replica sends them the same bytes that it got, shard
+by shard as they become whole, each with the part of the tree below it; where one cannot be reached, its children are
+taken over. Whether it succeeds changes nothing for the replica itself: the trainer looks at the registry and serves who
+is left behind.
+
+Fencing: each start of a trainer has a higher `incarnation`. A replica takes a version when (incarnation, version) is
+greater than what it serves, so a trainer that resumed from an older checkpoint can go back in versions, and a trainer
+that was replaced cannot go on. Weights a replica loaded from disk itself are older than any offer.
+
+Answers:
+
+    200  serving it now, or serving it already (nothing done)
+    202  an offer was taken, or a shard: these bytes are missing
+    404  a shard of a version that is not on its way: offer it (again)
+    408  the body stalled
+    409  `version`: serving or receiving something newer; `digest`: this version is served with another digest; `base`:
+         the base of a delta is not here in its form, send the full version; `offset`: the shard goes on at another
+         offset, offer the version again to learn where
+    411  no Content-Length
+    413  larger than the model it is meant for
+    415  `encoding`: unknown; `form`: this replica does not compute with that one, send BF16
+    422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, scales that
+         are not above 0, or log-probs too far from those of the version's probe (`ais.contracts.weights.probe`): the
+         version before goes on serving
+    503  draining, the staging directory cannot be written, or the engine has failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Self
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ais.contracts.weights.forms import BF16
+
+OFFSET_HEADER = "X-AIS-Offset"
+"""Of a shard's bytes: where in the shard they begin."""
+DIGEST_HEADER = "X-AIS-Digest"
+"""Of a shard's bytes: `sent_digest` of the shard that they are part of."""
+CONTENT_TYPE = "application/octet-stream"
+SINGLE_FILE = "model.safetensors"
+"""Name of a version that is one file; shards are named as Hugging Face names them."""
+INDEX_FILE = "model.safetensors.index.json"
+_PIECE_BYTES = 1 << 20
+
+Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=0)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Shard(_Message):
+    """One file of a version."""
+
+    name: str = Field(pattern=r"^model(-\d{5}-of-\d{5})?\.safetensors$")
+    size: Size
+    """Bytes of the file."""
+    digest: Digest
+    """Of the file."""
+    sent_size: int = Field(gt=0)
+    """Bytes that are sent: the file's own, or those of its delta."""
+    sent_digest: Digest
+    """Of what is sent."""
+
+
+class Base(_Message):
+    """The version that a delta starts from."""
+
+    version: int = Field(ge=0)
+    digest: Digest
+
+
+class RelayTarget(_Message):
+    """A replica to pass a version on to, and whom it passes it on to in turn."""
+
+    url: str
+    """Base URL of its control API."""
+    children: tuple[RelayTarget, ...] = ()
+
+
+class Offer(_Message):
+    """A version that a replica is to serve."""
+
+    version: int = Field(ge=0)
+    incarnation: int = Field(ge=0)
+    """Which start of the trainer this comes from."""
+    digest: Digest
+    """Of the version's BF16 files, whichever form is sent."""
+    encoding: str
+    """What is sent: `full` or `delta`."""
+    form: str = BF16
+    """Of the shards, and of the base's: `ais.contracts.weights.forms`."""
+    base: Base | None = None
+    """Of a delta."""
+    shards: tuple[Shard, ...] = Field(min_length=1)
+    """In the order of the digest."""
+    relay: tuple[RelayTarget, ...] = ()
+    """Replicas to pass it on to."""
+    relay_seconds: float = Field(default=120.0, gt=0.0)
+    """How long passing it on may take."""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if (self.encoding == "delta") != (self.base is not None):
+            raise ValueError("base: expected one for encoding delta, and none for another")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("shards: expected names that differ")
+        combined = version_digest([shard.digest for shard in self.shards])
+        if self.form == BF16 and combined != self.digest:
+            raise ValueError(f"digest: expected that of the shards, {combined}, got {self.digest}")
+        return self
+
+    @property
+    def sent_bytes(self) -> int:
+        return sum(shard.sent_size for shard in self.shards)
+
+
+class MissingShard(_Message):
+    """Bytes of a shard that a replica does not have."""
+
+    index: int
+    offset: int
+    """They begin here and go to the shard's end."""
+
+
+class Missing(_Message):
+    """What a replica still needs of a version before it can apply it."""
+
+    shards: tuple[MissingShard, ...]
+
+
+class WeightsStatus(_Message):
+    """Answer of `GET /v1/weights` and of an offer that is served."""
+
+    version: int
+    digest: str
+    incarnation: int = -1
+    """Which start of the trainer it came from; -1: the replica loaded it from disk."""
+    applied_seconds: float
+    """Time generation stood still for the last swap; 0 for the version it started with."""
+    form: str = BF16
+    """In which it came."""
+    probe_gap: float | None = None
+    """Mean |log-prob difference| to the trainer on the served version's probe, nats a token. None: it has no probe."""
+
+
+class WeightsRefused(_Message):
+    """Answer of a PUT that changed nothing."""
+
+    field: str
+    """What was wrong: digest, a tensor's name, version, ..."""
+    reason: str
+    """What was expected, what came, what to do."""
+    serving_version: int
+    probe_gap: float | None = None
+    """The gap measured, where it was too large: mean |log-prob difference| to the trainer, nats a token."""
+
+
+class DigestBuilder:
+    """Digest of bytes fed in pieces."""
+
+    def __init__(self) -> None:
+        self._hash = blake3()
+
+    def update(self, piece: bytes | memoryview) -> None:
+        self._hash.update(piece)
+
+    def result(self) -> str:
+        return f"blake3:{self._hash.hexdigest()}"
+
+
+def digest_of(content: bytes | memoryview) -> str:
+    """Digest of bytes in memory."""
+    builder = DigestBuilder()
+    builder.update(content)
+    return builder.result()
+
+
+def digest_of_file(file: Path) -> str:
+    builder = DigestBuilder()
+    with file.open("rb") as opened:
+        while piece := opened.read(_PIECE_BYTES):
+            builder.update(piece)
+    return builder.result()
+
+
+def version_digest(digests: Sequence[str]) -> str:
+    """Digest of a version from those of its files, in order."""
+    return digests[0] if len(digests) == 1 else digest_of("".join(digests).encode())
+
+
+def shard_name(number: int, count: int) -> str:
+    """Name of file `number`, from 1, of `count`."""
+    return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def full_offer(version: int, files: Sequence[Path], incarnation: int = 0) -> Offer:
+    """An offer of files as they are, whose digests are computed here."""
+    digests = [digest_of_file(file) for file in files]
+    shards = tuple(
+        Shard(
+            name=shard_name(number, len(files)),
+            size=(size := file.stat().st_size),
+            digest=digest,
+            sent_size=size,
+            sent_digest=digest,
+        )
+        for number, (file, digest) in enumerate(zip(files, digests, strict=True), start=1)
+    )
+    return Offer(
+        version=version, incarnation=incarnation, digest=version_digest(digests), encoding="full", shards=shards
+    )

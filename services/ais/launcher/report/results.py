@@ -1,0 +1,114 @@
+"""What a run has produced so far, read from its directory."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ais.launcher.directory.record import RunRecord
+from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of
+from ais.launcher.directory.steps import read_records
+
+WIDEST_WINDOW = 10
+"""Most steps at either end of a run whose mean stands for that end."""
+BF16 = "bf16"
+"""Precision label of the policy that is trained."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean reward of one policy on held-out prompts."""
+
+    step: int
+    reward_mean: float
+    reward_standard_error: float
+    prompts: int
+
+    def __str__(self) -> str:
+        return f"{self.reward_mean:.3f} ± {self.reward_standard_error:.3f}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a summary or a report tells."""
+
+    directory: RunDirectory
+    settings: Mapping[str, Any]
+    """The run's settings file."""
+    record: RunRecord | None
+    steps: Sequence[Mapping[str, Any]]
+    evaluations: Mapping[str, Sequence[Score]]
+    """Scores by rising step, for each precision; the BF16 policy first."""
+
+    def column(self, key: str) -> list[float]:
+        """One quantity of all steps; NaN where a step has none."""
+        return [_number(record.get(key)) for record in self.steps]
+
+    @property
+    def window(self) -> int:
+        """Steps at either end of the run whose mean stands for that end: the ends never overlap."""
+        return min(WIDEST_WINDOW, max(1, len(self.steps) // 2))
+
+    def early(self, key: str) -> float:
+        """Mean over the first `window` steps; NaN if none of them has the quantity."""
+        return _mean(self.column(key)[: self.window])
+
+    def late(self, key: str) -> float:
+        """Mean over the last `window` steps; NaN if none of them has the quantity."""
+        return _mean(self.column(key)[-self.window :])
+
+    @property
+    def total_steps(self) -> int:
+        return int(self.settings["run"]["steps"])
+
+    @property
+    def training_seconds(self) -> float:
+        """Time the steps took, the wait for the first batch included."""
+        return sum(value for value in self.column("step_seconds") if not math.isnan(value))
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens trained on."""
+        return int(sum(value for value in self.column("tokens") if not math.isnan(value)))
+
+    @property
+    def model(self) -> Path | None:
+        """The final policy, or the newest checkpoint of a run that has not come to its end."""
+        saved = [path for path in (*checkpoints_of(self.directory), self.directory.model) if path.is_dir()]
+        return saved[-1] if saved else None
+
+
+def read_results(directory: RunDirectory) -> Results:
+    """Reads a run, finished or not. Its settings file must be there."""
+    record = directory.record
+    return Results(
+        directory=directory,
+        settings=tomllib.loads(directory.config.read_text()),
+        record=RunRecord.model_validate_json(record.read_text()) if record.is_file() else None,
+        steps=read_records(directory.steps),
+        evaluations=_evaluations(read_records(directory.evaluations)),
+    )
+
+
+def _evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Score]]:
+    scores: dict[str, dict[int, Score]] = {}
+    for record in records:
+        score = Score(record["step"], record["reward_mean"], record["reward_standard_error"], record["prompts"])
+        scores.setdefault(record["precision"], {})[score.step] = score
+    return {
+        precision: [scores[precision][step] for step in sorted(scores[precision])]
+        for precision in sorted(scores, key=lambda precision: (precision != BF16, precision))
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if not math.isnan(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

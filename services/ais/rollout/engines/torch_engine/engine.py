@@ -1,0 +1,249 @@
+"""The asyncio side of the torch engine: requests in, completions out, weights staged beside generation."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ais.contracts.sampling import Precision
+from ais.contracts.weights.forms import BF16, form_of_precision
+from ais.rollout.engine import (
+    Completion,
+    EngineDescription,
+    EngineDrainingError,
+    EngineFailedError,
+    EngineLoad,
+    EngineObserver,
+    GenerationRequest,
+    ModelUnsupportedError,
+    WeightsRejectedError,
+    WeightSwap,
+)
+from ais.rollout.engines.limits import Limits
+from ais.rollout.engines.probe import judge, probe_of
+from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_files
+from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
+from ais.rollout.engines.torch_engine.batch import Batch, Policy
+from ais.rollout.engines.torch_engine.probe import check_finite, score
+from ais.rollout.engines.torch_engine.slots import Group
+from ais.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
+from ais.rollout.engines.torch_engine.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+Outcome = Completion | EngineDrainingError | EngineFailedError
+
+
+class TorchEngine:
+    """Implements `ais.rollout.engine.Engine`. Make one with `open`, inside the event loop that will use it."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        precision: Precision,
+        policy: Policy,
+        observer: EngineObserver,
+        slots: int,
+        max_model_len: int,
+        max_waiting_sequences: int,
+        probe_tolerance: float,
+    ) -> None:
+        self._architecture = architecture
+        self._parameter_count = sum(math.prod(shape) for shape in architecture.tensor_shapes().values())
+        self._precision = precision
+        self._policy = policy
+        self._slots = slots
+        self._limits = Limits(architecture.vocab_size, max_model_len, room=slots + max_waiting_sequences)
+        self._probe_tolerance = probe_tolerance
+        self._loop = asyncio.get_running_loop()
+        self._tickets = itertools.count()
+        self._results: dict[int, asyncio.Queue[Outcome]] = {}
+        self._outstanding: dict[int, int] = {}
+        self._swapping = asyncio.Lock()
+        self._draining = False
+        self._failure: asyncio.Future[EngineFailedError] = self._loop.create_future()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._worker = Worker(
+            Batch(architecture, precision, policy, slots, max_model_len), observer, self._deliver, self._failed
+        )
+        self._worker.start()
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        precision: Precision,
+        observer: EngineObserver,
+        *,
+        slots: int,
+        max_model_len: int,
+        max_waiting_sequences: int,
+        probe_tolerance: float,
+    ) -> TorchEngine:
+        """Loads a Hugging Face directory as policy version 0. Raises ModelUnsupportedError.
+
+        `probe_tolerance`: mean gap to the trainer's log-probs, nats a token, above which a pushed version is refused.
+        """
+
+        def read() -> tuple[Architecture, Policy]:
+            architecture = read_architecture(directory)
+            files = snapshot_files(directory)
+            try:
+                weights = _staged(files, architecture, precision)
+            except WeightsRejectedError as error:
+                raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
+            return architecture, Policy(weights, version=0, digest=digest_of_files(files))
+
+        architecture, policy = await asyncio.to_thread(read)
+        positions = min(max_model_len, architecture.max_positions)
+        return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences, probe_tolerance)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
+        """See the protocol.
+
+        A seed fixes every random number of the request, whatever else is in the batch. Log-probs still depend on the
+        batch by the last bits of float32, because a matrix product of another height may add in another order; now and
+        then BF16 rounds that to another value, and rarely another token follows.
+        """
+        self._check(request)
+        ticket = next(self._tickets)
+        results: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._results[ticket] = results
+        self._outstanding[ticket] = request.samples
+        self._settled.clear()
+        seed = request.sampling.seed
+        self._worker.submit(
+            Group(
+                ticket=ticket,
+                request=request,
+                stop_token_ids=request.sampling.stop_token_ids or self._architecture.stop_token_ids,
+                seed=secrets.randbits(64) if seed is None else seed,
+                arrived=time.monotonic(),
+            )
+        )
+        try:
+            for _ in range(request.samples):
+                outcome = await results.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
+        finally:
+            if self._outstanding.pop(ticket):
+                self._worker.cancel(ticket)
+            del self._results[ticket]
+            if not self._results:
+                self._settled.set()
+
+    async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
+        async with self._swapping:
+            begun = time.monotonic()
+            weights, gap = await asyncio.to_thread(self._probed, files)
+            staged = time.monotonic()
+            policy = Policy(weights, version, digest)
+            paused = asyncio.wrap_future(self._worker.replace(policy))
+            await asyncio.wait((paused, self._failure), return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                raise self._failure.result()
+            self._policy = policy
+            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=gap)
+
+    def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, float | None]:
+        """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRejectedError."""
+        weights = _staged(files, self._architecture, self._precision)
+        probe = probe_of(files, self._architecture.vocab_size)
+        if probe is None:
+            return weights, None
+        with torch.inference_mode():
+            logprobs = score(weights, self._architecture, self._precision, probe.token_ids)
+        return weights, judge(probe, logprobs, self._probe_tolerance).mean_abs_gap
+
+    def describe(self) -> EngineDescription:
+        return EngineDescription(
+            engine="torch",
+            engine_version=torch.__version__,
+            model_type=self._architecture.model_type,
+            vocab_size=self._architecture.vocab_size,
+            max_model_len=self._limits.max_model_len,
+            parameter_count=self._parameter_count,
+            precision=self._precision,
+            version=self._policy.version,
+            digest=self._policy.digest,
+            forms=_forms(self._precision),
+        )
+
+    def load(self) -> EngineLoad:
+        running = self._worker.running_sequences
+        return EngineLoad(
+            running_sequences=running,
+            waiting_sequences=max(0, sum(self._outstanding.values()) - running),
+            slots=self._slots,
+        )
+
+    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
+        self._failure.add_done_callback(lambda failure: callback(failure.result()))
+
+    async def drain(self, deadline_seconds: float) -> None:
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._settled.wait(), deadline_seconds)
+        except TimeoutError:
+            for results in self._results.values():
+                results.put_nowait(EngineDrainingError(f"not finished {deadline_seconds:g} s after the drain began"))
+
+    async def close(self) -> None:
+        self._draining = True
+        await asyncio.to_thread(self._worker.stop)
+        self._fail_all(EngineFailedError("the engine was closed while the request was running"))
+
+    def _check(self, request: GenerationRequest) -> None:
+        if self._failure.done():
+            raise self._failure.result()
+        if self._draining:
+            raise EngineDrainingError("this replica is draining and takes no new work")
+        self._limits.check(request, outstanding=sum(self._outstanding.values()))
+
+    def _deliver(self, completions: list[tuple[int, Completion]]) -> None:
+        """Called in the worker's thread."""
+        self._loop.call_soon_threadsafe(self._take, completions)
+
+    def _take(self, completions: list[tuple[int, Completion]]) -> None:
+        for ticket, completion in completions:
+            if ticket in self._results:  # else it was cancelled meanwhile
+                self._outstanding[ticket] -= 1
+                self._results[ticket].put_nowait(completion)
+
+    def _failed(self, error: BaseException) -> None:
+        """Called in the worker's thread, which ends."""
+        logger.error("the engine failed", exc_info=error)
+        self._loop.call_soon_threadsafe(
+            self._fail_all, EngineFailedError(f"the engine failed: {type(error).__name__}: {error}")
+        )
+
+    def _fail_all(self, failure: EngineFailedError) -> None:
+        if not self._failure.done():
+            self._failure.set_result(failure)
+        for results in self._results.values():
+            results.put_nowait(failure)
+
+
+def _forms(precision: Precision) -> frozenset[str]:
+    return frozenset((BF16, form_of_precision(precision)))
+
+
+def _staged(files: Sequence[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
+    """Weights that are verified, rounded and compute finite logits. Raises WeightsRejectedError."""
+    if (form := form_of(files)) not in (known := _forms(precision)):
+        raise WeightsRejectedError("form", " or ".join(sorted(known)), form)
+    with torch.inference_mode():
+        weights = rounded_weights(read_tensors(files, architecture, form), architecture, precision)
+        check_finite(weights, architecture, precision)
+    return weights

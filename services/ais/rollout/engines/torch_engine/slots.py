@@ -1,0 +1,236 @@
+"""Continuous batching as a pure state machine: who waits, who is in the batch, what each has sampled so far.
+
+Policy:
+- Rows 0 .. n-1 are the batch, without holes while a decode step runs. A sequence that ends leaves a hole; at the next
+  step waiting sequences fill holes first, then rows are appended up to the capacity, then the last rows move into the
+  holes that are left. So the cost of a step follows the number of running sequences, and a slot is never idle while
+  somebody waits.
+- Groups are served in the order they came. A group may enter in parts; its prompt is computed once, for its first
+  sequence, and copied to the others, also to those that enter later while one of the first still runs.
+- The token at `positions[row]` has been chosen and not been fed to the model. A new sequence starts with its last
+  prompt token there, so that every sampled token, the first too, comes from a decode step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ais.contracts.sampling import FinishReason
+from ais.contracts.trajectory import PolicySpan
+from ais.rollout.engine import Completion, GenerationRequest
+from ais.rollout.engines.limits import MOST_STOP_TOKENS
+from ais.rollout.engines.torch_engine.sampling import sample_key
+
+NO_TOKEN = -1
+
+
+@dataclass
+class Group:
+    """A request on its way through the engine."""
+
+    ticket: int
+    """Unique in the engine."""
+    request: GenerationRequest
+    stop_token_ids: tuple[int, ...]
+    seed: int
+    arrived: float
+    """When the request came, in the seconds of the engine's clock."""
+    entered: int = field(default=0, init=False)
+    """Samples that have left the queue."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the cache must get before the next decode step: prompts of `filled` rows, then copies, then moves."""
+
+    filled: list[int]
+    """Rows whose prompt must be computed."""
+    copied_from: list[int]
+    copied_to: list[int]
+    """Rows that get the prompt of the row at the same place in `copied_from`."""
+    copied_positions: int
+    """Longest prefix to copy."""
+    moved_from: list[int]
+    moved_to: list[int]
+    """Rows that change their place."""
+    moved_positions: int
+    """Longest prefix to move."""
+
+
+class Slots:
+    """The batch and its queue. Arrays are indexed by row; only rows 0 .. `count` - 1 mean anything."""
+
+    def __init__(self, capacity: int, positions: int) -> None:
+        self.capacity = capacity
+        self._length = positions
+        self._waiting: deque[Group] = deque()
+        self._occupants: list[tuple[Group, int] | None] = []
+        self.tokens = np.zeros((capacity, positions), dtype=np.int64)
+        """Prompt and response of each sequence."""
+        self.positions = np.zeros(capacity, dtype=np.int64)
+        self.temperature = np.ones(capacity, dtype=np.float32)
+        self.top_k = np.zeros(capacity, dtype=np.int64)
+        self.top_p = np.ones(capacity, dtype=np.float32)
+        self.keys = np.zeros(capacity, dtype=np.uint64)
+        """Random stream of each sequence."""
+        self.draws = np.zeros(capacity, dtype=np.uint64)
+        """Tokens sampled so far."""
+        self._prompt_lengths = np.zeros(capacity, dtype=np.int64)
+        self._last_positions = np.zeros(capacity, dtype=np.int64)
+        self._stop_tokens = np.full((capacity, MOST_STOP_TOKENS), NO_TOKEN, dtype=np.int64)
+        self._first_token = np.zeros(capacity, dtype=np.float64)
+        self._logprobs = np.zeros((capacity, positions), dtype=np.float32)
+        self._versions = np.zeros((capacity, positions), dtype=np.int64)
+        self._per_row = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
+
+    @property
+    def count(self) -> int:
+        """Rows of the batch."""
+        return len(self._occupants)
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batch."""
+        return sum(occupant is not None for occupant in self._occupants)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return sum(group.request.samples - group.entered for group in self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not any(self._occupants)
+
+    def submit(self, group: Group) -> None:
+        """Puts all samples of a group at the end of the queue."""
+        self._waiting.append(group)
+
+    def cancel(self, ticket: int) -> None:
+        """Forgets what is left of a group. Its rows are free at the next step."""
+        self._waiting = deque(group for group in self._waiting if group.ticket != ticket)
+        for row, occupant in enumerate(self._occupants):
+            if occupant is not None and occupant[0].ticket == ticket:
+                self._occupants[row] = None
+
+    def admit(self) -> Admission:
+        """Fills free rows from the queue and closes the holes that are left."""
+        filled: list[int] = []
+        copied_from: list[int] = []
+        copied_to: list[int] = []
+        free = [row for row, occupant in enumerate(self._occupants) if occupant is None]
+        free += range(self.count, self.capacity)
+        free.reverse()
+        while self._waiting and free:
+            group = self._waiting[0]
+            source = self._row_of(group) if group.entered else None
+            while group.entered < group.request.samples and free:
+                row = free.pop()
+                self._enter(group, row)
+                if len(group.request.prompt_token_ids) == 1:
+                    continue  # nothing comes before the token that the decode step feeds
+                if source is None:
+                    source = row
+                    filled.append(row)
+                else:
+                    copied_from.append(source)
+                    copied_to.append(row)
+            if group.entered == group.request.samples:
+                self._waiting.popleft()
+        moved_from, moved_to = self._close_holes()
+        return Admission(
+            filled=filled,
+            copied_from=copied_from,
+            copied_to=copied_to,
+            copied_positions=int(self._prompt_lengths[copied_to].max(initial=1)) - 1,
+            moved_from=moved_from,
+            moved_to=moved_to,
+            moved_positions=int(self.positions[moved_to].max(initial=0)),
+        )
+
+    def record(
+        self, tokens: np.ndarray, logprobs: np.ndarray, version: int, now: float
+    ) -> list[tuple[int, Completion]]:
+        """Takes one sampled token of every row, int64 and float32 [count]; gives what is finished, with its ticket."""
+        count = self.count
+        rows = np.arange(count)
+        positions = self.positions[:count]
+        positions += 1
+        self.tokens[rows, positions] = tokens
+        self._logprobs[rows, positions] = logprobs
+        self._versions[rows, positions] = version
+        self._first_token[:count][self.draws[:count] == 0] = now
+        self.draws[:count] += np.uint64(1)
+        stopped = (tokens[:, None] == self._stop_tokens[:count]).any(axis=1)
+        ended = stopped | (positions >= self._last_positions[:count])
+        completions = []
+        for row in np.flatnonzero(ended).tolist():
+            occupant = self._occupants[row]
+            assert occupant is not None
+            reason = FinishReason.STOP if stopped[row] else FinishReason.LENGTH
+            completions.append((occupant[0].ticket, self._completion(row, occupant, reason, now)))
+            self._occupants[row] = None
+        return completions
+
+    def _enter(self, group: Group, row: int) -> None:
+        request, sampling = group.request, group.request.sampling
+        prompt = request.prompt_token_ids
+        if row == self.count:
+            self._occupants.append(None)
+        self._occupants[row] = (group, group.entered)
+        self.tokens[row, : len(prompt)] = prompt
+        self.positions[row] = len(prompt) - 1
+        self._prompt_lengths[row] = len(prompt)
+        self._last_positions[row] = min(len(prompt) + sampling.max_new_tokens, self._length) - 1
+        self._stop_tokens[row] = NO_TOKEN
+        self._stop_tokens[row, : len(group.stop_token_ids)] = group.stop_token_ids
+        # Greedy is the distribution truncated to its most likely token.
+        self.temperature[row], self.top_k[row] = (
+            (sampling.temperature, sampling.top_k) if sampling.temperature > 0 else (1.0, 1)
+        )
+        self.top_p[row] = sampling.top_p
+        self.keys[row] = sample_key(group.seed, group.entered)
+        self.draws[row] = 0
+        group.entered += 1
+
+    def _row_of(self, group: Group) -> int | None:
+        """A row that holds a sequence of this group, and so its prompt."""
+        rows = (row for row, occupant in enumerate(self._occupants) if occupant is not None and occupant[0] is group)
+        return next(rows, None)
+
+    def _close_holes(self) -> tuple[list[int], list[int]]:
+        kept = self.running
+        targets = [row for row in range(kept) if self._occupants[row] is None]
+        sources = [row for row in range(kept, self.count) if self._occupants[row] is not None]
+        for source, target in zip(sources, targets, strict=True):
+            self._occupants[target] = self._occupants[source]
+        if targets:
+            for array in self._per_row:
+                array[targets] = array[sources]
+        del self._occupants[kept:]
+        return sources, targets
+
+    def _completion(self, row: int, occupant: tuple[Group, int], reason: FinishReason, now: float) -> Completion:
+        group, index = occupant
+        response = slice(int(self._prompt_lengths[row]), int(self.positions[row]) + 1)
+        return Completion(
+            index=index,
+            token_ids=self.tokens[row, response].astype(np.int32),
+            logprobs=self._logprobs[row, response].copy(),
+            spans=policy_spans(self._versions[row, response]),
+            finish_reason=reason,
+            first_token_seconds=float(self._first_token[row]) - group.arrived,
+            total_seconds=now - group.arrived,
+        )
+
+
+def policy_spans(versions: Sequence[int] | np.ndarray) -> tuple[PolicySpan, ...]:
+    """Runs of equal versions, in order."""
+    versions = np.asarray(versions)
+    begins = [0, *(np.flatnonzero(np.diff(versions)) + 1).tolist()]
+    ends = [*begins[1:], len(versions)]
+    return tuple(PolicySpan(int(versions[begin]), begin, end) for begin, end in zip(begins, ends, strict=True))

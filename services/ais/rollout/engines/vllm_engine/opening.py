@@ -1,0 +1,123 @@
+"""Starting vLLM for a model: checked settings in, a serving engine out. This module imports vLLM only when it must."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from ais.rollout.engine import Engine, EngineObserver, ModelUnsupportedError, WeightsRejectedError
+from ais.rollout.engines.probe import tolerance
+from ais.rollout.engines.vllm_engine.arguments import engine_arguments, prepare_environment
+from ais.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
+from ais.rollout.settings import RolloutSettings
+from ais.rollout.weights.staging import staging_directory
+from ais.runtime.tasks import end_tasks
+
+PROGRESS_SECONDS = 5.0
+"""How often a start that takes long says that it goes on."""
+
+logger = logging.getLogger(__name__)
+
+
+async def open_vllm(
+    directory: Path, settings: RolloutSettings, observer: EngineObserver, registry: CollectorRegistry
+) -> Engine:
+    """Serves a Hugging Face directory as policy version 0.
+
+    Raises SettingsError for a precision that this host cannot compute, ModelUnsupportedError for a model that vLLM
+    cannot serve and where vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ModelUnsupportedError(
+            "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
+        )
+    prepare_environment(settings)
+    progress = asyncio.create_task(_tell_progress())
+    try:
+        return await _open(directory, settings, observer, registry)
+    finally:
+        await end_tasks(progress)
+
+
+async def _open(
+    directory: Path, settings: RolloutSettings, observer: EngineObserver, registry: CollectorRegistry
+) -> Engine:
+    from ais.rollout.engines.vllm_engine.engine import VllmEngine
+    from ais.rollout.engines.vllm_engine.load import EngineStatistics, expose_vllm_metrics
+    from ais.rollout.engines.vllm_engine.model import read_model
+    from ais.rollout.engines.vllm_engine.updates import LiveWeights, Version
+    from ais.rollout.engines.vllm_engine.watchdog import watchdog
+
+    host = await asyncio.to_thread(this_host)
+    mode = mode_of(settings.precision, host)
+    model = await asyncio.to_thread(read_model, directory, settings.max_model_len)
+    statistics: list[EngineStatistics] = []
+
+    def statistics_of_rank(_config: Any, _rank: int) -> EngineStatistics:
+        statistics.append(EngineStatistics(observer))
+        return statistics[-1]
+
+    with ExitStack() as resources:
+        resources.enter_context(watchdog())
+        kept = resources.enter_context(staging_directory("ais-vllm-", settings.staging_directory))
+        checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, kept)
+        arguments = engine_arguments(checkpoint, settings, model.max_model_len, mode, host)
+        llm = await asyncio.to_thread(_start, arguments, statistics_of_rank)
+        resources.callback(llm.shutdown)
+        first = Version(0, model.digest, model.files, probe=None)
+        allowed = settings.probe_tolerance or tolerance(settings.precision)
+        weights = LiveWeights(llm, first, mode.snapshot_format, model.vocab_size, allowed, settings.vllm.update_seconds)
+        try:
+            await weights.prepare()
+        except WeightsRejectedError as error:
+            raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
+        await _require_dtype(llm, mode)
+        expose_vllm_metrics(registry)
+        return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
+
+
+def _checkpoint(directory: Path, mode: LinearMode, work: Path) -> Path:
+    """The model in the format that vLLM is to load."""
+    if mode.snapshot_format == "bf16":
+        return directory
+    from ais.rollout.engines.vllm_engine.int8 import write_int8_directory
+
+    target = work / "int8"
+    write_int8_directory(directory, target)
+    return target
+
+
+def _start(arguments: dict[str, Any], statistics_of_rank: Any) -> Any:
+    """Blocks until vLLM's processes have loaded the model. Raises ModelUnsupportedError."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[statistics_of_rank])
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ModelUnsupportedError(f"vLLM cannot serve {arguments['model']}: {error}") from error
+
+
+async def _require_dtype(llm: Any, mode: LinearMode) -> None:
+    """The descriptor in every trajectory must be true: the layers hold what the mode says."""
+    ranks = await llm.collective_rpc("ais_weight_dtypes")
+    found = sorted({dtype for rank in ranks for dtype in rank})
+    if found != [mode.weight_dtype]:
+        raise ModelUnsupportedError(
+            f"expected linear layers in {mode.weight_dtype}, vLLM loaded {', '.join(found)}: choose another "
+            "rollout.precision for this model"
+        )
+
+
+async def _tell_progress() -> None:
+    begun = time.monotonic()
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        logger.info("vLLM is starting: %.0f s so far", time.monotonic() - begun)

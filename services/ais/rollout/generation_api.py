@@ -1,0 +1,218 @@
+"""The generation API: gRPC in front of an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+
+from ais.contracts.handing_back import HANDED_BACK
+from ais.contracts.model_identity import ModelIdentity
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.trajectory import MalformedRecordError, Trajectory, decode_token_ids, encode_trajectory
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.rollout.engine import (
+    Completion,
+    Engine,
+    EngineDescription,
+    EngineDrainingError,
+    EngineFailedError,
+    EngineFullError,
+    GenerationRequest,
+    InvalidRequestError,
+)
+from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.addresses import authority
+
+SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
+RETRY_METADATA = "grpc-retry-pushback-ms"
+"""Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
+LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
+KEEPALIVE_SECONDS = 20.0
+"""A client from which nothing came for this long, while a call of its runs, is asked for a sign of life."""
+KEEPALIVE_ANSWER_SECONDS = 10.0
+"""Without an answer by then it has vanished: its calls are cancelled, and their slots are free again."""
+STOP_GRACE_SECONDS = 0.5
+"""Calls that still run after the engine has drained are cut after this."""
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a second replica on the same port is an error, not a silent sharing of calls
+    # Clients may ping as often as our own does; without this the server takes it for abuse and cuts the connection.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
+
+
+@dataclass(frozen=True)
+class ReplicaIdentity:
+    """What a replica is for as long as it lives, whichever weights it serves."""
+
+    replica_id: str
+    run_name: str
+    model: ModelIdentity
+
+
+class GenerationService(rollout_pb2_grpc.RolloutServicer):
+    """Implements `ais.v1.Rollout`."""
+
+    def __init__(self, engine: Engine, identity: ReplicaIdentity, metrics: RolloutMetrics) -> None:
+        self._engine = engine
+        self._identity = identity
+        self._metrics = metrics
+
+    async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
+        """Streams each trajectory at once; a call that ends early, for whatever reason, frees its slots."""
+        begun = time.monotonic()
+        status = grpc.StatusCode.OK
+        try:
+            generation = decode_request(request, self._engine.describe().vocab_size)
+            async with aclosing(self._engine.generate(generation)) as completions:
+                async for completion in completions:
+                    self._metrics.sequences.labels(completion.finish_reason.value).inc()
+                    self._metrics.response_tokens.observe(len(completion.token_ids))
+                    await context.write(self._encoded(generation, completion))
+        except (InvalidRequestError, MalformedRecordError) as error:
+            status = grpc.StatusCode.INVALID_ARGUMENT
+            await self._refuse(context, status, error.field, str(error))
+        except EngineFullError as error:
+            status = grpc.StatusCode.RESOURCE_EXHAUSTED
+            pushback = ((RETRY_METADATA, str(round(error.retry_after_seconds * 1000))),)
+            await self._refuse(context, status, "queue", str(error), pushback)
+        except EngineDrainingError as error:
+            status = grpc.StatusCode.UNAVAILABLE
+            await self._refuse(context, status, "draining", str(error), (HANDED_BACK,))
+        except EngineFailedError as error:
+            status = grpc.StatusCode.UNAVAILABLE
+            await context.abort(status, str(error))
+        except asyncio.CancelledError:
+            status = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            self._metrics.call_seconds.labels(status.name.lower()).observe(time.monotonic() - begun)
+
+    async def Describe(  # noqa: N802
+        self, _request: rollout_pb2.DescribeRequest, _context: Context
+    ) -> rollout_pb2.DescribeResponse:
+        description, load = self._engine.describe(), self._engine.load()
+        return rollout_pb2.DescribeResponse(
+            replica_id=self._identity.replica_id,
+            run_name=self._identity.run_name,
+            model_digest=self._identity.model.model_digest,
+            tokenizer_digest=self._identity.model.tokenizer_digest,
+            engine=description.engine,
+            engine_version=description.engine_version,
+            precision=description.precision.to_proto(),
+            model_type=description.model_type,
+            parameter_count=description.parameter_count,
+            vocab_size=description.vocab_size,
+            max_model_len=description.max_model_len,
+            policy_version=description.version,
+            policy_digest=description.digest,
+            slots=load.slots,
+            running_sequences=load.running_sequences,
+            waiting_sequences=load.waiting_sequences,
+        )
+
+    async def _refuse(
+        self,
+        context: Context,
+        status: grpc.StatusCode,
+        field: str,
+        message: str,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> NoReturn:
+        self._metrics.rejected_requests.labels(field).inc()
+        await context.abort(status, message, metadata)
+
+    def _encoded(self, request: GenerationRequest, completion: Completion) -> object:
+        return encode_trajectory(_trajectory(request, completion, self._engine.describe(), self._identity.replica_id))
+
+
+def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> GenerationRequest:
+    """Raises InvalidRequestError or MalformedRecordError, both with the field that is wrong."""
+    if not message.group_id:
+        raise InvalidRequestError("group_id", "must not be empty")
+    prompt = decode_token_ids(message.prompt_token_ids, vocab_size, "prompt_token_ids")
+    try:
+        sampling = SamplingParameters.from_proto(message.sampling)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("sampling", *first["loc"])))
+        raise InvalidRequestError(field, f"{first['msg']}, got {first['input']!r}") from error
+    return GenerationRequest(message.group_id, tuple(prompt.tolist()), message.samples, sampling)
+
+
+def _trajectory(
+    request: GenerationRequest, completion: Completion, description: EngineDescription, replica_id: str
+) -> Trajectory:
+    return Trajectory(
+        trajectory_id=f"{request.group_id}/{completion.index}",
+        group_id=request.group_id,
+        sample_index=completion.index,
+        token_ids=completion.token_ids,
+        behaviour_logprobs=completion.logprobs,
+        spans=completion.spans,
+        finish_reason=completion.finish_reason,
+        sampling=request.sampling,
+        precision=description.precision,
+        engine=description.engine,
+        engine_version=description.engine_version,
+        replica_id=replica_id,
+        first_token_seconds=completion.first_token_seconds,
+        total_seconds=completion.total_seconds,
+    )
+
+
+class GenerationServer:
+    """The listening server: generation, health and reflection."""
+
+    def __init__(self, checks: health.aio.HealthServicer, port: int) -> None:
+        self._checks = checks
+        self.port = port
+
+    async def refuse_new_calls(self) -> None:
+        """Health turns to NOT_SERVING for good."""
+        await self._checks.enter_graceful_shutdown()
+
+
+@asynccontextmanager
+async def serve_generation(service: GenerationService, host: str, port: int) -> AsyncIterator[GenerationServer]:
+    """Serves while the context is open. Raises OSError when the port is taken."""
+    server = grpc.aio.server(options=[*_OPTIONS, *_keepalive()])
+    checks = health.aio.HealthServicer()
+    rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = authority(host, port)
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
+    await server.start()
+    for name in ("", SERVICE_NAME):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield GenerationServer(checks, bound)
+    finally:
+        await server.stop(STOP_GRACE_SECONDS)
+
+
+def _keepalive() -> list[tuple[str, int]]:
+    answer = round(KEEPALIVE_ANSWER_SECONDS * 1000)
+    return [
+        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", answer),
+        ("grpc.http2.ping_timeout_ms", answer),  # what really ends the connection
+    ]

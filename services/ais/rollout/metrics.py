@@ -1,0 +1,131 @@
+"""What a replica measures."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ais.contracts.sampling import FinishReason
+from ais.rollout.engine import Engine
+
+_STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_CALL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class RolloutMetrics:
+    """Registered once per process. Implements `ais.rollout.engine.EngineObserver`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self.generated_tokens = Counter(
+            "ais_rollout_generated_tokens", "Tokens sampled, also those of calls cancelled later.", registry=registry
+        )
+        self.step_seconds = Histogram(
+            "ais_rollout_decode_step_seconds",
+            "Time of one decode step: one token for every running sequence, with the prompts that entered.",
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self.sequences = Counter(
+            "ais_rollout_finished_sequences",
+            "Sequences finished, by reason: stop (a stop token) or length.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in FinishReason:
+            self.sequences.labels(reason.value)
+        self.response_tokens = Histogram(
+            "ais_rollout_response_tokens",
+            "Length of a finished response, in tokens.",
+            buckets=[2**power for power in range(2, 16)],
+            registry=registry,
+        )
+        self.call_seconds = Histogram(
+            "ais_rollout_call_seconds",
+            "Time of one Generate call, by gRPC status.",
+            ["status"],
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.rejected_requests = Counter(
+            "ais_rollout_rejected_requests",
+            "Generate calls refused: by the field that is wrong, or `queue` when the waiting queue was full, or "
+            "`draining`.",
+            ["field"],
+            registry=registry,
+        )
+        self.weight_swaps = Counter(
+            "ais_rollout_weight_swaps",
+            "Weight pushes by outcome: applied, unchanged (served already), or the HTTP status of the refusal.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.weight_bytes = Counter(
+            "ais_rollout_weight_received_bytes", "Bytes of weight pushes received.", registry=registry
+        )
+        self.weight_relays = Counter(
+            "ais_rollout_weight_relays",
+            "Versions passed on to another replica, by outcome: served or failed (the trainer sees to it).",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("served", "failed"):
+            self.weight_relays.labels(outcome)
+        self.swap_paused_seconds = Histogram(
+            "ais_rollout_weight_swap_paused_seconds",
+            "Time generation stood still for a new policy version.",
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self.swap_staging_seconds = Histogram(
+            "ais_rollout_weight_swap_staging_seconds",
+            "Time to read, verify and quantise new weights, beside generation that goes on.",
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.probe_rejections = Counter(
+            "ais_rollout_probe_rejections",
+            "Pushed versions whose log-probs were not finite or too far from the trainer's, by what became of the "
+            "version before: kept (it goes on serving) or lost (it could not be put back; the replica ends).",
+            ["previous"],
+            registry=registry,
+        )
+        for previous in ("kept", "lost"):
+            self.probe_rejections.labels(previous)
+        self._probe_gap = Gauge(
+            "ais_rollout_probe_gap_nats",
+            "Mean absolute difference of the replica's and the trainer's log-probs on the served version's probe, nats "
+            "a token. NaN: the version came without one.",
+            registry=registry,
+        )
+        self.show_probe_gap(None)
+        self.heartbeat_failures = Counter(
+            "ais_rollout_heartbeat_failures", "Heartbeats that did not reach the registry.", registry=registry
+        )
+
+    def watch(self, engine: Engine) -> None:
+        """Adds gauges that read the engine when they are scraped."""
+        gauges = {
+            "ais_rollout_running_sequences": (
+                "Sequences being sampled now.",
+                lambda: engine.load().running_sequences,
+            ),
+            "ais_rollout_waiting_sequences": (
+                "Sequences that wait for a slot.",
+                lambda: engine.load().waiting_sequences,
+            ),
+            "ais_rollout_slots": ("Sequences that can be sampled at once.", lambda: engine.load().slots),
+            "ais_rollout_policy_version": (
+                "Policy version served now: optimizer batches behind the weights.",
+                lambda: engine.describe().version,
+            ),
+        }
+        for name, (help_text, value) in gauges.items():
+            Gauge(name, help_text, registry=self._registry).set_function(value)
+
+    def show_probe_gap(self, gap: float | None) -> None:
+        """Of the version that serves from now on."""
+        self._probe_gap.set(float("nan") if gap is None else gap)
+
+    def decode_step(self, seconds: float, tokens: int) -> None:
+        self.step_seconds.observe(seconds)
+        self.generated_tokens.inc(tokens)

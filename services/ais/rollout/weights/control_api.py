@@ -1,0 +1,75 @@
+"""The control API: weights over HTTP, beside health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import FastAPI, Header, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
+from starlette.requests import ClientDisconnect
+
+from ais.contracts.weights.offer import DIGEST_HEADER, OFFSET_HEADER, Missing, Offer, WeightsRefused, WeightsStatus
+from ais.rollout.weights.intake import WeightIntake
+from ais.rollout.weights.transfer import WeightsRefusedError
+from ais.runtime.http import application
+
+_REFUSALS: dict[int | str, dict[str, object]] = {
+    status: {"model": WeightsRefused} for status in (404, 408, 409, 411, 413, 415, 422, 503)
+}
+Version = Annotated[int, Path(ge=0)]
+
+
+def control_application(
+    registry: CollectorRegistry, not_ready: Callable[[], str | None], intake: WeightIntake
+) -> FastAPI:
+    """Health, readiness, metrics and `/v1/weights`, whose answers are those of `ais.contracts.weights.offer`."""
+    app = application("AIS rollout replica", registry, not_ready)
+
+    @app.exception_handler(WeightsRefusedError)
+    async def refused(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, WeightsRefusedError)
+        answer = WeightsRefused(
+            field=error.field,
+            reason=error.reason,
+            serving_version=intake.status().version,
+            probe_gap=error.probe_gap,
+        )
+        return JSONResponse(answer.model_dump(), status_code=error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "body") or "offer"
+        return await refused(request, WeightsRefusedError(422, field, first["msg"]))
+
+    @app.get("/v1/weights")
+    async def weights() -> WeightsStatus:
+        return intake.status()
+
+    @app.put("/v1/weights/{version}", responses=_REFUSALS | {202: {"model": Missing}})
+    async def offer(version: Version, offer: Offer, response: Response) -> WeightsStatus | Missing:
+        if version != offer.version:
+            raise WeightsRefusedError(422, "version", f"expected that of the address, {version}, got {offer.version}")
+        answer = await intake.offer(offer)
+        response.status_code = 202 if isinstance(answer, Missing) else 200
+        return answer
+
+    @app.put("/v1/weights/{version}/shards/{index}", responses=_REFUSALS, status_code=202)
+    async def shard(
+        request: Request,
+        version: Version,
+        index: Annotated[int, Path(ge=0)],
+        digest: Annotated[str, Header(alias=DIGEST_HEADER)] = "",
+        offset: Annotated[int, Header(alias=OFFSET_HEADER, ge=0)] = 0,
+        content_length: Annotated[int | None, Header()] = None,
+    ) -> Missing:
+        try:
+            return await intake.receive(version, index, digest, offset, content_length, request.stream())
+        except ClientDisconnect:
+            raise WeightsRefusedError(408, "body", "the connection was cut; what came is kept") from None
+
+    return app

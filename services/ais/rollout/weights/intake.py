@@ -1,0 +1,265 @@
+"""Weight intake: an offered version becomes the policy that serves, or nothing changes.
+
+Shards are staged in files while they are hashed; only what has the promised digests is looked into, and only a version
+whose tensors are all right, and that computes what the trainer computed with it, is applied. The files of the version
+that serves are kept: they are the base of the next delta. A version is passed on to other replicas while it comes in,
+where the offer asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from ais.contracts.weights.forms import BF16
+from ais.contracts.weights.offer import Missing, Offer, WeightsStatus
+from ais.contracts.weights.upload import ShardFile, these
+from ais.rollout.engine import (
+    Engine,
+    EngineFailedError,
+    ProbeRejectedError,
+    RollbackFailedError,
+    WeightsRejectedError,
+    WeightSwap,
+)
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.weights.relay import Relay
+from ais.rollout.weights.transfer import Transfer, WeightsRefusedError
+
+LARGEST_DTYPE_BYTES = 4
+HEADER_BYTES = 64 * 1024 * 1024
+"""Room for the safetensors headers beside the values."""
+FROM_DISK = -1
+"""Incarnation of what the replica loaded itself: any trainer's offer is newer."""
+
+
+class WeightIntake:
+    """Receives versions, one applied at a time, for one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        staging: Path,
+        metrics: RolloutMetrics,
+        applied: Callable[[], None],
+        threads: int = 1,
+        use_proxy: bool = False,
+    ) -> None:
+        """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
+        new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on."""
+        self._engine = engine
+        self._staging = staging
+        self._metrics = metrics
+        self._applied = applied
+        self._threads = threads
+        self._relay = Relay(metrics, use_proxy)
+        self._relaying: dict[asyncio.Task[None], Transfer] = {}
+        """What is passed on; its files stay until that is over."""
+        self._offers = asyncio.Lock()
+        self._incoming: Transfer | None = None
+        self._serving: Transfer | None = None
+        """Where the version that serves came from; None while it is the one loaded from disk."""
+        self._files: list[Path] = []
+        self._incarnation = FROM_DISK
+        self._applied_seconds = 0.0
+        self._probe_gap: float | None = None
+        self.draining = False
+
+    def status(self) -> WeightsStatus:
+        description = self._engine.describe()
+        return WeightsStatus(
+            version=description.version,
+            digest=description.digest,
+            incarnation=self._incarnation,
+            applied_seconds=self._applied_seconds,
+            form=self._form(),
+            probe_gap=self._probe_gap,
+        )
+
+    async def offer(self, offer: Offer) -> WeightsStatus | Missing:
+        """What is missing of a version, or its status once it serves: the last offer applies it.
+
+        One offer at a time: another one waits while a version is applied, and is then judged by what serves. Raises
+        WeightsRefusedError; then the old version goes on serving.
+        """
+        try:
+            self._check_envelope(offer)
+            async with self._offers:
+                if self._is_served(offer):
+                    self._metrics.weight_swaps.labels("unchanged").inc()
+                    self._pass_on_served(offer)
+                    return self.status()
+                transfer = self._transfer(offer)
+                missing = transfer.missing()
+                return missing if missing.shards else await self._apply(transfer)
+        except WeightsRefusedError as refusal:
+            self._metrics.weight_swaps.labels(str(refusal.status)).inc()
+            raise
+
+    async def receive(
+        self, version: int, index: int, digest: str, offset: int, length: int | None, body: AsyncIterator[bytes]
+    ) -> Missing:
+        """Stages bytes of a shard that was offered. Raises WeightsRefusedError; what came before it is kept."""
+        if self.draining:
+            raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
+        transfer = self._incoming
+        shards = transfer.offer.shards if transfer and transfer.offer.version == version else ()
+        if transfer is None or not 0 <= index < len(shards) or shards[index].sent_digest != digest:
+            raise WeightsRefusedError(404, "version", f"shard {index} of version {version} is not expected; offer it")
+        if length is None:
+            raise WeightsRefusedError(411, "length", "expected a Content-Length")
+        await transfer.shards[index].take(offset, body, self._metrics.weight_bytes.inc)
+        return transfer.missing()
+
+    async def close(self) -> None:
+        """Ends what is passed on, and removes everything staged."""
+        await self._relay.close()
+        for transfer in (self._incoming, self._serving, *self._relaying.values()):
+            if transfer is not None:
+                transfer.discard()
+        self._incoming = self._serving = None
+
+    def _check_envelope(self, offer: Offer) -> None:
+        if self.draining:
+            raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
+        if offer.encoding not in ("full", "delta"):
+            raise WeightsRefusedError(415, "encoding", f"expected full or delta, got {offer.encoding!r}")
+        description = self._engine.describe()
+        if offer.form not in description.forms:
+            known = ", ".join(sorted(description.forms))
+            raise WeightsRefusedError(415, "form", f"expected {known}, got {offer.form!r}; send bf16")
+        largest = description.parameter_count * LARGEST_DTYPE_BYTES + HEADER_BYTES
+        if (size := max(offer.sent_bytes, sum(shard.size for shard in offer.shards))) > largest:
+            raise WeightsRefusedError(413, "length", f"expected at most {largest} bytes for this model, got {size}")
+
+    def _is_served(self, offer: Offer) -> bool:
+        """Whether nothing is to be done. Raises WeightsRefusedError for what must not be served any more."""
+        serving = self._engine.describe()
+        if (offer.version, offer.digest) == (serving.version, serving.digest):
+            self._incarnation = max(self._incarnation, offer.incarnation)
+            return True
+        if (offer.incarnation, offer.version) == (self._incarnation, serving.version):
+            reason = f"version {offer.version} is served with digest {serving.digest}; a version never changes"
+            raise WeightsRefusedError(409, "digest", reason)
+        newest = (self._incarnation, serving.version)
+        if self._incoming is not None:
+            newest = max(newest, (self._incoming.offer.incarnation, self._incoming.offer.version))
+        if (offer.incarnation, offer.version) < newest:
+            raise WeightsRefusedError(
+                409,
+                "version",
+                f"expected something newer than version {newest[1]} of the trainer's incarnation {newest[0]}, got "
+                f"version {offer.version} of incarnation {offer.incarnation}",
+            )
+        return False
+
+    def _transfer(self, offer: Offer) -> Transfer:
+        """The transfer under way for this offer; a new one takes the place of whatever was coming."""
+        coming = self._incoming
+        if coming is not None and _same(coming.offer, offer):
+            self._pass_on(offer, coming, coming.whole)
+            return coming
+        self._check_base(offer)
+        if coming is not None:
+            for task in self._passing_on(coming):
+                task.cancel()  # it would wait for shards that never become whole
+            self._discard(coming)
+        self._incoming = Transfer(offer, self._staging)
+        self._pass_on(offer, self._incoming, self._incoming.whole)
+        return self._incoming
+
+    def _pass_on(self, offer: Offer, transfer: Transfer, shard_file: ShardFile) -> None:
+        """To the targets that this transfer is not passed on to yet: an offer is repeated, and may name others then."""
+        targets = tuple(target for target in offer.relay if (offer.incarnation, target) not in transfer.passed_on)
+        if targets:
+            transfer.passed_on |= {(offer.incarnation, target) for target in targets}
+            task = self._relay.pass_on(offer.model_copy(update={"relay": targets}), shard_file)
+            self._relaying[task] = transfer
+            task.add_done_callback(self._passed_on)
+
+    def _pass_on_served(self, offer: Offer) -> None:
+        """What serves already still has to reach those below, as long as it is here as it is to be sent."""
+        serving = self._serving
+        if serving is None:
+            return
+        if _same(serving.offer.model_copy(update={"incarnation": offer.incarnation}), offer):
+            self._pass_on(offer, serving, serving.whole)
+        elif offer.encoding == "full" and offer.form == self._form():
+            self._pass_on(offer, serving, these(self._files))
+
+    def _passed_on(self, task: asyncio.Task[None]) -> None:
+        transfer = self._relaying.pop(task)
+        if transfer not in (self._incoming, self._serving):
+            self._discard(transfer)
+
+    def _passing_on(self, transfer: Transfer) -> list[asyncio.Task[None]]:
+        return [task for task, passed_on in self._relaying.items() if passed_on is transfer]
+
+    def _discard(self, transfer: Transfer) -> None:
+        """Removes its files, once nobody is sent them any more."""
+        if not self._passing_on(transfer):
+            transfer.discard()
+
+    def _form(self) -> str:
+        """Of the files of the version that serves."""
+        return BF16 if self._serving is None else self._serving.offer.form
+
+    def _check_base(self, offer: Offer) -> None:
+        if offer.base is None:
+            return
+        serving = self._engine.describe()
+        form = self._form()
+        here = (serving.version, serving.digest, form, [file.name for file in self._files])
+        if here != (offer.base.version, offer.base.digest, offer.form, [shard.name for shard in offer.shards]):
+            reason = (
+                f"expected a delta to version {serving.version} in the form {form}, with its files here, got one to "
+                f"{offer.base.version} in {offer.form}"
+            )
+            raise WeightsRefusedError(409, "base", f"{reason}; send the full version")
+
+    async def _apply(self, transfer: Transfer) -> WeightsStatus:
+        offer = transfer.offer
+        try:
+            files = await asyncio.to_thread(transfer.unpack, self._files, self._threads)
+            swap = await self._swap(offer, files)
+        except BaseException:
+            self._incoming = None
+            self._discard(transfer)
+            raise
+        self._incoming = None
+        old, self._serving, self._files = self._serving, transfer, files
+        self._incarnation = offer.incarnation
+        if old is not None:
+            self._discard(old)
+        self._tell(swap)
+        return self.status()
+
+    async def _swap(self, offer: Offer, files: list[Path]) -> WeightSwap:
+        try:
+            return await self._engine.swap_weights(offer.version, offer.digest, files)
+        except ProbeRejectedError as error:
+            self._metrics.probe_rejections.labels("kept").inc()
+            reason = f"expected {error.expected}, got {error.got}"
+            raise WeightsRefusedError(422, error.field, reason, error.gap) from error
+        except WeightsRejectedError as error:
+            raise WeightsRefusedError(422, error.field, f"expected {error.expected}, got {error.got}") from error
+        except EngineFailedError as error:
+            if isinstance(error, RollbackFailedError):
+                self._metrics.probe_rejections.labels("lost").inc()
+            raise WeightsRefusedError(503, "replica", str(error)) from error
+
+    def _tell(self, swap: WeightSwap) -> None:
+        self._applied_seconds = swap.paused_seconds
+        self._probe_gap = swap.probe_gap
+        self._applied()
+        self._metrics.weight_swaps.labels("applied").inc()
+        self._metrics.swap_paused_seconds.observe(swap.paused_seconds)
+        self._metrics.swap_staging_seconds.observe(swap.staging_seconds)
+        self._metrics.show_probe_gap(swap.probe_gap)
+
+
+def _same(one: Offer, other: Offer) -> bool:
+    """Whether the same bytes are on their way, whoever sends them and whomever they are passed on to."""
+    fields = {"version", "incarnation", "digest", "encoding", "form", "base", "shards"}
+    return one.model_dump(include=fields) == other.model_dump(include=fields)

@@ -1,0 +1,131 @@
+"""A version on its way in: its shards as files on disk, each filled from wherever the last connection was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from io import RawIOBase
+from pathlib import Path
+
+from ais.contracts.weights.delta import apply_delta
+from ais.contracts.weights.delta_blocks import DeltaError
+from ais.contracts.weights.offer import DigestBuilder, Missing, MissingShard, Offer, RelayTarget, Shard
+
+STALLED_SECONDS = 30.0
+"""A connection that sends nothing for this long is given up."""
+
+
+class WeightsRefusedError(Exception):
+    """A push that changed nothing; `status` is the HTTP status of `ais.contracts.weights.offer`."""
+
+    def __init__(self, status: int, field: str, reason: str, probe_gap: float | None = None) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.status = status
+        self.field = field
+        self.reason = reason
+        self.probe_gap = probe_gap
+
+
+class StagedShard:
+    """What has come of one shard. Its digest is computed on the way, and kept across connections."""
+
+    def __init__(self, shard: Shard, path: Path) -> None:
+        self._shard = shard
+        self.path = path
+        self.size = 0
+        self.whole = asyncio.Event()
+        """Everything is here, and what is here has the digest promised."""
+        self._digest = DigestBuilder()
+        self._sender: object = None
+        path.touch()
+
+    async def take(self, offset: int, body: AsyncIterator[bytes], received: Callable[[int], None]) -> None:
+        """Appends a body that begins at `offset`. From now on an earlier connection's bytes are refused."""
+        if self.whole.is_set() or offset != self.size:
+            raise WeightsRefusedError(409, "offset", f"expected {self._shard.name} from byte {self.size}, got {offset}")
+        sender = self._sender = object()
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(STALLED_SECONDS) as stalled:
+                with self.path.open("r+b", buffering=0) as file:
+                    file.seek(self.size)
+                    async for piece in body:
+                        stalled.reschedule(clock() + STALLED_SECONDS)
+                        self._append(piece, file, sender)
+                        received(len(piece))
+        except TimeoutError:
+            reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self._shard.sent_size} bytes"
+            raise WeightsRefusedError(408, "body", reason) from None
+        except OSError as error:
+            raise WeightsRefusedError(503, "staging", f"{self._shard.name} cannot be written: {error}") from error
+        if self.size == self._shard.sent_size:
+            self._verify()
+
+    def _append(self, piece: bytes, file: RawIOBase, sender: object) -> None:
+        if self._sender is not sender:
+            raise WeightsRefusedError(409, "offset", f"{self._shard.name} comes by a newer connection now")
+        if self.size + len(piece) > self._shard.sent_size:
+            raise WeightsRefusedError(422, "length", f"expected {self._shard.sent_size} bytes, got more")
+        if file.write(piece) != len(piece):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._digest.update(piece)
+        self.size += len(piece)
+
+    def _verify(self) -> None:
+        """Begins again when something else has come than was promised."""
+        if (got := self._digest.result()) == self._shard.sent_digest:
+            self.whole.set()
+            return
+        self._digest, self.size = DigestBuilder(), 0
+        self.path.write_bytes(b"")  # empties it
+        raise WeightsRefusedError(422, "digest", f"expected {self._shard.sent_digest}, got {got}; send the shard again")
+
+
+class Transfer:
+    """One offered version: what has come of it, and the files it becomes."""
+
+    def __init__(self, offer: Offer, staging: Path) -> None:
+        self.offer = offer
+        self.passed_on: set[tuple[int, RelayTarget]] = set()
+        """Whom it is passed on to already, and for which incarnation of the trainer."""
+        self._directory = Path(tempfile.mkdtemp(prefix=f"version-{offer.version}-", dir=staging))
+        suffix = ".delta" if offer.encoding == "delta" else ""
+        self.shards = [StagedShard(shard, self._directory / f"{shard.name}{suffix}") for shard in offer.shards]
+
+    def missing(self) -> Missing:
+        return Missing(
+            shards=tuple(
+                MissingShard(index=index, offset=staged.size)
+                for index, staged in enumerate(self.shards)
+                if not staged.whole.is_set()
+            )
+        )
+
+    async def whole(self, index: int) -> Path:
+        """The bytes that came for a shard, as soon as they are whole and verified."""
+        await self.shards[index].whole.wait()
+        return self.shards[index].path
+
+    def unpack(self, base: Sequence[Path], threads: int) -> list[Path]:
+        """The version's files, verified. Raises WeightsRefusedError when they cannot be made of `base` and the deltas.
+
+        Of a full version they are what came.
+        """
+        if self.offer.encoding == "full":
+            return [staged.path for staged in self.shards]
+        files = []
+        for staged, shard, old in zip(self.shards, self.offer.shards, base, strict=True):
+            target = self._directory / shard.name
+            try:
+                apply_delta(old, staged.path, target, shard.size, shard.digest, threads)
+            except (DeltaError, OSError) as error:
+                raise WeightsRefusedError(409, "base", f"{shard.name}: {error}; send the full version") from error
+            files.append(target)
+        return files
+
+    def discard(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)

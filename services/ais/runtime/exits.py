@@ -1,0 +1,12 @@
+"""Exit codes of `ais` and of every service, for people, for scripts and for whoever starts a process again."""
+
+from __future__ import annotations
+
+EXIT_FAILED = 1
+"""Something else went wrong."""
+EXIT_SETTINGS = 2
+"""The settings or the arguments are wrong. The same call fails again."""
+EXIT_UNAVAILABLE = 3
+"""Something that is needed is not there: Redis, a model directory, a data file."""
+EXIT_RANK_LOST = 4
+"""A rank of the trainer lost another one."""

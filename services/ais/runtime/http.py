@@ -1,0 +1,77 @@
+"""A service's HTTP side: a FastAPI application served inside the service's event loop, with health and metrics.
+
+`/healthz` answers while the process lives; `/readyz` answers 503 with the reason until the service can do its work;
+`/metrics` is OpenMetrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from ais.runtime.addresses import listening_socket
+
+STOP_SECONDS = 3.0
+"""Requests still running this long after a stop are cut."""
+
+
+class Health(BaseModel):
+    """Answer of the health endpoints."""
+
+    status: str
+    reason: str = ""
+
+
+def application(title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None]) -> FastAPI:
+    """An application with health and metrics. `not_ready` says why the service cannot work yet, or None."""
+    app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        return Health(status="ok")
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> Health:
+        if reason := not_ready():
+            response.status_code = 503
+            return Health(status="not ready", reason=reason)
+        return Health(status="ready")
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        # By default a name with a colon, such as those of vLLM, keeps it in HELP and loses it in the samples.
+        text = generate_latest(registry, escaping=ALLOWUTF8)  # type: ignore[no-untyped-call]
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
+    """Serves `app` while the context is open; gives the port (useful with port 0). Raises OSError if it is taken."""
+    listener = listening_socket(host, port)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=int(STOP_SECONDS)
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = _no_signals  # type: ignore[method-assign]  # the service decides when it stops
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await asyncio.wait([task], timeout=STOP_SECONDS + 1)
+        task.cancel()
+        listener.close()

@@ -1,0 +1,87 @@
+"""How a service's process begins and ends: settings, logging, signals, and the exit codes of `ais.runtime.exits`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.logging import LoggingSettings, configure_logging
+from ais.runtime.redis import RedisUnreachableError
+from ais.runtime.settings import SettingsError, read_tree, validate
+
+PR_SET_PDEATHSIG = 1
+
+logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class UnavailableError(RuntimeError):
+    """Something the service needs is not there. The message says what, and what to do."""
+
+
+def die_with_parent() -> None:
+    """From now on this process is killed when the process that started it is gone, even by SIGKILL. (Linux only.)
+
+    Call it in the main thread: the wish ends with the thread that made it.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def service_arguments(description: str) -> argparse.Namespace:
+    """The command line every service shares."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("-c", "--config", type=Path, help="TOML settings file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    return parser.parse_args()
+
+
+def run_service(
+    name: str,
+    settings_model: type[Settings],
+    serve: Callable[[Settings, asyncio.Event], Awaitable[None]],
+    description: str,
+) -> None:
+    """Reads settings, runs `serve(settings, stop)` until it returns, and exits the process with the right code.
+
+    `stop` is set by SIGTERM and SIGINT. `settings_model` may have a `logging: LoggingSettings` field. Sections of the
+    file that the model does not know belong to other services and are left to them.
+    """
+    arguments = service_arguments(description)
+    try:
+        tree = read_tree(arguments.config, arguments.overrides)
+        settings = validate(settings_model, {key: tree[key] for key in settings_model.model_fields if key in tree})
+    except SettingsError as error:
+        print(f"ais {name}: {error}", file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
+    configure_logging(name, getattr(settings, "logging", LoggingSettings()))
+    try:
+        asyncio.run(_until_stopped(settings, serve))
+    except SettingsError as error:
+        logger.error("%s", error)
+        sys.exit(EXIT_SETTINGS)
+    except (RedisUnreachableError, UnavailableError) as error:
+        logger.error("%s", error)
+        sys.exit(EXIT_UNAVAILABLE)
+    except Exception:
+        logger.exception("stopped by an error that nothing handled")
+        sys.exit(EXIT_FAILED)
+
+
+async def _until_stopped(settings: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)

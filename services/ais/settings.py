@@ -1,0 +1,123 @@
+"""All settings there are, in one model: what `ais` checks before anything is started, and what `ais config` prints.
+
+Each section is owned by its service, which alone says what the defaults are.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, model_validator
+
+from ais.collector.settings import CollectorSettings
+from ais.launcher.settings import LauncherSettings
+from ais.rollout.settings import RolloutSettings
+from ais.runtime.logging import LoggingSettings
+from ais.runtime.settings import RedisSettings, RunSettings, Section, read_tree, validate
+from ais.trainer.settings import TrainerSettings, check_straight_through
+from ais_core.settings import CorrectionSettings
+
+COMMENT_WIDTH = 100
+
+
+class Settings(Section):
+    """Every section of a settings file."""
+
+    run: RunSettings = RunSettings()
+    redis: RedisSettings = RedisSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    collector: CollectorSettings = CollectorSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    correction: CorrectionSettings = CorrectionSettings()
+    launcher: LauncherSettings = LauncherSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        check_straight_through(self.trainer, self.correction)
+        if self.rollout.drain_seconds >= self.launcher.stop_grace_seconds:
+            raise ValueError(
+                f"launcher.stop_grace_seconds = {self.launcher.stop_grace_seconds:g} must be more than "
+                f"rollout.drain_seconds = {self.rollout.drain_seconds:g}: a replica would be killed while it drains"
+            )
+        return self
+
+
+def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
+    """The effective settings. Raises SettingsError naming every wrong key, with the nearest known one."""
+    return validate(Settings, read_tree(file, overrides))
+
+
+def to_toml(settings: Settings) -> str:
+    """Settings as TOML, each field's documentation above it. Reading it gives the same settings."""
+    return "\n".join(_section(settings, "")).strip() + "\n"
+
+
+def _section(section: Any, path: str) -> Iterator[str]:
+    documentation = _documentation(type(section))
+    nested = {}
+    for name, value in _values(section).items():
+        if _is_section(value):
+            nested[name] = value
+            continue
+        yield from _comment(documentation.get(name, ""))
+        yield f"# {name} =  (not set)" if value is None else f"{name} = {_literal(value)}"
+    for name, value in nested.items():
+        yield ""
+        yield from _comment(documentation.get(name, "") or inspect.cleandoc(type(value).__doc__ or ""))
+        yield f"[{path}{name}]"
+        yield from _section(value, f"{path}{name}.")
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, BaseModel) or dataclasses.is_dataclass(value)
+
+
+def _values(section: Any) -> Mapping[str, Any]:
+    if isinstance(section, BaseModel):
+        return {name: getattr(section, name) for name in type(section).model_fields}
+    return {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+
+
+def _documentation(section: type) -> Mapping[str, str]:
+    """Docstring below each field, by name."""
+    if issubclass(section, BaseModel):
+        return {name: field.description or "" for name, field in section.model_fields.items()}
+    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
+                found[name] = inspect.cleandoc(text)
+    return found
+
+
+def _comment(text: str) -> Iterator[str]:
+    for line in textwrap.wrap(" ".join(text.split()), COMMENT_WIDTH):
+        yield f"# {line}"
+
+
+def _literal(value: Any) -> str:
+    """A TOML value. JSON's strings are TOML's basic strings, but for the characters beyond ASCII."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_literal(item) for item in value)}]"
+    if _is_section(value) or isinstance(value, Mapping):
+        items = value if isinstance(value, Mapping) else _values(value)
+        return "{" + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in items.items() if v is not None) + "}"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and name.isascii() else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,114 @@
+"""Moves groups from the queue into the intake while the optimizer works."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from ais.contracts.queue import Entry, TrajectoryQueue
+from ais.runtime.patience import persist
+from ais.runtime.redis import is_away
+from ais.trainer.groups.intake import Buffered, Duplicate, Intake, Known, Refused
+from ais.trainer.metrics import TrainerMetrics
+
+BLOCK_SECONDS = 1.0
+"""How long the server holds one read that finds nothing."""
+CLAIMED_AT_ONCE = 32
+"""Entries taken over in one round trip."""
+
+logger = logging.getLogger(__name__)
+
+
+class QueueLostError(RuntimeError):
+    """The queue that this trainer has prepared and read from is not there any more."""
+
+
+def no_hidden_retries(redis: Redis) -> None:
+    """Makes the client report a lost connection at once, as a reader needs.
+
+    When the answer to a read is lost, the server has handed its entries out. A client that quietly reads again gets the
+    entries after them, and nobody ever looks for the first ones.
+    """
+    redis.set_retry(Retry(NoBackoff(), 0))
+
+
+class GroupReader:
+    """Reads, judges, and answers the queue for what will not be trained on."""
+
+    def __init__(
+        self, queue: TrajectoryQueue, intake: Intake, metrics: TrainerMetrics, count: int, patience_seconds: float
+    ) -> None:
+        """`queue`: on a client with `no_hidden_retries`. `count`: entries to ask for in one round trip."""
+        self._queue = queue
+        self._intake = intake
+        self._metrics = metrics
+        self._count = count
+        self._patience_seconds = patience_seconds
+        self._arrived = asyncio.Event()
+
+    async def run(self) -> None:
+        """Takes over what trainers before this one left pending, then reads until cancelled. Raises
+        RedisUnreachableError when Redis stays away."""
+        await self._claim()
+        while True:
+            try:
+                entries = await self._queue.read(self._count, BLOCK_SECONDS)
+            except RedisError as error:
+                if "NOGROUP" in str(error):
+                    raise QueueLostError(
+                        "Redis has come back without the run's queue: it keeps nothing on disk, or was emptied. A "
+                        "trainer that starts now goes on from the newest checkpoint, and the collector makes the "
+                        "groups after it again; docs/operations.md says how Redis keeps them."
+                    ) from error
+                if not is_away(error):
+                    raise
+                # The server may have handed entries out in an answer that was lost; they are pending, in our name.
+                entries = await self._pending()
+            await self._take_in(entries)
+
+    async def _claim(self) -> None:
+        after: str | None = "0"
+        while after is not None:
+            claim = partial(self._queue.claim, CLAIMED_AT_ONCE, after)
+            entries, after = await persist(claim, self._patience_seconds)
+            await self._take_in(entries)
+        await persist(self._queue.forget_consumers, self._patience_seconds)
+
+    async def batch_arrived(self) -> None:
+        """Returns when the next batch is complete."""
+        while not self._intake.complete():
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def _pending(self) -> list[Entry]:
+        pending: list[Entry] = []
+        while True:
+            after = pending[-1].entry_id if pending else "0"
+            page = await persist(partial(self._queue.read_pending, self._count, after), self._patience_seconds)
+            if not page:
+                return pending
+            pending += page
+
+    async def _take_in(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            await asyncio.sleep(0)  # decoding a batch takes long enough to keep the optimizer waiting
+            match self._intake.judge(entry):
+                case Buffered():
+                    self._arrived.set()
+                case Known():
+                    pass
+                case Duplicate():
+                    self._metrics.duplicates.inc()
+                    logger.info("group came twice, the second is dropped", extra={"ordinal": entry.ordinal})
+                    await persist(partial(self._queue.drop, entry), self._patience_seconds)
+                case Refused(field, reason):
+                    self._metrics.count_discarded(field)
+                    logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})
+                    await persist(partial(self._queue.discard, entry, f"{field}: {reason}"), self._patience_seconds)

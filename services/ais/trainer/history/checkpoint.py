@@ -1,0 +1,245 @@
+"""Checkpoints: a Hugging Face directory, the state of training and a manifest, whole or not there at all.
+
+A checkpoint is written to a directory aside, flushed to the disk and renamed: the rename is the commit. The groups that
+it covers are acknowledged with the commit after it. When the newest one turns out to be damaged, the queue still holds
+what came after the one before.
+
+The newest two can be resumed from; older ones are kept as models, to look at and to evaluate.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from transformers import PretrainedConfig
+
+from ais.contracts.weights.offer import digest_of_file
+from ais.runtime.files import flush_to_disk, replace_link
+from ais.runtime.process import UnavailableError
+from ais.trainer.weights.snapshot import Snapshot
+
+CHECKPOINTS_DIRECTORY = "checkpoints"
+LATEST = "latest"
+"""Link to the newest checkpoint."""
+MODEL_DIRECTORY = "model"
+"""The final policy, in the run's directory."""
+MANIFEST_FILE = "manifest.json"
+TRAINING_DIRECTORY = "training"
+"""State of training, in a checkpoint."""
+RESUMABLE = 2
+"""Newest checkpoints that keep the state of training, which takes six times as much as the weights."""
+
+_CARRIED_OVER = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files of the source model that training does not change."""
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint is not what was written. The message names the file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint stands for."""
+
+    step: int
+    """Batches trained."""
+    version: int
+    """Policy version of the weights."""
+    digest: str
+    """Digest of the weights' files: `ais.contracts.weights.offer.version_digest`."""
+    incarnation: int
+    """The trainer that wrote it."""
+    next_ordinal: int
+    """The prompt cursor: the first ordinal that is not trained."""
+    ordinals: tuple[int, ...]
+    """Ordinals of the groups trained since the checkpoint before this one."""
+    group_ids: tuple[str, ...]
+    """Their group ids."""
+    entry_ids: tuple[str, ...]
+    """Their queue entries, which are acknowledged with the checkpoint after this one."""
+    correction: dict[str, Any] | None
+    """State of the correction after the step."""
+    probe_sequences: tuple[tuple[int, ...], ...] | None
+    """The sequences that every version is probed with."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Digest of every other file of the checkpoint, by its path in it."""
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been verified."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def weights(self) -> dict[Path, str]:
+        """The weights' files, in order, with their digests as they are published."""
+        names = sorted(name for name in self.manifest.files if name.endswith(".safetensors"))
+        return {self.path / name: self.manifest.files[name] for name in names}
+
+    @property
+    def training(self) -> Path:
+        return self.path / TRAINING_DIRECTORY
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(
+        self, run_path: Path, source_model: Path, config: PretrainedConfig, keep: int, keep_every_steps: int = 0
+    ) -> None:
+        """`keep`: newest checkpoints that stay. `keep_every_steps`: those at its multiples stay too; 0: none."""
+        self._run_path = run_path
+        self._directory = run_path / CHECKPOINTS_DIRECTORY
+        self._keep = keep
+        self._keep_every_steps = keep_every_steps
+        self._source_model = source_model
+        self._config = copy.deepcopy(config)
+        self._config.dtype = torch.bfloat16
+
+    def begin(self, step: int) -> Path:
+        """An empty directory aside for the checkpoint of `step`; its `training` is the caller's to fill."""
+        return _fresh(self._directory / _name(step))
+
+    def commit(self, writing: Path, snapshot: Snapshot, manifest: Manifest) -> Path:
+        """Completes what `begin` began and puts it in its place; the oldest go. The same step again replaces it."""
+        target = self._directory / _name(manifest.step)
+        self._publish(writing, target, snapshot, manifest)
+        replace_link(self._directory / LATEST, target.name)
+        self._prune()
+        return target
+
+    def save_final(self, snapshot: Snapshot, manifest: Manifest) -> Path:
+        """Writes the run's `model` directory."""
+        target = self._run_path / MODEL_DIRECTORY
+        self._publish(_fresh(target), target, snapshot, manifest)
+        return target
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None if there was never one. Damaged ones are set aside, loudly.
+
+        Raises UnavailableError when there are checkpoints and none is whole.
+        """
+        candidates = [path for _step, path in reversed(self._numbered()) if (path / TRAINING_DIRECTORY).is_dir()]
+        for path in candidates:
+            try:
+                return Checkpoint(path, verified(path))
+            except DamagedCheckpointError as error:
+                aside = path.with_name(f"damaged-{path.name}")
+                _remove(aside)
+                path.rename(aside)
+                logger.critical(
+                    "CHECKPOINT DAMAGED: %s. It is set aside as %s; training goes on from the one before, and trains "
+                    "again what came after.",
+                    error,
+                    aside,
+                )
+        if candidates:
+            raise UnavailableError(
+                f"all {len(candidates)} checkpoints in {self._directory} that training could go on from are damaged. "
+                "Remove the run's directory and Redis keys to begin again, or start another run from an older model."
+            )
+        return None
+
+    def _publish(self, writing: Path, target: Path, snapshot: Snapshot, manifest: Manifest) -> None:
+        self._config.save_pretrained(writing)
+        for name in _CARRIED_OVER:
+            if (self._source_model / name).is_file():
+                shutil.copyfile(self._source_model / name, writing / name)
+        snapshot.place_in(writing)
+        files = {str(path.relative_to(writing)): digest_of_file(path) for path in sorted(_files(writing))}
+        complete = {**asdict(manifest), "files": files}
+        (writing / MANIFEST_FILE).write_text(json.dumps(complete, indent=1) + "\n")
+        flush_to_disk([*writing.rglob("*"), writing])
+        _remove(target)
+        writing.rename(target)
+        flush_to_disk([target.parent])
+
+    def _prune(self) -> None:
+        """Removes what is not kept. What cannot be removed stays: the checkpoint that was just written is whole."""
+        numbered = self._numbered()
+        surplus = [
+            path
+            for step, path in numbered[: -self._keep]
+            if not (self._keep_every_steps and step % self._keep_every_steps == 0)
+        ]
+        # A checkpoint that somebody has moved away and linked keeps everything: its content is not ours to delete.
+        surplus += [path / TRAINING_DIRECTORY for _step, path in numbered[:-RESUMABLE] if not path.is_symlink()]
+        for path in surplus:
+            try:
+                _remove(path)
+            except OSError as error:
+                logger.warning("an old checkpoint cannot be removed: %s", error, extra={"path": str(path)})
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """Steps and directories of whole checkpoints, by rising step."""
+        found = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in self._directory.glob("step-*"))
+        return sorted((int(match.group(1)), path) for match, path in found if match and path.is_dir())
+
+
+def verified(path: Path) -> Manifest:
+    """The manifest of a checkpoint whose every file is as it was written. Raises DamagedCheckpointError."""
+    try:
+        manifest = _MANIFEST.validate_json((path / MANIFEST_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpointError(f"{path / MANIFEST_FILE} cannot be read: {error}") from error
+    for name, digest in manifest.files.items():
+        try:
+            found = digest_of_file(path / name)
+        except OSError as error:
+            raise DamagedCheckpointError(f"{path / name} cannot be read: {error}") from error
+        if found != digest:
+            raise DamagedCheckpointError(f"{path / name} has digest {found}, written was {digest}")
+    return manifest
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _fresh(target: Path) -> Path:
+    """An empty directory beside `target` for its successor."""
+    writing = target.with_name(f".{target.name}.writing")
+    _remove(writing)
+    writing.mkdir(parents=True)
+    return writing
+
+
+def _remove(path: Path) -> None:
+    """Removes a directory with its content, a file, or a link but not what it leads to; does nothing without one."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,88 @@
+"""One optimizer batch: groups turned into advantages, updates and microbatches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from ais.contracts.trajectory import ScoredGroup
+from ais.trainer.policy.microbatch import Microbatch, Sample, cut, deal, nothing
+from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.settings import TrainerSettings
+from ais_core.advantages import estimate
+from ais_core.objectives import Normalizer
+
+
+@dataclass(frozen=True)
+class Update:
+    """The part of a batch that one optimizer update is made from."""
+
+    microbatches: list[Microbatch]
+    """This rank's; each rank has as many, of which some may hold nothing."""
+    normaliser: Normalizer
+    """Counts over the whole update, of all ranks: what makes the microbatches' losses add up."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The groups of one optimizer batch, ready for the forward pass. N trajectories."""
+
+    rewards: torch.Tensor
+    """float32 [N]."""
+    advantages: torch.Tensor
+    """float32 [N]."""
+    updates: list[Update]
+    tokens: int
+    """Response tokens."""
+    staleness: list[int]
+    """[N]: versions between a trajectory's oldest token and the policy it trains."""
+
+    @property
+    def microbatches(self) -> list[Microbatch]:
+        return [microbatch for update in self.updates for microbatch in update.microbatches]
+
+
+def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, ranks: Ranks) -> Batch:
+    """Turns groups into a batch for the policy at `version`.
+
+    Every rank gets all groups: advantages and counts come from the whole batch, and only the microbatches are dealt
+    out. With several updates a batch, each gets its share of whole groups, in order.
+    """
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    rewards = torch.tensor([reward for group in groups for reward in group.rewards])
+    group_of = torch.tensor([index for index, group in enumerate(groups) for _ in group.trajectories])
+    updates = []
+    first = 0
+    for share in _shares(groups, settings.objective.updates_per_batch):
+        samples = [Sample(group.prompt_token_ids, one) for group in share for one in group.trajectories]
+        microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks)]
+        normaliser = Normalizer(
+            tokens=sum(len(sample.trajectory.token_ids) for sample in samples),
+            sequences=len(samples),
+            constant_length=max(sample.trajectory.sampling.max_new_tokens for sample in samples),
+        )
+        updates.append(Update(microbatches, normaliser))
+        first += len(samples)
+    return Batch(
+        rewards=rewards,
+        advantages=estimate(settings.objective.advantage, rewards, group_of).to(ranks.device),
+        updates=updates,
+        tokens=sum(len(trajectory.token_ids) for trajectory in trajectories),
+        staleness=[version - trajectory.oldest_version for trajectory in trajectories],
+    )
+
+
+def _share_of(samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks) -> list[Microbatch]:
+    """This rank's microbatches. FSDP gathers a layer on all ranks at once: they make the same number of passes."""
+    cuts = [cut(samples, settings.compute.tokens_per_microbatch, first, hand) for hand in deal(samples, ranks.size)]
+    own = cuts[ranks.rank]
+    return own + [nothing(samples[0].trajectory.precision)] * (max(map(len, cuts)) - len(own))
+
+
+def _shares(groups: Sequence[ScoredGroup], parts: int) -> list[Sequence[ScoredGroup]]:
+    """`groups` in at most `parts` runs of nearly equal size, none empty."""
+    bounds = [round(part * len(groups) / parts) for part in range(parts + 1)]
+    return [groups[begin:end] for begin, end in pairwise(bounds) if end > begin]

@@ -1,0 +1,296 @@
+"""One training step, top to bottom: batch, forward, measure, plan, weights, surrogate, backward, guard, update.
+
+The mathematics is ais_core's. What is decided here is the order, and with it the price. The proximal policy is the
+policy at the start of the step, so when one update is made per batch its log-probs are those of the very forward pass
+that is differentiated. A pass ahead of it is made in two cases only: several updates per batch, and a plan that must be
+made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
+
+With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples.
+
+Over several ranks each makes these passes on its share of the batch. What is decided between them (the plan, whether to
+skip, the gradient's norm) comes from sums over all ranks, so that all decide alike and none waits for a pass that
+another leaves out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import ScoredGroup
+from ais.contracts.weights.probe import Probe
+from ais.runtime.settings import RunSettings
+from ais.trainer.learning.batch import Batch, Update, prepare
+from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.learning.probe import probe_sequences, take_probe
+from ais.trainer.learning.schedule import learning_rate
+from ais.trainer.learning.tally import Tally
+from ais.trainer.learning.training_state import load_training_state, save_training_state
+from ais.trainer.policy.microbatch import Microbatch
+from ais.trainer.policy.policy import Policy, TokenScores
+from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.ranks.sharding import gathered, whole
+from ais.trainer.record import StepFigures
+from ais.trainer.settings import TrainerSettings
+from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
+from ais_core import objectives
+from ais_core.corrections import State, build
+from ais_core.errors import NonFiniteError
+from ais_core.ratios import SequenceBatch, log_ratio
+from ais_core.settings import CorrectionSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step leaves behind."""
+
+    snapshot: Snapshot
+    figures: StepFigures
+    staleness: list[int]
+    """Versions behind, one for each trajectory."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a learner knows beyond its numbers."""
+
+    version: int
+    """Policy version: batches trained. The learning rate is a function of it."""
+    correction: State | None
+    """What the correction remembers."""
+    probe_sequences: tuple[tuple[int, ...], ...] | None
+    """The sequences every version is probed with; None before the first batch."""
+
+
+class Learner:
+    """What learning changes: master weights, the optimizer's moments, the correction's state.
+
+    The first batch also gives the sequences that every version is probed with. Where there are several ranks, each has
+    a learner, and every method is called on all of them with the same arguments, in the same order.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        run: RunSettings,
+        settings: TrainerSettings,
+        correction: CorrectionSettings,
+        staging: Staging | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """`policy` is sharded over `ranks` already, when there are several. `staging`: where the first of them writes
+        the versions; None is the system's directory for temporary files."""
+        self._policy = policy
+        self._ranks = ranks or Ranks(policy.device)
+        self._steps = run.steps
+        self._settings = settings
+        self._correction = build(correction)
+        self._state: State | None = None
+        self._version = 0
+        self._staging = staging
+        self._probe_sequences: tuple[tuple[int, ...], ...] | None = None
+        self._masters = list(policy.masters.values())
+        self._optimizer = torch.optim.AdamW(
+            self._masters,
+            lr=settings.optimizer.learning_rate,
+            betas=(settings.optimizer.beta1, settings.optimizer.beta2),
+            weight_decay=settings.optimizer.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def memory(self) -> Memory:
+        """What a checkpoint must keep beside the training state; JSON-able."""
+        return Memory(self._version, self._state, self._probe_sequences)
+
+    def save(self, directory: Path) -> Future[Any]:
+        """Copies the training state as it is now and writes the copy to `directory` in the background."""
+        return save_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
+
+    def resume(self, memory: Memory, directory: Path) -> None:
+        """Goes on from what `save` wrote to `directory` when `memory` was this."""
+        with self._ranks.phase("loading the training state"):
+            load_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
+        self._version = memory.version
+        self._state = memory.correction
+        self._probe_sequences = memory.probe_sequences
+
+    def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
+        """Trains one batch and returns the next version, also when its updates had to be skipped."""
+        with clock.phase("prepare"):
+            batch = prepare(groups, self._version, self._settings, self._ranks)
+        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps))
+        try:
+            self._train(batch, tally, clock)
+        except NonFiniteError as error:
+            tally.skipped = len(batch.updates) - tally.updates
+            logger.error("updates skipped: %s", error, extra={"version": self._version})
+        self._optimizer.zero_grad(set_to_none=True)
+        tally.merge(self._ranks)
+        self._version += 1
+        if self._probe_sequences is None:
+            self._probe_sequences = probe_sequences(groups, self._settings.probe.sequences, self._settings.probe.tokens)
+        with clock.phase("probe"), self._ranks.phase("forward of the probe"):
+            probe = take_probe(self._policy, self._probe_sequences)
+        with clock.phase("serialise"):
+            snapshot = self._snapshot(probe)
+        return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
+
+    def snapshot(self) -> Snapshot:
+        """The version that has not been trained yet. It has no probe: there is no batch yet to take one from."""
+        return self._snapshot(None)
+
+    def _snapshot(self, probe: Probe | None) -> Snapshot:
+        """Of the version now, which the first rank writes while it is gathered. The others' has no files."""
+        weights = gathered(self._policy, self._ranks)
+        if not self._ranks.first:
+            assert not list(weights)
+            return Snapshot(self._version, digest="", files=())
+        shapes = {name: tuple(master.shape) for name, master in self._policy.masters.items()}
+        return write_snapshot(self._version, shapes, weights, probe, self._staging)
+
+    def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
+        """Makes the batch's updates. Raises NonFiniteError when log-probs are not finite."""
+        several = len(batch.microbatches) > 1
+        if len(batch.updates) > 1 or (several and self._correction.needs_current_sums(self._state)):
+            proximal = self._score_ahead(batch, tally, clock)
+            for update in batch.updates:
+                for microbatch in update.microbatches:
+                    self._accumulate(batch, update, microbatch, proximal[microbatch], tally, clock)
+                self._update(tally, clock)
+            return
+        (update,) = batch.updates
+        if several:
+            tally.plan = self._correction.recall(self._state)
+        for microbatch in update.microbatches:
+            self._accumulate(batch, update, microbatch, None, tally, clock)
+        if several:
+            self._decide(tally, clock)
+        self._update(tally, clock)
+
+    def _score_ahead(self, batch: Batch, tally: Tally, clock: PhaseClock) -> dict[Microbatch, torch.Tensor]:
+        """The proximal log-probs of the whole batch, without gradients, and the plan made from them."""
+        proximal: dict[Microbatch, torch.Tensor] = {}
+        for microbatch in batch.microbatches:
+            with clock.phase("forward_backward"), torch.no_grad():
+                proximal[microbatch] = self._score(microbatch).logprobs
+            with clock.phase("correction"):
+                ratios = self._ratios(microbatch, proximal[microbatch])
+                tally.add_sums(self._correction.measure(ratios, batch.advantages[microbatch.sequences]))
+        self._decide(tally, clock)
+        return proximal
+
+    def _accumulate(
+        self,
+        batch: Batch,
+        update: Update,
+        microbatch: Microbatch,
+        proximal: torch.Tensor | None,
+        tally: Tally,
+        clock: PhaseClock,
+    ) -> None:
+        """Adds one microbatch's gradient. Without `proximal`, the policy is the proximal one still."""
+        advantages = batch.advantages[microbatch.sequences]
+        with clock.phase("forward_backward"):
+            scores = self._score(microbatch)
+        with clock.phase("correction"):
+            ratios = self._ratios(microbatch, scores.logprobs if proximal is None else proximal)
+            if proximal is None:
+                tally.add_sums(self._correction.measure(ratios, advantages))
+        if tally.plan is None:  # the batch's only microbatch
+            self._decide(tally, clock)
+        assert tally.plan is not None
+        with clock.phase("correction"):
+            if self._settings.objective.straight_through:
+                weights, behaviour_weights = self._correction.branches(ratios, advantages, tally.plan)
+            else:
+                weights, behaviour_weights = self._correction.weights(ratios, advantages, tally.plan), None
+        with clock.phase("forward_backward"):
+            anchor = scores.logprobs.detach() if proximal is None else proximal
+            loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
+            if behaviour_weights is None or tally.plan.alpha > 0.0:
+                self._backward(loss)
+            if behaviour_weights is not None and tally.plan.alpha < 1.0:
+                # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
+                logprobs = self._score(microbatch, microbatch.precision).logprobs
+                anchor = microbatch.behaviour_logprobs
+                own = self._loss(logprobs, anchor, advantages, behaviour_weights, microbatch, update)
+                self._backward(own)
+                loss, weights = loss.detach() + own, weights + behaviour_weights
+        with clock.phase("correction"):
+            tally.add(loss, scores.entropy, weights, microbatch)
+
+    def _score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+        with self._ranks.phase("forward of a microbatch"):
+            return self._policy.score(microbatch, behaviour)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        with self._ranks.phase("backward of a microbatch"):
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def _loss(
+        self,
+        logprobs: torch.Tensor,
+        anchor: torch.Tensor,
+        advantages: torch.Tensor,
+        weights: torch.Tensor,
+        microbatch: Microbatch,
+        update: Update,
+    ) -> torch.Tensor:
+        """The microbatch's part of the update's loss. `anchor` [T] is what the clip bounds `logprobs` against."""
+        losses = objectives.clipped(
+            logprobs,
+            anchor,
+            advantages[microbatch.rows],
+            weights,
+            self._settings.objective.clip_low,
+            self._settings.objective.clip_high,
+        )
+        return objectives.aggregate(losses, microbatch.lengths, self._settings.objective.aggregation, update.normaliser)
+
+    def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
+        """Raises NonFiniteError, on all ranks when on one."""
+        version_lag = self._version - microbatch.versions
+        ratios, failure = None, NonFiniteError("log-probs on another rank are not finite")
+        try:
+            logs = log_ratio(proximal, microbatch.behaviour_logprobs)
+            ratios = SequenceBatch.packed(logs, microbatch.lengths, version_lag)
+        except NonFiniteError as error:
+            failure = error
+        if not self._ranks.agree(ratios is not None, "finite log-probs") or ratios is None:
+            raise failure
+        return ratios
+
+    def _decide(self, tally: Tally, clock: PhaseClock) -> None:
+        """Plans from the sums of the whole batch, and moves the correction's state one batch on."""
+        with clock.phase("correction"):
+            assert tally.sums is not None
+            sums = self._ranks.sum(tally.sums, "the correction")
+            plan, self._state = self._correction.plan(sums, self._state)
+        if not plan.trusted:
+            logger.warning("the mismatch is too large for importance weights", extra={"version": self._version})
+        tally.plan = plan
+
+    def _update(self, tally: Tally, clock: PhaseClock) -> None:
+        """Clips the gradient and steps; skips what is not finite, before it can reach the optimizer's moments."""
+        with clock.phase("optimizer"):
+            assert tally.plan is not None
+            with self._ranks.phase("norm of the gradient"):
+                norm = whole(torch.nn.utils.clip_grad_norm_(self._masters, self._settings.optimizer.max_grad_norm))
+            if norm.isfinite():
+                for group in self._optimizer.param_groups:
+                    group["lr"] = tally.learning_rate * tally.plan.learning_rate_scale
+                self._optimizer.step()
+            else:
+                logger.error("update skipped: the gradient is not finite", extra={"version": self._version})
+            self._optimizer.zero_grad(set_to_none=True)
+        tally.add_update(float(norm))

@@ -1,0 +1,154 @@
+"""What the trainer tells Prometheus. Units are in the names; gauges describe the newest step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ais.trainer.record import StepRecord
+
+SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+STALENESS_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 16)
+
+_INDEX = re.compile(r"\[\d+\]")
+
+
+class TrainerMetrics:
+    """All metrics of one trainer, on its own registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        # The correction.
+        self._alpha = gauge(
+            "ais_mixing_coefficient",
+            "AIS mixing coefficient of the last step: 0 is the uncorrected gradient, 1 the fully weighted one.",
+        )
+        self._ess_ratio = gauge(
+            "ais_effective_sample_size_ratio",
+            "Effective sample size of the tokens' importance weights as a share of the tokens; 1 means that all tokens "
+            "count alike. raw: the ratios; applied: the weights that multiplied the advantages.",
+            ["weights"],
+        )
+        self._log_ratio = gauge(
+            "ais_log_ratio_abs_mean",
+            "Mean absolute difference of the trainer's and the rollout's log-probs of the sampled tokens, nats.",
+        )
+        self._ratio_cv = gauge(
+            "ais_ratio_coefficient_of_variation", "Standard deviation of the raw importance ratios by their mean."
+        )
+        self._kl = gauge(
+            "ais_kl_divergence",
+            "Estimated KL divergence of rollout policy and trainer policy per token, nats. "
+            "k1 is unbiased and noisy, k3 is never negative.",
+            ["estimator"],
+        )
+        # Learning.
+        self._reward = gauge("ais_reward_mean", "Mean reward of the last batch's trajectories.")
+        self._entropy = gauge("ais_entropy_nats", "Mean entropy of the policy at the sampled tokens of the last batch.")
+        self._gradient_norm = gauge("ais_gradient_norm", "Global gradient norm of the last step, before clipping.")
+        self._learning_rate = gauge("ais_learning_rate", "Learning rate of the last step.")
+        self._skipped = counter(
+            "ais_skipped_steps", "Optimizer updates left out because a loss or a gradient was not finite."
+        )
+        self._staleness = histogram(
+            "ais_staleness_versions",
+            "Policy versions between the oldest token of a trajectory and the policy trained on it.",
+            STALENESS_BUCKETS,
+        )
+        # Progress.
+        self.policy_version = gauge("ais_policy_version", "Version of the policy: batches trained.")
+        self._steps = counter("ais_trainer_steps", "Batches trained, those with a skipped update included.")
+        self._tokens = counter("ais_trainer_tokens", "Response tokens trained on.")
+        self._phases = histogram(
+            "ais_trainer_phase_seconds", "Seconds of a step spent in each phase.", SECONDS_BUCKETS, ["phase"]
+        )
+        # Durability.
+        self.committed_version = gauge(
+            "ais_trainer_committed_version", "Policy version of the newest checkpoint: where training would resume."
+        )
+        self.commit_seconds = histogram(
+            "ais_trainer_commit_seconds",
+            "Seconds from the copy of the training state to the acknowledgement, most of them beside training.",
+            SECONDS_BUCKETS,
+        )
+        self.incarnation = gauge("ais_trainer_incarnation", "How many trainers this run has had, this one included.")
+        # The queue.
+        self._queue_depth = gauge("ais_queue_depth_groups", "Groups published and not yet trained on.")
+        self._discarded = counter(
+            "ais_groups_discarded",
+            "Groups refused and sent to the dead letters, by the field that was wrong.",
+            ["field"],
+        )
+        self.duplicates = counter("ais_groups_duplicate", "Groups whose ordinal had been received already.")
+        # The weights.
+        self.pushes = counter(
+            "ais_weight_pushes",
+            "Uploads of the weights to a replica: applied, superseded (it serves a newer version), refused (4xx), "
+            "failed (no connection, deadline or 5xx; tried again), rebased (it lacked the base of a delta, or "
+            "cannot take a quantised form; the full version or BF16 follows).",
+            ["outcome"],
+        )
+        self.push_seconds = histogram(
+            "ais_weight_push_seconds", "Seconds of one successful upload, until the replica serves it.", SECONDS_BUCKETS
+        )
+        self.push_bytes = counter(
+            "ais_weight_push_bytes",
+            "Bytes of weights sent, by encoding: full, delta. Not what replicas relay.",
+            ["encoding"],
+        )
+        for encoding in ("full", "delta"):
+            self.push_bytes.labels(encoding=encoding)
+        self.set_aside = gauge(
+            "ais_weight_replicas_set_aside", "Replicas whose last upload failed or came too late; tried again."
+        )
+        self.delta_ratio = gauge(
+            "ais_weight_delta_ratio", "Bytes of the last delta by those of the version. NaN: none was made yet."
+        )
+        self.delta_ratio.set(float("nan"))
+        self.form_seconds = histogram(
+            "ais_weight_form_seconds", "Seconds of quantising one version, beside training.", SECONDS_BUCKETS
+        )
+        self.delta_seconds = histogram(
+            "ais_weight_delta_seconds", "Seconds of computing and proving one delta, beside training.", SECONDS_BUCKETS
+        )
+
+    def count_discarded(self, field: str) -> None:
+        """`trajectories[3].token_ids` counts as `trajectories.token_ids`: labels must stay few."""
+        self._discarded.labels(field=_INDEX.sub("", field)).inc()
+
+    def record(self, record: StepRecord, staleness: Sequence[int]) -> None:
+        """Shows a finished step; `staleness` has one value a trajectory. A statistic that is None shows as NaN."""
+        self._alpha.set(_number(record.alpha))
+        self._ess_ratio.labels(weights="raw").set(_number(record.ess_ratio_raw))
+        self._ess_ratio.labels(weights="applied").set(_number(record.ess_ratio_applied))
+        self._log_ratio.set(_number(record.log_ratio_abs_mean))
+        self._ratio_cv.set(_number(record.ratio_cv))
+        self._kl.labels(estimator="k1").set(_number(record.kl_k1))
+        self._kl.labels(estimator="k3").set(_number(record.kl_k3))
+        self._reward.set(record.reward_mean)
+        self._entropy.set(_number(record.entropy))
+        self._gradient_norm.set(_number(record.gradient_norm))
+        self._learning_rate.set(record.learning_rate)
+        self._skipped.inc(record.skipped_updates)
+        for versions in staleness:
+            self._staleness.observe(versions)
+        self.policy_version.set(record.version)
+        self._steps.inc()
+        self._tokens.inc(record.tokens)
+        for phase, seconds in record.phase_seconds.items():
+            self._phases.labels(phase=phase).observe(seconds)
+        self._queue_depth.set(record.queue_depth)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

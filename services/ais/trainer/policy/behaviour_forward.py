@@ -1,0 +1,44 @@
+"""The policy that samples, computed by the trainer: weights and activations rounded as the rollout engine rounds them.
+
+Gradients pass the rounding by straight-through, so that the trainer can improve the quantised policy itself instead of
+applying to it the gradient of the BF16 one. Products of rounded operands are made in float32, where they are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from ais.contracts.sampling import Precision
+from ais_core.numerics.straight_through import straight_through_activation, straight_through_weight
+
+
+class BehaviourProducts(TorchFunctionMode):
+    """Computes linear layers of BF16 tensors as an engine of that precision does: on its grids, with BF16 results.
+
+    Every linear layer that is called is meant: what stays BF16 in the engine (the head unless `precision.head`) is to
+    be called outside.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        """`precision.weights` is not bf16."""
+        super().__init__()
+        self._precision = precision
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.linear or args[0].dtype != torch.bfloat16:
+            return func(*args, **kwargs)
+        precision = self._precision
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        inputs = args[0].float()
+        if precision.activations != "bf16":
+            inputs = straight_through_activation(inputs, precision.activations)
+        weight = straight_through_weight(args[1], precision.weights, precision.granularity, scales=precision.scales)
+        return F.linear(inputs, weight, None if bias is None else bias.float()).to(torch.bfloat16)

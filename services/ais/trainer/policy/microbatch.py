@@ -1,0 +1,147 @@
+"""From trajectories to tensors: length-bucketed microbatches under a token budget.
+
+Only the cut into microbatches is decided here. It bounds memory and changes no result: whatever is normalised or
+decided is so from sums over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response with the prompt it answers. `prompt_token_ids` int32 [P]."""
+
+    prompt_token_ids: np.ndarray
+    trajectory: Trajectory
+
+    @property
+    def input_length(self) -> int:
+        """Tokens the model reads: all but the last, which is only predicted."""
+        return len(self.prompt_token_ids) + len(self.trajectory.token_ids) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Microbatch:
+    """R sequences for one forward pass, and their T response tokens laid end to end, sequence by sequence."""
+
+    input_ids: torch.Tensor
+    """int64 [R, L]: prompt and response without its last token, right-padded with 0."""
+    rows: torch.Tensor
+    """int64 [T]: sequence of each response token, counted in this microbatch."""
+    columns: torch.Tensor
+    """int64 [T]: position whose hidden state predicts the token."""
+    targets: torch.Tensor
+    """int64 [T]: the response tokens."""
+    behaviour_logprobs: torch.Tensor
+    """float32 [T]: log-probs under the policy that sampled."""
+    versions: torch.Tensor
+    """int64 [T]: policy version that sampled the token."""
+    temperature: torch.Tensor
+    """float32 [T]: softmax temperature the token was drawn at."""
+    sequences: torch.Tensor
+    """int64 [R]: which sample of the batch each sequence is."""
+    lengths: torch.Tensor
+    """int64 [R]: response tokens of each sequence."""
+    precision: Precision
+    """Number formats of the policy that sampled: one for all sequences."""
+
+    def to(self, device: torch.device) -> Microbatch:
+        tensors = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+
+def deal(samples: Sequence[Sample], ranks: int) -> list[list[int]]:
+    """Which samples each rank takes: about as many of each length as the others, so that their passes take as long."""
+    hands: list[list[int]] = [[] for _ in range(ranks)]
+    for place, index in enumerate(_by_length(samples, range(len(samples)))):
+        lap, turn = divmod(place, ranks)
+        hands[turn if lap % 2 == 0 else ranks - 1 - turn].append(index)
+    return [sorted(hand) for hand in hands]
+
+
+def cut(
+    samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0, chosen: Sequence[int] | None = None
+) -> list[Microbatch]:
+    """Microbatches of `samples`, or those `chosen` of them, longest first, each of one precision and within the budget.
+
+    `first` is the number in the batch of the first sample.
+
+    A sample that alone exceeds the budget gets a microbatch of its own.
+    """
+    precisions = [sample.trajectory.precision for sample in samples]
+    cuts: list[list[int]] = []
+    width = 0
+    for index in _by_length(samples, range(len(samples)) if chosen is None else chosen):
+        full = bool(cuts) and (len(cuts[-1]) + 1) * width > tokens_per_microbatch
+        if not cuts or full or precisions[index] != precisions[cuts[-1][0]]:
+            cuts.append([])
+            width = samples[index].input_length  # the longest comes first
+        cuts[-1].append(index)
+    return [_build(samples, indices, first) for indices in cuts]
+
+
+def nothing(precision: Precision) -> Microbatch:
+    """No sequences, for a pass that a rank makes only because the others make one: the model reads one token."""
+    none, no_floats = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    return Microbatch(
+        input_ids=torch.zeros(1, 1, dtype=torch.int64),
+        rows=none,
+        columns=none,
+        targets=none,
+        behaviour_logprobs=no_floats,
+        versions=none,
+        temperature=no_floats,
+        sequences=none,
+        lengths=none,
+        precision=precision,
+    )
+
+
+def _by_length(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
+    """`indices` by precision, the longest first."""
+    return sorted(indices, key=lambda index: (str(samples[index].trajectory.precision), -samples[index].input_length))
+
+
+def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Microbatch:
+    prompts = [samples[index].prompt_token_ids for index in chosen]
+    trajectories = [samples[index].trajectory for index in chosen]
+    spans = [span for trajectory in trajectories for span in trajectory.spans]
+    prompt_lengths = np.array([len(prompt) for prompt in prompts])
+    lengths = np.array([len(trajectory.token_ids) for trajectory in trajectories])
+    targets = np.concatenate([trajectory.token_ids for trajectory in trajectories]).astype(np.int64)
+
+    prompt_rows, prompt_columns = _ragged(prompt_lengths)
+    rows, offsets = _ragged(lengths)
+    columns = offsets + (prompt_lengths - 1)[rows]
+    read = offsets < lengths[rows] - 1  # the last token is predicted, never read
+    input_ids = np.zeros((len(chosen), int((prompt_lengths + lengths).max()) - 1), dtype=np.int64)
+    input_ids[prompt_rows, prompt_columns] = np.concatenate(prompts)
+    input_ids[rows[read], columns[read] + 1] = targets[read]
+    temperatures = np.array([trajectory.sampling.temperature for trajectory in trajectories], dtype=np.float32)
+    return Microbatch(
+        input_ids=torch.from_numpy(input_ids),
+        rows=torch.from_numpy(rows),
+        columns=torch.from_numpy(columns),
+        targets=torch.from_numpy(targets),
+        behaviour_logprobs=torch.from_numpy(np.concatenate([one.behaviour_logprobs for one in trajectories])),
+        versions=torch.from_numpy(np.repeat([s.version for s in spans], [s.end - s.begin for s in spans])),
+        temperature=torch.from_numpy(temperatures[rows]),
+        sequences=torch.tensor(chosen) + first,
+        lengths=torch.from_numpy(lengths),
+        precision=trajectories[0].precision,
+    )
+
+
+def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position in the row of each element of rows that have these lengths, laid end to end."""
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    return rows, np.arange(len(rows)) - np.repeat(lengths.cumsum() - lengths, lengths)

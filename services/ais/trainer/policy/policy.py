@@ -1,0 +1,113 @@
+"""The policy being trained: a Hugging Face causal language model, BF16 compute over float32 master weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from ais.contracts.sampling import Precision
+from ais.runtime.process import UnavailableError
+from ais.trainer.policy.microbatch import Microbatch
+from ais.trainer.policy.scoring import ScoringModel
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What the policy says about the response tokens of one microbatch, in the order of `Microbatch.targets`."""
+
+    logprobs: torch.Tensor
+    """float32 [T], under the sampling temperature; carries the graph when gradients are enabled."""
+    entropy: torch.Tensor
+    """float32 [T], nats, of the distribution each token was drawn from; detached."""
+
+
+class Policy:
+    """Scores response tokens and owns the master weights.
+
+    Sharded over several ranks (`sharding.shard`), each scores microbatches of its own, and all score equally often.
+    """
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype = torch.bfloat16) -> None:
+        """`model` is float32 already. Raises UnavailableError for an architecture whose head is not a plain layer."""
+        self.model = model
+        self.scoring = ScoringModel(model, compute_dtype)
+
+    @classmethod
+    def load(cls, directory: Path, device: str = "auto") -> Policy:
+        """Raises UnavailableError when `directory` is not a Hugging Face causal language model."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        disable_progress_bar()
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise UnavailableError(
+                f"cannot load a causal language model from {directory}: {error}. Set run.model to a directory with "
+                "config.json and safetensors weights."
+            ) from error
+        return cls(model.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the master weights are and the forward pass happens."""
+        return self.model.device  # type: ignore[no-any-return]
+
+    @property
+    def masters(self) -> dict[str, nn.Parameter]:
+        """The float32 master weights by their Hugging Face names; tied weights appear once.
+
+        DTensors, of which this rank has its shard, when the policy is sharded.
+        """
+        return dict(self.model.named_parameters())
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids the model has an embedding for."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt plus response, in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    def score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+        """One forward pass, of the policy in BF16 or, with `behaviour`, as it samples at that precision.
+
+        The latter is `behaviour_forward`'s; its KV cache is taken to be BF16.
+        """
+        return TokenScores(
+            *self.scoring(
+                microbatch.input_ids,
+                microbatch.rows,
+                microbatch.columns,
+                microbatch.targets,
+                microbatch.temperature,
+                behaviour,
+            )
+        )
+
+    def distribution(self, microbatch: Microbatch, behaviour: Precision | None = None) -> torch.Tensor:
+        """Log-probs of every token at every response position, float32 [T, V], under the sampling temperature."""
+        return self.scoring.distribution(
+            microbatch.input_ids, microbatch.rows, microbatch.columns, microbatch.temperature, behaviour
+        )
+
+    @torch.no_grad()
+    def sequence_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs of each sequence's tokens but the first, at temperature 1, in one forward pass."""
+        inputs = pad_sequence([torch.tensor(sequence[:-1]) for sequence in sequences], batch_first=True)
+        lengths = torch.tensor([len(sequence) - 1 for sequence in sequences])
+        rows, columns = (torch.arange(inputs.shape[1]) < lengths[:, None]).nonzero(as_tuple=True)
+        targets = torch.cat([torch.tensor(sequence[1:]) for sequence in sequences])
+        tensors = (inputs, rows, columns, targets, torch.ones(len(targets)))
+        logprobs, _ = self.scoring(*(tensor.to(self.device) for tensor in tensors))
+        return [part.tolist() for part in torch.split(logprobs, lengths.tolist())]

@@ -1,0 +1,156 @@
+"""The forward pass that training differentiates, as one module: a causal language model and its head, in pieces.
+
+The parameters are float32 masters. Each pass rounds them to BF16 and runs the unchanged model on the rounded copies;
+autograd goes through the rounding, so gradients arrive and accumulate in float32. When the parameters are sharded over
+ranks (`sharding.py`), what the pass finds has been rounded on its way from the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from ais.contracts.sampling import Precision
+from ais.runtime.process import UnavailableError
+from ais.trainer.policy.activation_checkpointing import checkpoint_activations
+from ais.trainer.policy.behaviour_forward import BehaviourProducts
+from ais.trainer.policy.float32_products import bf16_products
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits that are in memory at once, each about six times over as float32 in the backward pass: under a gigabyte."""
+
+
+class ScoringModel(nn.Module):
+    """Log-probs and entropies of response tokens.
+
+    The head runs on response positions only, in pieces that bound what their logits take. `behaviour` is the precision
+    of the policy that samples, to compute that one instead (`behaviour_forward.py`), or None.
+    """
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype = torch.bfloat16) -> None:
+        """`model` is float32 already. Raises UnavailableError for an architecture whose head is not a plain layer."""
+        super().__init__()
+        self.model = model.eval()  # dropout stays off: the behaviour policy has none
+        self.compute_dtype = compute_dtype
+        self.rounded_by_sharding = False
+        """Whether parameters come in `compute_dtype` and must be used as they are."""
+        self._behaviour: Precision | None = None
+        self._check_head()
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, in order. Raises UnavailableError where a model does not keep them as others do."""
+        layers = getattr(self.model.base_model, "layers", None)
+        if not isinstance(layers, nn.ModuleList):
+            raise UnavailableError(
+                f"{type(self.model).__name__} has no list of decoder layers where the Qwen3 and Llama families have "
+                "it. Set trainer.ranks.count to 1 and trainer.compute.activation_checkpointing to false."
+            )
+        return list(layers)
+
+    def checkpoint_activations(self) -> None:
+        """From now on each decoder layer keeps its input alone for the backward pass, which computes the rest again."""
+        for layer in self.layers:
+            checkpoint_activations(layer, lambda: self._products(self._behaviour))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: torch.Tensor,
+        behaviour: Precision | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs (with their graph) and entropies (detached), float32 [T] both.
+
+        `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
+        which it is; `temperature` is float32 [T].
+        """
+        hidden = self._hidden(input_ids, rows, columns, behaviour)
+        length = max(1, LOGITS_AT_ONCE // self.model.get_input_embeddings().num_embeddings)
+        if len(hidden) <= length:
+            return self._score_piece(hidden, targets, temperature, behaviour)
+        pieces = zip(*(torch.split(tensor, length) for tensor in (hidden, targets, temperature)), strict=True)
+        # A piece's logits are not kept for the backward pass but computed again.
+        scores = [
+            checkpoint(self._score_piece, *piece, behaviour, use_reentrant=False, preserve_rng_state=False)
+            for piece in pieces
+        ]
+        logprobs, entropies = zip(*scores, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def distribution(
+        self,
+        input_ids: torch.Tensor,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        temperature: torch.Tensor,
+        behaviour: Precision | None = None,
+    ) -> torch.Tensor:
+        """Log-probs of every token, float32 [T, V], with the arguments of `forward`. Not for sharded parameters."""
+        return self._head_logprobs(self._hidden(input_ids, rows, columns, behaviour), temperature, behaviour)
+
+    def _hidden(
+        self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, behaviour: Precision | None
+    ) -> torch.Tensor:
+        """Last hidden states [T, H] at `rows`, `columns`."""
+        # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
+        self._behaviour = behaviour
+        with self._products(behaviour):
+            output = self._call(self.model.base_model, input_ids=input_ids, use_cache=False)
+        return cast(torch.Tensor, output.last_hidden_state[rows, columns])
+
+    def _score_piece(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the distributions after `hidden` [T, H] say about `targets` (int64 [T])."""
+        logprobs = self._head_logprobs(hidden, temperature, behaviour)
+        chosen = logprobs.gather(1, targets[:, None]).squeeze(1).clone()  # FSDP2 hooks what comes out: no views
+        with torch.no_grad():
+            entropy = -(logprobs.exp() * logprobs).sum(-1)
+        return chosen, entropy
+
+    def _head_logprobs(
+        self, hidden: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
+    ) -> torch.Tensor:
+        """The head on `hidden` [T, H], and its log-softmax [T, V], which is float32."""
+        with self._products(behaviour if behaviour is not None and behaviour.head else None):
+            logits = self._call(self.model.get_output_embeddings(), hidden)
+        return torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+
+    def _call(self, part: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Runs a part of the model on its parameters in `compute_dtype`."""
+        if self.rounded_by_sharding:
+            return part(*args, **kwargs)
+        rounded = {name: weight.to(self.compute_dtype) for name, weight in part.named_parameters()}
+        return functional_call(part, rounded, args, kwargs)
+
+    @contextmanager
+    def _products(self, behaviour: Precision | None) -> Iterator[None]:
+        with bf16_products(self.model.device):
+            if behaviour is None or behaviour.weights == "bf16":
+                yield
+            else:
+                with BehaviourProducts(behaviour):
+                    yield
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Some architectures do more to the logits (soft-capping, scaling); training on others would be wrong."""
+        embeddings = self.model.get_input_embeddings()
+        tokens = torch.arange(min(8, embeddings.num_embeddings), device=self.model.device)
+        expected = self.model(input_ids=tokens[None], use_cache=False).logits[0]
+        hidden = self.model.base_model(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
+        if not torch.equal(self.model.get_output_embeddings()(hidden), expected):
+            raise UnavailableError(
+                f"{type(self.model).__name__} does not compute its logits by one linear layer on the last hidden "
+                "state. The trainer supports the Qwen3 and Llama families and others built like them."
+            )

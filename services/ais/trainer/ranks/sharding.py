@@ -1,0 +1,67 @@
+"""The policy over several ranks: FSDP2 shards the float32 masters, each layer is gathered in BF16 while it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from ais.trainer.policy.policy import Policy
+from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.settings import TrainerSettings
+
+
+def load_policy(model: Path, settings: TrainerSettings, ranks: Ranks) -> Policy:
+    """The policy to be trained, sharded where there are several ranks. Each rank reads all of it into the host's memory
+    first. Raises UnavailableError."""
+    ranks.attach_thread()
+    policy = Policy.load(model, "cpu" if ranks.mesh else str(ranks.device))
+    if settings.compute.activation_checkpointing:
+        policy.scoring.checkpoint_activations()
+    if ranks.mesh:
+        shard(policy, ranks.mesh)
+    return policy
+
+
+def shard(policy: Policy, mesh: DeviceMesh) -> None:
+    """Leaves this rank its shard of the masters, on the mesh's device.
+
+    Gradients are summed over ranks in float32, not averaged: each rank's loss is normalised for the whole batch.
+    """
+    scoring = policy.scoring
+    precision = MixedPrecisionPolicy(
+        param_dtype=scoring.compute_dtype,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # temperatures are float32
+    )
+    for layer in scoring.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    # What is left (embeddings, head, last norm) is let go after a forward pass like a layer: a pass without gradients,
+    # such as the probe's, has no backward pass to let it go, and the next one would compute with the weights of before.
+    fully_shard(scoring, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+    for module in scoring.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+    scoring.rounded_by_sharding = True
+
+
+def gathered(policy: Policy, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights in BF16 on the CPU, whole, one after the other by sorted name: on rank 0 only.
+
+    The other ranks must exhaust the iterator as well, which yields them nothing. One tensor is whole at a time.
+    """
+    for name, master in sorted(policy.masters.items()):
+        with ranks.phase(f"gathering {name}"):
+            weight = whole(master.detach().to(torch.bfloat16))
+        if ranks.first:
+            yield name, weight.cpu()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as one process has it. Of a DTensor, a collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,1 @@
+"""What tests of several packages share: stand-ins for services, builders of records, tiny models."""

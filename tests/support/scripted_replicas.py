@@ -1,0 +1,177 @@
+"""A run for a real collector: a real Valkey server, and real gRPC replicas whose behaviour the test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import numpy as np
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from ais.collector.collector import Collector
+from ais.collector.exercise import Exercise
+from ais.collector.metrics import CollectorMetrics
+from ais.collector.prompts.prompts import Split
+from ais.collector.prompts.tokenizer import PolicyTokenizer
+from ais.collector.settings import CollectorSettings, PromptSettings, TaskSettings
+from ais.collector.tasks.task import open_task
+from ais.collector.tasks.verifiers import open_verifier
+from ais.collector.trainer_watch import TrainerChannel
+from ais.contracts.events import TrainerEvents
+from ais.contracts.keys import Keys
+from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import (
+    PolicySpan,
+    ScoredGroup,
+    Trajectory,
+    TrajectoryBounds,
+    decode_group,
+    encode_trajectory,
+)
+from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.runtime.settings import RunSettings
+
+ALPHABET = "_^$0123456789="
+BOUNDS = TrajectoryBounds(vocab_size=len(ALPHABET))
+Behaviour = Callable[[rollout_pb2.GenerateRequest, grpc.aio.ServicerContext], AsyncIterator[pb.Trajectory]]
+
+
+def tokenizer() -> PolicyTokenizer:
+    characters = Tokenizer(models.WordLevel({c: i for i, c in enumerate(ALPHABET)}, unk_token="_"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    characters.decoder = decoders.Fuse()
+    characters.add_special_tokens(["_", "^", "$"])
+    return PolicyTokenizer(characters, None, PromptSettings())
+
+
+def sample(request: rollout_pb2.GenerateRequest, index: int, correct: bool) -> pb.Trajectory:
+    """The prompt's digits, sorted if `correct`, ended by the stop token."""
+    prompt = np.frombuffer(request.prompt_token_ids, dtype="<i4")[:-1]
+    tokens = np.append(np.sort(prompt) if correct else prompt[::-1], ALPHABET.index("$")).astype(np.int32)
+    return encode_trajectory(
+        Trajectory(
+            trajectory_id=f"{request.group_id}/{index}",
+            group_id=request.group_id,
+            sample_index=index,
+            token_ids=tokens,
+            behaviour_logprobs=np.full(len(tokens), -0.5, dtype=np.float32),
+            spans=(PolicySpan(0, 0, len(tokens)),),
+            finish_reason=FinishReason.STOP,
+            sampling=SamplingParameters.from_proto(request.sampling),
+            precision=Precision(),
+            engine="scripted",
+            engine_version="0",
+            replica_id="scripted",
+            first_token_seconds=0.0,
+            total_seconds=0.0,
+        )
+    )
+
+
+async def honest(request: rollout_pb2.GenerateRequest, _: grpc.aio.ServicerContext) -> AsyncIterator[pb.Trajectory]:
+    """Answers in reverse order, the first sample right and the others wrong."""
+    for index in reversed(range(request.samples)):
+        yield sample(request, index, correct=index == 0)
+
+
+class Servicer(rollout_pb2_grpc.RolloutServicer):
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.calls = 0
+
+    async def Generate(  # noqa: N802
+        self, request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Trajectory]:
+        self.calls += 1
+        async for trajectory in self.behaviour(request, context):
+            yield trajectory
+
+
+class Stage:
+    """One run: its queue, registry and events, and whatever replicas the test puts on it."""
+
+    def __init__(self, redis: Redis, run_name: str, staleness: int = 0) -> None:
+        keys = Keys(run_name)
+        self.run = RunSettings(name=run_name, steps=3, groups_per_batch=4, samples_per_group=2, max_staleness=staleness)
+        self.redis = redis
+        self.queue = TrajectoryQueue(redis, keys)
+        self.registry = ReplicaRegistry(redis, keys)
+        self.events = TrainerEvents(redis, keys)
+        self.keys = keys
+        self.metrics = CollectorRegistry()
+        self.max_attempts = 50
+
+    @asynccontextmanager
+    async def replica(
+        self, name: str, behaviour: Behaviour, version: int = 0, slots: int = 64
+    ) -> AsyncIterator[Servicer]:
+        server = grpc.aio.server()
+        servicer = Servicer(behaviour)
+        rollout_pb2_grpc.add_RolloutServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        await self.register(name, port, version, slots)
+        try:
+            yield servicer
+        finally:
+            await server.stop(None)
+
+    async def register(self, name: str, port: int, version: int = 0, slots: int = 64) -> None:
+        record = ReplicaRecord(
+            replica_id=name,
+            grpc_address=f"127.0.0.1:{port}",
+            http_url="http://127.0.0.1:9",
+            engine="scripted",
+            precision=Precision(),
+            model_type="scripted",
+            vocab_size=len(ALPHABET),
+            parameter_count=0,
+            policy_version=version,
+            policy_digest="",
+            ready=True,
+            slots=slots,
+            running_sequences=0,
+            waiting_sequences=0,
+        )
+        await self.redis.sadd(self.keys.replicas, name)
+        await self.redis.set(self.keys.replica(name), record.model_dump_json())  # outlives the test without a heartbeat
+
+    @asynccontextmanager
+    async def collector(self) -> AsyncIterator[asyncio.Task[None]]:
+        await self.queue.prepare()
+        self.metrics = CollectorRegistry()
+        settings = CollectorSettings(
+            task=TaskSettings(digits=6), group_deadline_seconds=5, max_attempts=self.max_attempts
+        )
+        collector = Collector(
+            self.run,
+            settings,
+            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), open_verifier(settings.task)),
+            TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
+            self.registry,
+            CollectorMetrics(self.metrics),
+        )
+        stop = asyncio.Event()
+        task = asyncio.create_task(collector.run(stop))
+        try:
+            yield task
+        finally:
+            stop.set()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def groups(self, count: int) -> list[ScoredGroup]:
+        """Waits for `count` groups and returns them by ordinal."""
+        groups: list[ScoredGroup] = []
+        while len(groups) < count:
+            groups += [decode_group(e.payload, BOUNDS) for e in await self.queue.read(count, block_seconds=5)]
+        return sorted(groups, key=lambda group: group.ordinal)
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.metrics.get_sample_value(name, labels) or 0.0

@@ -1,0 +1,70 @@
+"""Builders of groups as the collector would publish them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ais.contracts.queue import Entry
+from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+
+DIGITS = range(3, 13)
+"""Token ids of the demo model's digits."""
+
+
+def make_trajectory(
+    group_id: str,
+    index: int,
+    token_ids: Sequence[int],
+    logprobs: Sequence[float] | None = None,
+    version: int = 0,
+    **sampling: Any,
+) -> Trajectory:
+    length = len(token_ids)
+    return Trajectory(
+        trajectory_id=f"{group_id}/{index}",
+        group_id=group_id,
+        sample_index=index,
+        token_ids=np.array(token_ids, dtype=np.int32),
+        behaviour_logprobs=np.array(logprobs if logprobs is not None else [-1.0] * length, dtype=np.float32),
+        spans=(PolicySpan(version, 0, length),),
+        finish_reason=FinishReason.STOP,
+        sampling=SamplingParameters(**sampling),
+        precision=Precision(),
+        engine="test",
+        engine_version="0",
+        replica_id="replica-0",
+        first_token_seconds=0.1,
+        total_seconds=0.2,
+    )
+
+
+def make_group(
+    ordinal: int, samples: int = 4, seed: int = 0, lengths: tuple[int, int] = (3, 9), version: int = 0, **sampling: Any
+) -> ScoredGroup:
+    """Random digits; response lengths are drawn from `lengths`, rewards alternate."""
+    random = np.random.default_rng((seed, ordinal))
+    group_id = f"group-{ordinal}"
+    responses = [random.choice(DIGITS, random.integers(*lengths, endpoint=True)).tolist() for _ in range(samples)]
+    logprobs = [(-random.random(len(response)) - 0.5).tolist() for response in responses]
+    return ScoredGroup(
+        group_id=group_id,
+        ordinal=ordinal,
+        prompt_id=f"prompt-{ordinal}",
+        prompt_token_ids=np.concatenate([[1], random.choice(DIGITS, random.integers(2, 6)), [15]]).astype(np.int32),
+        trajectories=tuple(
+            make_trajectory(group_id, index, responses[index], logprobs[index], version, **sampling)
+            for index in range(samples)
+        ),
+        rewards=tuple(float((ordinal + index) % 3 == 0) for index in range(samples)),
+        task="test",
+        attempt=1,
+    )
+
+
+def make_entry(group: ScoredGroup, ordinal: int | None = None, entry_id: str | None = None) -> Entry:
+    ordinal = group.ordinal if ordinal is None else ordinal
+    return Entry(entry_id or f"{ordinal}-0", ordinal, encode_group(group))
