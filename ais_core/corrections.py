@@ -223,7 +223,7 @@ class Correction:
     def _judged(self, plan: Plan, current: Sums, diagnostics: Diagnostics) -> Plan:
         """The plan with what it does to the batch of `current`, and what is wrong with that."""
         found = None if plan.alpha is None else effect(current, plan.alpha, plan.rung if self._adaptive else 0.0)
-        trusted = plan.trusted and self._plausible(current)
+        trusted = self._plausible(current)
         concerns: list[Concern] = [] if trusted else ["mismatch_limit"]
         if self.settings.method in WEIGHTED and diagnostics.limited_share > 0.5:
             concerns.append("exponent_limit")

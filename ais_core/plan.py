@@ -65,8 +65,8 @@ class Plan:
     second_moment_threshold: float
     """|log ratio| above which M2PO masks a token that pushes further off-policy; inf for the others."""
     trusted: bool
-    """False when the mean |log ratio|, of this batch or of the one that alpha was chosen from, is over the limit: the
-    batch is better skipped, and somebody told."""
+    """False when the mean |log ratio| of the batch is over the limit (`recall`: of the one that alpha was chosen from):
+    the batch is better skipped, and somebody told."""
     concerns: tuple[Concern, ...]
     """What is wrong, if anything. `CONCERNS` has each in words."""
     terms: MixingTerms | None

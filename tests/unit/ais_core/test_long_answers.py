@@ -195,12 +195,16 @@ def test_a_batch_beyond_the_mismatch_limit_is_not_trusted_by_any_method(method: 
     assert set(plan.concerns) <= set(CONCERNS)
 
 
-def test_a_batch_that_is_beyond_the_limit_is_not_trusted_though_alpha_comes_from_one_that_was_not() -> None:
+def test_trust_is_that_of_the_batch_itself_though_alpha_comes_from_the_one_before() -> None:
     correction = ais_core.build(CorrectionSettings())
     good, bad = (SequenceBatch.packed(torch.full((64,), x), torch.full((4,), 16)) for x in (-0.01, -4.8))
     _, state = correction.plan(correction.measure(good), None)
     assert correction.recall(state).trusted
-    assert not correction.plan(correction.measure(bad), state)[0].trusted
+    plan, state = correction.plan(correction.measure(bad), state)
+    assert not plan.trusted
+    plan, _ = correction.plan(correction.measure(good), state)
+    assert plan.trusted
+    assert plan.alpha == 0.0
 
 
 @pytest.mark.parametrize("method", ["none", "tis", "mis", "geometric_mask", "opsm", "m2po", "vcpo"])
