@@ -1,15 +1,16 @@
-"""Reads what prompts are made of, and says what is wrong with it: `python -m ais.collector.check -c FILE`.
+"""`python -m ais.collector.check -c FILE`: whether the collector could start, said before anything else is started.
 
-`ais run` calls it before it starts anything: task files, verifier, tokenizer and chat template, for training and for
-evaluation. Exit codes as those of the collector (`ais.runtime.exits`), with one line on standard error.
+Reads the task's files, the tokenizer and its chat template, and compiles the verifier. Ends with 0, or with a message
+on standard error and the exit code that the collector would have.
 """
 
 from __future__ import annotations
 
 import sys
 
+from ais.collector.exercise import check_evaluation, open_exercise
 from ais.collector.prompts.prompts import Split
-from ais.collector.service import open_exercise
+from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.settings import CollectorProcessSettings
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError, service_arguments
@@ -18,20 +19,18 @@ from ais.runtime.settings import SettingsError
 
 
 def main() -> None:
+    run_without_torch()
     arguments = service_arguments(__doc__ or "")
     try:
         settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
-        for split in (Split.TRAIN, Split.HELD_OUT):
-            open_exercise(settings, split)
+        open_exercise(settings, Split.TRAIN)
+        check_evaluation(settings)
     except SettingsError as error:
-        _end(error, EXIT_SETTINGS)
+        print(f"ais: {error}", file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
     except UnavailableError as error:
-        _end(error, EXIT_UNAVAILABLE)
-
-
-def _end(error: Exception, code: int) -> None:
-    print(f"ais: {error}", file=sys.stderr)
-    sys.exit(code)
+        print(f"ais: {error}", file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
 
 
 if __name__ == "__main__":
