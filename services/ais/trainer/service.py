@@ -137,7 +137,7 @@ class TrainerService:
         self._run = run
         self._settings = trainer
         self._metrics = TrainerMetrics(registry)
-        self._events = TrainerEvents(redis, keys)
+        self._events = TrainerEvents(redis, keys, lease.incarnation)
         self._queue = TrajectoryQueue(redis, keys)
         self._intake = Intake(
             run,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
-from ais.contracts.weights.offer import WeightsRefused
+from ais.contracts.weights.refusal import WeightsRefused
 from ais.contracts.weights.upload import KEEPALIVE_SECONDS
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot

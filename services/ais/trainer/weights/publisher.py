@@ -30,10 +30,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.weights.forms import BF16
 from ais.contracts.weights.offer import RelayTarget, WeightsStatus
+from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import (
     TransientUploadError,
     UploadError,
-    UploadRefusedError,
     these,
     upload,
     upload_client,
@@ -253,7 +253,7 @@ class WeightPublisher:
             self._expect(branch)
             async with asyncio.timeout(self._settings.deadline_seconds):
                 served = await self._upload(replica, snapshot, parcels, relay)
-        except UploadRefusedError as error:
+        except WeightsRefusedError as error:
             self._refused(branch.root, replica, snapshot, error)
         except (UploadError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
@@ -303,7 +303,7 @@ class WeightPublisher:
                     continue
                 try:
                     return await self._send(replica, parcel, relay)
-                except UploadRefusedError as error:
+                except WeightsRefusedError as error:
                     if parcel is parcels[-1] or (error.status, error.field) not in CANNOT_TAKE:
                         raise
                     if error.field == "form":
@@ -345,7 +345,7 @@ class WeightPublisher:
             if name in self._replicas:
                 self._replicas[name].relay_deadline = None
 
-    def _refused(self, name: str, replica: _Replica, snapshot: Snapshot, error: UploadRefusedError) -> None:
+    def _refused(self, name: str, replica: _Replica, snapshot: Snapshot, error: WeightsRefusedError) -> None:
         self._settle(replica, snapshot.identity)
         if (error.status, error.field) == (409, "version"):
             self._metrics.pushes.labels(outcome="superseded").inc()
