@@ -34,6 +34,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory
+from ais.runtime.process import die_with_parent
 from ais.runtime.settings import RunSettings
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
@@ -86,6 +87,7 @@ def trim() -> None:
 
 def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     """What one process of the benchmark does; rank 0 prints what it found as JSON."""
+    die_with_parent()
     settings = TrainerSettings(
         compute=ComputeSettings(
             device="cpu",
