@@ -14,6 +14,7 @@ import torch
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
 
+mpl.rcParams["svg.hashsalt"] = "ais"
 HERE = Path(__file__).parent
 LENGTHS = (16, 64, 256, 1024, 4096, 16384)
 MISMATCHES = [10 ** (-3 + step / 6) for step in range(19)]
@@ -48,7 +49,7 @@ def over_lengths_and_mismatch() -> None:
     axes[2].set_ylim(0, 1.02)
     axes[2].axhline(0.5, color="black", linewidth=0.8, linestyle="--")
     axes[0].legend(fontsize=7)
-    figure.savefig(HERE / "lengths.svg")
+    figure.savefig(HERE / "lengths.svg", metadata={"Date": None})
 
 
 def by_level() -> None:
@@ -64,11 +65,10 @@ def by_level() -> None:
     axis.set_xscale("log", base=2)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.savefig(HERE / "levels.svg")
+    figure.savefig(HERE / "levels.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    mpl.rcParams["svg.hashsalt"] = "ais"
-    over_lengths_and_mismatch()
+        over_lengths_and_mismatch()
     by_level()
