@@ -14,7 +14,6 @@ import torch
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
 
-mpl.rcParams["svg.hashsalt"] = "ais"
 HERE = Path(__file__).parent
 LENGTHS = (16, 64, 256, 1024, 4096, 16384)
 MISMATCHES = [10 ** (-3 + step / 6) for step in range(19)]
@@ -70,5 +69,6 @@ def by_level() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-        over_lengths_and_mismatch()
+    mpl.rcParams["svg.hashsalt"] = "ais"
+    over_lengths_and_mismatch()
     by_level()

@@ -20,7 +20,6 @@ import torch
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, Plan, SequenceBatch
 
-mpl.rcParams["svg.hashsalt"] = "ais"
 HERE = Path(__file__).parent
 RECORDED = HERE.parents[1] / "benchmarks" / "results" / "mismatch.json"
 LENGTHS = [2**power for power in range(4, 17)]
@@ -79,6 +78,8 @@ def figures(plan: Plan) -> dict[str, float]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
+    mpl.rcParams["svg.hashsalt"] = "ais"
     recorded = json.loads(RECORDED.read_text())["figures"]
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), layout="constrained", sharex=True)
     for colour, (name, label) in enumerate({"bf16": "BF16 on BF16", "fp8": "E4M3 W8A8"}.items()):
