@@ -32,7 +32,7 @@ from benchmarks.support.report import commit, machine
 SETTINGS = MixingSettings(evaluation="same_batch")
 
 
-def library(level: Level, log_ratio: Tensor, lengths: Tensor) -> tuple[float, Tensor]:
+def library(level: Level, log_ratio: Tensor, lengths: Tensor) -> tuple[float | None, Tensor]:
     """The library's three calls."""
     correction = ais_core.build(CorrectionSettings(level=level, mixing=SETTINGS))
     batch = SequenceBatch.packed(log_ratio, lengths)
