@@ -63,16 +63,12 @@ def test_responses_that_leave_no_room_for_a_prompt_are_refused(tmp_path: Path, t
     wanted = (f"run.model={model}", f"collector.sampling.max_new_tokens={tokens}", "rollout.max_model_len=4096")
     with pytest.raises(SettingsError, match=rf"max_new_tokens = {tokens} leaves no room .* takes 512 tokens"):
         check_before_start(settings(*wanted))
-    with pytest.raises(
-        SettingsError, match=rf"max_new_tokens = {tokens} leaves no room .* rollout.max_model_len = 256"
-    ):
+    with pytest.raises(SettingsError, match=rf"max_new_tokens = {tokens} leaves no room .*max_model_len = 256"):
         check_before_start(settings(*wanted, "rollout.max_model_len=256"))
 
 
 @pytest.mark.parametrize("rows", [None, "", '{"prompt": "a"}', '{"prompt": 1, "answer": "b"}', "\ud800", "nonsense"])
-def test_a_task_file_that_cannot_be_used_ends_ais_run_before_it_makes_anything(
-    tmp_path: Path, rows: str | None
-) -> None:
+def test_a_task_file_that_cannot_be_used_ends_ais_run_before_it_begins(tmp_path: Path, rows: str | None) -> None:
     file = tmp_path / "rows.jsonl"
     if rows is not None:
         file.write_bytes(rows.encode("utf-8", errors="surrogatepass"))

@@ -128,7 +128,7 @@ async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool
 
 async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:
     exercise = open_exercise(settings, Split.HELD_OUT)
-    with arguments.output.open("a") as output:
+    with arguments.output.open("a", encoding="utf-8") as output:
         for checkpoint in arguments.checkpoints or [None]:
             step = 0
             if checkpoint is not None:
