@@ -41,10 +41,10 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
     """
     run, trainer = settings.run, settings.trainer
     store = CheckpointStore(
-        run.path, run.model, policy.model.config, trainer.keep_checkpoints, trainer.keep_every_steps
+        run.path, run.model, policy.model.config, trainer.checkpoints.keep, trainer.checkpoints.keep_every_steps
     )
     checkpoint = await asyncio.to_thread(store.newest)
-    staging = Staging.open(trainer.staging_directory, run.path, trainer.shard_bytes)
+    staging = Staging.open(trainer.push.staging_directory, run.path, trainer.push.shard_bytes)
     learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks), ranks)
     if checkpoint is None:
         snapshot = await asyncio.to_thread(learner.snapshot)

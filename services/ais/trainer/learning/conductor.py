@@ -109,7 +109,7 @@ async def follow(settings: Settings) -> None:
 
 
 def _follow(settings: Settings) -> None:
-    torch.set_num_threads(settings.trainer.threads)
+    torch.set_num_threads(settings.trainer.compute.threads)
     torch.manual_seed(settings.run.seed)
     logging.getLogger(learner_module.__name__).setLevel(logging.ERROR)  # rank 0 logs what all decide alike
     ranks = join(settings.trainer)
