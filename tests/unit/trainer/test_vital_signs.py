@@ -69,7 +69,10 @@ def line(begin: float, end: float) -> Callable[[float], float]:
 def test_batches_that_teach_nothing_are_told_once_they_are_a_row_and_then_seldom(kind: str, sick: Vitals) -> None:
     assert told([HEALTHY] * 5 + [sick] * (PATIENCE - 1) + [HEALTHY] * 5) == []
     run = [HEALTHY] * 5 + [sick] * (11 * PATIENCE)
-    assert told(run) == [(5 + PATIENCE, kind), (5 + 10 * PATIENCE, kind)]
+    assert [(step, name) for step, name in told(run) if name == kind] == [
+        (5 + PATIENCE, kind),
+        (5 + 10 * PATIENCE, kind),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_the_collapse_is_told_with_where_it_was_best_and_while_it_happens() -> N
         (step, warned.message) for step, one in enumerate(run, 1) for warned in signs.add(replace(one, step=step))
     ]
     step, message = messages[0]
-    assert 350 <= step <= 400
+    assert 330 <= step <= 360
     assert "0.9 at step" in message
     assert "trainer.optimizer.learning_rate" in message
 

@@ -20,6 +20,7 @@ from typing import Any
 from ais.runtime.patience import persist
 from ais.runtime.tasks import end_tasks
 from ais.trainer import record
+from ais.trainer.free_memory import give_back_free_memory
 from ais.trainer.groups.intake import Buffered
 from ais.trainer.groups.reader import GroupReader
 from ais.trainer.history import ledger
@@ -156,6 +157,7 @@ class Commits:
         self._metrics.committed_version.set(manifest.version)
         await self._reader.acknowledge(covered)
         self._covered = entries
+        await asyncio.to_thread(give_back_free_memory)
         self._metrics.commit_seconds.observe(time.perf_counter() - began)
         logger.info("checkpoint", extra={"path": str(path), "version": manifest.version, "groups": len(entries)})
 
