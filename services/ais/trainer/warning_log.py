@@ -1,5 +1,5 @@
-"""Warnings that a person must see: in the log, in the metrics, and as lines of `warnings.jsonl` in the run's directory,
-which the launcher shows on its display.
+"""Warnings that a person must see: in the log, whose warnings the launcher shows, in the metrics, and as lines of
+`warnings.jsonl` in the run's directory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Warned:
     kind: str
     """What it is about, in a word or two with underscores; the label of its metric."""
     message: str
-    """What was seen, the likely cause, and what to do."""
+    """What was seen, the likely cause, and what to do. The launcher shows the first 300 characters."""
 
 
 class WarningLog:

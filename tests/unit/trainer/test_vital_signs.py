@@ -106,6 +106,7 @@ def test_the_collapse_is_told_with_where_it_was_best_and_while_it_happens() -> N
     step, message = messages[0]
     assert 330 <= step <= 360
     assert "0.9 at step" in message
+    assert len(message) < 300
     assert "trainer.optimizer.learning_rate" in message
 
 

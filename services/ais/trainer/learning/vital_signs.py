@@ -115,10 +115,9 @@ class VitalSigns:
         if last.zero_variance_share < 1.0 or math.isnan(last.zero_variance_share):
             return None
         return (
-            f"in no group do the rewards differ (their mean is {last.reward_mean:.3g}), so the advantages are 0 and "
-            "nothing is learned. Where all are low, the task is too hard or the verifier does not find the answer: "
-            "look at samples.jsonl. Where all are high, the task is solved. More run.samples_per_group, a higher "
-            "collector.sampling.temperature, or prompts of another difficulty make rewards differ"
+            f"in no group do the rewards differ (their mean is {last.reward_mean:.3g}): nothing is learned. All low: "
+            "too hard, or the verifier does not find the answer (see samples.jsonl). All high: solved. Try more "
+            "run.samples_per_group, a higher collector.sampling.temperature, or other prompts"
         )
 
     def _responses_truncated(self) -> str | None:
@@ -126,9 +125,9 @@ class VitalSigns:
         if not last.truncated_share >= TRUNCATED:
             return None
         return (
-            f"{last.truncated_share:.0%} of the responses are cut off before they end, and what would have come is not "
-            "rewarded. Raise collector.sampling.max_new_tokens; if samples.jsonl shows answers that are complete and "
-            "go on, the policy never writes the end token that the tokenizer names"
+            f"{last.truncated_share:.0%} of the responses are cut off before they end. Raise "
+            "collector.sampling.max_new_tokens; if samples.jsonl shows complete answers that go on, the policy never "
+            "writes the tokenizer's end token"
         )
 
     def _gradient_zero(self) -> str | None:
@@ -149,11 +148,9 @@ class VitalSigns:
         if not best.reward - now.reward > max(LOST * (best.reward - self._first.reward), LARGE * spread):
             return None
         return (
-            f"the reward has collapsed: its mean over {WINDOW} batches was {best.reward:.3g} at step {best.last_step} "
-            f"and is {now.reward:.3g} now. It seldom comes back. Stop the run, and start another from a checkpoint "
-            "before the fall (run.model = checkpoints/step-N) with a lower trainer.optimizer.learning_rate, or a "
-            "trainer.optimizer.schedule that falls; trainer.checkpoints.keep_every_steps keeps checkpoints to go back "
-            "to"
+            f"the reward has collapsed: {best.reward:.3g} at step {best.last_step}, {now.reward:.3g} now (means over "
+            f"{WINDOW} batches). It seldom comes back: stop, and start another run from a checkpoint before the fall "
+            "(run.model) with a lower trainer.optimizer.learning_rate or a trainer.optimizer.schedule that falls"
         )
 
     def _entropy_collapsed(self) -> str | None:
@@ -164,10 +161,10 @@ class VitalSigns:
         if learned or not now.entropy < COLLAPSED_ENTROPY * first.entropy:
             return None
         return (
-            f"the policy has become deterministic without having learned: its entropy fell from {first.entropy:.3g} to "
-            f"{now.entropy:.3g} nats while the reward is {now.reward:.3g}, {first.reward:.3g} at first. It no longer "
-            "tries anything. Start again from an earlier checkpoint with a lower trainer.optimizer.learning_rate, or a "
-            "larger trainer.objective.clip_high"
+            f"the policy has become deterministic without having learned: entropy {first.entropy:.3g} at first, "
+            f"{now.entropy:.3g} nats now, reward {first.reward:.3g} and {now.reward:.3g}. Start again from an earlier "
+            "checkpoint (run.model) with a lower trainer.optimizer.learning_rate or a larger "
+            "trainer.objective.clip_high"
         )
 
 
