@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import check_evaluation, open_exercise
@@ -15,13 +14,10 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.patience import persist
 from ais.runtime.redis import connect
-
-logger = logging.getLogger(__name__)
 
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
@@ -42,7 +38,6 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         CollectorMetrics(registry),
     )
     app = application("AIS collector", registry, collector.not_ready)
-    async with serve(app, settings.collector.http_host, settings.collector.http_port) as port:
-        logger.info("metrics at %s/metrics", http_url(settings.collector.http_host, port))
+    async with serve(app, settings.collector.http_host, settings.collector.http_port):
         await collector.run(stop)
     await redis.aclose()
