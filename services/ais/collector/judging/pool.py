@@ -170,12 +170,12 @@ class Worker:
 
     async def end(self) -> None:
         """Kills the process, and returns when it is gone."""
-        process, self._process = self._process, None
-        if process is None:
+        if (process := self._process) is None:
             return
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        self._process = None
 
     async def _ask(self, message: object) -> dict[str, Any]:
         assert self._process is not None
