@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AsyncExitStack
 
 from ais.collector.collector import Collector
@@ -16,13 +15,10 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.patience import persist
 from ais.runtime.redis import connect
-
-logger = logging.getLogger(__name__)
 
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
@@ -41,7 +37,5 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         replicas = ReplicaRegistry(redis, keys)
         collector = Collector(settings.run, settings.collector, exercise, trainer, replicas, metrics)
         app = application("AIS collector", registry, collector.not_ready)
-        host = settings.collector.http_host
-        port = await stack.enter_async_context(serve(app, host, settings.collector.http_port))
-        logger.info("metrics at %s/metrics", http_url(host, port))
+        await stack.enter_async_context(serve(app, settings.collector.http_host, settings.collector.http_port))
         await collector.run(stop)
