@@ -85,14 +85,14 @@ def resume(
         ais resume runs/demo --set run.steps=300
     """
     from ais.running import run_settings
-    from ais.settings import load, to_toml
+    from ais.settings import load, save
 
     directory = _existing_run(run, None, None)
     settings = load(directory.config, overrides or ())
     where = {"name": directory.name, "directory": directory.path.parent}
     settings = settings.model_copy(update={"run": settings.run.model_copy(update=where)})
     _require_model(settings.run.model)
-    directory.config.write_text(to_toml(settings))
+    save(settings, directory.config)
     sys.exit(run_settings(settings, directory))
 
 
@@ -285,13 +285,19 @@ def _become_service(name: str, config: Path | None, overrides: list[str] | None)
 
 
 def _service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
-    """Checks the settings, all of them, before the service spends seconds on importing its libraries."""
+    """Checks the settings, all of them, before the service spends seconds on importing its libraries.
+
+    The URL of Redis is handed on in the environment, where not every user of the machine can read its password.
+    """
+    from ais.launcher.processes.commands import redis_environment
     from ais.settings import load
 
     settings = load(config, overrides or ())
+    os.environ.update(redis_environment(settings.redis.url))
     arguments = ["-c", str(config)] if config else []
     for override in overrides or ():
-        arguments += ["--set", override]
+        if override.partition("=")[0].strip() != "redis.url":
+            arguments += ["--set", override]
     return settings, arguments
 
 

@@ -202,6 +202,8 @@ def _with_letters(
     work: Callable[[DeadLetters, Settings], Awaitable[int]],
 ) -> None:
     """Finds the run and its server, does the work, ends the process with its code."""
+    from redis.exceptions import RedisError
+
     from ais.runtime.redis import RedisUnreachableError
 
     settings = _settings_of(run, config, overrides or [])
@@ -214,11 +216,14 @@ def _with_letters(
         sys.exit(asyncio.run(main()))
     except RedisUnreachableError as error:
         _fail(str(error), EXIT_UNAVAILABLE)
+    except RedisError as error:
+        _fail(f"Redis at {settings.redis.url} does not do it: {error}", EXIT_UNAVAILABLE)
 
 
 def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> Settings:
     """With the address of the server that `ais run` has started for the run, where it has."""
     from ais.launcher.directory.run_directory import RunDirectory
+    from ais.runtime.redis_url import RedisUrl
     from ais.settings import load
 
     if run is not None:
@@ -237,7 +242,7 @@ def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> 
             f"(its data would be in {directory.valkey}). Set redis.url to a server that has the run's keys.",
             EXIT_UNAVAILABLE,
         )
-    url = directory.server_url.read_text().strip()
+    url = RedisUrl(directory.server_url.read_text().strip())
     return settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": url})})
 
 

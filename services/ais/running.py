@@ -28,7 +28,7 @@ from ais.launcher.run import Plan, run, score_model
 from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.redis import RedisUnreachableError
-from ais.settings import Settings, to_toml
+from ais.settings import Settings, save
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
 """What goes on beside training, given the run's display."""
@@ -40,7 +40,7 @@ def fresh_run(settings: Settings) -> tuple[Settings, RunDirectory]:
     if directory.name != settings.run.name:
         print(f"{settings.run.path} is an earlier run's; this one is {directory.path}")
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
-    directory.config.write_text(to_toml(settings))
+    save(settings, directory.config)
     return settings, directory
 
 
@@ -141,7 +141,7 @@ def evaluate_settings(settings: Settings, prompts: int) -> int:
     with TemporaryDirectory(prefix="ais-eval-") as parent:
         directory = RunDirectory(Path(parent) / settings.run.name)
         directory.path.mkdir()
-        directory.config.write_text(to_toml(settings))
+        save(settings, directory.config)
         return _ended(main())
 
 

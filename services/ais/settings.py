@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Secret, model_validator
 
 from ais.collector.settings import CollectorSettings
 from ais.launcher.settings import LauncherSettings
 from ais.rollout.settings import RolloutSettings
+from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import RedisSettings, RunSettings, Section, read_tree, validate
 from ais.trainer.settings import TrainerSettings, check_straight_through
@@ -55,12 +56,17 @@ def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
     return validate(Settings, read_tree(file, overrides))
 
 
-def to_toml(settings: Settings) -> str:
-    """Settings as TOML, each field's documentation above it. Reading it gives the same settings."""
-    return "\n".join(_section(settings, "")).strip() + "\n"
+def save(settings: Settings, file: Path) -> None:
+    """Writes settings that read back the same, passwords included; only the file's owner may read it."""
+    replace_file(file, to_toml(settings, passwords=True), FOR_OWNER)
 
 
-def _section(section: Any, path: str) -> Iterator[str]:
+def to_toml(settings: Settings, passwords: bool = False) -> str:
+    """Settings as TOML, each field's documentation above it. Passwords are masked, unless asked for."""
+    return "\n".join(_section(settings, "", passwords)).strip() + "\n"
+
+
+def _section(section: Any, path: str, passwords: bool) -> Iterator[str]:
     documentation = _documentation(type(section))
     nested = {}
     for name, value in _values(section).items():
@@ -68,12 +74,14 @@ def _section(section: Any, path: str) -> Iterator[str]:
             nested[name] = value
             continue
         yield from _comment(documentation.get(name, ""))
+        if passwords and isinstance(value, Secret):
+            value = value.get_secret_value()
         yield f"# {name} =  (not set)" if value is None else f"{name} = {_literal(value)}"
     for name, value in nested.items():
         yield ""
         yield from _comment(documentation.get(name, "") or inspect.cleandoc(type(value).__doc__ or ""))
         yield f"[{path}{name}]"
-        yield from _section(value, f"{path}{name}.")
+        yield from _section(value, f"{path}{name}.", passwords)
 
 
 def _is_section(value: object) -> bool:

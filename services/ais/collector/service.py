@@ -17,6 +17,7 @@ from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
@@ -31,8 +32,8 @@ logger = logging.getLogger(__name__)
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
     exercise = open_exercise(settings, Split.TRAIN)
-    redis = await connect(settings.redis)
     keys = Keys(settings.run.name)
+    redis = await connect(settings.redis, commands_of(keys))
     registry = service_registry("collector")
     queue = TrajectoryQueue(redis, keys)
     await persist(queue.prepare, settings.redis.connect_timeout_seconds)

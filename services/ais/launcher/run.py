@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ais.contracts.keys import Keys
+from ais.contracts.redis_commands import commands_of
 from ais.launcher.directory.record import RunRecord, record_of
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, spread
 from ais.launcher.directory.steps import read_records
@@ -20,7 +22,9 @@ from ais.launcher.processes.server import provide_redis
 from ais.launcher.report.results import Results, read_results
 from ais.launcher.settings import LauncherSettings
 from ais.launcher.training import train
+from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.redis import connect
+from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 
@@ -36,7 +40,7 @@ class Plan:
     """Whether rollouts are sampled in less than BF16, so that there are two policies to evaluate."""
     redis: RedisSettings
     launcher: LauncherSettings
-    services: Callable[[str], ServiceCommands]
+    services: Callable[[RedisUrl], ServiceCommands]
     """The services' command lines, given the server's URL."""
     lock: int
     """Descriptor of the lock on the directory."""
@@ -60,7 +64,7 @@ async def run(
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
             if server is not None:
-                plan.directory.server_url.write_text(redis.url + "\n")
+                replace_file(plan.directory.server_url, f"{redis.url.get_secret_value()}\n", FOR_OWNER)
             meddling = asyncio.create_task(beside(processes)) if beside else None
             try:
                 await _train(plan, processes, redis, server, display)
@@ -88,7 +92,7 @@ async def run(
 async def _train(
     plan: Plan, processes: Processes, redis: RedisSettings, server: Command | None, display: Display
 ) -> None:
-    client = await connect(redis)
+    client = await connect(redis, commands_of(Keys(plan.directory.name)))
     try:
         await train(
             processes,

@@ -10,18 +10,26 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Secret, ValidationError, field_validator
+
+from ais.runtime.redis_url import RedisServer, RedisUrl, without_passwords
 
 ENVIRONMENT_PREFIX = "AIS_"
 ENVIRONMENT_SEPARATOR = "__"
 
 
 class SettingsError(ValueError):
-    """The settings cannot be used. The message names the key, what is wrong, and what to write instead."""
+    """The settings cannot be used. The message names the key, what is wrong, and what to write instead.
+
+    It may quote what was written, but no password.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_passwords(message))
 
 
 class Section(BaseModel):
@@ -62,12 +70,21 @@ class RunSettings(Section):
 class RedisSettings(Section):
     """The server that carries queue, registry and events."""
 
-    url: str = Field(default="", pattern=r"^$|^(redis|rediss|unix)://")
-    """redis://, rediss:// or unix:// URL. Empty: `ais run` starts a Valkey server of its own."""
+    url: RedisUrl = RedisUrl("")
+    """redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS (the authority in ?ssl_ca_certs=FILE), or
+    unix://[USER[:PASSWORD]@]/SOCKET[?db=DB]. A password may hold any character; a space is written %20, a percent sign
+    %25. It is shown nowhere. Empty: `ais run` starts a Valkey server of its own."""
     connect_timeout_seconds: float = Field(default=30.0, gt=0)
     """How long a service waits at start for the server to answer before it gives up."""
     operation_timeout_seconds: float = Field(default=10.0, gt=0)
     """Deadline of one call, beyond the time the call itself asks the server to wait."""
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_read(cls, url: RedisUrl) -> RedisUrl:
+        if url:
+            RedisServer.parse(url.get_secret_value())
+        return url
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -155,4 +172,16 @@ def _explain(model: type[BaseModel], details: Any) -> str:
         nearest = difflib.get_close_matches(key, candidates + sections, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return f"unknown setting {key}{hint} (`ais config` lists all)"
+    if _is_secret(model, details["loc"]):
+        return f"setting {key}: {details['msg']}"
     return f"setting {key}: {details['msg']}, got {details['input']!r}"
+
+
+def _is_secret(annotation: Any, location: Sequence[int | str]) -> bool:
+    """Whether the setting at `location` must not be shown, or one below it."""
+    if not isinstance(annotation, type) or issubclass(annotation, Secret) or not issubclass(annotation, BaseModel):
+        return isinstance(annotation, type) and issubclass(annotation, Secret)
+    if not location:
+        return any(_is_secret(field.annotation, ()) for field in annotation.model_fields.values())
+    field = annotation.model_fields.get(str(location[0]))
+    return field is not None and _is_secret(field.annotation, location[1:])

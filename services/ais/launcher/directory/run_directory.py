@@ -78,13 +78,16 @@ class RunDirectory:
 
 
 def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
-    """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten."""
+    """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten.
+
+    Only its owner may look into it: there are passwords in it.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         path = parent / (name if number == 1 else f"{name}-{number}")
         try:
-            path.mkdir()
+            path.mkdir(mode=0o700)
         except FileExistsError:
             number += 1
         else:

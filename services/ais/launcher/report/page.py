@@ -12,6 +12,7 @@ from ais.launcher.report.plots import PLOTS, Plot, Rendered, render
 from ais.launcher.report.results import Results, Score, read_results
 from ais.launcher.report.summary import note, policy_name, rows, totals
 from ais.runtime.files import replace_file
+from ais.runtime.redis_url import without_passwords
 
 _STYLE = Path(__file__).with_name("style.css")
 
@@ -50,7 +51,7 @@ def page(results: Results) -> str:
 {_facts(results)}
 <details>
 <summary>Settings</summary>
-<pre>{escape(results.directory.config.read_text())}</pre>
+<pre>{escape(without_passwords(results.directory.config.read_text()))}</pre>
 </details>
 </main>
 </body>
