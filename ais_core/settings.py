@@ -128,19 +128,21 @@ class MixingSettings:
 
     def __post_init__(self) -> None:
         _check("alpha_max", self.alpha_max, 0.0 <= self.alpha_max <= 1.0, "in [0, 1]")
-        _check("severity_scale", self.severity_scale, self.severity_scale > 0, "positive")
+        _check("severity_scale", self.severity_scale, 0 < self.severity_scale < math.inf, "positive and finite")
         _check(
             "effective_sample_floor",
             self.effective_sample_floor,
             0.0 < self.effective_sample_floor < 1.0,
             "between 0 and 1, both excluded",
         )
-        _check("amplification_batch", self.amplification_batch, self.amplification_batch >= 0, "0 or more")
-        _check("variation_scale", self.variation_scale, self.variation_scale > 0, "positive")
-        _check("noise_weight", self.noise_weight, self.noise_weight >= 0, "0 or more")
+        batch, variation, noise = self.amplification_batch, self.variation_scale, self.noise_weight
+        _check("amplification_batch", batch, 0 <= batch < math.inf, "0 or more, and finite")
+        _check("variation_scale", variation, 0 < variation < math.inf, "positive and finite")
+        _check("noise_weight", noise, 0 <= noise < math.inf, "0 or more, and finite")
         _check("mismatch_limit", self.mismatch_limit, self.mismatch_limit > 0, "positive (inf switches it off)")
         if self.uncorrected_bound is not None:
-            _check("uncorrected_bound", self.uncorrected_bound, self.uncorrected_bound > 0, "positive or None")
+            bound = self.uncorrected_bound
+            _check("uncorrected_bound", bound, 0 < bound < math.inf, "positive and finite, or None")
         _check("memory", self.memory, 0.0 <= self.memory < 1.0, "in [0, 1)")
 
 

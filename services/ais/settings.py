@@ -1,6 +1,6 @@
-"""All settings there are, in one model: what `ais` checks before anything is started, and what `ais config` prints.
+"""All settings in one model: what `ais` checks before it starts anything, and what `ais config` prints.
 
-Each section is owned by its service, which alone says what the defaults are.
+Each service owns its section, and alone says what the defaults are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ais.launcher.settings import LauncherSettings
 from ais.rollout.settings import RolloutSettings
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
-from ais.runtime.settings import RedisSettings, RunSettings, Section, read_tree, validate
-from ais.trainer.settings import TrainerSettings, check_straight_through
+from ais.runtime.reading import choices_of, field_types, read_settings
+from ais.runtime.settings import RedisSettings, RunSettings, Section
+from ais.trainer.settings import TrainerSettings, check_sections
 from ais_core.settings import CorrectionSettings
 
 COMMENT_WIDTH = 100
@@ -42,7 +43,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        check_straight_through(self.trainer, self.correction)
+        check_sections(self.run, self.trainer, self.correction)
         if self.rollout.drain_seconds >= self.launcher.stop_grace_seconds:
             raise ValueError(
                 f"launcher.stop_grace_seconds = {self.launcher.stop_grace_seconds:g} must be more than "
@@ -52,8 +53,8 @@ class Settings(Section):
 
 
 def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
-    """The effective settings. Raises SettingsError naming every wrong key, with the nearest known one."""
-    return validate(Settings, read_tree(file, overrides))
+    """The effective settings, checked. Raises SettingsError naming every wrong key, with the nearest known one."""
+    return read_settings(Settings, file, overrides)
 
 
 def save(settings: Settings, file: Path) -> None:
@@ -62,18 +63,24 @@ def save(settings: Settings, file: Path) -> None:
 
 
 def to_toml(settings: Settings, passwords: bool = False) -> str:
-    """Settings as TOML, each field's documentation above it. Passwords are masked, unless asked for."""
+    """Settings as TOML, each field's documentation and choices above it; passwords are masked, unless asked for.
+
+    Reading it gives the same settings, wherever the file lies: its paths are absolute.
+    """
     return "\n".join(_section(settings, "", passwords)).strip() + "\n"
 
 
 def _section(section: Any, path: str, passwords: bool) -> Iterator[str]:
     documentation = _documentation(type(section))
+    choices = {name: choices_of(annotation) for name, annotation in field_types(type(section)).items()}
     nested = {}
     for name, value in _values(section).items():
         if _is_section(value):
             nested[name] = value
             continue
         yield from _comment(documentation.get(name, ""))
+        if choices[name]:
+            yield from _comment(f"One of: {', '.join(choices[name])}.")
         if passwords and isinstance(value, Secret):
             value = value.get_secret_value()
         yield f"# {name} =  (not set)" if value is None else f"{name} = {_literal(value)}"
@@ -124,7 +131,7 @@ def _literal(value: Any) -> str:
     if _is_section(value) or isinstance(value, Mapping):
         items = value if isinstance(value, Mapping) else _values(value)
         return "{" + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in items.items() if v is not None) + "}"
-    return json.dumps(str(value), ensure_ascii=False)
+    return json.dumps(str(value.absolute() if isinstance(value, Path) else value), ensure_ascii=False)
 
 
 def _key(name: str) -> str:

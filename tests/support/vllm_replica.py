@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file, save
 
 from ais.contracts.sampling import SamplingParameters
-from ais.contracts.weights.probe import Probe, attach_probe
+from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 from ais.rollout.engine import Completion, GenerationRequest
 from tests.support.pushing import push
 
@@ -55,8 +55,7 @@ def demo_snapshot(change: Callable[[Tensors], None] = lambda _tensors: None, pro
     """The demo's policy, changed."""
     tensors = load_file(SORT16 / "model.safetensors")
     change(tensors)
-    payload = save(tensors, metadata={"format": "pt"})
-    return payload if probe is None else attach_probe(payload, probe)
+    return save(tensors, metadata=None if probe is None else {PROBE_KEY: encode_probe(probe)})
 
 
 def shaken(seed: int, share: float = 0.05) -> Callable[[Tensors], None]:

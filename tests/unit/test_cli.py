@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ais.cli import app
-from ais.runtime.settings import known_keys, read_tree, validate
+from ais.runtime.explaining import known_keys
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load, to_toml
+from ais.trainer.settings import TrainerSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sort16" / "config.toml"
 
@@ -47,15 +51,15 @@ def test_a_misspelt_environment_variable_is_told_too() -> None:
 
 
 def test_every_wrong_key_is_told_at_once() -> None:
-    done = ais("config", "--set", "run.stps=5", "--set", "correction.metod=ais", "--set", "trainer.beta1=2")
+    done = ais("config", "--set", "run.stps=5", "--set", "correction.metod=ais", "--set", "trainer.optimizer.beta1=2")
     assert done.returncode == 2
-    assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.beta1"))
+    assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.optimizer.beta1"))
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("correction.method=tis", "trainer.straight_through=true"), "correction.method"),
+        (("correction.method=tis", "trainer.objective.straight_through=true"), "correction.method"),
         (("rollout.drain_seconds=40", "launcher.stop_grace_seconds=30"), "a replica would be killed while it drains"),
     ],
 )
@@ -78,6 +82,8 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
     settings = load(
         EXAMPLE,
         [
+            f"run.directory={tmp_path / 'rüns'}",
+            "run.name=2025",
             "run.steps=7",
             "collector.sampling.stop_token_ids=[1, 2]",
             'collector.task.pattern="ä\\n\\\\d"',
@@ -88,8 +94,28 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
         ],
     )
     file = tmp_path / "config.toml"
-    file.write_text(to_toml(settings))
-    assert validate(Settings, read_tree(file, environment={})) == settings
+    file.write_text(to_toml(settings), encoding="utf-8")
+    assert read_settings(Settings, file, environment={}) == settings
+
+
+def test_printed_settings_mean_the_same_wherever_they_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(load(EXAMPLE)), encoding="utf-8")
+    kept = load(file)
+    assert (kept.run.model, kept.run.directory) == (EXAMPLE.parent / "model", Path("runs").absolute())
+
+
+def test_printed_settings_list_what_each_choice_allows() -> None:
+    printed = to_toml(load(EXAMPLE))
+    for choices, setting in (
+        ("torch, vllm, replay", "engine"),
+        ("bf16, e4m3, e5m2, e2m1, int8", "weights"),
+        ("exact_match, regular_expression, reasoning_gym", "verifier"),
+        ("debug, info, warning, error", "level"),
+        ("none, tis, mis", "method"),
+        ("previous_batch, same_batch", "evaluation"),
+    ):
+        assert re.search(rf"# One of: {choices}[^.]*\.\n(# )?{setting} =", printed), setting
 
 
 def test_printed_settings_document_every_key() -> None:
@@ -147,3 +173,13 @@ def test_the_queues_benchmark_is_called_queue_though_its_file_is_not() -> None:
     known = ais("bench", "nothing").stderr
     assert "queue" in known
     assert "trajectory_queue" not in known
+
+
+def test_every_key_of_an_earlier_release_is_refused_with_its_new_place() -> None:
+    known = known_keys(Settings)
+    moved = TrainerSettings.moved
+    assert len(moved) > 30
+    for old, new in moved.items():
+        assert f"trainer.{new}" in known
+        with pytest.raises(SettingsError, match=re.escape(f"setting trainer.{old} has moved: it is trainer.{new} now")):
+            load(None, [f"trainer.{old}=1"])

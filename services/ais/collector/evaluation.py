@@ -26,6 +26,7 @@ import httpx
 from ais.collector.exercise import Exercise
 from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.prompts.prompts import Split
+from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.service import open_exercise
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
@@ -36,7 +37,8 @@ from ais.contracts.weights.upload import UploadError, these, upload_client, uplo
 from ais.runtime.channel import open_channel
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
-from ais.runtime.settings import SettingsError, read_tree, validate
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
 
 CALL_SECONDS = 300.0
 """Deadline of one weight push and of one prompt's generation."""
@@ -145,6 +147,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def main() -> None:
+    run_without_torch()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -154,9 +157,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        tree = read_tree(arguments.config, arguments.overrides)
-        sections = CollectorProcessSettings.model_fields
-        settings = validate(CollectorProcessSettings, {key: tree[key] for key in sections if key in tree})
+        settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_SETTINGS)

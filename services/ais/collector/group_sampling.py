@@ -60,6 +60,7 @@ class GroupSampling:
             rewards=self.exercise.rewards(prompt, trajectories),
             task=self.exercise.task.name,
             attempt=assignment.attempt,
+            answer=prompt.answer,
         )
 
 

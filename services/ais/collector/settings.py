@@ -10,7 +10,17 @@ from pydantic import Field, model_validator
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
-from ais.runtime.settings import RedisSettings, RunSettings, Section
+from ais.runtime.settings import (
+    Count,
+    Port,
+    RedisSettings,
+    RunSettings,
+    Seconds,
+    Section,
+)
+
+LEAST_TEMPERATURE = 0.01
+"""Below it, the most likely token's probability rounds to 1 and every other one's to 0."""
 
 VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
 
@@ -20,7 +30,7 @@ class ReasoningGymDataset(Section):
 
     name: str
     """Its name there, such as chain_sum."""
-    weight: float = Field(default=1.0, gt=0.0)
+    weight: float = Field(default=1.0, gt=0.0, le=1e9)
     """How often its items are drawn, relative to the others'."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """Its own parameters, such as {max_terms = 2}; those not given are the library's."""
@@ -70,6 +80,27 @@ class TaskSettings(Section):
         return self
 
 
+RESERVED_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "conversations",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
+)
+"""Arguments of transformers' apply_chat_template that are not the template's."""
+
+
 class PromptSettings(Section):
     """How a problem's text becomes the prompt that is tokenised."""
 
@@ -78,12 +109,15 @@ class PromptSettings(Section):
     system: str = ""
     """System message of the chat. Empty: none of ours; some templates then put in one of their own."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
-    """What else the chat template is given, such as {enable_thinking = false} for Qwen3."""
+    """What else the chat template is given, such as {enable_thinking = false} for Qwen3; `tools` and `documents` as
+    transformers' apply_chat_template takes them."""
 
     @model_validator(mode="after")
     def _chat_settings_have_a_chat(self) -> Self:
         if not self.use_chat_template and (self.system or self.template_arguments):
             raise ValueError("system and template_arguments need use_chat_template = true")
+        if taken := sorted(RESERVED_ARGUMENTS & self.template_arguments.keys()):
+            raise ValueError(f"template_arguments cannot set {', '.join(taken)}: the collector does")
         return self
 
 
@@ -96,17 +130,17 @@ class CollectorSettings(Section):
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()
     """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
-    group_deadline_seconds: float = Field(default=120.0, gt=0)
+    group_deadline_seconds: Seconds = 120.0
     """A group not finished by then is started again on another replica."""
-    max_attempts: int = Field(default=50, ge=1)
+    max_attempts: Count = 50
     """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector. One
     that was handed back by a replica that leaves has not."""
-    queue_factor: float = Field(default=1.5, ge=1.0)
+    queue_factor: float = Field(default=1.5, ge=1.0, le=1000.0)
     """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
     waiting for us."""
     http_host: Host = "127.0.0.1"
     """Address the metrics and health endpoints listen on."""
-    http_port: int = Field(default=0, ge=0, le=65535)
+    http_port: Port = 0
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
 
     @model_validator(mode="after")
@@ -118,8 +152,11 @@ class CollectorSettings(Section):
             )
         if self.sampling.seed is not None:
             raise ValueError("sampling.seed is drawn from run.seed for each group; set run.seed instead")
-        if self.sampling.temperature == 0.0:
-            raise ValueError("sampling.temperature = 0 has no log-probs to train on; set it above 0, usually to 1")
+        if self.sampling.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"sampling.temperature = {self.sampling.temperature:g} leaves one token possible and no log-probs to "
+                f"train on; set it to {LEAST_TEMPERATURE:g} or more, usually to 1"
+            )
         return self
 
 

@@ -50,25 +50,6 @@ class ModelUnsupportedError(ValueError):
     """The model directory cannot be served. The message says what is missing or not supported."""
 
 
-class WeightsRejectedError(ValueError):
-    """Weights that must not be applied: nothing was changed. `field` is a tensor's name or what else was wrong."""
-
-    def __init__(self, field: str, expected: str, got: str) -> None:
-        super().__init__(f"{field}: expected {expected}, got {got}")
-        self.field = field
-        self.expected = expected
-        self.got = got
-
-
-class ProbeRejectedError(WeightsRejectedError):
-    """Weights that do not compute what the trainer computes with them: nothing was changed, or it was undone."""
-
-    def __init__(self, expected: str, got: str, gap: float | None) -> None:
-        """`gap`: mean |log-prob difference| to the trainer, nats a token; None when log-probs were not finite."""
-        super().__init__("probe", expected, got)
-        self.gap = gap
-
-
 @dataclass(frozen=True)
 class GenerationRequest:
     """`samples` responses to one prompt."""
@@ -151,11 +132,11 @@ class Engine(Protocol):
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         """Serves the safetensors `files` from the next decode step on. Sequences in flight go on.
 
-        Raises WeightsRejectedError, and then goes on with the old weights, unless every name, shape, dtype and value
-        is right; ProbeRejectedError, its subclass, unless the new weights give finite log-probs that agree with those
-        of the snapshot's probe (`ais.rollout.engines.probe` judges). An engine that must replace the old weights before
-        it can score with the new puts the old ones back; RollbackFailedError when it cannot, and then it has failed
-        as a whole: `on_failure` is told.
+        Raises WeightsRefusedError, and then goes on with the old weights, unless every name, shape, dtype and value
+        is right; with the field `probe` unless the new weights give finite log-probs that agree with those of the
+        snapshot's probe (`ais.rollout.engines.probe` judges). An engine that must replace the old weights before it
+        can score with the new puts the old ones back; RollbackFailedError when it cannot, and then it has failed as a
+        whole: `on_failure` is told.
         """
         ...
 

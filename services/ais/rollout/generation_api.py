@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import grpc
@@ -35,6 +36,8 @@ from ais.runtime.addresses import authority
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
 """Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
+VERSIONS_REMEMBERED = 256
+"""Versions whose digests are kept: no response is sampled by more."""
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_SECONDS = 20.0
 """A client from which nothing came for this long, while a call of its runs, is asked for a sign of life."""
@@ -71,12 +74,23 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         self._engine = engine
         self._identity = identity
         self._metrics = metrics
+        self._digests: OrderedDict[int, str] = OrderedDict()
+        """By version, newest last: a response says which weights sampled it."""
+
+    def note_version(self) -> None:
+        """Remembers the digest of the version served now. Call it after each swap of weights."""
+        description = self._engine.describe()
+        self._digests[description.version] = description.digest
+        self._digests.move_to_end(description.version)
+        if len(self._digests) > VERSIONS_REMEMBERED:
+            self._digests.popitem(last=False)
 
     async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Streams each trajectory at once; a call that ends early, for whatever reason, frees its slots."""
         begun = time.monotonic()
         status = grpc.StatusCode.OK
         try:
+            self.note_version()
             generation = decode_request(request, self._engine.describe().vocab_size)
             async with aclosing(self._engine.generate(generation)) as completions:
                 async for completion in completions:
@@ -137,7 +151,10 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         await context.abort(status, message, metadata)
 
     def _encoded(self, request: GenerationRequest, completion: Completion) -> object:
-        return encode_trajectory(_trajectory(request, completion, self._engine.describe(), self._identity.replica_id))
+        self.note_version()
+        spans = tuple(replace(span, digest=self._digests.get(span.version, "")) for span in completion.spans)
+        description, replica_id = self._engine.describe(), self._identity.replica_id
+        return encode_trajectory(_trajectory(request, replace(completion, spans=spans), description, replica_id))
 
 
 def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> GenerationRequest:

@@ -58,12 +58,16 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             ready = not draining.is_set() and not failure.done()
             return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
 
+        def applied() -> None:
+            service.note_version()
+            registration.changed()
+
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
         intake = WeightIntake(
             engine,
             staging,
             metrics,
-            applied=registration.changed,
+            applied=applied,
             threads=rollout.unpack_threads,
             use_proxy=settings.run.use_proxy,
         )

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ais.contracts.sampling import Precision
 from ais.contracts.weights.offer import digest_of
-from ais.contracts.weights.probe import Probe, attach_probe
+from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.metrics import RolloutMetrics
@@ -103,9 +103,9 @@ def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Cal
     ) -> tuple[bytes, str]:
         tensors = load_file(model_directory("qwen3", seed) / "model.safetensors")
         change(tensors)
-        save_file(tensors, tmp_path / "snapshot.safetensors")
+        metadata = None if probe is None else {PROBE_KEY: encode_probe(probe)}
+        save_file(tensors, tmp_path / "snapshot.safetensors", metadata)
         body = (tmp_path / "snapshot.safetensors").read_bytes()
-        body = body if probe is None else attach_probe(body, probe)
         return body, digest_of(body)
 
     return make

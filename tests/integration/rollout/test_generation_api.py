@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -41,6 +42,7 @@ class Replica:
     engine: TorchEngine
     observer: Observer
     registry: CollectorRegistry
+    service: GenerationService
     server: GenerationServer
     channel: grpc.aio.Channel
 
@@ -70,7 +72,7 @@ async def replica(open_engine: Callable) -> AsyncIterator[Replica]:
         serve_generation(service, "127.0.0.1", 0) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        yield Replica(engine, observer, registry, server, channel)
+        yield Replica(engine, observer, registry, service, server, channel)
 
 
 def message(
@@ -97,6 +99,19 @@ async def test_a_group_comes_back_as_trajectories_that_describe_themselves(repli
         assert (trajectory.replica_id, trajectory.engine) == ("replica-7", "torch")
         assert 0 < trajectory.first_token_seconds <= trajectory.total_seconds
     assert replica.registry.get_sample_value("ais_rollout_finished_sequences_total", {"reason": "length"}) == 6
+
+
+async def test_a_response_names_the_digest_of_each_version_that_sampled_it(
+    replica: Replica, model_directory: Callable[[str, int], Path]
+) -> None:
+    first = replica.engine.describe().digest
+    call = replica.stub.Generate(message(samples=4, new_tokens=400), timeout=60)
+    await replica.observer.wait_for_steps(5)
+    await replica.engine.swap_weights(1, "blake3:one", [model_directory("qwen3", 1) / "model.safetensors"])
+    replica.service.note_version()
+    bounds = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=1)
+    for trajectory in [decode_trajectory(m, bounds) async for m in call]:
+        assert [(span.version, span.digest) for span in trajectory.spans] == [(0, first), (1, "blake3:one")]
 
 
 async def test_a_trajectory_is_sent_while_others_of_its_group_still_run(replica: Replica) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save
 
-from ais.contracts.weights.offer import WeightsRefused, WeightsStatus
+from ais.contracts.weights.offer import WeightsStatus
 from ais.contracts.weights.probe import Probe
+from ais.contracts.weights.refusal import WeightsRefused
 from ais.rollout.engine import Completion
 from tests.support.vllm_replica import (
     PROMPT,

@@ -20,12 +20,12 @@ from ais.contracts.weights.offer import (
     DIGEST_HEADER,
     Missing,
     MissingShard,
-    WeightsRefused,
     WeightsStatus,
     digest_of,
     version_digest,
 )
 from ais.contracts.weights.probe import Probe
+from ais.contracts.weights.refusal import WeightsRefused
 from ais.rollout.engine import RollbackFailedError, WeightSwap
 from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.metrics import RolloutMetrics

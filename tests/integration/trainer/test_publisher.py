@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
-from ais.contracts.weights.offer import WeightsRefused
+from ais.contracts.weights.refusal import WeightsRefused
 from ais.contracts.weights.upload import KEEPALIVE_SECONDS
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
@@ -277,7 +277,7 @@ async def test_a_replica_that_hangs_delays_nobody_is_set_aside_and_comes_back(
         await released.wait()
 
     hanging.answer = hang
-    async with publishing(redis, keys, registry, push_deadline_seconds=0.3) as publisher:
+    async with publishing(redis, keys, registry, deadline_seconds=0.3) as publisher:
         publisher.offer(new := snapshot(1))
         await served(new, quick)
         async with asyncio.timeout(10):

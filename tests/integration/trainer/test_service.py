@@ -25,6 +25,7 @@ from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.replica_stand_ins import Fleet
+from tests.support.trainer_settings import nested
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,7 @@ def settings(redis_url: str, run_name: str, model_directory: Path, tmp_path: Pat
                 "samples_per_group": 4,
             },
             "redis": {"url": redis_url},
-            "trainer": {"save_every_steps": 2, "registry_poll_seconds": 0.05, "warmup_steps": 2},
+            "trainer": nested(every_steps=2, registry_poll_seconds=0.05, warmup_steps=2),
         }
     )
 
@@ -77,6 +78,9 @@ async def test_a_run_trains_every_batch_in_order_and_leaves_nothing_behind(
     assert [step["ordinals"] for step in steps] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert all(step["skipped_updates"] == 0 and step["gradient_norm"] > 0 for step in steps)
     assert max(step["staleness_max"] for step in steps) <= run.max_staleness
+    samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4]
+    assert all(sample["ordinal"] in steps[sample["step"] - 1]["ordinals"] for sample in samples)
     assert all(sum(step["phase_seconds"].values()) == pytest.approx(step["step_seconds"]) for step in steps)
 
     assert isinstance(collector.events[0], Resumed)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from ais.contracts.trajectory import MalformedRecordError
-from ais.contracts.weights.probe import MOST_TOKENS, Probe, attach_probe, decode_probe, encode_probe, read_probe
+from ais.contracts.weights.probe import MOST_TOKENS, PROBE_KEY, Probe, decode_probe, encode_probe, read_probe
 
 VOCABULARY = 100
 PROBE = Probe(token_ids=((1, 5, 99), (0, 2)), logprobs=((-0.5, -2.25), (0.0,)))
@@ -29,25 +28,10 @@ def test_a_probe_comes_back_as_it_was(sequences: list[list[tuple[int, float]]]) 
     assert decode_probe(encode_probe(probe), VOCABULARY) == probe
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
-def test_a_snapshot_keeps_its_tensors_and_metadata(metadata: dict[str, str] | None, tmp_path: Path) -> None:
-    snapshot = attach_probe(save(TENSORS, metadata=metadata), PROBE)
-    (tmp_path / "snapshot").write_bytes(snapshot)
+def test_a_probe_is_read_from_a_snapshots_metadata(tmp_path: Path) -> None:
+    metadata = {"format": "pt", PROBE_KEY: encode_probe(PROBE)}
+    (tmp_path / "snapshot").write_bytes(save(TENSORS, metadata=metadata))
     assert read_probe(tmp_path / "snapshot", VOCABULARY) == PROBE
-    for name, tensor in load(snapshot).items():
-        assert torch.equal(tensor, TENSORS[name]), name
-    with safe_open(tmp_path / "snapshot", framework="pt") as opened:
-        assert opened.metadata().get("format") == (metadata or {}).get("format")
-
-
-def test_equal_snapshots_with_equal_probes_are_equal_bytes() -> None:
-    assert len({attach_probe(save(TENSORS, metadata={"format": "pt"}), PROBE) for _ in range(20)}) == 1
-
-
-def test_a_probe_replaces_the_one_before(tmp_path: Path) -> None:
-    later = Probe(token_ids=((3, 4),), logprobs=((-1.0,),))
-    (tmp_path / "snapshot").write_bytes(attach_probe(attach_probe(save(TENSORS), PROBE), later))
-    assert read_probe(tmp_path / "snapshot", VOCABULARY) == later
 
 
 def test_a_snapshot_of_another_origin_has_no_probe(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save
 
 from ais.contracts.sampling import Precision
-from ais.contracts.weights.probe import METADATA_KEY, Probe
-from ais.rollout.engine import ProbeRejectedError, WeightsRejectedError
+from ais.contracts.weights.probe import PROBE_KEY, Probe
+from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engines.probe import judge, probe_of, tolerance
 
 PROBE = Probe(token_ids=((1, 2, 3), (4, 5)), logprobs=((-1.0, -2.0), (-0.5,)))
@@ -24,16 +24,16 @@ def test_the_gap_is_the_mean_over_all_tokens_and_the_largest_is_told() -> None:
 
 def test_a_gap_up_to_the_tolerance_passes_and_a_larger_one_is_refused_with_its_size() -> None:
     assert judge(PROBE, [[-1.5, -2.5], [-1.0]], allowed=0.5).mean_abs_gap == 0.5
-    with pytest.raises(ProbeRejectedError, match=r"within 0.4 nats.*measured gap of 0.5 .*largest 0.75") as refusal:
+    with pytest.raises(WeightsRefusedError, match=r"within 0.4 nats.*measured gap of 0.5 .*largest 0.75") as refusal:
         judge(PROBE, [[-1.25, -2.5], [-1.25]], allowed=0.4)
-    assert (refusal.value.field, refusal.value.gap) == ("probe", 0.5)
+    assert (refusal.value.field, refusal.value.probe_gap) == ("probe", 0.5)
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
 def test_one_log_prob_that_is_not_finite_is_refused_whatever_the_tolerance(broken: float) -> None:
-    with pytest.raises(ProbeRejectedError, match="NaN or infinity for 1 of 3 tokens") as refusal:
+    with pytest.raises(WeightsRefusedError, match="NaN or infinity for 1 of 3") as refusal:
         judge(PROBE, [[-1.0, broken], [-0.5]], allowed=math.inf)
-    assert refusal.value.gap is None
+    assert refusal.value.probe_gap is None
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_coarsest_format_that_computes_sets_the_tolerance(precision: Precisi
 
 
 def test_a_malformed_probe_refuses_the_weights_it_came_with(tmp_path: Path) -> None:
-    (tmp_path / "snapshot").write_bytes(save({"a": torch.ones(1)}, metadata={METADATA_KEY: "{}"}))
-    with pytest.raises(WeightsRejectedError) as refusal:
+    (tmp_path / "snapshot").write_bytes(save({"a": torch.ones(1)}, metadata={PROBE_KEY: "{}"}))
+    with pytest.raises(WeightsRefusedError) as refusal:
         probe_of([tmp_path / "snapshot"], vocab_size=10)
     assert refusal.value.field == "probe.token_ids"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tomllib
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,8 +12,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ais.runtime.logging import LoggingSettings, configure_logging
+from ais.runtime.reading import read_settings
 from ais.runtime.redis_url import MASK, RedisServer, RedisUrl, without_passwords
-from ais.runtime.settings import RedisSettings, SettingsError, read_tree, validate
+from ais.runtime.settings import RedisSettings, SettingsError
 from ais.settings import Settings, save, to_toml
 
 PASSWORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=4)
@@ -73,7 +73,7 @@ def test_an_at_sign_elsewhere_begins_no_password(url: str, server: str) -> None:
 )
 def test_what_cannot_be_used_is_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(SettingsError, match=r"setting redis\.url: ") as refused:
-        validate(Settings, {"redis": {"url": url}})
+        read_settings(Settings, None, [f"redis.url={url}"], {})
     assert "hidden" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -84,7 +84,13 @@ def test_what_cannot_be_used_is_refused_without_being_repeated(url: str) -> None
 )
 def test_a_url_in_the_wrong_place_is_not_repeated_either(override: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        validate(Settings, read_tree(None, [override], {}))
+        read_settings(Settings, None, [override], {})
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_long_url_is_masked_before_it_is_cut() -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings(Settings, None, [f"run.steps=redis://:{'hidden' * 20}@h"], {})
     assert "hidden" not in str(refused.value)
 
 
@@ -107,7 +113,7 @@ def test_saved_settings_read_back_with_the_password_and_are_the_owners_alone(tmp
     settings = Settings(redis=RedisSettings.model_validate({"url": "redis://:p@s/s#@h:1/0"}))
     save(settings, tmp_path / "config.toml")
     assert (tmp_path / "config.toml").stat().st_mode & 0o777 == 0o600
-    assert validate(Settings, tomllib.loads((tmp_path / "config.toml").read_text())) == settings
+    assert read_settings(Settings, tmp_path / "config.toml", (), {}).redis == settings.redis
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61is/v1/trajectory.proto\x12\x06\x61is.v1\"9\n\nPolicySpan\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\"v\n\tPrecision\x12\x0f\n\x07weights\x18\x01 \x01(\t\x12\x13\n\x0bgranularity\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63tivations\x18\x03 \x01(\t\x12\x10\n\x08kv_cache\x18\x04 \x01(\t\x12\x0c\n\x04head\x18\x05 \x01(\x08\x12\x0e\n\x06scales\x18\x06 \x01(\t\"\x93\x01\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\r\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"=\n\x07Timings\x12\x1b\n\x13\x66irst_token_seconds\x18\x01 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x02 \x01(\x01\"\xfc\x02\n\nTrajectory\x12\x15\n\rtrajectory_id\x18\x01 \x01(\t\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\x14\n\x0csample_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\x12\x1a\n\x12\x62\x65haviour_logprobs\x18\x05 \x01(\x0c\x12!\n\x05spans\x18\x06 \x03(\x0b\x32\x12.ais.v1.PolicySpan\x12+\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x14.ais.v1.FinishReason\x12,\n\x08sampling\x18\x08 \x01(\x0b\x32\x1a.ais.v1.SamplingParameters\x12$\n\tprecision\x18\t \x01(\x0b\x32\x11.ais.v1.Precision\x12\x0e\n\x06\x65ngine\x18\n \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x0b \x01(\t\x12\x12\n\nreplica_id\x18\x0c \x01(\t\x12 \n\x07timings\x18\r \x01(\x0b\x32\x0f.ais.v1.Timings\"\xcf\x01\n\x0bScoredGroup\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x04\x12\x11\n\tprompt_id\x18\x04 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x05 \x01(\x0c\x12(\n\x0ctrajectories\x18\x06 \x03(\x0b\x32\x12.ais.v1.Trajectory\x12\x0f\n\x07rewards\x18\x07 \x03(\x02\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\r*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61is/v1/trajectory.proto\x12\x06\x61is.v1\"I\n\nPolicySpan\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"v\n\tPrecision\x12\x0f\n\x07weights\x18\x01 \x01(\t\x12\x13\n\x0bgranularity\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63tivations\x18\x03 \x01(\t\x12\x10\n\x08kv_cache\x18\x04 \x01(\t\x12\x0c\n\x04head\x18\x05 \x01(\x08\x12\x0e\n\x06scales\x18\x06 \x01(\t\"\x93\x01\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\r\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"=\n\x07Timings\x12\x1b\n\x13\x66irst_token_seconds\x18\x01 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x02 \x01(\x01\"\xfc\x02\n\nTrajectory\x12\x15\n\rtrajectory_id\x18\x01 \x01(\t\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\x14\n\x0csample_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\x12\x1a\n\x12\x62\x65haviour_logprobs\x18\x05 \x01(\x0c\x12!\n\x05spans\x18\x06 \x03(\x0b\x32\x12.ais.v1.PolicySpan\x12+\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x14.ais.v1.FinishReason\x12,\n\x08sampling\x18\x08 \x01(\x0b\x32\x1a.ais.v1.SamplingParameters\x12$\n\tprecision\x18\t \x01(\x0b\x32\x11.ais.v1.Precision\x12\x0e\n\x06\x65ngine\x18\n \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x0b \x01(\t\x12\x12\n\nreplica_id\x18\x0c \x01(\t\x12 \n\x07timings\x18\r \x01(\x0b\x32\x0f.ais.v1.Timings\"\xdf\x01\n\x0bScoredGroup\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x10\n\x08group_id\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x04\x12\x11\n\tprompt_id\x18\x04 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x05 \x01(\x0c\x12(\n\x0ctrajectories\x18\x06 \x03(\x0b\x32\x12.ais.v1.Trajectory\x12\x0f\n\x07rewards\x18\x07 \x03(\x02\x12\x0c\n\x04task\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\r\x12\x0e\n\x06\x61nswer\x18\n \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ais.v1.trajectory_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1020
-  _globals['_FINISHREASON']._serialized_end=1115
+  _globals['_FINISHREASON']._serialized_start=1052
+  _globals['_FINISHREASON']._serialized_end=1147
   _globals['_POLICYSPAN']._serialized_start=35
-  _globals['_POLICYSPAN']._serialized_end=92
-  _globals['_PRECISION']._serialized_start=94
-  _globals['_PRECISION']._serialized_end=212
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=215
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=362
-  _globals['_TIMINGS']._serialized_start=364
-  _globals['_TIMINGS']._serialized_end=425
-  _globals['_TRAJECTORY']._serialized_start=428
-  _globals['_TRAJECTORY']._serialized_end=808
-  _globals['_SCOREDGROUP']._serialized_start=811
-  _globals['_SCOREDGROUP']._serialized_end=1018
+  _globals['_POLICYSPAN']._serialized_end=108
+  _globals['_PRECISION']._serialized_start=110
+  _globals['_PRECISION']._serialized_end=228
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=231
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=378
+  _globals['_TIMINGS']._serialized_start=380
+  _globals['_TIMINGS']._serialized_end=441
+  _globals['_TRAJECTORY']._serialized_start=444
+  _globals['_TRAJECTORY']._serialized_end=824
+  _globals['_SCOREDGROUP']._serialized_start=827
+  _globals['_SCOREDGROUP']._serialized_end=1050
 # @@protoc_insertion_point(module_scope)

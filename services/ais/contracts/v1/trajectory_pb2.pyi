@@ -17,14 +17,16 @@ FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 
 class PolicySpan(_message.Message):
-    __slots__ = ("version", "begin", "end")
+    __slots__ = ("version", "begin", "end", "digest")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     version: int
     begin: int
     end: int
-    def __init__(self, version: _Optional[int] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+    digest: str
+    def __init__(self, version: _Optional[int] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Precision(_message.Message):
     __slots__ = ("weights", "granularity", "activations", "kv_cache", "head", "scales")
@@ -97,7 +99,7 @@ class Trajectory(_message.Message):
     def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
 class ScoredGroup(_message.Message):
-    __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt")
+    __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +109,7 @@ class ScoredGroup(_message.Message):
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     group_id: str
     ordinal: int
@@ -116,4 +119,5 @@ class ScoredGroup(_message.Message):
     rewards: _containers.RepeatedScalarFieldContainer[float]
     task: str
     attempt: int
-    def __init__(self, schema_version: _Optional[int] = ..., group_id: _Optional[str] = ..., ordinal: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., rewards: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+    answer: str
+    def __init__(self, schema_version: _Optional[int] = ..., group_id: _Optional[str] = ..., ordinal: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., rewards: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., attempt: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...

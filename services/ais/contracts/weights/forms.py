@@ -18,7 +18,7 @@ from ais.contracts.sampling import Precision
 
 BF16 = "bf16"
 """The form that names the version: its digest is that of these files. Every replica takes it."""
-METADATA_KEY = "ais_form"
+FORM_KEY = "ais_form"
 """Key of the form's name in a file's safetensors metadata; BF16 files have none."""
 CODES = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
 """safetensors' name of the dtype of codes, by the format that can be sent as such."""

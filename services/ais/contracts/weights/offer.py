@@ -173,18 +173,6 @@ class WeightsStatus(_Message):
     """Mean |log-prob difference| to the trainer on the served version's probe, nats a token. None: it has no probe."""
 
 
-class WeightsRefused(_Message):
-    """Answer of a PUT that changed nothing."""
-
-    field: str
-    """What was wrong: digest, a tensor's name, version, ..."""
-    reason: str
-    """What was expected, what came, what to do."""
-    serving_version: int
-    probe_gap: float | None = None
-    """The gap measured, where it was too large: mean |log-prob difference| to the trainer, nats a token."""
-
-
 class DigestBuilder:
     """Digest of bytes fed in pieces."""
 

@@ -7,24 +7,20 @@ snapshot of another origin has none.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from ais.contracts.trajectory import MalformedRecordError
 
-METADATA_KEY = "ais_probe"
+PROBE_KEY = "ais_probe"
 """Key of the probe, as JSON, in a snapshot's safetensors metadata."""
 MOST_TOKENS = 1024
 """Tokens of all sequences together: what a replica is willing to score."""
-_ALIGNMENT = 8
-"""Bytes that the values of a safetensors file are aligned to."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +82,6 @@ def _check_sequence(token_ids: tuple[int, ...], logprobs: tuple[float, ...], voc
         raise MalformedRecordError(f"probe.logprobs[{index}]", f"a log-prob is finite and <= 0, got {wrong[0]}")
 
 
-def attach_probe(snapshot: bytes, probe: Probe) -> bytes:
-    """The safetensors file `snapshot` with the probe in its metadata, the same bytes every time.
-
-    safetensors itself writes metadata of several keys in an order that changes from call to call.
-    """
-    begin = 8 + int.from_bytes(snapshot[:8], "little")
-    header: dict[str, Mapping[str, Any]] = json.loads(snapshot[8:begin])
-    header["__metadata__"] = {**header.get("__metadata__", {}), METADATA_KEY: encode_probe(probe)}
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    return b"".join((len(encoded).to_bytes(8, "little"), encoded, memoryview(snapshot)[begin:]))
-
-
 def read_probe(snapshot: Path, vocab_size: int) -> Probe | None:
     """The probe of a safetensors file; reads its header only. None: it has none. Raises MalformedRecordError."""
     try:
@@ -106,5 +89,5 @@ def read_probe(snapshot: Path, vocab_size: int) -> Probe | None:
             metadata: Mapping[str, str] = opened.metadata() or {}
     except SafetensorError as error:
         raise MalformedRecordError("snapshot", f"expected a safetensors file: {error}") from error
-    text = metadata.get(METADATA_KEY)
+    text = metadata.get(PROBE_KEY)
     return None if text is None else decode_probe(text, vocab_size)

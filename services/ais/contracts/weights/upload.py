@@ -20,9 +20,9 @@ from ais.contracts.weights.offer import (
     Missing,
     MissingShard,
     Offer,
-    WeightsRefused,
     WeightsStatus,
 )
+from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 
 PIECE_BYTES = 1 << 20
 """Bodies are sent in pieces of this size."""
@@ -46,16 +46,6 @@ class UploadError(Exception):
 
 class TransientUploadError(UploadError):
     """It may be different next time: no connection, a deadline, an answer of 5xx, bytes that came late or damaged."""
-
-
-class UploadRefusedError(UploadError):
-    """Trying again cannot help."""
-
-    def __init__(self, url: str, status: int, refusal: WeightsRefused | None, text: str) -> None:
-        super().__init__(f"{url} answered {status}: {refusal.reason if refusal else text[:500]}")
-        self.status = status
-        self.field = refusal.field if refusal else ""
-        self.serving_version = refusal.serving_version if refusal else None
 
 
 def upload_client(deadline_seconds: float, use_proxy: bool = False) -> httpx.AsyncClient:
@@ -86,7 +76,8 @@ async def upload(
 ) -> WeightsStatus:
     """One pass: returns when the replica at `url` serves the version. `sent` is told of bytes as they go out.
 
-    Raises TransientUploadError, after which the next pass goes on where this one was cut, or UploadRefusedError.
+    Raises TransientUploadError, after which the next pass goes on where this one was cut; WeightsRefusedError when
+    trying again cannot help; UploadError for an answer that is not understood.
     """
     address = f"{url.rstrip('/')}/v1/weights/{offer.version}"
     stuck: Missing | None = None
@@ -151,7 +142,8 @@ async def _put(
     refusal = _refusal(answer)
     if _may_pass(answer.status_code, refusal):
         raise TransientUploadError(f"{address} answered {answer.status_code}: {answer.text[:200]}")
-    raise UploadRefusedError(address, answer.status_code, refusal, answer.text)
+    refusal = refusal or WeightsRefused(field="", reason=answer.text[:500], serving_version=0)
+    raise WeightsRefusedError(refusal.field, refusal.reason, answer.status_code, refusal.probe_gap)
 
 
 def _may_pass(status: int, refusal: WeightsRefused | None) -> bool:

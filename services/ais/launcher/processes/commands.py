@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ais.runtime.reading import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
 from ais.runtime.redis_url import RedisUrl
-from ais.runtime.settings import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
 
 LOOPBACK = "127.0.0.1"
 
@@ -40,7 +40,7 @@ class ServiceCommands:
 class TrainerRanks:
     """How many processes train together."""
 
-    ranks: int = 1
+    count: int = 1
     """On this machine."""
     max_restarts: int = 0
     """How often all are started again after one has failed."""
@@ -66,9 +66,9 @@ def redis_environment(url: RedisUrl) -> Mapping[str, str]:
 
 def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
     """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
-    if trainer.ranks == 1:
+    if trainer.count == 1:
         return module("ais.trainer", *arguments)
-    options = ("--standalone", "--nproc-per-node", str(trainer.ranks), "--max-restarts", str(trainer.max_restarts))
+    options = ("--standalone", "--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
     return module("torch.distributed.run", *options, "-m", "ais.trainer", *arguments)
 
 

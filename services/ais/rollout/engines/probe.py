@@ -10,7 +10,7 @@ from pathlib import Path
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import MalformedRecordError
 from ais.contracts.weights.probe import Probe, read_probe
-from ais.rollout.engine import ProbeRejectedError, WeightsRejectedError
+from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
 
 _TOLERANCES = {"bf16": 0.1, "int8": 0.5, "e4m3": 0.5, "e5m2": 0.7, "e2m1": 1.0}
 """Mean gap, nats a token, that a number format may cause.
@@ -43,30 +43,30 @@ def tolerance(precision: Precision) -> float:
 
 
 def probe_of(files: Sequence[Path], vocab_size: int) -> Probe | None:
-    """The probe that came with a pushed snapshot, in its first file, or None. Raises WeightsRejectedError for one that
+    """The probe that came with a pushed snapshot, in its first file, or None. Raises WeightsRefusedError for one that
     is malformed."""
     try:
         return read_probe(files[0], vocab_size)
     except MalformedRecordError as error:
-        raise WeightsRejectedError(error.field, "a probe made by the trainer", error.reason) from error
+        raise WeightsRefusedError(error.field, f"expected a probe made by the trainer: {error.reason}") from error
 
 
 def judge(probe: Probe, logprobs: Sequence[Sequence[float]], allowed: float) -> ProbeResult:
     """Compares the replica's `logprobs` with the trainer's, sequence by sequence, token by token from the second on.
 
-    Raises ProbeRejectedError when one is not finite or the mean gap exceeds `allowed`, in nats a token.
+    Raises WeightsRefusedError when one is not finite or the mean gap exceeds `allowed`, in nats a token.
     """
     got = [logprob for sequence in logprobs for logprob in sequence]
     expected = [logprob for sequence in probe.logprobs for logprob in sequence]
     gaps = [abs(ours - trainers) for ours, trainers in zip(got, expected, strict=True)]
     if broken := sum(not math.isfinite(gap) for gap in gaps):
-        raise ProbeRejectedError("finite log-probs", f"NaN or infinity for {broken} of {len(gaps)} tokens", gap=None)
+        raise WeightsRefusedError(PROBE, f"expected finite log-probs, got NaN or infinity for {broken} of {len(gaps)}")
     result = ProbeResult(mean_abs_gap=math.fsum(gaps) / len(gaps), max_abs_gap=max(gaps))
     if result.mean_abs_gap > allowed:
-        raise ProbeRejectedError(
-            f"the trainer's log-probs within {allowed:g} nats a token",
-            f"a measured gap of {result.mean_abs_gap:.4g} (mean of {len(gaps)} tokens; largest "
-            f"{result.max_abs_gap:.4g})",
-            gap=result.mean_abs_gap,
+        raise WeightsRefusedError(
+            PROBE,
+            f"expected the trainer's log-probs within {allowed:g} nats a token, got a measured gap of "
+            f"{result.mean_abs_gap:.4g} (mean of {len(gaps)} tokens; largest {result.max_abs_gap:.4g})",
+            probe_gap=result.mean_abs_gap,
         )
     return result

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from ais.contracts.weights.forms import BF16, METADATA_KEY, Kind, stored, weight_name
+from ais.contracts.weights.forms import BF16, FORM_KEY, Kind, stored, weight_name
 from ais.contracts.weights.offer import INDEX_FILE, SINGLE_FILE, digest_of_file, version_digest
-from ais.rollout.engine import ModelUnsupportedError, WeightsRejectedError
+from ais.contracts.weights.refusal import WeightsRefusedError
+from ais.rollout.engine import ModelUnsupportedError
 
 if TYPE_CHECKING:  # torch is loaded where tensors are read, which not every engine does
     from torch import Tensor
@@ -56,13 +57,13 @@ def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[i
 
 
 def form_of(files: Sequence[Path]) -> str:
-    """Of a snapshot, as its first file says. Raises WeightsRejectedError."""
+    """Of a snapshot, as its first file says. Raises WeightsRefusedError."""
     try:
         with safe_open(files[0], framework="numpy") as opened:
             metadata: Mapping[str, str] = opened.metadata() or {}
     except SafetensorError as error:
-        raise WeightsRejectedError("snapshot", "a safetensors file", str(error)) from error
-    return metadata.get(METADATA_KEY, BF16)
+        raise WeightsRefusedError("snapshot", f"expected a safetensors file: {error}") from error
+    return metadata.get(FORM_KEY, BF16)
 
 
 def checked_tensors(
@@ -70,7 +71,7 @@ def checked_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a snapshot, one by one: as bf16, or where its form is quantised, codes and float32 scales.
 
-    Names, shapes and dtypes are checked from the headers before any value is read. Raises WeightsRejectedError for the
+    Names, shapes and dtypes are checked from the headers before any value is read. Raises WeightsRefusedError for the
     first thing that is wrong.
     """
     expected = {part: kind for name, shape in shapes.items() for part, kind in stored(name, shape, form).items()}
@@ -78,7 +79,7 @@ def checked_tensors(
     for file in files:
         found |= dict.fromkeys(_checked_names(file, expected, tied_embeddings, form), file)
     if missing := sorted(expected.keys() - found.keys()):
-        raise WeightsRejectedError(missing[0], f"{len(expected)} tensors", f"{len(missing)} of them missing")
+        raise WeightsRefusedError(missing[0], f"expected {len(expected)} tensors, got none for {len(missing)} of them")
     for file in files:
         with safe_open(file, framework="pt") as opened:
             for name in (name for name, where in found.items() if where == file):
@@ -88,25 +89,14 @@ def checked_tensors(
                 yield name, tensor
 
 
-def stop_token_ids(directory: Path, config: Any) -> tuple[int, ...]:
-    """A model's own end-of-sequence tokens: of its generation_config.json, else of its `config`."""
-    generation = directory / "generation_config.json"
-    declared = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
-    if declared is None:
-        declared = config.eos_token_id
-    if declared is None:
-        return ()
-    return tuple(declared) if isinstance(declared, list) else (int(declared),)
-
-
 def _check_values(name: str, tensor: Tensor, scales: bool) -> None:
     import torch
 
     # FP8 tensors can do little but be converted.
     if not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all():
-        raise WeightsRejectedError(name, "finite values", "NaN or infinity")
+        raise WeightsRefusedError(name, "expected finite values, got NaN or infinity")
     if scales and not (tensor > 0).all():
-        raise WeightsRejectedError(name, "scales above 0", f"{float(tensor.min()):g}")
+        raise WeightsRefusedError(name, f"expected scales above 0, got {float(tensor.min()):g}")
 
 
 def _checked_names(file: Path, expected: Mapping[str, Kind], tied_embeddings: bool, form: str) -> list[str]:
@@ -117,15 +107,16 @@ def _checked_names(file: Path, expected: Mapping[str, Kind], tied_embeddings: bo
                 if tied_embeddings and weight_name(name) == TIED_HEAD:
                     continue
                 if name not in expected:
-                    raise WeightsRejectedError(name, "a tensor of this model", "an unknown name")
+                    raise WeightsRefusedError(name, "expected a tensor of this model, got an unknown name")
                 header = opened.get_slice(name)
                 shape, dtype = tuple(header.get_shape()), header.get_dtype()
                 if shape != expected[name].shape:
-                    raise WeightsRejectedError(name, f"shape {list(expected[name].shape)}", f"shape {list(shape)}")
+                    wanted = list(expected[name].shape)
+                    raise WeightsRefusedError(name, f"expected shape {wanted}, got {list(shape)}")
                 dtypes = DTYPES if form == BF16 else (expected[name].dtype,)
                 if dtype not in dtypes:
-                    raise WeightsRejectedError(name, f"dtype {', '.join(dtypes)}", f"dtype {dtype}")
+                    raise WeightsRefusedError(name, f"expected dtype {', '.join(dtypes)}, got {dtype}")
                 names.append(name)
     except SafetensorError as error:
-        raise WeightsRejectedError("snapshot", "a safetensors file", str(error)) from error
+        raise WeightsRefusedError("snapshot", f"expected a safetensors file: {error}") from error
     return names

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.requests import ClientDisconnect
 
-from ais.contracts.weights.offer import DIGEST_HEADER, OFFSET_HEADER, Missing, Offer, WeightsRefused, WeightsStatus
+from ais.contracts.weights.offer import DIGEST_HEADER, OFFSET_HEADER, Missing, Offer, WeightsStatus
+from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 from ais.rollout.weights.intake import WeightIntake
-from ais.rollout.weights.transfer import WeightsRefusedError
 from ais.runtime.http import application
 
 _REFUSALS: dict[int | str, dict[str, object]] = {
@@ -44,7 +44,7 @@ def control_application(
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"] if part != "body") or "offer"
-        return await refused(request, WeightsRefusedError(422, field, first["msg"]))
+        return await refused(request, WeightsRefusedError(field, first["msg"]))
 
     @app.get("/v1/weights")
     async def weights() -> WeightsStatus:
@@ -53,7 +53,7 @@ def control_application(
     @app.put("/v1/weights/{version}", responses=_REFUSALS | {202: {"model": Missing}})
     async def offer(version: Version, offer: Offer, response: Response) -> WeightsStatus | Missing:
         if version != offer.version:
-            raise WeightsRefusedError(422, "version", f"expected that of the address, {version}, got {offer.version}")
+            raise WeightsRefusedError("version", f"expected that of the address, {version}, got {offer.version}")
         answer = await intake.offer(offer)
         response.status_code = 202 if isinstance(answer, Missing) else 200
         return answer
@@ -70,6 +70,6 @@ def control_application(
         try:
             return await intake.receive(version, index, digest, offset, content_length, request.stream())
         except ClientDisconnect:
-            raise WeightsRefusedError(408, "body", "the connection was cut; what came is kept") from None
+            raise WeightsRefusedError("body", "the connection was cut; what came is kept", 408) from None
 
     return app

@@ -14,18 +14,17 @@ from pathlib import Path
 
 from ais.contracts.weights.forms import BF16
 from ais.contracts.weights.offer import Missing, Offer, WeightsStatus
+from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
 from ais.contracts.weights.upload import ShardFile, these
 from ais.rollout.engine import (
     Engine,
     EngineFailedError,
-    ProbeRejectedError,
     RollbackFailedError,
-    WeightsRejectedError,
     WeightSwap,
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.relay import Relay
-from ais.rollout.weights.transfer import Transfer, WeightsRefusedError
+from ais.rollout.weights.transfer import Transfer
 
 LARGEST_DTYPE_BYTES = 4
 HEADER_BYTES = 64 * 1024 * 1024
@@ -102,13 +101,13 @@ class WeightIntake:
     ) -> Missing:
         """Stages bytes of a shard that was offered. Raises WeightsRefusedError; what came before it is kept."""
         if self.draining:
-            raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
+            raise WeightsRefusedError("replica", "is draining and takes no new weights", 503)
         transfer = self._incoming
         shards = transfer.offer.shards if transfer and transfer.offer.version == version else ()
         if transfer is None or not 0 <= index < len(shards) or shards[index].sent_digest != digest:
-            raise WeightsRefusedError(404, "version", f"shard {index} of version {version} is not expected; offer it")
+            raise WeightsRefusedError("version", f"shard {index} of version {version} is not expected; offer it", 404)
         if length is None:
-            raise WeightsRefusedError(411, "length", "expected a Content-Length")
+            raise WeightsRefusedError("length", "expected a Content-Length", 411)
         await transfer.shards[index].take(offset, body, self._metrics.weight_bytes.inc)
         return transfer.missing()
 
@@ -122,16 +121,16 @@ class WeightIntake:
 
     def _check_envelope(self, offer: Offer) -> None:
         if self.draining:
-            raise WeightsRefusedError(503, "replica", "is draining and takes no new weights")
+            raise WeightsRefusedError("replica", "is draining and takes no new weights", 503)
         if offer.encoding not in ("full", "delta"):
-            raise WeightsRefusedError(415, "encoding", f"expected full or delta, got {offer.encoding!r}")
+            raise WeightsRefusedError("encoding", f"expected full or delta, got {offer.encoding!r}", 415)
         description = self._engine.describe()
         if offer.form not in description.forms:
             known = ", ".join(sorted(description.forms))
-            raise WeightsRefusedError(415, "form", f"expected {known}, got {offer.form!r}; send bf16")
+            raise WeightsRefusedError("form", f"expected {known}, got {offer.form!r}; send bf16", 415)
         largest = description.parameter_count * LARGEST_DTYPE_BYTES + HEADER_BYTES
         if (size := max(offer.sent_bytes, sum(shard.size for shard in offer.shards))) > largest:
-            raise WeightsRefusedError(413, "length", f"expected at most {largest} bytes for this model, got {size}")
+            raise WeightsRefusedError("length", f"expected at most {largest} bytes for this model, got {size}", 413)
 
     def _is_served(self, offer: Offer) -> bool:
         """Whether nothing is to be done. Raises WeightsRefusedError for what must not be served any more."""
@@ -141,16 +140,16 @@ class WeightIntake:
             return True
         if (offer.incarnation, offer.version) == (self._incarnation, serving.version):
             reason = f"version {offer.version} is served with digest {serving.digest}; a version never changes"
-            raise WeightsRefusedError(409, "digest", reason)
+            raise WeightsRefusedError("digest", reason, 409)
         newest = (self._incarnation, serving.version)
         if self._incoming is not None:
             newest = max(newest, (self._incoming.offer.incarnation, self._incoming.offer.version))
         if (offer.incarnation, offer.version) < newest:
             raise WeightsRefusedError(
-                409,
                 "version",
                 f"expected something newer than version {newest[1]} of the trainer's incarnation {newest[0]}, got "
                 f"version {offer.version} of incarnation {offer.incarnation}",
+                409,
             )
         return False
 
@@ -216,7 +215,7 @@ class WeightIntake:
                 f"expected a delta to version {serving.version} in the form {form}, with its files here, got one to "
                 f"{offer.base.version} in {offer.form}"
             )
-            raise WeightsRefusedError(409, "base", f"{reason}; send the full version")
+            raise WeightsRefusedError("base", f"{reason}; send the full version", 409)
 
     async def _apply(self, transfer: Transfer) -> WeightsStatus:
         offer = transfer.offer
@@ -238,16 +237,14 @@ class WeightIntake:
     async def _swap(self, offer: Offer, files: list[Path]) -> WeightSwap:
         try:
             return await self._engine.swap_weights(offer.version, offer.digest, files)
-        except ProbeRejectedError as error:
-            self._metrics.probe_rejections.labels("kept").inc()
-            reason = f"expected {error.expected}, got {error.got}"
-            raise WeightsRefusedError(422, error.field, reason, error.gap) from error
-        except WeightsRejectedError as error:
-            raise WeightsRefusedError(422, error.field, f"expected {error.expected}, got {error.got}") from error
+        except WeightsRefusedError as refusal:
+            if refusal.field == PROBE:
+                self._metrics.probe_rejections.labels("kept").inc()
+            raise
         except EngineFailedError as error:
             if isinstance(error, RollbackFailedError):
                 self._metrics.probe_rejections.labels("lost").inc()
-            raise WeightsRefusedError(503, "replica", str(error)) from error
+            raise WeightsRefusedError("replica", str(error), 503) from error
 
     def _tell(self, swap: WeightSwap) -> None:
         self._applied_seconds = swap.paused_seconds

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from ais.contracts.weights.offer import Offer, RelayTarget
+from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import ShardFile, UploadError, upload_client, upload_with_retries
 from ais.rollout.metrics import RolloutMetrics
 from ais.runtime.tasks import end_tasks
@@ -53,7 +54,7 @@ class Relay:
         theirs = offer.model_copy(update={"relay": target.children})
         try:
             await upload_with_retries(self._client, target.url, theirs, shard_file)
-        except (UploadError, OSError) as error:
+        except (UploadError, WeightsRefusedError, OSError) as error:
             self._metrics.weight_relays.labels("failed").inc()
             logger.warning("version %d could not be passed on: %s", offer.version, error)
             await self._serve(offer, target.children, shard_file)

@@ -14,20 +14,10 @@ from pathlib import Path
 from ais.contracts.weights.delta import apply_delta
 from ais.contracts.weights.delta_blocks import DeltaError
 from ais.contracts.weights.offer import DigestBuilder, Missing, MissingShard, Offer, RelayTarget, Shard
+from ais.contracts.weights.refusal import WeightsRefusedError
 
 STALLED_SECONDS = 30.0
 """A connection that sends nothing for this long is given up."""
-
-
-class WeightsRefusedError(Exception):
-    """A push that changed nothing; `status` is the HTTP status of `ais.contracts.weights.offer`."""
-
-    def __init__(self, status: int, field: str, reason: str, probe_gap: float | None = None) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.status = status
-        self.field = field
-        self.reason = reason
-        self.probe_gap = probe_gap
 
 
 class StagedShard:
@@ -46,7 +36,7 @@ class StagedShard:
     async def take(self, offset: int, body: AsyncIterator[bytes], received: Callable[[int], None]) -> None:
         """Appends a body that begins at `offset`. From now on an earlier connection's bytes are refused."""
         if self.whole.is_set() or offset != self.size:
-            raise WeightsRefusedError(409, "offset", f"expected {self._shard.name} from byte {self.size}, got {offset}")
+            raise WeightsRefusedError("offset", f"expected {self._shard.name} from byte {self.size}, got {offset}", 409)
         sender = self._sender = object()
         clock = asyncio.get_running_loop().time
         try:
@@ -59,17 +49,17 @@ class StagedShard:
                         received(len(piece))
         except TimeoutError:
             reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self._shard.sent_size} bytes"
-            raise WeightsRefusedError(408, "body", reason) from None
+            raise WeightsRefusedError("body", reason, 408) from None
         except OSError as error:
-            raise WeightsRefusedError(503, "staging", f"{self._shard.name} cannot be written: {error}") from error
+            raise WeightsRefusedError("staging", f"{self._shard.name} cannot be written: {error}", 503) from error
         if self.size == self._shard.sent_size:
             self._verify()
 
     def _append(self, piece: bytes, file: RawIOBase, sender: object) -> None:
         if self._sender is not sender:
-            raise WeightsRefusedError(409, "offset", f"{self._shard.name} comes by a newer connection now")
+            raise WeightsRefusedError("offset", f"{self._shard.name} comes by a newer connection now", 409)
         if self.size + len(piece) > self._shard.sent_size:
-            raise WeightsRefusedError(422, "length", f"expected {self._shard.sent_size} bytes, got more")
+            raise WeightsRefusedError("length", f"expected {self._shard.sent_size} bytes, got more")
         if file.write(piece) != len(piece):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._digest.update(piece)
@@ -82,7 +72,7 @@ class StagedShard:
             return
         self._digest, self.size = DigestBuilder(), 0
         self.path.write_bytes(b"")  # empties it
-        raise WeightsRefusedError(422, "digest", f"expected {self._shard.sent_digest}, got {got}; send the shard again")
+        raise WeightsRefusedError("digest", f"expected {self._shard.sent_digest}, got {got}; send the shard again")
 
 
 class Transfer:
@@ -123,7 +113,7 @@ class Transfer:
             try:
                 apply_delta(old, staged.path, target, shard.size, shard.digest, threads)
             except (DeltaError, OSError) as error:
-                raise WeightsRefusedError(409, "base", f"{shard.name}: {error}; send the full version") from error
+                raise WeightsRefusedError("base", f"{shard.name}: {error}; send the full version", 409) from error
             files.append(target)
         return files
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.weights.forms import (
     BF16,
-    METADATA_KEY,
+    FORM_KEY,
     WIDTHS,
     Kind,
     form_of_precision,
@@ -99,7 +99,7 @@ def _quantised(source: Path, directory: Path, form: str) -> SnapshotFile:
             for name in names
             for part, kind in stored(name, tuple(opened.get_slice(name).get_shape()), form).items()
         }
-        begins, header = _layout(kinds, {**(opened.metadata() or {}), METADATA_KEY: form})
+        begins, header = _layout(kinds, {**(opened.metadata() or {}), FORM_KEY: form})
         output.write(header)
         for name in names:
             for part, tensor in _parts(name, opened.get_tensor(name), form):

@@ -22,7 +22,7 @@ import torch
 
 from ais.contracts.weights.forms import BF16
 from ais.contracts.weights.offer import INDEX_FILE, DigestBuilder, digest_of, shard_name, version_digest
-from ais.contracts.weights.probe import METADATA_KEY, Probe, encode_probe
+from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 
 SHARD_BYTES = 1 << 30
 """Files are begun anew beyond this size, unless said otherwise."""
@@ -243,7 +243,7 @@ def write_snapshot(
 
 def header(shapes: Mapping[str, Shape], probe: Probe | None) -> bytes:
     """What a safetensors file of these BF16 tensors, in this order, begins with."""
-    metadata = {"format": "pt"} | ({} if probe is None else {METADATA_KEY: encode_probe(probe)})
+    metadata = {"format": "pt"} | ({} if probe is None else {PROBE_KEY: encode_probe(probe)})
     entries: dict[str, object] = {"__metadata__": metadata}
     begin = 0
     for name, shape in shapes.items():

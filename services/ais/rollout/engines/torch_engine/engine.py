@@ -15,6 +15,7 @@ import torch
 
 from ais.contracts.sampling import Precision
 from ais.contracts.weights.forms import BF16, form_of_precision
+from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engine import (
     Completion,
     EngineDescription,
@@ -24,7 +25,6 @@ from ais.rollout.engine import (
     EngineObserver,
     GenerationRequest,
     ModelUnsupportedError,
-    WeightsRejectedError,
     WeightSwap,
 )
 from ais.rollout.engines.limits import Limits
@@ -99,7 +99,7 @@ class TorchEngine:
             files = snapshot_files(directory)
             try:
                 weights = _staged(files, architecture, precision)
-            except WeightsRejectedError as error:
+            except WeightsRefusedError as error:
                 raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
             return architecture, Policy(weights, version=0, digest=digest_of_files(files))
 
@@ -157,7 +157,7 @@ class TorchEngine:
             return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=gap)
 
     def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, float | None]:
-        """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRejectedError."""
+        """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRefusedError."""
         weights = _staged(files, self._architecture, self._precision)
         probe = probe_of(files, self._architecture.vocab_size)
         if probe is None:
@@ -240,9 +240,9 @@ def _forms(precision: Precision) -> frozenset[str]:
 
 
 def _staged(files: Sequence[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
-    """Weights that are verified, rounded and compute finite logits. Raises WeightsRejectedError."""
+    """Weights that are verified, rounded and compute finite logits. Raises WeightsRefusedError."""
     if (form := form_of(files)) not in (known := _forms(precision)):
-        raise WeightsRejectedError("form", " or ".join(sorted(known)), form)
+        raise WeightsRefusedError("form", f"expected {' or '.join(sorted(known))}, got {form}")
     with torch.inference_mode():
         weights = rounded_weights(read_tensors(files, architecture, form), architecture, precision)
         check_finite(weights, architecture, precision)

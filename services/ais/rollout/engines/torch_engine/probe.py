@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ais.contracts.sampling import Precision
-from ais.rollout.engine import ProbeRejectedError
+from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.decoder import Decoder
@@ -17,7 +17,7 @@ PREFIX_TOKENS = 16
 
 
 def check_finite(weights: DecoderWeights, architecture: Architecture, precision: Precision) -> None:
-    """Raises ProbeRejectedError. Finite weights can still overflow, and a quantiser can still divide by zero."""
+    """Raises WeightsRefusedError. Finite weights can still overflow, and a quantiser can still divide by zero."""
     length = min(PREFIX_TOKENS, architecture.max_positions)
     tokens = torch.linspace(0, architecture.vocab_size - 1, length).long()
     decoder = Decoder(architecture, precision, length)
@@ -26,7 +26,7 @@ def check_finite(weights: DecoderWeights, architecture: Architecture, precision:
         decoder.fill(weights, tokens[None, :-1], torch.tensor([0]), cache)
     logits = decoder.decode(weights, tokens[-1:], torch.tensor([length - 1]), cache)
     if not torch.isfinite(logits).all():
-        raise ProbeRejectedError("finite logits from the new weights", "NaN or infinity", gap=None)
+        raise WeightsRefusedError(PROBE, "expected finite logits from the new weights, got NaN or infinity")
 
 
 def score(

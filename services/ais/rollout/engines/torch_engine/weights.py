@@ -45,7 +45,7 @@ class DecoderWeights:
 def read_tensors(files: Sequence[Path], architecture: Architecture, form: str = BF16) -> dict[str, Tensor]:
     """Every tensor of the architecture as bf16, or as codes and scales where the form quantises it.
 
-    Raises WeightsRejectedError for the first thing that is wrong.
+    Raises WeightsRefusedError for the first thing that is wrong.
     """
     return dict(checked_tensors(files, architecture.tensor_shapes(), architecture.tied_embeddings, form))
 

@@ -245,7 +245,7 @@ class VllmEngine:
             return WeightSwap(staged - begun, change.paused_seconds, change.probe_gap)
 
     def _stage(self, version: int, digest: str, files: Sequence[Path]) -> Version:
-        """Keeps a verified snapshot, to load now and to go back to. Raises WeightsRejectedError."""
+        """Keeps a verified snapshot, to load now and to go back to. Raises WeightsRefusedError."""
         for _name, _tensor in checked_tensors(files, self._model.shapes, self._model.tied_embeddings):
             pass
         probe = probe_of(files, self._model.vocab_size)

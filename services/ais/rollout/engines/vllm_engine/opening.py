@@ -12,7 +12,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from ais.rollout.engine import Engine, EngineObserver, ModelUnsupportedError, WeightsRejectedError
+from ais.contracts.weights.refusal import WeightsRefusedError
+from ais.rollout.engine import Engine, EngineObserver, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.vllm_engine.arguments import engine_arguments, prepare_environment
 from ais.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
@@ -76,7 +77,7 @@ async def _open(
         weights = LiveWeights(llm, first, mode.snapshot_format, model.vocab_size, allowed, settings.vllm.update_seconds)
         try:
             await weights.prepare()
-        except WeightsRejectedError as error:
+        except WeightsRefusedError as error:
             raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
         await _require_dtype(llm, mode)
         expose_vllm_metrics(registry)

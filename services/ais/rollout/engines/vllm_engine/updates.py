@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ais.contracts.weights.probe import Probe
-from ais.rollout.engine import ProbeRejectedError, RollbackFailedError, WeightsRejectedError
+from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
+from ais.rollout.engine import RollbackFailedError
 from ais.rollout.engines.probe import judge
 from ais.rollout.engines.vllm_engine.precision import SnapshotFormat
 
@@ -72,17 +73,17 @@ class LiveWeights:
         await self._llm.resume_generation()
 
     async def change(self, new: Version) -> Change:
-        """Serves `new` from now on. Raises WeightsRejectedError when the old version serves again instead, and
+        """Serves `new` from now on. Raises WeightsRefusedError when the old version serves again instead, and
         RollbackFailedError when nothing may be served any more: generation then stays paused."""
         begun = time.monotonic()
-        refusal: WeightsRejectedError | None = None
+        refusal: WeightsRefusedError | None = None
         gap: float | None = None
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 await self._llm.pause_generation(mode="keep", clear_cache=True)
                 try:
                     gap = await self._bring_in(new)
-                except WeightsRejectedError as error:
+                except WeightsRefusedError as error:
                     refusal = error
                     logger.warning("going back from version %d to %d: %s", new.number, self.serving.number, error)
                     await self._bring_in(self.serving)
@@ -98,14 +99,14 @@ class LiveWeights:
         return Change(time.monotonic() - begun, gap)
 
     async def _bring_in(self, version: Version) -> float | None:
-        """Loads and probes. Raises WeightsRejectedError, whatever went wrong."""
+        """Loads and probes. Raises WeightsRefusedError, whatever went wrong."""
         try:
             await self._load(version)
             return await self._judge(version)
-        except WeightsRejectedError:
+        except WeightsRefusedError:
             raise
         except Exception as error:
-            raise WeightsRejectedError("snapshot", "weights that vLLM can load", str(error)) from error
+            raise WeightsRefusedError("snapshot", f"expected weights that vLLM can load: {error}") from error
 
     async def _load(self, version: Version) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -116,7 +117,7 @@ class LiveWeights:
         await self._llm.finish_weight_update(str(version.number))
 
     async def _judge(self, version: Version) -> float | None:
-        """The probe's mean gap, the largest of all data-parallel ranks. Raises ProbeRejectedError."""
+        """The probe's mean gap, the largest of all data-parallel ranks. Raises WeightsRefusedError."""
         sequences = version.probe.token_ids if version.probe else self._finite_probe
         ranks = await self._llm.engine_core.call_utility_all_async(
             "collective_rpc", "ais_score", None, ([list(one) for one in sequences],), None
@@ -131,4 +132,4 @@ class LiveWeights:
 
 def _require_finite(scores: Sequence[Sequence[float]]) -> None:
     if broken := sum(not math.isfinite(score) for sequence in scores for score in sequence):
-        raise ProbeRejectedError("finite log-probs", f"NaN or infinity for {broken} tokens", gap=None)
+        raise WeightsRefusedError(PROBE, f"expected finite log-probs, got NaN or infinity for {broken} tokens")
