@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 """A person waits for the answer."""
 HEAD_BYTES = 64
-"""Shown of what does not decode."""
+"""Bytes shown of what does not decode."""
+LONGEST_LINE = 2_000
+"""Characters of one line that `show` prints."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,6 +88,8 @@ def show(letter_id: LetterId, run: Run = None, config: Config = None, overrides:
 
     ais deadletter show 1764000000000-0 --run demo
     """
+    from ais.runtime.text import printable
+
     _check_id(letter_id)
 
     async def main(letters: DeadLetters, _settings: Settings) -> int:
@@ -93,7 +97,7 @@ def show(letter_id: LetterId, run: Run = None, config: Config = None, overrides:
         if letter is None:
             return _unknown(letter_id)
         for line in _described(letter):
-            print(line)
+            print(printable(line, LONGEST_LINE))
         return 0
 
     _with_letters(run, config, overrides, main)
@@ -148,7 +152,7 @@ def _row(letter: DeadLetter) -> dict[str, object]:
     message = letter.message()
     return {
         "id": letter.letter_id,
-        "time": letter.time.isoformat(timespec="seconds"),
+        "time": _time(letter),
         "ordinal": letter.ordinal,
         "reason": letter.reason,
         "bytes": len(letter.payload),
@@ -159,20 +163,27 @@ def _row(letter: DeadLetter) -> dict[str, object]:
 def _print_table(rows: list[dict[str, object]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from ais.runtime.text import printable
 
     if not rows:
         print("no dead letters: the trainer has refused nothing")
         return
     table = Table(*rows[0], box=None)
-    for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    for row in rows:  # rich takes Text as it is; in a string, [/x] would be markup
+        table.add_row(*(Text("-" if value is None else printable(str(value))) for value in row.values()))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
+def _time(letter: DeadLetter) -> str | None:
+    return letter.time.isoformat(timespec="seconds") if letter.time else None
+
+
 def _described(letter: DeadLetter) -> Iterator[str]:
-    """Lines for a person."""
+    """Lines for a person. They hold whatever a peer has written: print them escaped."""
     yield f"id          {letter.letter_id}"
-    yield f"discarded   {letter.time.isoformat(timespec='seconds')}, was queue entry {letter.entry_id}"
+    yield f"discarded   {_time(letter) or 'at an unknown time'}, was queue entry {letter.entry_id}"
     yield f"ordinal     {letter.ordinal}"
     yield f"reason      {letter.reason}"
     yield f"size        {len(letter.payload)} bytes"
@@ -261,7 +272,7 @@ async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
 
 
 def _check_id(letter_id: str) -> None:
-    if not re.fullmatch(r"\d+-\d+", letter_id):
+    if not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", letter_id):
         _fail(f"{letter_id!r} is not the id of a dead letter; `ais deadletter list` shows them", EXIT_SETTINGS)
 
 

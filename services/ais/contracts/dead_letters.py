@@ -74,9 +74,12 @@ class DeadLetter:
     payload: bytes
 
     @property
-    def time(self) -> datetime:
-        """When it was discarded, by the server's clock."""
-        return datetime.fromtimestamp(int(self.letter_id.partition("-")[0]) / 1000, UTC)
+    def time(self) -> datetime | None:
+        """When it was discarded, by the server's clock. None: somebody wrote it with an id that is no time."""
+        try:
+            return datetime.fromtimestamp(int(self.letter_id.partition("-")[0]) / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
 
     def message(self) -> pb.ScoredGroup | None:
         """The group as far as protobuf can read it, nothing validated. None: it is no such message."""
