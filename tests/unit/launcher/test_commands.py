@@ -13,9 +13,7 @@ URL = RedisUrl("redis://user:hidden@h:1/0")
 def test_several_ranks_are_started_by_torchrun_on_this_machine_and_again_when_one_fails() -> None:
     command = service_commands(Path("c.toml"), URL, replicas=1, trainer=TrainerRanks(4, 2)).trainer
     line = " ".join(command.arguments[1:])
-    assert line == (
-        "-m torch.distributed.run --standalone --nproc-per-node 4 --max-restarts 2 -m ais.trainer -c c.toml"
-    )
+    assert line == ("-m ais.trainer.ranks.torchrun --nproc-per-node 4 --max-restarts 2 -m ais.trainer -c c.toml")
 
 
 def test_one_rank_is_a_plain_process() -> None:

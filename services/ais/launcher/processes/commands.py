@@ -68,8 +68,8 @@ def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
     """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
     if trainer.count == 1:
         return module("ais.trainer", *arguments)
-    options = ("--standalone", "--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
-    return module("torch.distributed.run", *options, "-m", "ais.trainer", *arguments)
+    options = ("--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
+    return module("ais.trainer.ranks.torchrun", *options, "-m", "ais.trainer", *arguments)
 
 
 def evaluation_replica(config: Path, redis_url: RedisUrl, run_name: str, overrides: Sequence[str]) -> Command:
