@@ -22,6 +22,8 @@ from ais.contracts.v1 import trajectory_pb2 as pb
 
 LETTERS_A_READ = 20
 """A letter carries its whole group: they are read few at a time."""
+LAST_ID = "-".join([str(2**64 - 1)] * 2)
+"""The highest id that a stream can have."""
 ANY_VOCABULARY = 1 << 31
 """Token ids are not judged here, where no model is known."""
 
@@ -111,6 +113,8 @@ class DeadLetters:
         while letters := await self._read(begin, "+"):
             for letter in letters:
                 yield letter
+            if letters[-1].letter_id == LAST_ID:  # Redis knows nothing after it
+                return
             begin = f"({letters[-1].letter_id}"
 
     async def get(self, letter_id: str) -> DeadLetter | None:
