@@ -26,6 +26,7 @@ import httpx
 from ais.collector.exercise import Exercise
 from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.prompts.prompts import Split
+from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.service import open_exercise
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
@@ -146,6 +147,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def main() -> None:
+    run_without_torch()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")

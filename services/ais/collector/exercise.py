@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ais.collector.prompts.prompts import Prompt, TaskSource
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.tasks.verifiers import Verifier
+from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 
 
@@ -29,5 +30,8 @@ class Exercise:
         return tuple(self._reward(prompt, trajectory) for trajectory in trajectories)
 
     def _reward(self, prompt: Prompt, trajectory: Trajectory) -> float:
-        text = self.tokenizer.decode_response(trajectory.token_ids.tolist())
+        token_ids = trajectory.token_ids
+        if trajectory.finish_reason is FinishReason.STOP:
+            token_ids = token_ids[:-1]  # the stop token, which not every tokenizer calls special
+        text = self.tokenizer.decode_response(token_ids.tolist())
         return self.verifier(text, prompt, trajectory.finish_reason)

@@ -80,6 +80,27 @@ class TaskSettings(Section):
         return self
 
 
+RESERVED_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "conversations",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
+)
+"""Arguments of transformers' apply_chat_template that are not the template's."""
+
+
 class PromptSettings(Section):
     """How a problem's text becomes the prompt that is tokenised."""
 
@@ -88,12 +109,15 @@ class PromptSettings(Section):
     system: str = ""
     """System message of the chat. Empty: none of ours; some templates then put in one of their own."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
-    """What else the chat template is given, such as {enable_thinking = false} for Qwen3."""
+    """What else the chat template is given, such as {enable_thinking = false} for Qwen3; `tools` and `documents` as
+    transformers' apply_chat_template takes them."""
 
     @model_validator(mode="after")
     def _chat_settings_have_a_chat(self) -> Self:
         if not self.use_chat_template and (self.system or self.template_arguments):
             raise ValueError("system and template_arguments need use_chat_template = true")
+        if taken := sorted(RESERVED_ARGUMENTS & self.template_arguments.keys()):
+            raise ValueError(f"template_arguments cannot set {', '.join(taken)}: the collector does")
         return self
 
 
