@@ -13,8 +13,8 @@ class History:
     attempts: int = 0
     """Groups started. Each has a name of its own, by this number."""
     excused: int = 0
-    """Groups whose end says nothing against the prompt: a replica was full, too slow, about to leave or gone, or refused
-    what another replica may take."""
+    """Groups whose end says nothing against the prompt: the replica was full, too slow or leaving, or refused what
+    another one may take."""
     failed_on: str | None = None
     """The replica on which the last group came to nothing."""
     refused_by: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The run's replicas as the collector sees them: who is there and proved, who gets the next group, a connection to each."""
+"""The replicas as the collector sees them: who is there and proved, who gets the next group, a connection to each."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Links:
 class Fleet:
     """Follows the registry. Single-threaded, like the collector it belongs to.
 
-    A replica gets work once it has told what it is and that is what the run needs, while it serves a policy version with
-    the digest that the trainer announced.
+    A replica gets work once it has said what it is and that is what the run needs, and while it serves a policy version
+    with the digest that the trainer announced.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Fleet:
 
     async def _read(self) -> None:
         try:
-            self.replicas = await self._registry.replicas()
+            replicas = await self._registry.replicas()
         except RedisError as error:
             if not self._away:
                 logger.warning("cannot read the registry, keeping the last list: %s", error)
@@ -175,11 +175,12 @@ class Fleet:
         if self._away:
             logger.info("the registry can be read again")
         self._away = False
-        self._metrics.replicas.set(sum(replica.ready for replica in self.replicas))
-        alive = {replica.replica_id for replica in self.replicas}
-        self.dispatcher.forget_except(alive)
-        for replica in self.replicas:
+        for replica in replicas:
             await self._note(replica)
+        self.replicas = replicas
+        self._metrics.replicas.set(sum(replica.ready for replica in replicas))
+        alive = {replica.replica_id for replica in replicas}
+        self.dispatcher.forget_except(alive)
         for name in [name for name in self._members if name not in alive]:
             await self._miss(name)
 

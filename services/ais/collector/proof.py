@@ -23,7 +23,7 @@ class Expected:
     """Of run.model; an empty digest is not compared."""
 
     def check(self, record: ReplicaRecord, answer: rollout_pb2.DescribeResponse) -> None:
-        """Raises WrongReplicaError unless what listens at the record's address is that replica, for this run's model."""
+        """Raises WrongReplicaError unless the record's replica listens at its address and serves this run's model."""
         _same("replica_id", record.replica_id, answer.replica_id, "another process listens at its address")
         _same("run_name", self.run_name, answer.run_name, "it belongs to another run")
         _same("vocab_size", record.vocab_size, answer.vocab_size, "its record is of another model")
@@ -31,9 +31,13 @@ class Expected:
         if self.model.model_digest:
             _same("model_digest", self.model.model_digest, answer.model_digest, "it was started with another run.model")
         if self.model.tokenizer_digest and answer.tokenizer_digest:
-            _same("tokenizer_digest", self.model.tokenizer_digest, answer.tokenizer_digest, "its tokens mean other text")
+            _same(
+                "tokenizer_digest", self.model.tokenizer_digest, answer.tokenizer_digest, "its tokens mean other text"
+            )
         if answer.max_model_len < 2:
-            raise WrongReplicaError(f"max_model_len: expected room for a prompt and a token, got {answer.max_model_len}")
+            raise WrongReplicaError(
+                f"max_model_len: expected room for a prompt and a token, got {answer.max_model_len}"
+            )
 
 
 def _same(field: str, expected: object, got: object, meaning: str) -> None:

@@ -10,12 +10,14 @@ from ais.collector.exercise import Exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.proof import Expected
 from ais.collector.settings import CollectorProcessSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
+from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.addresses import http_url
@@ -42,6 +44,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         exercise,
         TrainerChannel(queue, TrainerEvents(redis, keys)),
         ReplicaRegistry(redis, keys),
+        Expected(settings.run.name, identify_model(settings.run.model)),
         CollectorMetrics(registry),
     )
     app = application("AIS collector", registry, collector.not_ready)

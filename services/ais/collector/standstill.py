@@ -32,7 +32,7 @@ class Standstill:
         return now - self._moved
 
     def patience_seconds(self, at_least: float = 0.0, trainer: bool = False) -> float:
-        """How long nothing may move. `at_least`: for a call that may take so long; `trainer`: its step is waited for."""
+        """How long nothing may move. `at_least`: a call may take so long; `trainer`: its next step is waited for."""
         return max(self._patience_seconds, at_least, STEPS_PATIENCE * self._longest_step if trainer else 0.0)
 
     def due(self, now: float, patience_seconds: float) -> bool:
