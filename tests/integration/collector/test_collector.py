@@ -102,7 +102,7 @@ async def test_a_group_whose_replica_dies_in_mid_stream_is_sampled_by_another(st
             groups = await stage.groups(4)
     assert bad.calls > 0
     assert [group.ordinal for group in groups] == [0, 1, 2, 3]
-    assert max(group.attempt for group in groups) == 2
+    assert max(group.attempt for group in groups) >= 2
     assert await stage.queue.depth() == 4
     assert stage.counted("ais_collector_call_failures_total", reason="unavailable") == bad.calls
 
