@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
+from ais.collector.judging.judge import Judge, OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
@@ -140,6 +141,8 @@ class Stage:
         self.deadline_seconds = 5.0
         self.stall_seconds = 30.0
         self.not_ready: Callable[[], str | None] = lambda: None
+        self.judge: Judge | None = None
+        """None: the task's own verifier, in this process."""
 
     def trainer(self, incarnation: int) -> TrainerEvents:
         """What a later trainer of the run tells."""
@@ -200,10 +203,11 @@ class Stage:
             max_attempts=self.max_attempts,
             stall_seconds=self.stall_seconds,
         )
+        judge = self.judge or OwnJudge(open_verifier(settings.task))
         collector = Collector(
             self.run,
             settings,
-            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), open_verifier(settings.task)),
+            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), judge),
             TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
             self.registry,
             Expected(self.run.name, MODEL),

@@ -42,9 +42,10 @@ class GroupSampling:
     async def sample(
         self, assignment: Assignment, client: GenerationClient, verify: Verify, on_arrival: Callable[[], object]
     ) -> ScoredGroup:
-        """The scored group; `on_arrival` is called for each sequence as it comes. Raises GenerationError.
+        """The scored group; `on_arrival` is called for each sequence as it comes.
 
-        `verify` raises MalformedRecordError for responses that must not be used.
+        Raises GenerationError, also where `verify` raises MalformedRecordError for responses that must not be used, and
+        UnavailableError where a response that cannot be judged ends the run.
         """
         group_id = f"{self.run.name}-{assignment.ordinal}-{assignment.attempt}"
         prompt, token_ids = self.exercise.ask(assignment.ordinal)
@@ -62,13 +63,14 @@ class GroupSampling:
             await verify(trajectories)
         except MalformedRecordError as error:
             raise GenerationError("malformed", str(error), field=error.field) from error
+        rewards = await self.exercise.rewards(prompt, trajectories)
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,
             prompt_id=prompt.prompt_id[:LONGEST_NAME],
             prompt_token_ids=np.asarray(token_ids, dtype=TOKEN_DTYPE),
             trajectories=trajectories,
-            rewards=self.exercise.rewards(prompt, trajectories),
+            rewards=rewards,
             task=self.exercise.task.name,
             attempt=assignment.attempt,
             answer=prompt.answer,
