@@ -64,7 +64,7 @@ from benchmarks.support.weights_training import Training, steps
 FLEETS = (4, 8)
 RELAY_FANOUT = 2
 RATE_TARGET = 0.8
-"""Of a plain upload's rate."""
+"""Least share of a plain upload's rate."""
 FLEET_TARGET = 3.0
 """Times that 8 replicas may take what one takes."""
 LEARNING_RATES = [1e-6, 1e-5, 1e-4, 3e-4]
