@@ -240,7 +240,7 @@ def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> 
             f"(its data would be in {directory.valkey}). Set redis.url to a server that has the run's keys.",
             EXIT_UNAVAILABLE,
         )
-    url = directory.server_url.read_text().strip()
+    url = directory.server_url.read_text(encoding="utf-8").strip()
     return settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": url})})
 
 

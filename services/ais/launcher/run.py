@@ -76,7 +76,7 @@ async def run(
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
             if server is not None:
-                plan.directory.server_url.write_text(redis.url + "\n")
+                plan.directory.server_url.write_text(redis.url + "\n", encoding="utf-8")
             meddling = asyncio.create_task(beside(processes)) if beside else None
             try:
                 if not plan.trained:
