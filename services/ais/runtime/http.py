@@ -1,7 +1,7 @@
 """A service's HTTP side: a FastAPI application served inside the service's event loop, with health and metrics.
 
 `/healthz` answers while the process lives; `/readyz` answers 503 with the reason until the service can do its work;
-`/metrics` is OpenMetrics.
+`/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.http_limits`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LAT
 from pydantic import BaseModel
 
 from ais.runtime.addresses import listening_socket
+from ais.runtime.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
 
 STOP_SECONDS = 3.0
 """Requests still running this long after a stop are cut."""
@@ -32,6 +33,7 @@ class Health(BaseModel):
 def application(title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None]) -> FastAPI:
     """An application with health and metrics. `not_ready` says why the service cannot work yet, or None."""
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
+    app.router.route_class = BoundedRoute
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -63,7 +65,14 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
     """Serves `app` while the context is open; gives the port (useful with port 0). Raises OSError if it is taken."""
     listener = listening_socket(host, port)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=int(STOP_SECONDS)
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(STOP_SECONDS),
     )
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]  # the service decides when it stops
