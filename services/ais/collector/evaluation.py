@@ -23,11 +23,10 @@ from pathlib import Path
 import grpc
 import httpx
 
-from ais.collector.exercise import Exercise
+from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import run_without_torch
-from ais.collector.service import open_exercise
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import TrajectoryBounds
@@ -73,7 +72,9 @@ class Replica:
 async def score(
     replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
 ) -> Score:
-    """One response to each of the first `prompts` held-out prompts, under the policy the replica serves now."""
+    """One response to each of the first `prompts` held-out prompts, or to each that there is, under the policy the
+    replica serves now."""
+    prompts = min(prompts, exercise.task.distinct or prompts)
     async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)

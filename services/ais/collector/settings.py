@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.addresses import Host
@@ -53,16 +53,23 @@ class TaskSettings(Section):
     file: Path | None = None
     """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
     held_out_file: Path | None = None
-    """For `jsonl`: the same kind of file for evaluation, never trained on. None: evaluation uses `file`."""
+    """For `jsonl`: the same kind of file for evaluation. Prompts that both files have are not trained on."""
+    held_out_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """For `jsonl` without `held_out_file`: the share of `file` that is kept for evaluation and never trained on. A
+    prompt's text alone decides, so rows may come and go without moving another."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """For `jsonl`: prompts too long for the replicas stop the run before it starts, or are left out and counted in the
+    log. Problems that are made, as by `reasoning_gym`, are made again until one fits."""
     datasets: tuple[ReasoningGymDataset, ...] = ()
     """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
     verifier: VerifierName | None = None
-    """`exact_match`: the response is the answer. `regular_expression`: what `pattern` captures is the answer.
-    `reasoning_gym`: that library scores what `pattern` captures; a JSONL file then needs its metadata. None:
-    `reasoning_gym` for the task of that name, else `exact_match`."""
+    """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
+    answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
+    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
+    docs/data.md."""
     pattern: str | None = None
-    r"""The last match counts, its first group or all of it. None: `####\s*(\S+)` for `regular_expression`,
-    `<answer>(.*?)</answer>` for `reasoning_gym`."""
+    r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
+    `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
 
     @property
     def effective_verifier(self) -> VerifierName:
@@ -160,9 +167,19 @@ class CollectorSettings(Section):
         return self
 
 
+class ReplicaRoom(Section):
+    """What the collector reads of the replicas' section."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    max_model_len: int | None = None
+    """As rollout.max_model_len; None: the file does not say."""
+
+
 class CollectorProcessSettings(Section):
     """All that a collector process reads from the settings file."""
 
+    rollout: ReplicaRoom = ReplicaRoom()
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
     collector: CollectorSettings = CollectorSettings()
