@@ -24,10 +24,13 @@ from ais.rollout.engine import (
     GenerationRequest,
     InvalidRequestError,
     ModelUnsupportedError,
+    SamplingFailedError,
 )
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.rollout.engines.torch_engine.cache import KeyValueCache
+from ais.rollout.engines.torch_engine.decoder import Decoder
 from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
@@ -207,6 +210,47 @@ async def test_greedy_takes_the_most_likely_token(
     chosen = logits.gather(-1, torch.tensor(completion.token_ids, dtype=torch.int64)[:, None])[:, 0]
     assert (logits.max(-1).values - chosen).max() < 0.2, "within BF16's noise of the largest logit"
     assert (completion.logprobs == 0.0).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-45, 1e-300])
+async def test_a_temperature_near_zero_harms_nobody_and_its_log_probs_are_numbers(
+    temperature: float, open_engine: Callable
+) -> None:
+    engine = await open_engine()
+    cold, warm = await asyncio.gather(
+        collect(engine, request_for(PROMPT, samples=3, temperature=temperature)),
+        collect(engine, request_for(PROMPT, samples=3)),
+    )
+    for completion in (*cold, *warm):
+        assert np.isfinite(completion.logprobs).all()
+        assert (completion.logprobs <= 0.0).all()
+
+
+async def test_a_sample_without_a_distribution_fails_its_call_alone_and_leaves_nothing_behind(
+    open_engine: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a poisoned token is fed, keys, values and logits are NaN, as an overflow in the model makes them."""
+    poison, sound = 47, Decoder.decode
+
+    def decode(self: Decoder, weights: object, tokens: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache):  # type: ignore[no-untyped-def]
+        logits = sound(self, weights, tokens, positions, cache)
+        for row in (tokens == poison).nonzero().flatten().tolist():
+            logits[row] = torch.nan
+            for tensor in (*cache.keys, *cache.values):
+                tensor[row, :, : int(positions[row]) + 1] = torch.nan
+        return logits
+
+    engine = await open_engine(slots=4)
+    monkeypatch.setattr(Decoder, "decode", decode)
+    longer = (*PROMPT, *PROMPT, poison)
+    failing = asyncio.create_task(collect(engine, request_for(longer, samples=2, stop_token_ids=(poison,))))
+    beside = asyncio.create_task(
+        collect(engine, request_for(PROMPT, samples=2, new_tokens=40, stop_token_ids=(poison,)))
+    )
+    with pytest.raises(SamplingFailedError, match="sample . of group: .* NaN"):
+        await failing
+    for request in (await beside, await collect(engine, request_for(PROMPT[:2], samples=4, stop_token_ids=(poison,)))):
+        assert all(np.isfinite(completion.logprobs).all() for completion in request)
 
 
 async def test_weights_swapped_in_mid_flight_own_the_tokens_sampled_after_them(

@@ -17,12 +17,12 @@ from ais.contracts.sampling import Precision
 from ais.contracts.weights.forms import BF16, form_of_precision
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engine import (
-    Completion,
     EngineDescription,
     EngineFailedError,
     EngineLoad,
     EngineObserver,
     ModelUnsupportedError,
+    SamplingFailedError,
     WeightSwap,
 )
 from ais.rollout.engines.life import Call, EngineLife
@@ -30,9 +30,9 @@ from ais.rollout.engines.limits import Limits
 from ais.rollout.engines.probe import judge, probe_of
 from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_files
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
-from ais.rollout.engines.torch_engine.batch import Batch, Policy
+from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.probe import check_finite, score
-from ais.rollout.engines.torch_engine.slots import Group
+from ais.rollout.engines.torch_engine.slots import Ended, Group
 from ais.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from ais.rollout.engines.torch_engine.worker import Worker
 
@@ -46,7 +46,7 @@ class TorchEngine(EngineLife):
         self,
         architecture: Architecture,
         precision: Precision,
-        policy: Policy,
+        policy: ServedPolicy,
         observer: EngineObserver,
         slots: int,
         max_model_len: int,
@@ -87,14 +87,14 @@ class TorchEngine(EngineLife):
         `probe_tolerance`: mean gap to the trainer's log-probs, nats a token, above which a pushed version is refused.
         """
 
-        def read() -> tuple[Architecture, Policy]:
+        def read() -> tuple[Architecture, ServedPolicy]:
             architecture = read_architecture(directory)
             files = snapshot_files(directory)
             try:
                 weights = _staged(files, architecture, precision)
             except WeightsRefusedError as error:
                 raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
-            return architecture, Policy(weights, version=0, digest=digest_of_files(files))
+            return architecture, ServedPolicy(weights, version=0, digest=digest_of_files(files))
 
         architecture, policy = await asyncio.to_thread(read)
         positions = min(max_model_len, architecture.max_positions)
@@ -134,7 +134,7 @@ class TorchEngine(EngineLife):
             begun = time.monotonic()
             weights, gap = await asyncio.to_thread(self._probed, files)
             staged = time.monotonic()
-            policy = Policy(weights, version, digest)
+            policy = ServedPolicy(weights, version, digest)
             paused_seconds = await self.unless_it_fails(asyncio.wrap_future(self._worker.replace(policy)))
             self._policy = policy
             return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused_seconds, probe_gap=gap)
@@ -171,14 +171,19 @@ class TorchEngine(EngineLife):
             slots=self._slots,
         )
 
-    def _deliver(self, completions: list[tuple[int, Completion]]) -> None:
+    def _deliver(self, ended: list[Ended]) -> None:
         """Called in the worker's thread."""
-        self._loop.call_soon_threadsafe(self._take, completions)
+        self._loop.call_soon_threadsafe(self._take, ended)
 
-    def _take(self, completions: list[tuple[int, Completion]]) -> None:
-        for ticket, completion in completions:
-            if (call := self._sampling.get(ticket)) is not None:  # else it was cancelled meanwhile
-                call.finish(completion)
+    def _take(self, ended: list[Ended]) -> None:
+        for one in ended:
+            call = self._sampling.get(one.ticket)
+            if call is None:  # it was cancelled meanwhile
+                continue
+            if isinstance(one.outcome, SamplingFailedError):
+                call.fail(one.outcome)
+            else:
+                call.finish(one.outcome)
 
     def _failed(self, error: BaseException) -> None:
         """Called in the worker's thread, which ends."""

@@ -24,6 +24,7 @@ from ais.rollout.engine import (
     EngineLoad,
     GenerationRequest,
     RollbackFailedError,
+    SamplingFailedError,
     WeightSwap,
 )
 from ais.rollout.engines.life import Call, EngineLife, sample_each
@@ -155,6 +156,11 @@ class VllmEngine(EngineLife):
         logprobs = np.minimum(np.array(sample.logprobs.logprobs, dtype=np.float32), 0.0)
         if request.sampling.temperature == 0.0:
             logprobs = np.zeros_like(logprobs)  # greedy: the distribution sampled from has one token
+        if not np.isfinite(logprobs).all():
+            raise SamplingFailedError(
+                f"sample {index} of {request.group_id}: the policy's log-probs are NaN or infinite for "
+                f"{int((~np.isfinite(logprobs)).sum())} of {len(logprobs)} tokens"
+            )
         return Completion(
             index=index,
             token_ids=np.array(sample.token_ids, dtype=np.int32),
