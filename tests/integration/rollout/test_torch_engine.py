@@ -240,18 +240,19 @@ async def test_a_sample_without_a_distribution_fails_its_call_alone_and_leaves_n
                 tensor[row, :, : int(positions[row]) + 1] = torch.nan
         return logits
 
-    engine = await open_engine(slots=4)
+    observer = Observer()
+    engine = await open_engine(slots=2, observer=observer)
     monkeypatch.setattr(Decoder, "decode", decode)
     last = {"stop_token_ids": (poison,)}
-    failing = asyncio.create_task(collect(engine, request_for((*PROMPT, *PROMPT, poison), samples=2, **last)))
-    # The rows that fail are taken by these: the shorter one then has what failed behind it, under the longer one's mask.
-    beside = [request_for(prompt, new_tokens=40, **last) for prompt in (PROMPT * 4, PROMPT[:2])]
-    sound_ones = await asyncio.gather(*(collect(engine, request) for request in beside))
-    with pytest.raises(SamplingFailedError, match=r"sample . of group: .* NaN"):
-        await failing
-    later = await collect(engine, request_for(PROMPT[:2], samples=4, **last))
-    for completion in (*later, *(one for group in sound_ones for one in group)):
-        assert np.isfinite(completion.logprobs).all()
+    beside = asyncio.create_task(collect(engine, request_for(PROMPT * 4, new_tokens=440, **last)))
+    await observer.wait_for_steps(1)
+    with pytest.raises(SamplingFailedError, match=r"sample 0 of group: .* NaN"):
+        await collect(engine, request_for((*PROMPT, *PROMPT, poison), **last))
+    # It takes the place of what failed, which lies behind it under the mask: the one beside it is longer.
+    (shorter,) = await collect(engine, request_for(PROMPT[:2], new_tokens=10, **last))
+    (longer,) = await beside
+    assert np.isfinite(shorter.logprobs).all()
+    assert np.isfinite(longer.logprobs).all()
 
 
 async def test_weights_swapped_in_mid_flight_own_the_tokens_sampled_after_them(
