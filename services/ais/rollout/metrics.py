@@ -138,7 +138,7 @@ class RolloutMetrics:
         self.rejected_requests.labels(name if name in REFUSED else OTHER_FIELD).inc()
 
     def show_probe_gap(self, gap: float | None) -> None:
-        """Of the version that serves from now on."""
+        """`gap` is that of the version that serves from now on; None: it came without a probe."""
         self._probe_gap.set(float("nan") if gap is None else gap)
 
     def decode_step(self, seconds: float, tokens: int) -> None:
