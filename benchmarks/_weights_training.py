@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ais.trainer.policy.policy import Policy
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import OptimizerSettings
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 
 WARM_UP_STEPS = 10
@@ -32,7 +32,7 @@ class Training:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.policy = Policy(Qwen3ForCausalLM(CONFIG).float())
-        settings = TrainerSettings()
+        settings = OptimizerSettings()
         self._settings = settings
         self._masters = list(self.policy.masters.values())
         self._optimizer = torch.optim.AdamW(

@@ -172,7 +172,7 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
                 async with serving_replica(processes, config, redis, run_name, overrides) as replica:
                     sampled[name] = (replica, await sample(replica, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
-    policy = Policy.load(settings.run.model, settings.trainer.device)
+    policy = Policy.load(settings.run.model, settings.trainer.compute.device)
     return {
         name: Mismatch(
             precision=str(replica.precision),
@@ -180,7 +180,7 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
             sequences=sum(map(len, groups)),
             tokens=sum(len(one.trajectory.token_ids) for group in groups for one in group),
             figures=estimate(
-                measure(policy, groups, settings.trainer.tokens_per_microbatch), settings.run.seed
+                measure(policy, groups, settings.trainer.compute.tokens_per_microbatch), settings.run.seed
             ),
         )
         for name, (replica, groups) in sampled.items()
@@ -236,7 +236,7 @@ def main() -> None:
     overrides += [f"rollout.engine={arguments.engine}"] if arguments.engine else []
     try:
         settings = load(arguments.config, overrides)
-        torch.set_num_threads(settings.trainer.threads)
+        torch.set_num_threads(settings.trainer.compute.threads)
         found = asyncio.run(compare(settings, precisions, arguments.prompts))
     except SettingsError as error:
         print(error, file=sys.stderr)

@@ -40,7 +40,7 @@ from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.ranks.ranks import join
 from ais.trainer.ranks.sharding import load_policy
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings
 
 CONFIG = Qwen3Config(
@@ -87,9 +87,11 @@ def trim() -> None:
 def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     """What one process of the benchmark does; rank 0 prints what it found as JSON."""
     settings = TrainerSettings(
-        device="cpu",
-        tokens_per_microbatch=2 * (PROMPT + RESPONSE),
-        activation_checkpointing=activation_checkpointing,
+        compute=ComputeSettings(
+            device="cpu",
+            tokens_per_microbatch=2 * (PROMPT + RESPONSE),
+            activation_checkpointing=activation_checkpointing,
+        )
     )
     torch.set_num_threads(1)
     ranks = join(settings)

@@ -202,7 +202,7 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
                 "max_staleness": case.max_staleness,
             },
             "redis": {"url": url},
-            "trainer": {"save_every_steps": 1_000_000},
+            "trainer": {"checkpoints": {"every_steps": 1_000_000}},
         }
     )
     # Forked before any event loop runs: a process of its own, as in a run, without importing torch again.

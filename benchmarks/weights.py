@@ -10,7 +10,7 @@ what they take together is bounded below by the processor time of one push, whic
 **Deltas.** A Qwen3-shaped model of 110 million random weights is trained on the bytes of the documents
 (`_weights_training.py`), at 1e-6, then 1e-5, 1e-4 and 3e-4, with Adam's moments warm; the delta is that of one step.
 Encoding includes proving the delta, applying includes the result's digest; both include reading and writing files.
-Of the same versions the quantised form (`trainer.wire=replica`) and its delta: bytes, and the speed of making it.
+Of the same versions the quantised form (`trainer.push.wire=replica`) and its delta: bytes, and the speed of making it.
 
     python benchmarks/weights.py               # prints tables, writes benchmarks/results/weights.json
     python benchmarks/weights.py --only push
@@ -56,7 +56,7 @@ from ais.runtime.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import PushSettings
 from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
@@ -127,8 +127,8 @@ class Fleet:
                 staging = self._directory / f"{run}-{index}"
                 staging.mkdir()
                 processes.append(stack.enter_context(process("replica", self._url, run, f"replica-{index}", staging)))
-            settings = TrainerSettings(
-                registry_poll_seconds=0.02, push_fanout=fanout, deltas=False, push_deadline_seconds=DEADLINE_SECONDS
+            settings = PushSettings(
+                registry_poll_seconds=0.02, fanout=fanout, deltas=False, deadline_seconds=DEADLINE_SECONDS
             )
             registry = ReplicaRegistry(redis, Keys(run))
             publisher = WeightPublisher(registry, settings, TrainerMetrics(CollectorRegistry()))

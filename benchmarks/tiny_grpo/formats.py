@@ -15,7 +15,7 @@ from ais.contracts.sampling import SamplingParameters
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.trainer.learning.batch import prepare
 from ais.trainer.policy.policy import Policy
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.corrections import build
 from ais_core.diagnostics import summarize
 from ais_core.ratios import SequenceBatch, log_ratio
@@ -41,7 +41,8 @@ def measure(model: Path) -> list[dict[str, Any]]:
         sampler = Sampler(architecture, tokenizer, precision, positions=2 * DIGITS + 8)
         sampler.serve(policy.masters, 0)
         groups = sampler.sample(prompts, 1, sampling)
-        batch = prepare(groups, 0, TrainerSettings(tokens_per_microbatch=1 << 30), policy.device)
+        settings = TrainerSettings(compute=ComputeSettings(tokens_per_microbatch=1 << 30))
+        batch = prepare(groups, 0, settings, policy.device)
         (microbatch,) = batch.microbatches
         own, imitated = (policy.score(microbatch, at).logprobs for at in (None, precision))
         ratios = SequenceBatch.packed(log_ratio(own, microbatch.behaviour_logprobs), microbatch.lengths)

@@ -17,7 +17,7 @@ from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.trainer.learning.batch import prepare
 from ais.trainer.learning.schedule import learning_rate
 from ais.trainer.policy.policy import Policy
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.corrections import build
 from tiny_grpo.branches import batch_loss
 from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
@@ -28,7 +28,7 @@ EVALUATE_EVERY = 20
 HELD_OUT, HELD_OUT_LAST = 512, 2048
 """Held-out prompts, one sample each, of a point of the curve and of the final score."""
 HELD_OUT_SEED = 1
-SETTINGS = TrainerSettings(tokens_per_microbatch=1 << 30)
+SETTINGS = TrainerSettings(compute=ComputeSettings(tokens_per_microbatch=1 << 30))
 """The recipe is the trainer's defaults: Adam (0.9, 0.95), 3e-4 after 10 steps of warm-up, gradient norm 1."""
 
 

@@ -147,12 +147,14 @@ def trainer(config: Config = None, overrides: Overrides = None) -> None:
     """Run the trainer: BF16 policy gradient with AIS on queued groups; pushes every new version to the replicas.
 
     ais trainer -c config.toml --set redis.url=redis://queue:6379/0
-    ais trainer -c config.toml --set trainer.ranks=8
+    ais trainer -c config.toml --set trainer.ranks.count=8
     """
     from ais.launcher.processes.commands import TrainerRanks, trainer_command
 
     settings, arguments = _service_arguments(config, overrides)
-    _become(trainer_command(TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts), *arguments))
+    _become(
+        trainer_command(TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts), *arguments)
+    )
 
 
 @app.command(name="eval")

@@ -60,7 +60,7 @@ def run_settings(settings: Settings, directory: RunDirectory, beside: Beside | N
                 service_commands,
                 directory.config,
                 replicas=settings.rollout.replicas,
-                trainer=TrainerRanks(settings.trainer.ranks, settings.trainer.max_restarts),
+                trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
             ),
             lock=lock,
         )

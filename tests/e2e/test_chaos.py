@@ -21,7 +21,7 @@ def test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once(tmp_p
         "run.steps=40",
         "run.groups_per_batch=8",
         "run.max_staleness=1",
-        "trainer.save_every_steps=3",
+        "trainer.checkpoints.every_steps=3",
         "launcher.evaluation_prompts=0",
     )
     overrides = [argument for setting in settings for argument in ("--set", setting)]

@@ -67,7 +67,7 @@ def test_a_run_grows_from_one_replica_to_four_and_shrinks_to_two_and_its_ledger_
         "run.steps=5000",
         "rollout.replicas=1",
         "launcher.evaluation_prompts=0",
-        "trainer.keep_checkpoints=1000",
+        "trainer.checkpoints.keep=1000",
     )
     with ais_run(tmp_path, *overrides) as run, ExitStack() as stack:
         wait_for(lambda: len(steps(tmp_path)) >= 2, run)

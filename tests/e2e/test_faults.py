@@ -80,7 +80,7 @@ def assert_ledger(directory: Path, batches: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_run_whose_launcher_was_killed_goes_on_by_ais_resume(tmp_path: Path) -> None:
-    overrides = ("run.steps=16", "launcher.evaluation_prompts=0", "trainer.save_every_steps=3")
+    overrides = ("run.steps=16", "launcher.evaluation_prompts=0", "trainer.checkpoints.every_steps=3")
     with ais_run(tmp_path, *overrides) as process:
         wait_for(lambda: len(steps(tmp_path)) >= 5, process)
         process.kill()

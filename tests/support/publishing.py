@@ -15,7 +15,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import PushSettings
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 from tests.support.replica_stand_ins import StandInReplica
@@ -46,7 +46,7 @@ def payload_of(snapshot: Snapshot) -> bytes:
 async def publishing(
     redis: Redis, keys: Keys, registry: CollectorRegistry, incarnation: int = 0, **settings: object
 ) -> AsyncIterator[WeightPublisher]:
-    chosen = TrainerSettings.model_validate({"registry_poll_seconds": 0.05, "push_deadline_seconds": 5.0, **settings})
+    chosen = PushSettings.model_validate({"registry_poll_seconds": 0.05, "deadline_seconds": 5.0, **settings})
     publisher = WeightPublisher(ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), incarnation)
     task = asyncio.create_task(publisher.run())
     try:

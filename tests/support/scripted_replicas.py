@@ -108,6 +108,10 @@ class Stage:
         self.metrics = CollectorRegistry()
         self.max_attempts = 50
 
+    def trainer(self, incarnation: int) -> TrainerEvents:
+        """What a later trainer of the run tells."""
+        return TrainerEvents(self.redis, self.keys, incarnation)
+
     @asynccontextmanager
     async def replica(
         self, name: str, behaviour: Behaviour, version: int = 0, slots: int = 64

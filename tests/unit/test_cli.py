@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ais.cli import app
-from ais.runtime.settings import known_keys, read_tree, validate
+from ais.runtime.settings import SettingsError, known_keys, read_tree, validate
 from ais.settings import Settings, load, to_toml
+from ais.trainer.settings import TrainerSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sort16" / "config.toml"
 
@@ -47,15 +49,15 @@ def test_a_misspelt_environment_variable_is_told_too() -> None:
 
 
 def test_every_wrong_key_is_told_at_once() -> None:
-    done = ais("config", "--set", "run.stps=5", "--set", "correction.metod=ais", "--set", "trainer.beta1=2")
+    done = ais("config", "--set", "run.stps=5", "--set", "correction.metod=ais", "--set", "trainer.optimizer.beta1=2")
     assert done.returncode == 2
-    assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.beta1"))
+    assert all(key in done.stderr for key in ("run.steps", "correction.method", "trainer.optimizer.beta1"))
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("correction.method=tis", "trainer.straight_through=true"), "correction.method"),
+        (("correction.method=tis", "trainer.objective.straight_through=true"), "correction.method"),
         (("rollout.drain_seconds=40", "launcher.stop_grace_seconds=30"), "a replica would be killed while it drains"),
     ],
 )
@@ -147,3 +149,13 @@ def test_the_queues_benchmark_is_called_queue_though_its_file_is_not() -> None:
     known = ais("bench", "nothing").stderr
     assert "queue" in known
     assert "trajectory_queue" not in known
+
+
+def test_every_key_of_an_earlier_release_is_refused_with_its_new_place() -> None:
+    known = known_keys(Settings)
+    moved = TrainerSettings.moved
+    assert len(moved) > 30
+    for old, new in moved.items():
+        assert f"trainer.{new}" in known
+        with pytest.raises(SettingsError, match=re.escape(f"setting trainer.{old} has moved: it is trainer.{new} now")):
+            load(None, [f"trainer.{old}=1"])

@@ -11,7 +11,6 @@ from functools import partial
 from ais.collector.admission import Admission
 from ais.collector.metrics import CollectorMetrics
 from ais.contracts.events import (
-    EVENTS_A_READ,
     Discarded,
     Event,
     Finished,
@@ -63,7 +62,7 @@ class TrainerWatch:
                     case Finished():
                         version = event.version
                         self.finished.set()
-            behind = version < 0 or len(events) == EVENTS_A_READ
+            behind = version < 0 or self._channel.events.behind
         await self._resume(version)
 
     async def follow(self, changed: Callable[[int], None]) -> None:
@@ -86,6 +85,8 @@ class TrainerWatch:
     async def _resume(self, version: int) -> None:
         """Starts over from a trainer at `version`, with what the queue holds."""
         first = version * self._groups_per_batch
+        if lost := await persist(self._channel.queue.reconcile, None):
+            logger.warning("the queue has lost groups, they are sampled again", extra={"ordinals": sorted(lost)})
         accepted = await persist(partial(self._channel.queue.accepted, first), None)
         self._admission.resume(version, accepted)
         self._metrics.version.set(version)

@@ -34,21 +34,8 @@ local ordinal = tonumber(letter['ordinal'])
 if not ordinal or ordinal < 0 then return 'alien' end
 if redis.call('ZSCORE', KEYS[2], letter['ordinal']) then return 'replaced' end
 
-local before, version = '+', nil
-while not version do
-    local events = redis.call('XREVRANGE', KEYS[4], before, '-', 'COUNT', 100)
-    for _, event in ipairs(events) do
-        local fields = {}
-        for index = 1, #event[2], 2 do fields[event[2][index]] = event[2][index + 1] end
-        if fields['kind'] == 'finished' then return 'finished' end
-        if fields['kind'] == 'version' or fields['kind'] == 'resumed' then
-            version = tonumber(fields['version'])
-            break
-        end
-    end
-    if #events < 100 then break end
-    before = '(' .. events[#events][1]
-end
+if redis.call('HGET', KEYS[4], 'finished') == '1' then return 'finished' end
+local version = tonumber(redis.call('HGET', KEYS[4], 'version') or '')
 if version and ordinal < version * tonumber(ARGV[2]) then return 'trained' end
 
 redis.call('ZADD', KEYS[2], letter['ordinal'], letter['ordinal'])
@@ -128,7 +115,7 @@ class DeadLetters:
 
     async def requeue(self, letter_id: str, groups_per_batch: int) -> Requeued:
         """Puts a letter back into the queue unless its ordinal has been taken or trained; one script."""
-        keys = [self._keys.dead_letters, self._keys.accepted, self._keys.groups, self._keys.events]
+        keys = [self._keys.dead_letters, self._keys.accepted, self._keys.groups, self._keys.position]
         return Requeued(cast(bytes, await self._requeue(keys=keys, args=[letter_id, groups_per_batch])).decode())
 
     async def _read(self, begin: str, end: str) -> list[DeadLetter]:

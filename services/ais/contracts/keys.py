@@ -32,8 +32,13 @@ class Keys:
         return f"ais:{self.run}:events"
 
     @property
+    def position(self) -> str:
+        """Hash of what the newest trainer has; written together with each of its events."""
+        return f"ais:{self.run}:position"
+
+    @property
     def incarnation(self) -> str:
-        """How many trainers have been started for the run; the newest one's number fences off those before it."""
+        """How many trainers have been started for the run; the newest one's number fences off the ones before it."""
         return f"ais:{self.run}:incarnation"
 
     @property

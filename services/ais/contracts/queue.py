@@ -1,13 +1,15 @@
 """The trajectory queue: scored groups from collector to trainer, on a Redis stream with one consumer group.
 
 What it promises:
-- an ordinal is published at most once, however often a publish is retried or raced (one Lua script checks and adds);
-- an entry stays pending until the trainer acknowledges it, which it does after the work is durable; what a dead trainer
-  left pending, the next one claims;
-- an entry that must not be trained on goes to the dead-letter stream with its reason, its ordinal becomes open again
-  and the collector is told, in one script: nothing vanishes silently.
+- An ordinal is published at most once, however often a publish is retried or raced: one Lua script checks and adds.
+- An entry stays pending until the trainer acknowledges it, which it does after the work is durable. The next trainer
+  claims what a dead one left pending.
+- One script moves an entry that must not be trained on to the dead-letter stream with its reason, opens its ordinal
+  again and tells the collector: nothing vanishes silently.
+- The set of accepted ordinals can be rebuilt from the stream at any time, because the stream is the truth. So entries
+  that somebody trimmed, deleted or evicted are found and generated again.
 
-It is bounded by the collector's admission, never by trimming entries nobody has read.
+The collector's admission bounds it; entries that nobody has read are never trimmed.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from ais.contracts.events import Discarded
+from ais.contracts.events import Discarded, Told
 from ais.contracts.keys import Keys
 
 CONSUMER_GROUP = "trainer"
 ALIEN_ORDINAL = -1
 """Ordinal of an entry that no collector wrote."""
+LONGEST_ORDINAL = 15
+"""Digits of an ordinal; Lua keeps so many exact."""
 DEAD_LETTER_LIMIT = 1_000
 """Dead letters kept for a person to look at; the oldest go first."""
 
@@ -38,8 +42,35 @@ if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return false end
 redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[6], '*',
     'entry', ARGV[2], 'ordinal', ARGV[3], 'reason', ARGV[4], 'group', ARGV[5])
+if tonumber(ARGV[3]) < 0 then return true end
 redis.call('ZREM', KEYS[3], ARGV[3])
 return redis.call('XADD', KEYS[4], '*', unpack(ARGV, 7))
+"""
+
+_RECONCILE = """
+local standing, lost, after = {}, {}, '-'
+repeat
+    local entries = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 64)
+    for _, entry in ipairs(entries) do
+        for index = 1, #entry[2], 2 do
+            local value = entry[2][index + 1]
+            if entry[2][index] == 'ordinal' and #value <= 15 and string.match(value, '^%d+$') then
+                standing[value] = true
+            end
+        end
+        after = '(' .. entry[1]
+    end
+until #entries < 64
+for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+    if standing[member] then
+        standing[member] = nil
+    else
+        redis.call('ZREM', KEYS[2], member)
+        table.insert(lost, member)
+    end
+end
+for ordinal, _ in pairs(standing) do redis.call('ZADD', KEYS[2], ordinal, ordinal) end
+return lost
 """
 
 
@@ -56,12 +87,14 @@ class TrajectoryQueue:
     """One run's queue. Every call is one round trip."""
 
     def __init__(self, redis: Redis, keys: Keys, incarnation: int = 0) -> None:
-        """`incarnation`: of the trainer that reads; names the consumer."""
+        """`incarnation`: of the trainer that reads; it names the consumer."""
         self._redis = redis
         self._keys = keys
+        self._incarnation = incarnation
         self._consumer = f"trainer-{incarnation}"
         self._publish_once = redis.register_script(_PUBLISH_ONCE)
         self._discard_once = redis.register_script(_DISCARD_ONCE)
+        self._reconcile = redis.register_script(_RECONCILE)
 
     async def prepare(self) -> None:
         """Creates stream and consumer group; does nothing when they exist."""
@@ -81,7 +114,16 @@ class TrajectoryQueue:
     async def accepted(self, begin: int) -> set[int]:
         """Ordinals from `begin` on that have been accepted."""
         members = await self._redis.zrange(self._keys.accepted, begin, "+inf", byscore=True)
-        return {int(member) for member in cast(list[bytes], members)}
+        return {int(member) for member in cast(list[bytes], members) if member.isdigit()}
+
+    async def reconcile(self) -> set[int]:
+        """Rebuilds the accepted ordinals from the stream, in one script, and returns those whose entry was gone.
+
+        They can be published again. The server reads the whole stream for it: call it when a trainer or a collector
+        starts and when nothing moves, not in a loop.
+        """
+        lost = cast(list[bytes], await self._reconcile(keys=[self._keys.groups, self._keys.accepted]))
+        return {int(member) for member in lost if member.isdigit()}
 
     async def read(self, count: int, block_seconds: float) -> list[Entry]:
         """Up to `count` new entries in one round trip; waits up to `block_seconds` for the first one."""
@@ -138,7 +180,7 @@ class TrajectoryQueue:
 
         Repeating it does nothing: what belongs to a group published since is left alone.
         """
-        event = Discarded(ordinal=entry.ordinal, reason=reason).fields()
+        event = Told(self._incarnation, Discarded(entry.ordinal, reason)).fields()
         await self._discard_once(
             keys=[self._keys.groups, self._keys.dead_letters, self._keys.accepted, self._keys.events],
             args=[
@@ -168,8 +210,6 @@ class TrajectoryQueue:
 
 
 def ordinal_of(fields: Mapping[bytes, bytes]) -> int:
-    """What somebody else wrote into the stream is still an entry: it is refused where entries are judged."""
-    try:
-        return int(fields[b"ordinal"])
-    except (KeyError, ValueError):
-        return ALIEN_ORDINAL
+    """The ordinal of a stream entry; ALIEN_ORDINAL where somebody else wrote it, to be refused where it is judged."""
+    ordinal = fields.get(b"ordinal", b"")
+    return int(ordinal) if ordinal.isdigit() and len(ordinal) <= LONGEST_ORDINAL else ALIEN_ORDINAL

@@ -1,11 +1,11 @@
-"""Trajectories as they cross the wire, validated once at every border.
+"""Trajectories as they cross the wire, validated at every border.
 
-`decode_*` turns protobuf into frozen records and refuses anything malformed with the field and the reason;
-`encode_*` is its inverse. Decoded arrays are read-only views into the message's bytes.
+`decode_*` turns protobuf into frozen records and refuses anything malformed, or outside `ais.contracts.limits`, with
+the field and the reason; `encode_*` is its inverse. Decoded arrays are read-only views into the message's bytes.
 
-What coding costs is mostly the moving of bytes (`ais bench queue --profile`): messages are filled in place, because
-protobuf copies a message that is given to another, and how a trajectory was sampled, which all of a group share, is
-checked once for each distinct content.
+Most of the cost is moving bytes (`ais bench queue --profile`). So messages are filled in place, because protobuf copies
+a message that is assigned to another, and sampling parameters and precision, which a whole group shares, are checked
+once for each distinct content.
 """
 
 from __future__ import annotations
@@ -19,8 +19,18 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
+from ais.contracts.limits import (
+    HIGHEST_LOGPROB,
+    HIGHEST_VERSION,
+    LARGEST_REWARD,
+    LONGEST_NAME,
+    LONGEST_SECONDS,
+    LOWEST_LOGPROB,
+    MOST_TRAJECTORIES,
+)
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.runtime.text import printable
 
 SCHEMA_VERSION = 1
 """Layout of ScoredGroup written and read by this code."""
@@ -40,12 +50,15 @@ _FINISH_FROM_PROTO = {number: reason for reason, number in _FINISH_TO_PROTO.item
 
 
 class MalformedRecordError(ValueError):
-    """A record that must not be used. `field` says where, `reason` says what was expected and what came."""
+    """A record that must not be used. `field` says where, `reason` says what was expected and what came.
+
+    Both are printable and bounded, whatever a peer put into the record.
+    """
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
+        self.field = printable(field, 200)
+        self.reason = printable(reason)
+        super().__init__(f"{self.field}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,12 @@ class PolicySpan:
 
 @dataclass(frozen=True)
 class TrajectoryBounds:
-    """What the reader knows, and a record is checked against."""
+    """What the reader knows and checks a record against."""
 
     vocab_size: int
     """Token ids must be below it."""
     newest_version: int | None = None
-    """No token can come from a policy newer than this. None: the reader does not know."""
+    """Newest policy version that may have sampled a token. None: the reader does not know."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """All samples of one prompt with their rewards: one entry of the queue. `prompt_token_ids` int32 [P]."""
+    """All samples of one prompt with their rewards, one entry of the queue. `prompt_token_ids` int32 [P], P >= 1."""
 
     group_id: str
     ordinal: int
@@ -158,11 +171,14 @@ def _encoded(parameters: SamplingParameters | Precision) -> bytes:
 
 
 def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: str = "trajectory") -> Trajectory:
-    """Raises MalformedRecordError; its field is prefixed by `field`."""
-    if not message.trajectory_id:
-        _refuse(f"{field}.trajectory_id", "must not be empty")
-    if not message.group_id:
-        _refuse(f"{field}.group_id", "must not be empty")
+    """Raises MalformedRecordError; `field` is the first part of the field it names."""
+    for name in ("trajectory_id", "group_id"):
+        _check_name(getattr(message, name), f"{field}.{name}")
+    for name in ("engine", "engine_version", "replica_id"):
+        _check_name(getattr(message, name), f"{field}.{name}", may_be_empty=True)
+    for name in ("first_token_seconds", "total_seconds"):
+        if not 0.0 <= (seconds := getattr(message.timings, name)) <= LONGEST_SECONDS:
+            _refuse(f"{field}.timings.{name}", f"expected 0 to {LONGEST_SECONDS:g} seconds, got {seconds:g}")
     token_ids = decode_token_ids(message.token_ids, bounds.vocab_size, f"{field}.token_ids")
     logprobs = _decode_logprobs(message.behaviour_logprobs, len(token_ids), f"{field}.behaviour_logprobs")
     spans = _decode_spans(message, len(token_ids), bounds.newest_version, f"{field}.spans")
@@ -174,7 +190,8 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
     except ValidationError as error:
         first = error.errors()[0]
         section = "precision" if error.title == "Precision" else "sampling"
-        _refuse(f"{field}.{section}.{'.'.join(map(str, first['loc']))}", f"{first['msg']}, got {first['input']!r}")
+        where = ".".join(map(str, (field, section, *first["loc"])))
+        _refuse(where, f"{first['msg']}, got {printable(repr(first['input']), 100)}")
     return Trajectory(
         trajectory_id=message.trajectory_id,
         group_id=message.group_id,
@@ -201,27 +218,32 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         raise MalformedRecordError("group", f"is not a ScoredGroup message: {error}") from error
     if message.schema_version != SCHEMA_VERSION:
         _refuse("schema_version", f"expected {SCHEMA_VERSION}, got {message.schema_version}")
-    if not message.group_id:
-        _refuse("group_id", "must not be empty")
-    if not message.trajectories:
-        _refuse("trajectories", "a group needs at least one")
+    _check_name(message.group_id, "group_id")
+    for name in ("prompt_id", "task"):
+        _check_name(getattr(message, name), name, may_be_empty=True)
+    if message.ordinal >= HIGHEST_VERSION:
+        _refuse("ordinal", f"expected a number below 2^53, got {message.ordinal}")
+    if not 1 <= len(message.trajectories) <= MOST_TRAJECTORIES:
+        _refuse("trajectories", f"expected 1 to {MOST_TRAJECTORIES}, got {len(message.trajectories)}")
     if len(message.rewards) != len(message.trajectories):
         _refuse(
             "rewards", f"expected one for each of {len(message.trajectories)} trajectories, got {len(message.rewards)}"
         )
+    for index, reward in enumerate(message.rewards):
+        if not abs(reward) <= LARGEST_REWARD:  # NaN is not
+            _refuse(f"rewards[{index}]", f"expected a number within +-{LARGEST_REWARD:g}, got {reward:g}")
     if len(message.answer) > LONGEST_ANSWER:
         _refuse("answer", f"expected up to {LONGEST_ANSWER} characters, got {len(message.answer)}")
-    if not np.isfinite(np.array(message.rewards)).all():
-        _refuse("rewards", "must be finite")
     trajectories = tuple(
         decode_trajectory(trajectory, bounds, f"trajectories[{index}]")
         for index, trajectory in enumerate(message.trajectories)
     )
     for index, trajectory in enumerate(trajectories):
         if trajectory.group_id != message.group_id:
-            _refuse(f"trajectories[{index}].group_id", f"expected {message.group_id!r}, got {trajectory.group_id!r}")
+            ours, theirs = printable(message.group_id, 100), printable(trajectory.group_id, 100)
+            _refuse(f"trajectories[{index}].group_id", f"expected {ours}, got {theirs}")
     if len({trajectory.trajectory_id for trajectory in trajectories}) != len(trajectories):
-        _refuse("trajectories", "two of them share one trajectory_id")
+        _refuse("trajectories", "two of them have the same trajectory_id")
     return ScoredGroup(
         group_id=message.group_id,
         ordinal=message.ordinal,
@@ -252,10 +274,12 @@ def _decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:
         _refuse(field, f"expected {tokens} float32 values, one for each token, got {len(data)} bytes")
     logprobs = np.frombuffer(data, dtype=LOGPROB_DTYPE)
     lowest, highest = float(logprobs.min()), float(logprobs.max())
-    if not (math.isfinite(lowest) and math.isfinite(highest)):  # one NaN makes both NaN
-        _refuse(field, "must be finite")
-    if highest > 0.0:
-        _refuse(field, f"a log-prob cannot be positive, got {highest}")
+    if math.isnan(lowest):  # one NaN makes both NaN
+        _refuse(field, "expected log-probs, got NaN")
+    if highest > HIGHEST_LOGPROB:
+        _refuse(field, f"a log-prob cannot be positive, got {highest:g}")
+    if lowest < LOWEST_LOGPROB:
+        _refuse(field, f"no token of log-prob {lowest:g} can be sampled, expected {LOWEST_LOGPROB:g} or more")
     return logprobs
 
 
@@ -268,6 +292,8 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
         if span.begin != covered or span.end <= span.begin:
             where = f"{field}[{len(spans)}]"
             _refuse(where, f"expected a non-empty range from token {covered}, got [{span.begin}, {span.end})")
+        if span.version >= HIGHEST_VERSION:
+            _refuse(f"{field}[{len(spans)}].version", f"expected a number below 2^53, got {span.version}")
         if newest is not None and span.version > newest:
             where = f"{field}[{len(spans)}].version"
             _refuse(where, f"policy version {span.version} is unknown, the newest is {newest}")
@@ -289,6 +315,13 @@ def _decode_sampling(data: bytes) -> SamplingParameters:
 @lru_cache(maxsize=DISTINCT_KEPT)
 def _decode_precision(data: bytes) -> Precision:
     return Precision.from_proto(pb.Precision.FromString(data))
+
+
+def _check_name(name: str, field: str, may_be_empty: bool = False) -> None:
+    if not name and not may_be_empty:
+        _refuse(field, "must not be empty")
+    if len(name) > LONGEST_NAME:
+        _refuse(field, f"expected up to {LONGEST_NAME} characters, got {len(name)}")
 
 
 def _refuse(field: str, reason: str) -> NoReturn:

@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +28,9 @@ class Section(BaseModel):
     """Base of every settings model: unknown keys are errors, field docstrings are the documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    moved: ClassVar[Mapping[str, str]] = {}
+    """Keys of earlier releases below this section, and where each is now."""
 
 
 class RunSettings(Section):
@@ -147,8 +150,18 @@ def _parse(text: str) -> Any:
         return text
 
 
+def _new_place(model: type[BaseModel], key: str) -> str:
+    """Where a key of an earlier release is now; empty for a key that never was another one."""
+    section, _, name = key.partition(".")
+    field = model.model_fields.get(section)
+    moved: Mapping[str, str] = getattr(field.annotation, "moved", {}) if field else {}
+    return f"{section}.{moved[name]}" if name in moved else ""
+
+
 def _explain(model: type[BaseModel], details: Any) -> str:
     key = ".".join(str(part) for part in details["loc"])
+    if place := _new_place(model, key):
+        return f"setting {key} has moved: it is {place} now"
     if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         candidates = known_keys(model)
         sections = sorted({candidate.rpartition(".")[0] for candidate in candidates} - {""})

@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ais.runtime.files import replace_file
+
 STEPS_FILE = "steps.jsonl"
 
 
@@ -123,13 +125,9 @@ def rewind(directory: Path, version: int) -> None:
     file = directory / STEPS_FILE
     if not file.exists():
         return
-    part = file.with_name(f".{STEPS_FILE}.writing")
-    with file.open() as lines, part.open("w") as kept:
+    with file.open() as lines:
         # What a crash has cut short is the last line, of a step that no checkpoint covers.
-        kept.writelines(line for line in lines if line.endswith("\n") and json.loads(line)["version"] <= version)
-        kept.flush()
-        os.fsync(kept.fileno())
-    part.replace(file)
+        replace_file(file, (line for line in lines if line.endswith("\n") and json.loads(line)["version"] <= version))
 
 
 def append(directory: Path, record: StepRecord) -> None:

@@ -59,7 +59,7 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     Raises UnavailableError when the model cannot be loaded, another trainer has the run, or no checkpoint of it is
     whole, and RedisUnreachableError.
     """
-    torch.set_num_threads(settings.trainer.threads)
+    torch.set_num_threads(settings.trainer.compute.threads)
     torch.manual_seed(settings.run.seed)
     registry = service_registry("trainer")
     not_ready: list[str] = ["loading the model"]
@@ -137,7 +137,7 @@ class TrainerService:
         self._run = run
         self._settings = trainer
         self._metrics = TrainerMetrics(registry)
-        self._events = TrainerEvents(redis, keys)
+        self._events = TrainerEvents(redis, keys, lease.incarnation)
         self._queue = TrajectoryQueue(redis, keys)
         self._intake = Intake(
             run,
@@ -155,7 +155,7 @@ class TrainerService:
             trainer.redis_patience_seconds,
         )
         self._publisher = WeightPublisher(
-            ReplicaRegistry(redis, keys), trainer, self._metrics, lease.incarnation, run.use_proxy
+            ReplicaRegistry(redis, keys), trainer.push, self._metrics, lease.incarnation, run.use_proxy
         )
         self._learner = start.learner
         self._store = start.store
@@ -219,7 +219,7 @@ class TrainerService:
             self._trained.put_nowait(
                 _Trained(outcome, batch, time.time(), held, self._lease.incarnation, *self._clock.finish())
             )
-            if self._intake.version % self._settings.save_every_steps == 0 or self._commits.failed():
+            if self._intake.version % self._settings.checkpoints.every_steps == 0 or self._commits.failed():
                 await self._commit()
 
     async def _batch_arrived(self, stop: asyncio.Event) -> bool:
@@ -262,7 +262,7 @@ class TrainerService:
         await self._commits.acknowledge_all()
         await self._persist(partial(self._events.publish, Finished(self._snapshot.version)))
         logger.info("finished", extra={"model": str(path), "version": self._snapshot.version})
-        if not await self._publisher.settle(self._settings.final_push_seconds):
+        if not await self._publisher.settle(self._settings.push.final_seconds):
             logger.warning(
                 "ending before every replica has the final version", extra={"version": self._snapshot.version}
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,10 +14,9 @@ from ais.runtime.settings import RedisSettings, RunSettings, Section
 from ais_core.settings import CorrectionSettings
 
 
-class TrainerSettings(Section):
-    """How the policy is trained and where the trainer listens."""
+class ObjectiveSettings(Section):
+    """What a batch is worth: advantages and the surrogate loss."""
 
-    # What a batch is worth.
     advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce++"] = "grpo"
     """How rewards become advantages; ais_core.advantages has the formulas."""
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
@@ -35,7 +35,10 @@ class TrainerSettings(Section):
     """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
     for the proximal log-probs."""
 
-    # The optimizer: Adam over float32 master weights.
+
+class OptimizerSettings(Section):
+    """Adam over float32 master weights."""
+
     learning_rate: float = Field(default=3e-4, gt=0.0)
     """Peak learning rate."""
     warmup_steps: int = Field(default=10, ge=0)
@@ -51,7 +54,10 @@ class TrainerSettings(Section):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are scaled down to this global norm."""
 
-    # The computation.
+
+class ComputeSettings(Section):
+    """Where and in what portions the trainer computes. Changes no figure but by the order of additions."""
+
     tokens_per_microbatch: int = Field(default=16_384, ge=1)
     """Tokens, padding included, of one forward pass. It bounds memory and changes nothing else: every sum is global."""
     activation_checkpointing: bool = False
@@ -62,8 +68,11 @@ class TrainerSettings(Section):
     threads: int = Field(default=1, ge=1)
     """Threads torch computes with on the CPU."""
 
-    # More than one process (docs/distributed.md).
-    ranks: int = Field(default=1, ge=1)
+
+class RanksSettings(Section):
+    """Training on more than one process (docs/distributed.md)."""
+
+    count: int = Field(default=1, ge=1)
     """Processes on this machine that share the policy and the batch, one for each GPU; `ais trainer` and `ais run`
     start them with torchrun. Several machines: start torchrun on each, this setting is not read then."""
     max_restarts: int = Field(default=3, ge=0)
@@ -72,27 +81,32 @@ class TrainerSettings(Section):
     """How long a rank may wait for the others in one step of their common work, and how long one may be silent, before
     the process ends with an error that names who is missing."""
 
-    # What is kept.
-    save_every_steps: int = Field(default=25, ge=1)
+
+class CheckpointSettings(Section):
+    """Which checkpoints are written and kept."""
+
+    every_steps: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are written in the background. A trainer that dies goes on from the newest one.
     The queue keeps the groups of the newest checkpoint and of the steps after it: its server needs memory for them."""
-    keep_checkpoints: int = Field(default=10, ge=2)
+    keep: int = Field(default=10, ge=2)
     """Newest checkpoints that stay on the disk, each a whole model; the newest two have the state of training too,
     which takes six times as much."""
     keep_every_steps: int = Field(default=0, ge=0)
     """Checkpoints at multiples of this many steps stay for good; 0: none."""
 
-    samples_per_step: int = Field(default=4, ge=0, le=64)
-    """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
-    8 MB of them."""
 
-    # The probe: log-probs sent with each version, which a replica must reproduce before it serves it.
-    probe_sequences: int = Field(default=4, ge=0, le=16)
+class ProbeSettings(Section):
+    """The probe: log-probs sent with each version, which a replica must reproduce before it serves it."""
+
+    sequences: int = Field(default=4, ge=0, le=16)
     """Trajectories of the first batch that every version is scored on; 0 sends none."""
-    probe_tokens: int = Field(default=64, ge=2, le=64)
+    tokens: int = Field(default=64, ge=2, le=64)
     """Tokens of prompt and response, from the beginning, taken of each. The cost is a forward pass over these."""
 
-    # Pushing weights to the replicas.
+
+class PushSettings(Section):
+    """How policy versions are written and sent to the replicas."""
+
     staging_directory: Path | None = None
     """Where policy versions are written, and kept while replicas need them; room for three. None: in the run's
     directory, where a checkpoint takes no copy of them. /dev/shm keeps them in memory."""
@@ -107,25 +121,74 @@ class TrainerSettings(Section):
     """Send a replica the exact difference to the version it serves, where that is smaller than the whole."""
     delta_threads: int = Field(default=2, ge=1)
     """Threads that compute it, beside the next step."""
-    push_fanout: int = Field(default=8, ge=1)
+    fanout: int = Field(default=8, ge=1)
     """Replicas the trainer sends a version to at once. Beyond that many, replicas pass it on to each other."""
-    push_deadline_seconds: float = Field(default=120.0, gt=0.0)
+    deadline_seconds: float = Field(default=120.0, gt=0.0)
     """One upload of the weights to one replica may take this long; so may passing it on to those below it. A replica
     that takes longer is set aside, and tried again by itself, from where it was cut."""
-    push_attempts: int = Field(default=4, ge=1)
+    attempts: int = Field(default=4, ge=1)
     """Uploads tried in a row, with back-off, before the replica is left alone until the next look at the registry."""
-    final_push_seconds: float = Field(default=5.0, ge=0.0)
+    final_seconds: float = Field(default=5.0, ge=0.0)
     """At the end of the run, how long the trainer waits for replicas to take the final version."""
     registry_poll_seconds: float = Field(default=0.5, gt=0.0)
     """How often the trainer looks for replicas that came or that serve an old version."""
 
-    # The HTTP side: health and metrics.
+
+class TrainerSettings(Section):
+    """How the policy is trained and where the trainer listens."""
+
+    moved: ClassVar[Mapping[str, str]] = {
+        "advantage": "objective.advantage",
+        "aggregation": "objective.aggregation",
+        "clip_low": "objective.clip_low",
+        "clip_high": "objective.clip_high",
+        "straight_through": "objective.straight_through",
+        "updates_per_batch": "objective.updates_per_batch",
+        "learning_rate": "optimizer.learning_rate",
+        "warmup_steps": "optimizer.warmup_steps",
+        "schedule": "optimizer.schedule",
+        "beta1": "optimizer.beta1",
+        "beta2": "optimizer.beta2",
+        "weight_decay": "optimizer.weight_decay",
+        "max_grad_norm": "optimizer.max_grad_norm",
+        "tokens_per_microbatch": "compute.tokens_per_microbatch",
+        "activation_checkpointing": "compute.activation_checkpointing",
+        "device": "compute.device",
+        "threads": "compute.threads",
+        "ranks": "ranks.count",
+        "max_restarts": "ranks.max_restarts",
+        "collective_seconds": "ranks.collective_seconds",
+        "save_every_steps": "checkpoints.every_steps",
+        "keep_checkpoints": "checkpoints.keep",
+        "keep_every_steps": "checkpoints.keep_every_steps",
+        "probe_sequences": "probe.sequences",
+        "probe_tokens": "probe.tokens",
+        "staging_directory": "push.staging_directory",
+        "shard_bytes": "push.shard_bytes",
+        "wire": "push.wire",
+        "deltas": "push.deltas",
+        "delta_threads": "push.delta_threads",
+        "push_fanout": "push.fanout",
+        "push_deadline_seconds": "push.deadline_seconds",
+        "push_attempts": "push.attempts",
+        "final_push_seconds": "push.final_seconds",
+        "registry_poll_seconds": "push.registry_poll_seconds",
+    }
+
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    compute: ComputeSettings = ComputeSettings()
+    ranks: RanksSettings = RanksSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    probe: ProbeSettings = ProbeSettings()
+    push: PushSettings = PushSettings()
     http_host: Host = "127.0.0.1"
     """Address to listen on."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
-
-    # Patience.
+    samples_per_step: int = Field(default=4, ge=0, le=64)
+    """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
+    8 MB of them."""
     redis_patience_seconds: float = Field(default=300.0, ge=0.0)
     """How long a Redis that went away in mid-run is waited for."""
 
@@ -147,8 +210,8 @@ class Settings(Section):
 
 def check_straight_through(trainer: TrainerSettings, correction: CorrectionSettings) -> None:
     """Raises ValueError where straight-through is asked for and there is no uncorrected branch to give it to."""
-    if trainer.straight_through and correction.method != "ais":
+    if trainer.objective.straight_through and correction.method != "ais":
         raise ValueError(
-            f"trainer.straight_through needs correction.method 'ais', which has an uncorrected branch; got "
+            f"trainer.objective.straight_through needs correction.method 'ais', which has an uncorrected branch; got "
             f"{correction.method!r}. For that branch alone, set correction.mixing.alpha_max to 0."
         )

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from ais.runtime.process import UnavailableError
 from ais.trainer import record, samples
 from ais.trainer.history import ledger
 from ais.trainer.history.checkpoint import Checkpoint, CheckpointStore
 from ais.trainer.history.commits import commit_of
 from ais.trainer.learning.conductor import Conductor
 from ais.trainer.learning.learner import Learner, Memory
+from ais.trainer.learning.state_reader import ForeignStateError
 from ais.trainer.policy.policy import Policy
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import Settings
@@ -33,20 +35,29 @@ class Start:
 
 
 async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
-    """Loads the newest checkpoint that is whole. Raises UnavailableError when there are some and none is."""
+    """Loads the newest checkpoint that is whole.
+
+    Raises UnavailableError when there are some and none is whole, and when its training state is not a trainer's.
+    """
     run, trainer = settings.run, settings.trainer
     store = CheckpointStore(
-        run.path, run.model, policy.model.config, trainer.keep_checkpoints, trainer.keep_every_steps
+        run.path, run.model, policy.model.config, trainer.checkpoints.keep, trainer.checkpoints.keep_every_steps
     )
     checkpoint = await asyncio.to_thread(store.newest)
-    staging = Staging.open(trainer.staging_directory, run.path, trainer.shard_bytes)
+    staging = Staging.open(trainer.push.staging_directory, run.path, trainer.push.shard_bytes)
     learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks), ranks)
     if checkpoint is None:
         snapshot = await asyncio.to_thread(learner.snapshot)
     else:
         manifest = checkpoint.manifest
         memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences)
-        await asyncio.to_thread(learner.resume, memory, checkpoint.training)
+        try:
+            await asyncio.to_thread(learner.resume, memory, checkpoint.training)
+        except ForeignStateError as error:
+            raise UnavailableError(
+                f"{checkpoint.training} is not the work of a trainer: {error}. Remove {checkpoint.path} if you do not "
+                "know who wrote it; training then goes on from the checkpoint before."
+            ) from error
         snapshot = Snapshot.adopt(manifest.version, checkpoint.weights, staging)
         logger.info("resumes", extra={"version": manifest.version, "checkpoint": str(checkpoint.path)})
     record.rewind(run.path, snapshot.version)

@@ -54,17 +54,19 @@ async def test_a_trainer_that_resumed_at_an_older_version_gets_what_is_missing_a
         calls = ahead.calls
         lost = await stage.queue.read_pending(3)  # 0, 1 and 2, in the order in which they were read
         await stage.queue.acknowledge({entry.entry_id: entry.ordinal for entry in lost})
-        await stage.events.publish(Resumed(0, ""))
+        next_trainer = stage.trainer(incarnation=1)
+        await next_trainer.publish(Resumed(0, ""))
         again = await stage.groups(3)
         assert {group.ordinal for group in again} == {entry.ordinal for entry in lost}
         assert ahead.calls == calls, "its version does not exist any more"
-        await stage.events.publish(VersionPublished(1, ""))
+        await next_trainer.publish(VersionPublished(1, ""))
         assert await stage.queue.read(1, block_seconds=0.2) == [], "4 to 7 are there still"
 
 
 async def test_a_collector_that_comes_after_a_finished_run_was_resumed_goes_on(stage: Stage) -> None:
-    for event in (Resumed(0, ""), VersionPublished(3, ""), Finished(3), Resumed(2, "")):
+    for event in (Resumed(0, ""), VersionPublished(3, ""), Finished(3)):
         await stage.events.publish(event)
+    await stage.trainer(incarnation=1).publish(Resumed(2, ""))
     async with stage.replica("a", honest, version=2), stage.collector():
         assert [group.ordinal for group in await stage.groups(4)] == [8, 9, 10, 11]
 

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ais.contracts.dead_letters import LETTERS_A_READ, DeadLetter, DeadLetters, Requeued
-from ais.contracts.events import Discarded, Finished, Resumed, TrainerEvents, VersionPublished
+from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 
@@ -78,7 +78,7 @@ async def test_a_letter_whose_batch_has_been_trained_stays(
     trained, wanted = await discarded(queue, letters, 7), await discarded(queue, letters, 8)
     await events.publish(VersionPublished(2, "blake3:0"))
     for ordinal in range(150):  # the version is not among the newest events
-        await events.publish(Discarded(ordinal, "reason"))
+        await redis.xadd(keys.events, {"kind": "version", "version": ordinal, "digest": "", "incarnation": 0})
     assert await letters.requeue(trained.letter_id, GROUPS_PER_BATCH) is Requeued.TRAINED
     assert await letters.requeue(wanted.letter_id, GROUPS_PER_BATCH) is Requeued.REQUEUED
 
@@ -90,7 +90,7 @@ async def test_after_a_resume_at_an_older_version_its_ordinals_are_wanted_again(
     letter = await discarded(queue, letters, 7)
     await events.publish(VersionPublished(2, "blake3:0"))
     await events.publish(Finished(2))
-    await events.publish(Resumed(1, "blake3:0"))
+    await TrainerEvents(redis, keys, incarnation=1).publish(Resumed(1, "blake3:0"))
     assert await letters.requeue(letter.letter_id, GROUPS_PER_BATCH) is Requeued.REQUEUED
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from ais.contracts.events import Discarded, Finished, TrainerEvents, VersionPublished
+from ais.contracts.events import Discarded, Resumed, TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import ALIEN_ORDINAL, TrajectoryQueue
 
@@ -60,7 +60,8 @@ async def test_an_entry_whose_reply_was_lost_is_found_after_the_last_one_seen(re
 async def test_a_discarded_entry_is_kept_with_its_reason_and_its_ordinal_is_open_again(
     redis: Redis, keys: Keys
 ) -> None:
-    queue = await prepared(redis, keys)
+    queue, events = await prepared(redis, keys), TrainerEvents(redis, keys)
+    await events.publish(Resumed(0, ""))
     await queue.publish(3, b"bad")
     (entry,) = await queue.read(count=10, block_seconds=0.1)
     await queue.discard(entry, "rewards: must be finite")
@@ -69,7 +70,7 @@ async def test_a_discarded_entry_is_kept_with_its_reason_and_its_ordinal_is_open
     ((_, letter),) = await redis.xrange(keys.dead_letters)
     assert letter[b"reason"] == b"rewards: must be finite"
     assert letter[b"group"] == b"bad"
-    assert await TrainerEvents(redis, keys).follow(0.1) == [Discarded(3, "rewards: must be finite")]
+    assert await events.follow(0.1) == [Resumed(0, ""), Discarded(3, "rewards: must be finite")]
     assert await queue.publish(3, b"good")
 
 
@@ -87,16 +88,6 @@ async def test_preparing_an_existing_queue_keeps_its_entries(redis: Redis, keys:
     assert await queue.depth() == 1
 
 
-async def test_events_are_followed_in_order_and_replayed_to_a_newcomer(redis: Redis, keys: Keys) -> None:
-    events = [VersionPublished(0, "blake3:a"), VersionPublished(1, "blake3:b"), Finished(1)]
-    writer, early = TrainerEvents(redis, keys), TrainerEvents(redis, keys)
-    for event in events:
-        await writer.publish(event)
-    assert await early.follow(0.1) == events
-    assert await early.follow(0.01) == []
-    assert await TrainerEvents(redis, keys).follow(0.1) == events
-
-
 async def test_what_somebody_else_wrote_into_the_stream_is_read_and_can_be_discarded(redis: Redis, keys: Keys) -> None:
     queue = await prepared(redis, keys)
     await redis.xadd(keys.groups, {"hello": "world"})
@@ -107,6 +98,7 @@ async def test_what_somebody_else_wrote_into_the_stream_is_read_and_can_be_disca
         await queue.discard(entry, "group: not a ScoredGroup")
     assert await queue.depth() == 0
     assert await redis.xlen(keys.dead_letters) == 2
+    assert await redis.xlen(keys.events) == 0, "no ordinal is needed again"
 
 
 async def test_a_refusal_that_is_repeated_leaves_the_group_published_since_alone(redis: Redis, keys: Keys) -> None:
@@ -118,7 +110,7 @@ async def test_a_refusal_that_is_repeated_leaves_the_group_published_since_alone
     await queue.discard(entry, "reason")
     assert await queue.accepted(0) == {3}
     assert await redis.xlen(keys.dead_letters) == 1
-    assert len(await TrainerEvents(redis, keys).follow(0.1)) == 1
+    assert await redis.xlen(keys.events) == 1
 
 
 async def test_dropping_a_second_entry_keeps_its_ordinal_closed(redis: Redis, keys: Keys) -> None:
@@ -147,3 +139,58 @@ async def test_a_new_trainer_claims_what_those_before_it_left_pending(redis: Red
     await third.forget_consumers()
     assert [consumer["name"] for consumer in await redis.xinfo_consumers(keys.groups, "trainer")] == [b"trainer-3"]
     assert [entry.ordinal for entry in await third.read_pending(10)] == [10, 11, 20, 21]
+
+
+async def test_ordinals_whose_entries_were_trimmed_or_deleted_are_open_again(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    for ordinal in range(200):  # more than the script reads at once
+        await queue.publish(ordinal, b"x")
+    await redis.xtrim(keys.groups, maxlen=150, approximate=False)
+    middle = (await redis.xrange(keys.groups, count=3))[2][0]
+    await redis.xdel(keys.groups, middle)
+    lost = {*range(50), 52}
+    assert await queue.reconcile() == lost
+    assert await queue.accepted(0) == set(range(200)) - lost
+    assert await queue.reconcile() == set()
+    assert await queue.publish(52, b"again")
+
+
+async def test_entries_of_an_evicted_set_of_ordinals_are_accepted_again(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    for ordinal in (3, 4, 9):
+        await queue.publish(ordinal, b"x")
+    await redis.delete(keys.accepted)
+    await queue.reconcile()
+    assert await queue.accepted(0) == {3, 4, 9}
+    assert not await queue.publish(4, b"twice")
+
+
+async def test_a_stream_that_is_gone_leaves_no_ordinal_accepted(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(3, b"x")
+    await redis.delete(keys.groups)
+    assert await queue.reconcile() == {3}
+    assert await queue.accepted(0) == set()
+
+
+async def test_groups_a_trainer_holds_stay_accepted_until_it_acknowledges_them(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(3, b"x")
+    entries = await queue.read(count=10, block_seconds=0.1)
+    assert await queue.reconcile() == set()
+    await queue.acknowledge({entry.entry_id: entry.ordinal for entry in entries})
+    assert await queue.reconcile() == set()
+    assert await queue.accepted(0) == set()
+
+
+async def test_what_somebody_else_wrote_does_not_disturb_the_ordinals(redis: Redis, keys: Keys) -> None:
+    queue = await prepared(redis, keys)
+    await queue.publish(3, b"x")
+    await redis.zadd(keys.accepted, {"text": 7, b"\xff": 8})
+    for ordinal in (b"\xff", b"-4", b"1e3", b"9" * 40):
+        await redis.xadd(keys.groups, {"ordinal": ordinal, "group": b"y"})
+    assert await queue.accepted(0) == {3}
+    assert await queue.reconcile() == set()
+    assert await redis.zrange(keys.accepted, 0, -1) == [b"3"]
+    entries = await queue.read(count=10, block_seconds=0.1)
+    assert [entry.ordinal for entry in entries] == [3, *[ALIEN_ORDINAL] * 4]

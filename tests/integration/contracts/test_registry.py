@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
@@ -54,6 +57,38 @@ async def test_a_replica_that_leaves_is_gone_at_once(redis: Redis, keys: Keys) -
     await registry.heartbeat(record("a"))
     await registry.leave("a")
     assert await registry.replicas() == []
+
+
+async def test_a_fault_of_one_replica_is_that_replicas_and_is_logged_once(
+    redis: Redis, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    await registry.heartbeat(record("a"))
+    for name in (b"\xff\xfe\x00", b"", b"bin\nary\x1b[2J"):
+        await redis.sadd(keys.replicas, name)
+        await redis.set(keys.replica("").encode() + name, b"\xff" * 40)
+    await redis.sadd(keys.replicas, "port")
+    for beat in range(20):
+        spoiled = record("port").model_dump() | {"grpc_address": "127.0.0.1:99999", "running_sequences": beat}
+        await redis.set(keys.replica("port"), json.dumps(spoiled))
+        assert await registry.replicas() == [record("a")]
+    assert len(caplog.records) == 4
+    assert all(line.getMessage().isprintable() for line in caplog.records)
+
+
+async def test_a_name_without_a_record_is_forgotten_even_where_it_is_no_text(redis: Redis, keys: Keys) -> None:
+    await redis.sadd(keys.replicas, b"\xff\xfe")
+    await redis.rpush(keys.replica("").encode() + b"\xff\xfe", "a list where a record should be")
+    assert await ReplicaRegistry(redis, keys).replicas() == []
+    assert await redis.smembers(keys.replicas) == set()
+
+
+async def test_a_record_under_another_replicas_name_is_left_out(redis: Redis, keys: Keys) -> None:
+    registry = ReplicaRegistry(redis, keys)
+    await registry.heartbeat(record("a"))
+    await redis.sadd(keys.replicas, "copy")
+    await redis.copy(keys.replica("a"), keys.replica("copy"))
+    assert await registry.replicas() == [record("a")]
 
 
 async def test_a_record_that_is_not_understood_is_left_out(redis: Redis, keys: Keys) -> None:

@@ -349,7 +349,7 @@ async def test_an_upload_that_breaks_off_delays_nobody_and_is_made_again(
         await fleet.register("far", far.url)
         proxy.limit(new.size / 2)  # bytes a second: it is on its way when the network breaks
         beating = asyncio.create_task(fleet.beat())
-        async with publishing(redis, keys, CollectorRegistry(), push_deadline_seconds=2.0) as publisher:
+        async with publishing(redis, keys, CollectorRegistry(), deadline_seconds=2.0) as publisher:
             publisher.offer(new)
             await served(new, near)
             await eventually(lambda: proxy.forwarded > new.size / 4)

@@ -282,7 +282,7 @@ async def test_replicas_of_one_precision_pass_codes_on_to_each_other(
     redis: Redis, keys: Keys, join: Join, version: Version
 ) -> None:
     replicas, plain, registry = [await join(E4M3) for _ in range(3)], await join(PLAIN), CollectorRegistry()
-    settings = {"wire": "replica", "push_fanout": 2, "push_deadline_seconds": 60}
+    settings = {"wire": "replica", "fanout": 2, "deadline_seconds": 60}
     async with publishing(redis, keys, registry, **settings) as publisher:
         await until(lambda: publisher.live_replicas == 4)
         publisher.offer(new := version(1))

@@ -19,7 +19,7 @@ from ais.runtime.process import die_with_parent
 from ais.trainer.learning.learner import Memory
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.ranks.ranks import Ranks, join
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import ComputeSettings, RanksSettings, TrainerSettings
 
 CASE = Case(SAME_BATCH, {"tokens_per_microbatch": 40, "schedule": "linear", "weight_decay": 0.1})
 
@@ -41,7 +41,7 @@ def go_on(directory: Path, ranks: Ranks, resume: bool) -> list[dict[str, Any]]:
 def main() -> None:
     die_with_parent()
     directory, what = Path(sys.argv[1]), sys.argv[2]
-    ranks = join(TrainerSettings(device="cpu", collective_seconds=60))
+    ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     figures = go_on(directory, ranks, what == "resume")
     if ranks.first:
         (directory / f"{what}.json").write_text(json.dumps(figures))

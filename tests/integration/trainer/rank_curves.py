@@ -26,9 +26,10 @@ from ais.trainer.policy.microbatch import Microbatch, Sample, cut
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks, join
 from ais.trainer.ranks.sharding import shard
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import ComputeSettings, RanksSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import trainer_settings
 
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
 STEPS = 3
@@ -112,11 +113,9 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
 
 
 def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
-    settings = TrainerSettings.model_validate(
-        {"warmup_steps": 0, "learning_rate": 1e-3, "max_grad_norm": 0.5, **case.settings}
-    )
+    settings = trainer_settings(warmup_steps=0, learning_rate=1e-3, max_grad_norm=0.5, **case.settings)
     policy = Policy(model_of(case), case.dtype)
-    if settings.activation_checkpointing:
+    if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
     if ranks.mesh:
         shard(policy, ranks.mesh)
@@ -141,7 +140,7 @@ def main() -> None:
     die_with_parent()
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
-    ranks = join(TrainerSettings(device="cpu", collective_seconds=60))
+    ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     for name in sys.argv[2:]:
         figures, weights = train(CASES[name], ranks)
         if ranks.first:

@@ -34,6 +34,21 @@ async def test_the_number_grows_also_when_redis_has_lost_it(redis: Redis, run: R
         assert taken.incarnation == 2
 
 
+@pytest.mark.parametrize("stray", [b"text", b"\xff\x00", b"-7", b"1.5", b"9" * 40, b""])
+async def test_the_number_grows_also_when_somebody_wrote_over_it(redis: Redis, run: RunSettings, stray: bytes) -> None:
+    async with take_lease(redis, run, 5.0) as taken:
+        await redis.set(Keys(run.name).incarnation, stray)
+        await taken.check()
+    async with take_lease(redis, run, 5.0) as taken:
+        assert taken.incarnation == 2
+
+
+async def test_an_identity_that_is_no_text_is_that_of_another_run(redis: Redis, run: RunSettings) -> None:
+    await redis.set(Keys(run.name).identity, b"\xff\x1b[2J")
+    with pytest.raises(UnavailableError, match="not the one of"):
+        await take_lease(redis, run, 5.0).__aenter__()
+
+
 async def test_a_second_trainer_is_refused_while_the_first_lives(
     redis: Redis, run: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ async def end(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
 async def test_a_misspelt_setting_ends_the_trainer_with_code_2_and_the_nearest_name() -> None:
     returncode, errors = await end(await start("trainer.learning_rte=1"))
     assert returncode == 2
-    assert "did you mean trainer.learning_rate?" in errors
+    assert "did you mean trainer.optimizer.learning_rate?" in errors
 
 
 async def test_a_signal_ends_a_waiting_trainer_with_code_0(

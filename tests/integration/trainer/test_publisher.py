@@ -277,7 +277,7 @@ async def test_a_replica_that_hangs_delays_nobody_is_set_aside_and_comes_back(
         await released.wait()
 
     hanging.answer = hang
-    async with publishing(redis, keys, registry, push_deadline_seconds=0.3) as publisher:
+    async with publishing(redis, keys, registry, deadline_seconds=0.3) as publisher:
         publisher.offer(new := snapshot(1))
         await served(new, quick)
         async with asyncio.timeout(10):

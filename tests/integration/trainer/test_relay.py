@@ -38,7 +38,7 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 async def publisher(redis: Redis, keys: Keys, registry: CollectorRegistry) -> AsyncIterator[WeightPublisher]:
     """One that sends to two replicas, and would take too long for a test to come to the others' rescue by deadline."""
-    async with publishing(redis, keys, registry, push_fanout=2, push_deadline_seconds=60) as publisher:
+    async with publishing(redis, keys, registry, fanout=2, deadline_seconds=60) as publisher:
         yield publisher
 
 
@@ -155,7 +155,7 @@ async def test_a_replica_that_is_passed_nothing_is_served_by_the_trainer_after_i
     replicas = await joined(fleet)
     for name in ("replica-0", "replica-1"):
         replicas[name].intake._pass_on = lambda *arguments: None  # type: ignore[method-assign]
-    async with publishing(redis, keys, registry, push_fanout=2, push_deadline_seconds=1.0) as publisher:
+    async with publishing(redis, keys, registry, fanout=2, deadline_seconds=1.0) as publisher:
         new = await offered(publisher, snapshot(1))
         await served(new, *replicas.values())
     assert sent(registry, "full") == 7 * new.size
@@ -166,7 +166,7 @@ async def test_a_child_that_fails_does_not_hurt_the_one_above(
 ) -> None:
     above, failing = await fleet.join("a"), await fleet.join("b")
     failing.engine.hold = asyncio.Event()
-    async with publishing(redis, keys, registry, push_fanout=1, push_deadline_seconds=0.5) as publisher:
+    async with publishing(redis, keys, registry, fanout=1, deadline_seconds=0.5) as publisher:
         for version in (1, 2):
             publisher.offer(new := snapshot(version))
             await served(new, above)
@@ -186,7 +186,7 @@ async def test_a_new_trainer_reaches_all_replicas_that_serve_its_version_already
     replicas = await joined(fleet)
     version = snapshot(3)
     for incarnation in (1, 2):
-        async with publishing(redis, keys, CollectorRegistry(), incarnation, push_fanout=2) as publisher:
+        async with publishing(redis, keys, CollectorRegistry(), incarnation, fanout=2) as publisher:
             await offered(publisher, version)
             for replica in replicas.values():
                 await replica.until(partial(follows, replica, incarnation))

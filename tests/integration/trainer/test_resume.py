@@ -29,6 +29,7 @@ from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.replica_stand_ins import Fleet
 from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import nested
 
 GROUPS = 3
 SAMPLES = 4
@@ -53,7 +54,7 @@ def settings_of(redis_url: str, name: str, directory: Path, steps: int, **traine
                 "max_staleness": 100,  # so that all content of the queue can be there from the beginning
             },
             "redis": {"url": redis_url},
-            "trainer": {"save_every_steps": 5, "warmup_steps": 2, "final_push_seconds": 0, **trainer},
+            "trainer": nested(**{"every_steps": 5, "warmup_steps": 2, "final_seconds": 0, **trainer}),
         }
     )
 
@@ -112,7 +113,7 @@ async def test_a_trainer_killed_at_random_steps_equals_one_that_was_not(
     config = tmp_path / "config.toml"
     config.write_text(
         f"[run]\n{_toml(killed.run)}\n[redis]\nurl = {redis_url!r}\n[trainer]\n"
-        "save_every_steps = 5\nwarmup_steps = 2\nfinal_push_seconds = 0\n"
+        "checkpoints.every_steps = 5\noptimizer.warmup_steps = 2\npush.final_seconds = 0\n"
     )
     for step in sorted(random.Random(run_name).sample(range(1, 38), 3)):
         process = await asyncio.create_subprocess_exec(
@@ -145,7 +146,7 @@ def _toml(run: RunSettings) -> str:
 async def test_a_trainer_that_died_before_its_first_checkpoint_begins_again_with_every_group(
     redis: Redis, redis_url: str, run_name: str, tmp_path: Path
 ) -> None:
-    settings = settings_of(redis_url, run_name, tmp_path, steps=8, save_every_steps=100)
+    settings = settings_of(redis_url, run_name, tmp_path, steps=8, every_steps=100)
     await fill(redis, settings.run)
     async with crash_after(settings, steps=3):
         pass
@@ -157,11 +158,11 @@ async def test_a_trainer_that_died_before_its_first_checkpoint_begins_again_with
 async def test_from_a_damaged_checkpoint_training_falls_back_by_one_and_loses_nothing(
     redis: Redis, redis_url: str, run_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calm = settings_of(redis_url, f"{run_name}-calm", tmp_path, steps=20, save_every_steps=4)
+    calm = settings_of(redis_url, f"{run_name}-calm", tmp_path, steps=20, every_steps=4)
     await fill(redis, calm.run)
     await run_to_the_end(calm)
 
-    settings = settings_of(redis_url, run_name, tmp_path, steps=20, save_every_steps=4)
+    settings = settings_of(redis_url, run_name, tmp_path, steps=20, every_steps=4)
     await fill(redis, settings.run)
     async with crash_after(settings, steps=14):
         pass
@@ -231,7 +232,7 @@ async def test_a_trainer_whose_queue_is_lost_under_it_says_so_and_the_next_one_g
 async def test_a_resumed_trainer_tells_where_it_is_and_offers_its_version(
     redis: Redis, redis_url: str, run_name: str, tmp_path: Path, fleet: Fleet
 ) -> None:
-    settings = settings_of(redis_url, run_name, tmp_path, steps=20, registry_poll_seconds=0.05, final_push_seconds=10)
+    settings = settings_of(redis_url, run_name, tmp_path, steps=20, registry_poll_seconds=0.05, final_seconds=10)
     await fill(redis, settings.run)
     async with crash_after(settings, steps=8):
         pass

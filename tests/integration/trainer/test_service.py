@@ -25,6 +25,7 @@ from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.replica_stand_ins import Fleet
+from tests.support.trainer_settings import nested
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,7 @@ def settings(redis_url: str, run_name: str, model_directory: Path, tmp_path: Pat
                 "samples_per_group": 4,
             },
             "redis": {"url": redis_url},
-            "trainer": {"save_every_steps": 2, "registry_poll_seconds": 0.05, "warmup_steps": 2},
+            "trainer": nested(every_steps=2, registry_poll_seconds=0.05, warmup_steps=2),
         }
     )
 

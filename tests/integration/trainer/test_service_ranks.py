@@ -46,7 +46,11 @@ def trainer(run: RunSettings, redis_url: str, tmp_path: Path) -> Callable[..., A
     async def start(*settings: str, max_restarts: int = 0, machines: int = 1) -> AsyncIterator[Any]:
         chosen = {name: getattr(run, name) for name in RunSettings.model_fields}
         overrides = [f"run.{name}={value}" for name, value in chosen.items()]
-        overrides += [f"redis.url={redis_url}", "trainer.save_every_steps=2", "trainer.registry_poll_seconds=0.05"]
+        overrides += [
+            f"redis.url={redis_url}",
+            "trainer.checkpoints.every_steps=2",
+            "trainer.push.registry_poll_seconds=0.05",
+        ]
         flags = [flag for setting in (*overrides, *settings) for flag in ("--set", setting)]
         command = ("-m", "ais.trainer", *flags)
         if machines == 1:
@@ -104,7 +108,7 @@ async def test_a_signal_to_torchrun_commits_what_is_trained_before_all_ranks_end
     run: RunSettings, trainer: Callable[..., Any], redis: Redis
 ) -> None:
     collector = asyncio.create_task(StandInCollector(redis, run).run())
-    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.save_every_steps=2000") as process:
+    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.checkpoints.every_steps=2000") as process:
         await until(lambda: len(steps_of(run)) > 0)
         ranks = rank_processes(process)
         process.send_signal(signal.SIGTERM)
@@ -121,7 +125,7 @@ async def test_a_rank_that_hangs_is_named_by_the_other_within_the_deadline(
     stopped: int, run: RunSettings, trainer: Callable[..., Any], redis: Redis, tmp_path: Path
 ) -> None:
     collector = asyncio.create_task(StandInCollector(redis, run).run())
-    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.collective_seconds=3") as process:
+    async with asyncio.timeout(90), trainer("run.steps=2000", "trainer.ranks.collective_seconds=3") as process:
         await until(lambda: len(steps_of(run)) > 0)
         ranks = rank_processes(process)
         ranks[stopped].send_signal(signal.SIGSTOP)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ais.collector.fleet import POLL_SECONDS, URGENT_POLL_SECONDS
 from ais.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import PushSettings
 
 
 def test_a_change_of_the_registry_is_seen_within_a_heartbeat() -> None:
     assert URGENT_POLL_SECONDS < POLL_SECONDS < HEARTBEAT_SECONDS < EXPIRY_SECONDS
-    assert TrainerSettings().registry_poll_seconds < HEARTBEAT_SECONDS
+    assert PushSettings().registry_poll_seconds < HEARTBEAT_SECONDS

@@ -10,6 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ais.contracts.limits import (
+    _FIELDS,
+    LARGEST_REWARD,
+    LONGEST_NAME,
+    LOWEST_LOGPROB,
+    OTHER_FIELD,
+    field_label,
+)
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import (
     LONGEST_ANSWER,
@@ -114,7 +122,50 @@ MALFORMED: dict[str, tuple[Callable[[pb.ScoredGroup], None], str]] = {
     "no group id": (lambda g: setattr(g, "group_id", ""), "group_id"),
     "no trajectories": (lambda g: g.ClearField("trajectories"), "trajectories"),
     "fewer rewards than trajectories": (lambda g: g.rewards.pop(), "rewards"),
-    "reward is NaN": (lambda g: g.rewards.__setitem__(0, float("nan")), "rewards"),
+    "reward is NaN": (lambda g: g.rewards.__setitem__(0, float("nan")), "rewards[0]"),
+    "reward is infinite": (lambda g: g.rewards.__setitem__(1, float("-inf")), "rewards[1]"),
+    "reward whose square overflows": (lambda g: g.rewards.__setitem__(0, 3e38), "rewards[0]"),
+    "reward no verifier gives": (lambda g: g.rewards.__setitem__(1, -1.1e6), "rewards[1]"),
+    "ordinal no run reaches": (lambda g: setattr(g, "ordinal", 2**63 - 1), "ordinal"),
+    "group id of 20 MB": (lambda g: setattr(g, "group_id", "g" * 20_000_000), "group_id"),
+    "prompt id of 2 MB": (lambda g: setattr(g, "prompt_id", "p" * 2_000_000), "prompt_id"),
+    "task name of 2,000 characters": (lambda g: setattr(g, "task", "t" * 2_000), "task"),
+    "trajectory id of 20 MB": (
+        lambda g: setattr(g.trajectories[0], "trajectory_id", "t" * 20_000_000),
+        "trajectories[0].trajectory_id",
+    ),
+    "engine name of 2,000 characters": (
+        lambda g: setattr(g.trajectories[1], "engine", "e" * 2_000),
+        "trajectories[1].engine",
+    ),
+    "replica id of 2,000 characters": (
+        lambda g: setattr(g.trajectories[1], "replica_id", "e" * 2_000),
+        "trajectories[1].replica_id",
+    ),
+    "time is NaN": (
+        lambda g: setattr(g.trajectories[0].timings, "total_seconds", float("nan")),
+        "trajectories[0].timings.total_seconds",
+    ),
+    "negative time": (
+        lambda g: setattr(g.trajectories[0].timings, "first_token_seconds", -1.0),
+        "trajectories[0].timings.first_token_seconds",
+    ),
+    "infinite time": (
+        lambda g: setattr(g.trajectories[0].timings, "total_seconds", float("inf")),
+        "trajectories[0].timings.total_seconds",
+    ),
+    "log-prob no token can have": (
+        lambda g: setattr(g.trajectories[0], "behaviour_logprobs", floats(-1, -1, -3e38, -1, -1)),
+        "trajectories[0].behaviour_logprobs",
+    ),
+    "log-prob just below the floor": (
+        lambda g: setattr(g.trajectories[0], "behaviour_logprobs", floats(-1, -1, -1001, -1, -1)),
+        "trajectories[0].behaviour_logprobs",
+    ),
+    "version that no counter reaches": (
+        lambda g: setattr(g.trajectories[0].spans[1], "version", 2**63),
+        "trajectories[0].spans[1].version",
+    ),
     "empty prompt": (lambda g: setattr(g, "prompt_token_ids", b""), "prompt_token_ids"),
     "prompt outside the vocabulary": (lambda g: setattr(g, "prompt_token_ids", ints(VOCABULARY)), "prompt_token_ids"),
     "no tokens": (lambda g: setattr(g.trajectories[1], "token_ids", b""), "trajectories[1].token_ids"),
@@ -184,6 +235,83 @@ def test_a_malformed_group_is_refused_with_field_and_reason(fault: str) -> None:
         decode_group(message.SerializeToString(), BOUNDS)
     assert refused.value.field == field
     assert refused.value.reason
+    assert len(str(refused.value)) < 1_000
+
+
+@given(
+    rewards=st.lists(st.floats(-LARGEST_REWARD, LARGEST_REWARD, width=32), min_size=2, max_size=2),
+    logprobs=st.lists(st.floats(LOWEST_LOGPROB, float(np.float32(9e-5)), width=32), min_size=5, max_size=5),
+)
+def test_all_values_within_the_limits_are_taken_as_they_are(rewards: list[float], logprobs: list[float]) -> None:
+    message = pb.ScoredGroup.FromString(encode_group(make_group()))
+    message.rewards[:] = rewards
+    message.trajectories[0].behaviour_logprobs = floats(*logprobs)
+    decoded = decode_group(message.SerializeToString(), BOUNDS)
+    assert decoded.rewards == tuple(rewards)
+    assert decoded.trajectories[0].behaviour_logprobs.tolist() == logprobs
+
+
+ANY_NUMBER = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@given(
+    rewards=st.lists(ANY_NUMBER, min_size=2, max_size=2),
+    logprobs=st.lists(ANY_NUMBER, min_size=5, max_size=5),
+    name=st.text(max_size=2_000),
+)
+def test_what_is_taken_never_overflows_whatever_numbers_came(
+    rewards: list[float], logprobs: list[float], name: str
+) -> None:
+    message = pb.ScoredGroup.FromString(encode_group(make_group()))
+    message.rewards[:] = rewards
+    message.task = name
+    message.trajectories[0].behaviour_logprobs = floats(*logprobs)
+    try:
+        decoded = decode_group(message.SerializeToString(), BOUNDS)
+    except MalformedRecordError:
+        return
+    squares = np.square(np.array(decoded.rewards, dtype=np.float32))
+    assert np.isfinite(squares.sum())
+    assert np.isfinite(np.square(decoded.trajectories[0].behaviour_logprobs).sum())
+    assert len(decoded.task) <= LONGEST_NAME
+
+
+def test_the_words_of_a_peer_in_a_reason_are_printable_and_short() -> None:
+    message = pb.ScoredGroup.FromString(encode_group(make_group()))
+    message.trajectories[0].precision.weights = "\x1b[2J\n" + "x" * 5_000_000
+    message.trajectories[1].group_id = "other\x1b]0;title\x07"
+    for _ in range(2):
+        with pytest.raises(MalformedRecordError) as refused:
+            decode_group(message.SerializeToString(), BOUNDS)
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 1_000
+        message.trajectories[0].precision.weights = "e4m3"
+
+
+@given(st.one_of(st.text(max_size=300), st.from_regex(r"trajectories\[\d{1,9}\]\.spans\[\d{1,9}\]\.version")))
+def test_the_labels_of_refused_fields_are_a_closed_set(field: str) -> None:
+    assert field_label(field) in {"trajectories.spans.version", OTHER_FIELD} | _FIELDS
+
+
+@pytest.mark.parametrize(
+    ("field", "label"),
+    [
+        ("trajectories[3].token_ids", "trajectories.token_ids"),
+        ("trajectory.sampling.stop_token_ids.17", "trajectory.sampling.stop_token_ids"),
+        ("rewards[0]", "rewards"),
+        ("staleness", "staleness"),
+        ("group_id.of.a.peer", "other"),
+        ("x" * 1000, "other"),
+        ("", "other"),
+    ],
+)
+def test_a_field_is_counted_without_its_indices(field: str, label: str) -> None:
+    assert field_label(field) == label
+
+
+def test_every_field_that_can_be_refused_has_a_label_of_its_own() -> None:
+    labels = {field_label(field) for _, field in MALFORMED.values()}
+    assert OTHER_FIELD not in labels
 
 
 @given(st.binary(max_size=200))

@@ -151,3 +151,52 @@ def test_only_the_newest_two_keep_the_state_of_training(writer: Writer) -> None:
 def test_the_manifest_is_json_that_names_the_groups(writer: Writer) -> None:
     written = json.loads((writer.save(3) / "manifest.json").read_text())
     assert written["group_ids"] == ["group-0", "group-1"]
+
+
+def test_an_old_checkpoint_that_is_a_link_goes_as_a_link_and_what_it_leads_to_stays(writer: Writer) -> None:
+    moved = writer.save(1).rename(writer.checkpoints.parent / "elsewhere")
+    (writer.checkpoints / "step-000001").symlink_to(moved)
+    for step in (2, 3, 4):
+        writer.save(step)
+    assert writer.names() == ["latest", "step-000002", "step-000003", "step-000004"]
+    assert (moved / "training/state").is_file()
+
+
+@pytest.mark.parametrize("kind", ["link to a directory", "dangling link", "file"])
+@pytest.mark.parametrize("name", [".step-000002.writing", "step-000002", "damaged-step-000002"])
+def test_what_stands_where_a_checkpoint_is_to_be_written_is_not_followed(
+    writer: Writer, name: str, kind: str, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").touch()
+    writer.checkpoints.mkdir(parents=True)
+    place = writer.checkpoints / name
+    match kind:
+        case "link to a directory":
+            place.symlink_to(foreign)
+        case "dangling link":
+            place.symlink_to(tmp_path / "nowhere")
+        case "file":
+            place.touch()
+    path = writer.save(2)
+    (path / "training/state").unlink()
+    with pytest.raises(UnavailableError):  # it is damaged, and set aside
+        writer.store.newest()
+    assert (writer.checkpoints / "damaged-step-000002/model.safetensors").is_file()
+    assert (foreign / "precious").is_file()
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stays_and_the_new_one_is_committed(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def not_permitted(path: Path, ignore_errors: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    for step in (1, 2, 3):
+        writer.save(step)
+    monkeypatch.setattr("shutil.rmtree", not_permitted)
+    writer.save(4)
+    assert writer.names()[:2] == ["latest", "step-000001"]
+    assert (writer.checkpoints / "latest").resolve().name == "step-000004"
+    assert "step-000001" in caplog.text

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ais.trainer.learning.schedule import learning_rate
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import OptimizerSettings
 
 
 @pytest.mark.parametrize(("schedule", "half_way"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
 def test_a_linear_warm_up_then_the_schedule(schedule: str, half_way: float) -> None:
-    settings = TrainerSettings.model_validate({"learning_rate": 1.0, "warmup_steps": 10, "schedule": schedule})
+    settings = OptimizerSettings.model_validate({"learning_rate": 1.0, "warmup_steps": 10, "schedule": schedule})
     rates = [learning_rate(settings, step, steps=110) for step in range(110)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == pytest.approx(1.0)
@@ -19,4 +19,4 @@ def test_a_linear_warm_up_then_the_schedule(schedule: str, half_way: float) -> N
 
 
 def test_no_warm_up_begins_at_the_peak() -> None:
-    assert learning_rate(TrainerSettings(learning_rate=1.0, warmup_steps=0), 0, steps=10) == 1.0
+    assert learning_rate(OptimizerSettings(learning_rate=1.0, warmup_steps=0), 0, steps=10) == 1.0

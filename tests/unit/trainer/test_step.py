@@ -22,6 +22,7 @@ from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import trainer_settings
 
 GROUPS = [make_group(ordinal, lengths=(2, 10)) for ordinal in range(6)]
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
@@ -46,7 +47,7 @@ def new_learner(
     correction: CorrectionSettings = PREVIOUS_BATCH, dtype: torch.dtype = torch.float32, **settings: Any
 ) -> Learner:
     policy = Policy(demo_model(seed=2), compute_dtype=dtype)
-    trainer = TrainerSettings.model_validate({"max_grad_norm": 1e9, "warmup_steps": 0, **settings})
+    trainer = trainer_settings(**{"max_grad_norm": 1e9, "warmup_steps": 0, **settings})
     return Learner(policy, RunSettings(steps=100), trainer, correction)
 
 

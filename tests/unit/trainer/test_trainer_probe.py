@@ -17,10 +17,10 @@ from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.probe import probe_sequences, take_probe
 from ais.trainer.policy.policy import Policy
-from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import Snapshot
 from ais_core.settings import CorrectionSettings
 from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import trainer_settings
 
 VOCABULARY = 22
 BATCHES = [[make_group(ordinal, samples=2, seed=batch) for ordinal in range(3)] for batch in range(3)]
@@ -28,7 +28,7 @@ BATCHES = [[make_group(ordinal, samples=2, seed=batch) for ordinal in range(3)] 
 
 def steps(**settings: object) -> Iterator[Snapshot]:
     """The snapshots of a learner that trains one batch after another, far enough each time to be told apart."""
-    trainer = TrainerSettings.model_validate({"warmup_steps": 0, "learning_rate": 1e-2, **settings})
+    trainer = trainer_settings(warmup_steps=0, learning_rate=1e-2, **settings)
     learner = Learner(Policy(demo_model(seed=2)), RunSettings(steps=100), trainer, CorrectionSettings())
     for groups in BATCHES:
         yield learner.step(groups, PhaseClock()).snapshot
@@ -67,7 +67,7 @@ def test_the_saved_checkpoint_has_the_log_probs_of_its_own_weights(tmp_path: Pat
 
 
 def test_the_sequences_come_from_the_first_batch_and_stay() -> None:
-    probes = [probe_of(snapshot) for snapshot in steps(probe_sequences=4, probe_tokens=7)]
+    probes = [probe_of(snapshot) for snapshot in steps(sequences=4, tokens=7)]
     expected = [
         [*group.prompt_token_ids.tolist(), *group.trajectories[index].token_ids.tolist()][:7]
         for group, index in zip([*BATCHES[0], BATCHES[0][0]], (0, 0, 0, 1), strict=True)
@@ -82,7 +82,7 @@ def test_fewer_trajectories_than_wanted_are_all_taken() -> None:
 
 
 def test_a_probe_changes_nothing_of_the_training_and_is_the_same_again() -> None:
-    probed, again, plain = (list(steps(probe_sequences=count)) for count in (4, 4, 0))
+    probed, again, plain = (list(steps(sequences=count)) for count in (4, 4, 0))
     assert [snapshot.digest for snapshot in probed] == [snapshot.digest for snapshot in again]
     for with_probe, without in zip(probed, plain, strict=True):
         tensors = load_file(without.files[0].path)
@@ -91,7 +91,7 @@ def test_a_probe_changes_nothing_of_the_training_and_is_the_same_again() -> None
 
 
 def test_none_is_sent_when_none_is_wanted() -> None:
-    assert probe_of(next(steps(probe_sequences=0))) is None
+    assert probe_of(next(steps(sequences=0))) is None
 
 
 def test_none_is_sent_when_the_weights_give_no_finite_log_probs(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,9 +12,9 @@ from ais.trainer.demo.demo_model import demo_model
 from ais.trainer.learning.learner import Learner, StepOutcome
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.policy.policy import Policy
-from ais.trainer.settings import TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
+from tests.support.trainer_settings import trainer_settings
 
 BATCHES = [[make_group(ordinal, seed=batch) for ordinal in range(3)] for batch in range(6)]
 SAME_BATCH = CorrectionSettings()
@@ -27,7 +27,7 @@ def one_thread() -> None:
 
 
 def new_learner(correction: CorrectionSettings = SAME_BATCH, seed: int = 0) -> Learner:
-    settings = TrainerSettings(schedule="cosine", warmup_steps=2, weight_decay=0.1, tokens_per_microbatch=40)
+    settings = trainer_settings(schedule="cosine", warmup_steps=2, weight_decay=0.1, tokens_per_microbatch=40)
     return Learner(Policy(demo_model(seed=seed)), RunSettings(steps=6), settings, correction)
 
 

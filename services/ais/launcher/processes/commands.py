@@ -34,7 +34,7 @@ class ServiceCommands:
 class TrainerRanks:
     """How many processes train together."""
 
-    ranks: int = 1
+    count: int = 1
     """On this machine."""
     max_restarts: int = 0
     """How often all are started again after one has failed."""
@@ -54,9 +54,9 @@ def service_commands(
 
 def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
     """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
-    if trainer.ranks == 1:
+    if trainer.count == 1:
         return module("ais.trainer", *arguments)
-    options = ("--standalone", "--nproc-per-node", str(trainer.ranks), "--max-restarts", str(trainer.max_restarts))
+    options = ("--standalone", "--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
     return module("torch.distributed.run", *options, "-m", "ais.trainer", *arguments)
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter
 from transformers import PretrainedConfig
 
 from ais.contracts.weights.offer import digest_of_file
+from ais.runtime.files import flush_to_disk, replace_link
 from ais.runtime.process import UnavailableError
 from ais.trainer.weights.snapshot import Snapshot
 
@@ -133,7 +133,7 @@ class CheckpointStore:
         """Completes what `begin` began and puts it in its place; the oldest go. The same step again replaces it."""
         target = self._directory / _name(manifest.step)
         self._publish(writing, target, snapshot, manifest)
-        _point(self._directory / LATEST, target.name)
+        replace_link(self._directory / LATEST, target.name)
         self._prune()
         return target
 
@@ -154,7 +154,7 @@ class CheckpointStore:
                 return Checkpoint(path, verified(path))
             except DamagedCheckpointError as error:
                 aside = path.with_name(f"damaged-{path.name}")
-                shutil.rmtree(aside, ignore_errors=True)
+                _remove(aside)
                 path.rename(aside)
                 logger.critical(
                     "CHECKPOINT DAMAGED: %s. It is set aside as %s; training goes on from the one before, and trains "
@@ -178,24 +178,31 @@ class CheckpointStore:
         files = {str(path.relative_to(writing)): digest_of_file(path) for path in sorted(_files(writing))}
         complete = {**asdict(manifest), "files": files}
         (writing / MANIFEST_FILE).write_text(json.dumps(complete, indent=1) + "\n")
-        _flush([*writing.rglob("*"), writing])
-        if target.exists():
-            shutil.rmtree(target)
+        flush_to_disk([*writing.rglob("*"), writing])
+        _remove(target)
         writing.rename(target)
-        _flush([target.parent])
+        flush_to_disk([target.parent])
 
     def _prune(self) -> None:
+        """Removes what is not kept. What cannot be removed stays: the checkpoint that was just written is whole."""
         numbered = self._numbered()
-        for step, path in numbered[: -self._keep]:
-            if not (self._keep_every_steps and step % self._keep_every_steps == 0):
-                shutil.rmtree(path)
-        for _step, path in numbered[:-RESUMABLE]:
-            shutil.rmtree(path / TRAINING_DIRECTORY, ignore_errors=True)
+        surplus = [
+            path
+            for step, path in numbered[: -self._keep]
+            if not (self._keep_every_steps and step % self._keep_every_steps == 0)
+        ]
+        # A checkpoint that somebody has moved away and linked keeps everything: its content is not ours to delete.
+        surplus += [path / TRAINING_DIRECTORY for _step, path in numbered[:-RESUMABLE] if not path.is_symlink()]
+        for path in surplus:
+            try:
+                _remove(path)
+            except OSError as error:
+                logger.warning("an old checkpoint cannot be removed: %s", error, extra={"path": str(path)})
 
     def _numbered(self) -> list[tuple[int, Path]]:
         """Steps and directories of whole checkpoints, by rising step."""
         found = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in self._directory.glob("step-*"))
-        return sorted((int(match.group(1)), path) for match, path in found if match)
+        return sorted((int(match.group(1)), path) for match, path in found if match and path.is_dir())
 
 
 def verified(path: Path) -> Manifest:
@@ -221,27 +228,18 @@ def _name(step: int) -> str:
 def _fresh(target: Path) -> Path:
     """An empty directory beside `target` for its successor."""
     writing = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)
+    _remove(writing)
     writing.mkdir(parents=True)
     return writing
 
 
-def _point(link: Path, name: str) -> None:
-    part = link.with_name(f".{link.name}.writing")
-    part.unlink(missing_ok=True)
-    part.symlink_to(name)
-    part.replace(link)
+def _remove(path: Path) -> None:
+    """Removes a directory with its content, a file, or a link but not what it leads to; does nothing without one."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
-
-
-def _flush(paths: Iterable[Path]) -> None:
-    """Waits until files and directory entries are on the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

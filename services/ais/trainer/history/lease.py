@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-import os
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,18 +18,24 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
+from ais.contracts.limits import HIGHEST_VERSION
+from ais.runtime.files import replace_file
 from ais.runtime.patience import persist
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
+from ais.runtime.text import printable
 
 LOCK_FILE = "trainer.lock"
 OWNER_FILE = "trainer.json"
 LOCK_SECONDS = 15.0
 """How long a trainer that is about to end is waited for."""
 LOCK_POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class _Owner:
     """Ordinals and batches mean what they do by this number: it cannot change in mid-run."""
 
 
+_OWNER = TypeAdapter(_Owner)
+
+
 class Lease:
     """The right to train a run."""
 
@@ -54,7 +63,7 @@ class Lease:
 
     async def check(self) -> None:
         """Raises UnavailableError when a later trainer has taken over."""
-        newest = int(await self._redis.get(self._keys.incarnation) or 0)
+        newest = _number(cast(bytes | None, await self._redis.get(self._keys.incarnation)))
         if newest > self.incarnation:
             raise UnavailableError(
                 f"trainer {newest} of this run has taken over from this one, trainer {self.incarnation}, which ends "
@@ -75,16 +84,26 @@ async def take_lease(redis: Redis, run: RunSettings, patience_seconds: float) ->
         await _lock(lock, run)
         owner = _read(run.path)
         identity, latest = await persist(partial(redis.mget, [keys.identity, keys.incarnation]), patience_seconds)
-        _check(cast(bytes, identity or b"").decode(), run, owner)
+        _check(printable(cast(bytes, identity or b"")), run, owner)
         owner = _Owner(
             identity=owner.identity if owner else uuid.uuid4().hex,
-            incarnation=max(int(latest or 0), owner.incarnation if owner else 0) + 1,
+            incarnation=max(_number(cast(bytes | None, latest)), owner.incarnation if owner else 0) + 1,
             groups_per_batch=run.groups_per_batch,
         )
         _write(run.path, owner)
         ours: dict[str, str | int] = {keys.identity: owner.identity, keys.incarnation: owner.incarnation}
         await persist(lambda: redis.mset(ours), patience_seconds)
         yield Lease(redis, keys, owner.incarnation)
+
+
+def _number(value: bytes | None) -> int:
+    """The incarnation kept in Redis; 0 where there is none, or where somebody wrote something else over it."""
+    if value is None:
+        return 0
+    if value.isdigit() and len(value) <= 16 and int(value) < HIGHEST_VERSION:
+        return int(value)
+    logger.warning("the incarnation in Redis is not a trainer's number and counts as 0: %s", printable(value, 100))
+    return 0
 
 
 async def _lock(lock: IO[str], run: RunSettings) -> None:
@@ -119,14 +138,13 @@ def _check(identity: str, run: RunSettings, owner: _Owner | None) -> None:
 
 def _read(directory: Path) -> _Owner | None:
     file = directory / OWNER_FILE
-    return _Owner(**json.loads(file.read_text())) if file.is_file() else None
+    try:
+        return _OWNER.validate_json(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise UnavailableError(
+            f"{file} is not what a trainer has written: {error}. Restore it, or start another run."
+        ) from error
 
 
 def _write(directory: Path, owner: _Owner) -> None:
-    """Atomically: a crash leaves the owner before or this one."""
-    part = directory / f".{OWNER_FILE}.writing"
-    with part.open("w") as file:
-        file.write(json.dumps(asdict(owner)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(directory / OWNER_FILE)
+    replace_file(directory / OWNER_FILE, json.dumps(asdict(owner)) + "\n")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from ais.runtime.files import replace_file
+
 LEDGER_FILE = "ledger.jsonl"
 
 
@@ -64,10 +66,4 @@ def reconcile(directory: Path, last: Commit | None) -> None:
     commits = [commit for commit in read(directory) if commit.step < step]
     if last is not None:
         commits.append(last)
-    part = directory / f".{LEDGER_FILE}.writing"
-    part.unlink(missing_ok=True)
-    with part.open("w") as file:
-        file.writelines(json.dumps(asdict(commit)) + "\n" for commit in commits)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(directory / LEDGER_FILE)
+    replace_file(directory / LEDGER_FILE, (json.dumps(asdict(commit)) + "\n" for commit in commits))

@@ -56,7 +56,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
     group_of = torch.tensor([index for index, group in enumerate(groups) for _ in group.trajectories])
     updates = []
     first = 0
-    for share in _shares(groups, settings.updates_per_batch):
+    for share in _shares(groups, settings.objective.updates_per_batch):
         samples = [Sample(group.prompt_token_ids, one) for group in share for one in group.trajectories]
         microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks)]
         normaliser = Normalizer(
@@ -68,7 +68,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
         first += len(samples)
     return Batch(
         rewards=rewards,
-        advantages=estimate(settings.advantage, rewards, group_of).to(ranks.device),
+        advantages=estimate(settings.objective.advantage, rewards, group_of).to(ranks.device),
         updates=updates,
         tokens=sum(len(trajectory.token_ids) for trajectory in trajectories),
         staleness=[version - trajectory.oldest_version for trajectory in trajectories],
@@ -77,7 +77,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
 
 def _share_of(samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks) -> list[Microbatch]:
     """This rank's microbatches. FSDP gathers a layer on all ranks at once: they make the same number of passes."""
-    cuts = [cut(samples, settings.tokens_per_microbatch, first, hand) for hand in deal(samples, ranks.size)]
+    cuts = [cut(samples, settings.compute.tokens_per_microbatch, first, hand) for hand in deal(samples, ranks.size)]
     own = cuts[ranks.rank]
     return own + [nothing(samples[0].trajectory.precision)] * (max(map(len, cuts)) - len(own))
 

@@ -100,7 +100,7 @@ async def follow(settings: Settings) -> None:
 
 
 def _follow(settings: Settings) -> None:
-    torch.set_num_threads(settings.trainer.threads)
+    torch.set_num_threads(settings.trainer.compute.threads)
     torch.manual_seed(settings.run.seed)
     logging.getLogger(step.__name__).setLevel(logging.ERROR)  # rank 0 says what is decided alike on all
     ranks = join(settings.trainer)

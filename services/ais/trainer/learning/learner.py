@@ -101,9 +101,9 @@ class Learner:
         self._masters = list(policy.masters.values())
         self._optimizer = torch.optim.AdamW(
             self._masters,
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
+            lr=settings.optimizer.learning_rate,
+            betas=(settings.optimizer.beta1, settings.optimizer.beta2),
+            weight_decay=settings.optimizer.weight_decay,
             fused=True,
         )
 
@@ -128,7 +128,7 @@ class Learner:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
         with clock.phase("prepare"):
             batch = prepare(groups, self._version, self._settings, self._ranks)
-        tally = Tally(learning_rate(self._settings, self._version, self._steps))
+        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps))
         try:
             self._train(batch, tally, clock)
         except NonFiniteError as error:
@@ -138,7 +138,7 @@ class Learner:
         tally.merge(self._ranks)
         self._version += 1
         if self._probe_sequences is None:
-            self._probe_sequences = probe_sequences(groups, self._settings.probe_sequences, self._settings.probe_tokens)
+            self._probe_sequences = probe_sequences(groups, self._settings.probe.sequences, self._settings.probe.tokens)
         with clock.phase("probe"), self._ranks.phase("forward of the probe"):
             probe = take_probe(self._policy, self._probe_sequences)
         with clock.phase("serialise"):
@@ -210,7 +210,7 @@ class Learner:
             self._decide(tally, clock)
         assert tally.plan is not None
         with clock.phase("correction"):
-            if self._settings.straight_through:
+            if self._settings.objective.straight_through:
                 weights, behaviour_weights = self._correction.branches(ratios, advantages, tally.plan)
             else:
                 weights, behaviour_weights = self._correction.weights(ratios, advantages, tally.plan), None
@@ -252,10 +252,10 @@ class Learner:
             anchor,
             advantages[microbatch.rows],
             weights,
-            self._settings.clip_low,
-            self._settings.clip_high,
+            self._settings.objective.clip_low,
+            self._settings.objective.clip_high,
         )
-        return objectives.aggregate(losses, microbatch.lengths, self._settings.aggregation, update.normaliser)
+        return objectives.aggregate(losses, microbatch.lengths, self._settings.objective.aggregation, update.normaliser)
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
         """Raises NonFiniteError, on all ranks when on one."""
@@ -285,7 +285,7 @@ class Learner:
         with clock.phase("optimizer"):
             assert tally.plan is not None
             with self._ranks.phase("norm of the gradient"):
-                norm = whole(torch.nn.utils.clip_grad_norm_(self._masters, self._settings.max_grad_norm))
+                norm = whole(torch.nn.utils.clip_grad_norm_(self._masters, self._settings.optimizer.max_grad_norm))
             if norm.isfinite():
                 for group in self._optimizer.param_groups:
                     group["lr"] = tally.learning_rate * tally.plan.learning_rate_scale

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import OptimizerSettings
 
 
-def learning_rate(settings: TrainerSettings, step: int, steps: int) -> float:
+def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
     """Learning rate of `step` (from 0) in a run of `steps`: linear warm-up, then the schedule."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from ais.trainer.learning.state_reader import StateReader
 
 # One process without torch.distributed is what is meant. (Said from a thread of the library's, so for good.)
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -53,16 +54,20 @@ def load_training_state(
     optimizer: torch.optim.Optimizer,
     group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Puts a saved state in the place of this one, on all ranks. Raises what torch.distributed.checkpoint does for
-    directories that are not one of its own, or are of another model."""
-    saved = FileSystemReader(directory).read_metadata().state_dict_metadata
+    """Puts a saved state in the place of this one, on all ranks.
+
+    Raises ForeignStateError for files that no trainer has written, and what torch.distributed.checkpoint raises for
+    the state of another model.
+    """
+    reader = StateReader(directory)
+    saved = reader.read_metadata().state_dict_metadata
     state: dict[str, Any] = {
         "masters": {name: parameter.detach() for name, parameter in masters.items()},
         "generator": torch.get_rng_state(),
     }
     if any(name.startswith("moments.") for name in saved):
         state["moments"] = {name: _no_moments(parameter) for name, parameter in masters.items()}
-    load(state, checkpoint_id=directory, process_group=group, no_dist=not dist.is_initialized())
+    load(state, storage_reader=reader, process_group=group, no_dist=not dist.is_initialized())
     torch.set_rng_state(state["generator"])
     optimizer.state.clear()
     for name, moments in state.get("moments", {}).items():

@@ -51,7 +51,7 @@ class ScoringModel(nn.Module):
         if not isinstance(layers, nn.ModuleList):
             raise UnavailableError(
                 f"{type(self.model).__name__} has no list of decoder layers where the Qwen3 and Llama families have "
-                "it. Set trainer.ranks to 1 and trainer.activation_checkpointing to false."
+                "it. Set trainer.ranks.count to 1 and trainer.compute.activation_checkpointing to false."
             )
         return list(layers)
 

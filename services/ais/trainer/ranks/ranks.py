@@ -90,10 +90,10 @@ class JoinedRanks(Ranks):
         """Waits for the others. Raises UnavailableError when there is no GPU for this rank, or torchrun has been
         started in a way that does not survive a restart."""
         local_rank = int(os.environ["LOCAL_RANK"])
-        super().__init__(_device(settings.device, local_rank))
+        super().__init__(_device(settings.compute.device, local_rank))
         self.attach_thread()
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # NCCL's flight recorder: dumped when a collective hangs
-        deadline = settings.collective_seconds
+        deadline = settings.ranks.collective_seconds
         timeout = timedelta(seconds=deadline + BEHIND_OURS_SECONDS)
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         cuda = self.device.type == "cuda"
@@ -175,7 +175,7 @@ def join(settings: TrainerSettings) -> Ranks:
     """This process's ranks: those that torchrun started, or itself alone."""
     if started_by_torchrun():
         return JoinedRanks(settings)
-    return Ranks(_device(settings.device, 0))
+    return Ranks(_device(settings.compute.device, 0))
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -185,7 +185,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     if local_rank >= torch.cuda.device_count():
         raise UnavailableError(
             f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}. Lower "
-            "trainer.ranks, or set trainer.device to cpu."
+            "trainer.ranks.count, or set trainer.compute.device to cpu."
         )
     return torch.device("cuda", local_rank)
 

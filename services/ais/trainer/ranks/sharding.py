@@ -20,7 +20,7 @@ def load_policy(model: Path, settings: TrainerSettings, ranks: Ranks) -> Policy:
     first. Raises UnavailableError."""
     ranks.attach_thread()
     policy = Policy.load(model, "cpu" if ranks.mesh else str(ranks.device))
-    if settings.activation_checkpointing:
+    if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
     if ranks.mesh:
         shard(policy, ranks.mesh)

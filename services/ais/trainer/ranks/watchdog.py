@@ -74,7 +74,7 @@ def complaint(rank: int, own: Report, seconds: float, others: Mapping[int, Sight
     }
     found = "; ".join(f"rank {other} is missing, {_describe(seen)}" for other, seen in sorted(missing.items()))
     return (
-        f"rank {rank} waits in {own.phase!r}, and trainer.collective_seconds = {deadline:g} are over: "
+        f"rank {rank} waits in {own.phase!r}, and trainer.ranks.collective_seconds = {deadline:g} are over: "
         f"{found or 'all ranks are there, so look at the network between them, or allow more time'}"
     )
 

@@ -4,7 +4,7 @@ Policy: one task for each upload, so a straggler delays nobody; the newest versi
 before its upload starts is never uploaded. A replica is served when it has not confirmed the newest version to this
 trainer: what its number is does not matter, only version and digest, and its answer. It gets the delta when it serves
 the delta's base, else the full version: so does a newcomer, or one that fell behind.
-With `trainer.wire=replica` both are in the form that the replica computes with, as long as it takes it (`forms`).
+With `trainer.push.wire=replica` both are in the form that the replica computes with, as long as it takes it (`forms`).
 
 With more replicas than `push_fanout` the trainer sends to that many, and these pass the version on (`push_plan`). The
 registry tells who has it; who has not when the deadline is over, or whose sender failed, is served by the trainer.
@@ -40,7 +40,7 @@ from ais.contracts.weights.upload import (
 )
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
-from ais.trainer.settings import TrainerSettings
+from ais.trainer.settings import PushSettings
 from ais.trainer.weights.deltas import DeltaMaker, Parcel, full
 from ais.trainer.weights.forms import FormMaker, form_for
 from ais.trainer.weights.push_plan import Branch, branches
@@ -88,7 +88,7 @@ class WeightPublisher:
     def __init__(
         self,
         registry: ReplicaRegistry,
-        settings: TrainerSettings,
+        settings: PushSettings,
         metrics: TrainerMetrics,
         incarnation: int = 0,
         use_proxy: bool = False,
@@ -106,7 +106,7 @@ class WeightPublisher:
         """Of the delta that is computed to the newest version."""
         self._wake = asyncio.Event()
         self._replicas: dict[str, _Replica] = {}
-        self._client = upload_client(settings.push_deadline_seconds, use_proxy)
+        self._client = upload_client(settings.deadline_seconds, use_proxy)
 
     @property
     def live_replicas(self) -> int:
@@ -191,7 +191,7 @@ class WeightPublisher:
             name: one for name, one in sorted(self._replicas.items()) if self._needs_upload(one) and not one.busy
         }
         self._choose_base(newest, waiting)
-        fanout = self._settings.push_fanout
+        fanout = self._settings.fanout
         if len(self._replicas) <= fanout:
             alone, together = list(waiting), []
         else:
@@ -251,7 +251,7 @@ class WeightPublisher:
         try:
             parcels = await self._parcels(replica, snapshot)
             self._expect(branch)
-            async with asyncio.timeout(self._settings.push_deadline_seconds):
+            async with asyncio.timeout(self._settings.deadline_seconds):
                 served = await self._upload(replica, snapshot, parcels, relay)
         except WeightsRefusedError as error:
             self._refused(branch.root, replica, snapshot, error)
@@ -280,7 +280,7 @@ class WeightPublisher:
         begin = time.perf_counter()
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(TransientUploadError),
-            stop=stop_after_attempt(self._settings.push_attempts),
+            stop=stop_after_attempt(self._settings.attempts),
             wait=wait_random_exponential(multiplier=0.1, max=5.0),
             reraise=True,
         ):
@@ -316,7 +316,7 @@ class WeightPublisher:
             raise
 
     async def _send(self, replica: _Replica, parcel: Parcel, relay: tuple[RelayTarget, ...]) -> WeightsStatus:
-        offer = parcel.offer.model_copy(update={"relay": relay, "relay_seconds": self._settings.push_deadline_seconds})
+        offer = parcel.offer.model_copy(update={"relay": relay, "relay_seconds": self._settings.deadline_seconds})
         sent = self._metrics.push_bytes.labels(encoding=offer.encoding).inc
         status = await upload(self._client, replica.url, offer, these(parcel.files), sent)
         self._metrics.pushes.labels(outcome="applied").inc()
@@ -334,7 +334,7 @@ class WeightPublisher:
 
     def _expect(self, branch: Branch) -> None:
         """From now on those below have until the deadline to get the version from above."""
-        deadline = asyncio.get_running_loop().time() + self._settings.push_deadline_seconds
+        deadline = asyncio.get_running_loop().time() + self._settings.deadline_seconds
         for name in branch.below():
             if name in self._replicas:
                 self._replicas[name].relay_deadline = deadline
