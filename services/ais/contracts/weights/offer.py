@@ -72,6 +72,8 @@ _PIECE_BYTES = 1 << 20
 
 Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0)]
+Identity = tuple[int, str]
+"""Number and digest of a version."""
 
 
 class _Message(BaseModel):

@@ -50,7 +50,8 @@ class ProbeResult:
 def tolerance(precision: Precision) -> float:
     """Mean gap, nats a token, allowed to a precision on a calm probe.
 
-    The coarsest format decides, as its error outweighs the others'. Activations of BF16 weights are BF16 whatever the setting says.
+    The coarsest format decides, as its error outweighs the others'. Activations of BF16 weights are BF16 whatever the
+    setting says.
     """
     formats = {precision.weights, precision.kv_cache}
     if precision.weights != "bf16":
