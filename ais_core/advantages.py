@@ -1,4 +1,4 @@
-"""Advantages: from the rewards of a batch to what each sequence's tokens are multiplied by.
+"""Turns the rewards of a batch into advantages, which multiply the losses of each sequence's tokens.
 
 Rewards are per sequence, and a group is the sequences of one prompt. Everything is computed from whole groups (or,
 where a formula says so, the whole batch), so call these before a batch is cut into microbatches.
@@ -55,9 +55,10 @@ def rloo(rewards: Tensor, groups: Tensor) -> Tensor:
 
 
 def reinforce_plus_plus(rewards: Tensor, groups: Tensor) -> Tensor:
-    """(reward - mean of the group), standardised over the whole batch.
+    """(reward - mean of the group), standardised over the sequences of the whole batch.
 
-    REINFORCE++ with the group baseline (arXiv 2501.03262). Arguments and errors as `grpo`.
+    REINFORCE++ with the group baseline (arXiv 2501.03262). verl standardises over tokens instead, so that there long
+    answers weigh more in mean and variance, and divides by sqrt(variance + 1e-8). Arguments and errors as `grpo`.
     """
     centred, _, _ = _centred(rewards, groups)
     deviation = centred.std() if centred.numel() > 1 else centred.new_zeros(())
@@ -82,6 +83,8 @@ def estimate(name: str, rewards: Tensor, groups: Tensor) -> Tensor:
 
 def _centred(rewards: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards less their group's mean (float64), each sequence's group number, and the size of each group."""
+    if rewards.is_meta or groups.is_meta:
+        raise ShapeError("rewards or groups are on the meta device and hold no values")
     if rewards.ndim != 1 or groups.shape != rewards.shape:
         raise ShapeError(f"rewards and groups are (N,), got {tuple(rewards.shape)} and {tuple(groups.shape)}")
     if not torch.isfinite(rewards).all():

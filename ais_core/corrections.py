@@ -1,4 +1,4 @@
-"""The registry of corrections: from settings to the weights of a batch, in three calls.
+"""Holds the registry of corrections: from settings to the weights of a batch, in three calls.
 
     sums = correction.measure(batch)              of a microbatch; add over microbatches, all-reduce over ranks
     plan, state = correction.plan(sums, state)    the decision, from the sums of the whole batch
@@ -14,8 +14,8 @@ With r = proximal / behaviour, w the weight at the settings' level (ais_core.lev
     geometric_mask  1 if lower <= (prod r)^(1/n) <= upper      verl's geometric rejection (seq_mean_k1)
     k1, k2, k3      1 if lower <= statistic <= upper           verl; over tokens or sequences
     opsm, m2po      1, but 0 for some tokens by advantage      ais_core.rejections
-    vcpo            min(prod r, C), and the learning rate      arXiv 2602.17616; ESS of the sequences' raw ratios, C = 8
-                    times sqrt(min(1, ESS ratio / base))       there; its baseline is not part of this
+    vcpo            min(prod r, C), and the learning rate      arXiv 2602.17616, where C = 8; ESS of the sequences' raw
+                    times sqrt(min(1, ESS ratio / base))       ratios, from below; its baseline is not part of this
     ais             1 - alpha + alpha min(w, C)                ais_core.mixing
 
 Further `rejections` multiply any of them. Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
@@ -30,20 +30,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ais_core import measuring
-from ais_core.diagnostics import Moments, describe, ladder_rows
+from ais_core.diagnostics import Diagnostics, describe, measuring
+from ais_core.diagnostics.histogram import FINE_BINS
+from ais_core.diagnostics.ladder import rungs
+from ais_core.diagnostics.sums import DECISIVE, Sums, check
 from ais_core.errors import NonFiniteError, ShapeError, StateError
-from ais_core.histogram import BINS
 from ais_core.levels import WHOLE, Levels
-from ais_core.mixing import mix
-from ais_core.plan import Plan
+from ais_core.mixing import effect, mix
+from ais_core.plan import Concern, Plan
 from ais_core.ratios import Chunk, SequenceBatch, exponential
 from ais_core.rejections import kept, masked_share, off_policy_sequences, offending, second_moment_threshold
 from ais_core.settings import WEIGHTED, CorrectionSettings, RejectionSettings
-from ais_core.sums import DECISIVE, Sums, check
 
 State = dict[str, Any]
-"""What a correction remembers between batches: JSON-able, None before the first batch, and part of a checkpoint."""
+"""What a correction remembers between batches: JSON-able, None before the first batch with tokens, and part of a
+checkpoint."""
+
+SEVERE = 0.5
+"""The severity from which a mismatch counts as severe."""
+LITTLE = 0.1
+"""The importance-weighted share of the gradient under which training counts as uncorrected."""
 
 
 def build(settings: CorrectionSettings) -> "Correction":
@@ -52,7 +58,7 @@ def build(settings: CorrectionSettings) -> "Correction":
 
 
 class Correction:
-    """One correction. It holds its settings and nothing else: what it remembers is in the state passed in and out."""
+    """One correction. It holds only its settings: the state passed in and out is what it remembers."""
 
     def __init__(self, settings: CorrectionSettings) -> None:
         self.settings = settings
@@ -68,7 +74,7 @@ class Correction:
         """Whether a batch must be measured, and planned, before it can be weighed.
 
         False for corrections that look at each token or sequence alone, and for AIS on the previous batch once there
-        was one: then `recall(state)` gives the plan to weigh with, while the batch is measured on the way.
+        is one: then `recall(state)` gives the plan to weigh with, and the batch is measured on the way.
         """
         match self.settings.method:
             case "ais":
@@ -82,11 +88,13 @@ class Correction:
 
         Args:
             batch: log-ratios.
-            advantages: (N,) per sequence or in the batch's own shape. Needed by opsm and m2po, ignored by the others.
+            advantages: (N,) per sequence or in the batch's own shape. opsm and m2po need them, the others only check
+                that they are finite.
         Returns:
             flat float64 tensor on the batch's device; add those of all parts.
         Raises:
             ShapeError: advantages that are missing or of another shape.
+            NonFiniteError: advantages that are NaN or infinite where a token is trainable.
         """
         sums = Sums.zero(batch.log_ratio.device)
         sums.section("batch")[4] = batch.non_finite_tokens
@@ -103,11 +111,11 @@ class Correction:
             measuring.add_sequences(sums, torch.cat(whole))
         return sums.flat
 
-    def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State]:
+    def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State | None]:
         """The decision for a batch from its global sums, and the state after it.
 
         With evaluation `previous_batch` and a state, alpha comes from the state, as `recall` gives it; the sums then
-        give the diagnostics and the next state.
+        give the diagnostics and the next state. A batch without tokens says nothing and leaves the state as it was.
 
         Raises:
             ShapeError: sums that `measure` did not make.
@@ -119,16 +127,14 @@ class Correction:
             raise NonFiniteError("the sums hold a NaN or an infinity: look at how parts or ranks were added up")
         before = None if state is None else _read(state)
         after = self._remember(before, current)
-        basis = after if self.needs_current_sums(state) or before is None else before
-        plan = self._decide(basis, current)
+        recalled = before is not None and not self.needs_current_sums(state)
+        plan = self._decide(before if recalled else after or current, current)
         diagnostics = describe(current, plan.rung if self._adaptive else 0.0)
         if self.settings.method == "m2po":
-            masked = masked_share(current.values("offending")[:BINS], plan.second_moment_threshold, diagnostics.tokens)
+            counts = current.values("offending")[:FINE_BINS]
+            masked = masked_share(counts, plan.second_moment_threshold, diagnostics.tokens)
             diagnostics = replace(diagnostics, kept_share=diagnostics.kept_share - masked)
-        scale = 1.0
-        if self.settings.method == "vcpo" and diagnostics.tokens:
-            scale = math.sqrt(min(1.0, diagnostics.sequence_ess_ratio / self.settings.learning_rate_base))
-        return replace(plan, diagnostics=diagnostics, learning_rate_scale=scale), _write(after)
+        return self._judged(plan, current, diagnostics), None if after is None else _write(after)
 
     def recall(self, state: State | None) -> Plan:
         """The plan for a batch that need not be measured first: see `needs_current_sums`. It has no diagnostics.
@@ -176,14 +182,17 @@ class Correction:
 
     # Deciding.
 
-    def _remember(self, before: Sums | None, current: Sums) -> Sums:
+    def _remember(self, before: Sums | None, current: Sums) -> Sums | None:
         """An exponential moving average of the sums: the batch that alpha is chosen from."""
+        if not _tokens(current):
+            return before
         memory = self.settings.mixing.memory
         if before is None or memory == 0.0:
             return current
         return Sums(torch.lerp(current.flat, before.flat, memory))
 
     def _decide(self, basis: Sums | None, current: Sums | None) -> Plan:
+        """The plan from the sums that alpha is chosen from and, where it is measured already, those of the batch."""
         if self.settings.method == "ais":
             assert basis is not None
             mixture = mix(basis, self.settings.mixing, self._adaptive)
@@ -191,23 +200,55 @@ class Correction:
                 alpha=mixture.alpha,
                 rung=mixture.rung,
                 second_moment_threshold=math.inf,
-                trusted=mixture.trusted,
+                trusted=self._plausible(basis),
+                concerns=() if self._plausible(basis) else ("mismatch_limit",),
                 terms=mixture.terms,
                 effective_sample_ratio=mixture.effective_sample_ratio,
             )
         threshold = math.inf
         if self.settings.method == "m2po" and current is not None:
-            values = current.values("offending")
-            threshold = second_moment_threshold(values[:BINS], values[BINS:], self.settings.bounds[1])
+            pushed, limit = current.values("offending"), self.settings.bounds[1]
+            threshold = second_moment_threshold(pushed[:FINE_BINS], pushed[FINE_BINS:], limit)
         seen = current or basis
         return Plan(
-            alpha=1.0,
+            alpha=None,
             rung=float(WHOLE),
             second_moment_threshold=threshold,
             trusted=True,
+            concerns=(),
             terms=None,
             effective_sample_ratio=_applied_ess(seen) if seen else math.nan,
         )
+
+    def _judged(self, plan: Plan, current: Sums, diagnostics: Diagnostics) -> Plan:
+        """The plan with what it does to the batch of `current`, and what is wrong with that."""
+        found = None if plan.alpha is None else effect(current, plan.alpha, plan.rung if self._adaptive else 0.0)
+        trusted = self._plausible(current)
+        concerns: list[Concern] = [] if trusted else ["mismatch_limit"]
+        if self.settings.method in WEIGHTED and diagnostics.limited_share > 0.5:
+            concerns.append("exponent_limit")
+        if found is not None and found.share < LITTLE <= self.settings.mixing.alpha_max and self._severe(diagnostics):
+            concerns.append("uncorrected")
+        scale = 1.0
+        if self.settings.method == "vcpo" and diagnostics.tokens:
+            scale = math.sqrt(min(1.0, diagnostics.sequence_ess_ratio / self.settings.learning_rate_base))
+        return replace(
+            plan,
+            trusted=trusted,
+            concerns=tuple(concerns),
+            learning_rate_scale=scale,
+            effect=found,
+            diagnostics=diagnostics,
+        )
+
+    def _plausible(self, sums: Sums) -> bool:
+        """Whether the mean |log ratio| per token is within the limit."""
+        tokens = _tokens(sums)
+        return not tokens or sums.values("token")[1] / tokens <= self.settings.mixing.mismatch_limit
+
+    def _severe(self, diagnostics: Diagnostics) -> bool:
+        square = diagnostics.mean_abs_log_ratio**2
+        return square >= SEVERE * (square + self.settings.mixing.severity_scale**2)
 
     # Weighing.
 
@@ -216,7 +257,7 @@ class Correction:
         return weighted.add_(uncorrected)
 
     def _weigh(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Weights of the weighted branch, in new memory, and of the uncorrected one, of all tokens or each."""
+        """Weights of the weighted branch, in new memory, and of the uncorrected one: one number, or one a token."""
         logs = chunk.log_ratio
         bound = self.settings.mixing.uncorrected_bound
         if self.settings.method not in WEIGHTED:
@@ -228,6 +269,7 @@ class Correction:
             weights = units.spread(measuring.unit_weights(units, self.settings).float(), logs.numel())
         rest = logs.new_zeros(())
         if self.settings.method == "ais":
+            assert plan.alpha is not None
             weights = weights.mul_(plan.alpha)
             rest.fill_(1.0 - plan.alpha)
             if bound is not None:
@@ -250,15 +292,23 @@ class Correction:
         return torch.stack(masks).all(0) if len(masks) > 1 else masks[0]
 
     def _advantages(self, batch: SequenceBatch, advantages: Tensor | None) -> Tensor | None:
+        """(tokens,) advantages, where the method looks at them. Raises ShapeError and NonFiniteError."""
+        if advantages is None:
+            if self.needs_advantages:
+                raise ShapeError(f"{self.settings.method!r} depends on the sign of the advantages: pass them")
+            return None
+        by_sequence = advantages.shape == (len(batch.lengths),)
+        values = advantages.detach() if by_sequence else batch.per_token(advantages.detach())
+        if not values.isfinite().all():
+            bad = int((~values.isfinite()).sum())
+            raise NonFiniteError(f"{bad} of {values.numel()} advantages are NaN or infinite: look at the rewards")
         if not self.needs_advantages:
             return None
-        if advantages is None:
-            raise ShapeError(f"{self.settings.method!r} depends on the sign of the advantages: pass them")
-        return batch.per_token(advantages.detach())
+        return batch.per_token(values) if by_sequence else values
 
 
 def _own_rejections(settings: CorrectionSettings) -> tuple[RejectionSettings, ...]:
-    """The rejection that a masking method is."""
+    """The rejection that a masking method stands for."""
     match settings.method:
         case "sequence_mask":
             return (RejectionSettings("ratio", "sequence_sum", *settings.bounds),)
@@ -270,9 +320,13 @@ def _own_rejections(settings: CorrectionSettings) -> tuple[RejectionSettings, ..
             return ()
 
 
+def _tokens(sums: Sums) -> float:
+    return sums.values("batch")[2]
+
+
 def _applied_ess(sums: Sums) -> float:
-    row, tokens = ladder_rows(sums.values("ladder"))[0], sums.values("batch")[2]
-    return Moments(row[2] / tokens, row[3] / tokens).ess_ratio if tokens else math.nan
+    tokens = _tokens(sums)
+    return rungs(sums)[0].moments(tokens).ess_ratio if tokens else math.nan
 
 
 def _write(sums: Sums) -> State:

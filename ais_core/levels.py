@@ -1,4 +1,4 @@
-"""Over which tokens a weight multiplies ratios.
+"""Chooses the tokens whose ratios a weight multiplies.
 
 With token log-ratios l_1..l_n of a sequence, the weight of token t is the exponential of
 
@@ -42,10 +42,14 @@ class Units:
     raw: Tensor
     """(units,) log-weight, nothing truncated."""
     truncated: Tensor
-    """(units,) log-weight with what truncation the settings ask for, save that at the cap. It is `raw` itself where no
-    token is truncated."""
+    """(units,) log-weight with token ratios truncated as the settings ask, before the weight itself is truncated. It is
+    `raw` itself where no token is truncated."""
+    lengths: Tensor | int
+    """(units,) int64, how many tokens the sequence of each unit has, or one number for all."""
     sizes: Tensor | None = None
     """(units,) int64, tokens of each; None when every token is a unit."""
+    power: Tensor | float = 1.0
+    """(units,) or one number for all: by what power a token's ratio enters the weight of its unit."""
 
     def spread(self, values: Tensor, tokens: int) -> Tensor:
         """Values (units,) repeated over the tokens of each unit."""
@@ -76,8 +80,9 @@ class Levels:
                 starts = self._chunk.spread(self._chunk.starts)
                 raw = self._chunk.running[1:] - self._chunk.running[starts]
                 if not self._truncates:
-                    return Units(raw, raw)
-                return Units(raw, self._running_truncated[1:] - self._running_truncated[starts])
+                    return Units(raw, raw, self._token_lengths)
+                truncated = self._running_truncated[1:] - self._running_truncated[starts]
+                return Units(raw, truncated, self._token_lengths)
             case "tempered":
                 return self._sequences(self._settings.temper)
             case "geometric":
@@ -86,8 +91,13 @@ class Levels:
                 return self._sequences(1.0)
 
     def tokens(self) -> Units:
-        """Every token a unit: rung 0."""
-        return Units(self._logs, self._truncated_logs)
+        """The units of rung 0: every token is one."""
+        return Units(self._logs, self._truncated_logs, self._token_lengths)
+
+    @cached_property
+    def _token_lengths(self) -> Tensor | int:
+        chunk = self._chunk
+        return max(chunk.sizes, default=0) if chunk.uniform else chunk.spread(chunk.occupied)
 
     def rung(self, rung: int) -> Units:
         """The units of blocks of 2^rung tokens."""
@@ -112,15 +122,22 @@ class Levels:
             [[2 << rung for rung in range(divisible)], counts], dtype=torch.int64, device=self._logs.device
         )
         sizes = [width.repeat_interleave(count)]
+        occupied = self._chunk.occupied
+        uniform = self._chunk.uniform
+        lengths = [] if uniform else [occupied.repeat_interleave(occupied >> k) for k in range(1, divisible + 1)]
         if divisible < self.highest:
             above, more = self._blocks(divisible + 1, self.highest)
             raw.append(above.raw.float())
             truncated.append(above.truncated.float())
             assert above.sizes is not None
             sizes.append(above.sizes)
+            if isinstance(above.lengths, Tensor):
+                lengths.append(above.lengths)
             counts += more
         joined = torch.cat(raw[1:])
-        return Units(joined, torch.cat(truncated[1:]) if self._truncates else joined, torch.cat(sizes)), counts
+        capped = torch.cat(truncated[1:]) if self._truncates else joined
+        of_sequence = max(self._chunk.sizes) if self._chunk.uniform else torch.cat(lengths)
+        return Units(joined, capped, of_sequence, torch.cat(sizes)), counts
 
     @property
     def highest(self) -> int:
@@ -162,14 +179,18 @@ class Levels:
         firsts = by_rung.cumsum(0) - by_rung
         raw = _differences(chunk.running[end], firsts)
         truncated = _differences(self._running_truncated[end], firsts) if self._truncates else raw
-        return Units(raw, truncated, _differences(end, firsts)), counts
+        lengths = max(chunk.sizes) if chunk.uniform else chunk.occupied.expand_as(blocks)
+        if isinstance(lengths, Tensor):
+            lengths = lengths.flatten().repeat_interleave(blocks.flatten(), output_size=total)
+        return Units(raw, truncated, lengths, _differences(end, firsts)), counts
 
     def _sequences(self, power: float | Tensor) -> Units:
+        occupied = self._chunk.occupied
         raw = self._chunk.sequence_sum() * power
         if not self._truncates:
-            return Units(raw, raw, self._chunk.occupied)
+            return Units(raw, raw, occupied, occupied, power)
         whole = self._running_truncated[self._chunk.ends] - self._running_truncated[self._chunk.starts]
-        return Units(raw, whole * power, self._chunk.occupied)
+        return Units(raw, whole * power, occupied, occupied, power)
 
 
 def _differences(ends: Tensor, firsts: Tensor) -> Tensor:

@@ -1,23 +1,26 @@
-"""The mixing coefficient: how much of the importance-weighted gradient to take, from three diagnostics of the batch.
+"""Chooses the mixing coefficient: how much of the importance-weighted gradient to take, from three diagnostics.
 
     g = (1 - alpha) g_uncorrected + alpha g_weighted,      effective weight h = 1 - alpha + alpha w
 
 The family and the three diagnostics are those of Adaptive Importance Sampling (arXiv 2605.13907): weight reliability,
 divergence severity, variance amplification. The paper's formula that combines them was not available to us; the rules
-here are ours. docs/algorithm.md derives them. All are multiplied by alpha_max and by the guard.
+here are ours. docs/algorithm.md derives them. Each rule is multiplied by alpha_max and by the guard.
 
     severity       S = D^2 / (D^2 + D0^2)                       D = mean |log r| per token, D0 = severity_scale
     reliability    R = min(1, k / (sigma + k (1 - mu)))         mu, sigma of the truncated weights,
                                                                 k = sqrt(1 / effective_sample_floor - 1)
-    amplification  A = 1 / (1 + n0 (1 + V^2) / N)               V = CV of the raw weights, N sequences,
-                                                                n0 = amplification_batch
-    guard          G = clip(2 - D / mismatch_limit, 0, 1)       for beyond it the clamped exponent makes V a constant
+    amplification  A = (1 - L) (N_eff - 1) / (N_eff - 1 + n0)   N_eff = effective number of sequences under the raw
+                                                                weights, L = share of the tokens whose raw weight is
+                                                                beyond the exponent limit, n0 = amplification_batch
+    guard          G = clip(2 - D / mismatch_limit, 0, 1)       beyond it ratios say nothing
 
 R is the largest alpha for which h keeps ESS(h) / N at the floor: with alpha' its solution,
 alpha' sigma = k (1 - alpha' + alpha' mu). A is the James-Stein shrinkage of the weighted gradient towards the
-uncorrected one.
+uncorrected one. N_eff counts sequences by their tokens (Kish) and is bounded from below where weights lie beyond the
+exponent limit. A batch that one sequence carries has N_eff = 1 and A = 0, and so has a batch whose weights are all
+beyond the limit. V below is the CV of the raw weights over tokens, bounded in the same way.
 
-The other rules are those that `plateau` was chosen from, for comparison. With rho the ESS ratio of the truncated
+The other rules are there for comparison: `plateau` was chosen from among them. With rho the ESS ratio of the truncated
 weights, rho0 = effective_sample_floor, V0 = variation_scale, l = noise_weight, and L = mean |log w| of sequences:
 
     constant                               1
@@ -35,10 +38,11 @@ weights, rho0 = effective_sample_floor, V0 = variation_scale, l = noise_weight, 
     capped_severity_alarm                  min(R, D / D0)
 
 Only rules of at most R keep the floor: not constant, severity, amplification, product, bias_noise, shrinkage, alarm and
-severity_reliability. A schedule over steps is `constant` with the step's own alpha_max: a correction holds settings
-only, and its state passes to the next.
+severity_reliability. With rejections or `uncorrected_bound` the floor is an estimate: R then sees other weights than
+those applied. A schedule over steps is `constant` with the step's own alpha_max: a correction holds settings only, and
+its state passes to the next.
 
-Reliability and amplification are kept on different weights, truncated and raw: on the same weights they would be one
+Reliability looks at the truncated weights and amplification at the raw ones. On the same weights they would be one
 number, because ESS / N = 1 / (1 + CV^2).
 """
 
@@ -46,18 +50,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ais_core.diagnostics import Moments, ladder_at, ladder_rows
+from ais_core.diagnostics import Moments
+from ais_core.diagnostics.ladder import at, log_weights, rungs
+from ais_core.diagnostics.sums import Sums
 from ais_core.levels import RUNGS, WHOLE
-from ais_core.plan import MixingTerms
+from ais_core.plan import Effect, MixingTerms
 from ais_core.settings import MixingSettings
-from ais_core.sums import Sums
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """What a rule sees of a batch."""
 
-    sequences: float
+    effective_sequences: float
+    """Under the raw weights, at the level in force."""
     mean_abs_log_ratio: float
     """D, nats per token."""
     truncated: Moments
@@ -66,18 +72,19 @@ class Mismatch:
     """Of the raw weights, at the same level."""
     sequence_abs_log_ratio: float = 0.0
     """Mean |log w| of whole sequences, nats."""
+    limited_share: float = 0.0
+    """Share of the tokens whose raw weight lies beyond the exponent limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The outcome of a rule."""
+    """What a rule decides."""
 
     alpha: float
     rung: float
     terms: MixingTerms
     effective_sample_ratio: float
     """Of h, on the batch measured."""
-    trusted: bool
 
 
 def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
@@ -85,19 +92,20 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
 
     A batch without tokens gives alpha 0.
     """
-    sequences, _, tokens, _, _ = sums.values("batch")
-    rows = [[value / max(tokens, 1.0) for value in row] for row in ladder_rows(sums.values("ladder"))]
-    rung = choose_rung([Moments(row[2], row[3]).ess_ratio for row in rows], settings.effective_sample_floor)
-    excess, square_excess, weight, square_weight, _ = ladder_at(rows, rung) if adaptive else rows[0]
-    mismatch = Mismatch(
-        sequences=sequences,
-        mean_abs_log_ratio=sums.values("token")[1] / max(tokens, 1.0),
-        truncated=Moments(weight, square_weight),
-        raw=Moments.of_excess(1.0, excess, square_excess),
-        sequence_abs_log_ratio=sums.values("sequence")[1] / max(sequences, 1.0),
-    )
+    sequences, _, tokens, kept, _ = sums.values("batch")
     if tokens == 0:
-        return Mixture(0.0, WHOLE, MixingTerms(0.0, 1.0, 0.0, 1.0), math.nan, trusted=True)
+        return Mixture(0.0, WHOLE, MixingTerms(0.0, 1.0, 0.0, 1.0), math.nan)
+    rows = rungs(sums)
+    rung = choose_rung([row.moments(tokens).ess_ratio for row in rows], settings.effective_sample_floor)
+    weights = at(rows, rung) if adaptive else rows[0]
+    mismatch = Mismatch(
+        effective_sequences=weights.effective_sequences,
+        mean_abs_log_ratio=sums.values("token")[1] / tokens,
+        truncated=weights.moments(tokens),
+        raw=weights.raw_moments(tokens),
+        sequence_abs_log_ratio=sums.values("sequence")[1] / sequences,
+        limited_share=(weights.low + weights.high) / tokens,
+    )
     terms = MixingTerms(
         severity=severity(mismatch, settings),
         reliability=reliability(mismatch, settings),
@@ -105,12 +113,26 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
         guard=guard(mismatch, settings),
     )
     alpha = settings.alpha_max * terms.guard * RULES[settings.rule](mismatch, terms, settings)
-    return Mixture(
-        alpha=alpha,
-        rung=rung,
-        terms=terms,
-        effective_sample_ratio=mixed_moments(mismatch.truncated, alpha).ess_ratio,
-        trusted=mismatch.mean_abs_log_ratio <= settings.mismatch_limit,
+    ess_ratio = mixed_moments(mismatch.truncated, alpha, kept / tokens).ess_ratio
+    return Mixture(alpha=alpha, rung=rung, terms=terms, effective_sample_ratio=ess_ratio)
+
+
+def effect(sums: Sums, alpha: float, rung: float) -> Effect | None:
+    """What the weights h = 1 - alpha + alpha w do to the batch of these sums; None for a batch without tokens."""
+    _, _, tokens, kept, _ = sums.values("batch")
+    if tokens == 0:
+        return None
+    truncated = at(rungs(sums), rung).moments(tokens)
+    mixed = mixed_moments(truncated, alpha, kept / tokens)
+    response = 0.0
+    if alpha > 0.0:
+        for log_weight, count in log_weights(sums, rung):
+            response += count * alpha / (alpha + (1.0 - alpha) * math.exp(-log_weight))
+    return Effect(
+        mean_weight=mixed.mean,
+        share=alpha * truncated.mean / mixed.mean if mixed.mean > 0.0 else 0.0,
+        slope=response / kept if kept > 0.0 else 0.0,
+        effective_sample_ratio=mixed.ess_ratio,
     )
 
 
@@ -128,13 +150,13 @@ def reliability(mismatch: Mismatch, settings: MixingSettings) -> float:
 
 
 def amplification(mismatch: Mismatch, settings: MixingSettings) -> float:
-    """A: trust in the raw weights; (1 + V^2) / N is one over their effective number of sequences."""
-    effective = mismatch.sequences * mismatch.raw.ess_ratio
-    return effective / (effective + settings.amplification_batch) if effective > 0 else 0.0
+    """A: trust in the raw weights, from 0 where one sequence carries the batch, or no weight is evidence, towards 1."""
+    evidence = 1.0 - mismatch.limited_share
+    return evidence * _share(mismatch.effective_sequences - 1.0, settings.amplification_batch)
 
 
 def guard(mismatch: Mismatch, settings: MixingSettings) -> float:
-    """G: closes the hole of reliability at absurd mismatch, where truncated weights are 0 or cap and look reliable."""
+    """G: 1 up to the mismatch limit, 0 from twice the limit on, where truncated weights are 0 or at the cap."""
     return min(max(2.0 - mismatch.mean_abs_log_ratio / settings.mismatch_limit, 0.0), 1.0)
 
 
@@ -177,7 +199,7 @@ def _alarms(mismatch: Mismatch, settings: MixingSettings) -> tuple[float, float]
 
 
 def _share(part: float, rest: float) -> float:
-    """part / (part + rest), 0 of nothing."""
+    """part / (part + rest); 0 when there is no part."""
     return part / (part + rest) if part > 0.0 else 0.0
 
 
@@ -204,8 +226,8 @@ RULES: dict[str, Callable[[Mismatch, MixingTerms, MixingSettings], float]] = {
 def choose_rung(ess_ratios: list[float], floor: float) -> float:
     """The highest real-valued rung whose truncated weights keep the floor.
 
-    The first rung that falls under the floor is found from below, and the rung between it and the one before is
-    interpolated in the logarithm of the ESS ratio: the choice moves smoothly with the mismatch, without a switch.
+    From below, this finds the first rung that falls under the floor, and interpolates between it and the one before in
+    the logarithm of the ESS ratio. The choice therefore moves smoothly with the mismatch.
     """
     for rung, ratio in enumerate(ess_ratios):
         if not ratio >= floor:
@@ -218,10 +240,11 @@ def choose_rung(ess_ratios: list[float], floor: float) -> float:
     return float(RUNGS - 1)
 
 
-def mixed_moments(truncated: Moments, alpha: float) -> Moments:
-    """Mean and second moment of h = 1 - alpha + alpha w."""
+def mixed_moments(truncated: Moments, alpha: float, kept: float = 1.0) -> Moments:
+    """Mean and second moment of h = 1 - alpha + alpha w, where a share `kept` of the tokens is left in and the others
+    have h = 0. `truncated` has w = 0 for those."""
     rest = 1.0 - alpha
     return Moments(
-        rest + alpha * truncated.mean,
-        rest**2 + 2.0 * alpha * rest * truncated.mean + alpha**2 * truncated.square,
+        kept * rest + alpha * truncated.mean,
+        kept * rest**2 + 2.0 * alpha * rest * truncated.mean + alpha**2 * truncated.square,
     )

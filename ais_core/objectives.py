@@ -1,13 +1,14 @@
-"""Objectives: the loss of each token, and how token losses become one number.
+"""Computes the loss of each token, and turns token losses into one number.
 
-Everything is packed: (T,) tokens of N sequences with `lengths` (N,). A loss of a token is minus what is maximised, so
+Everything is packed: (T,) tokens of N sequences with `lengths` (N,). The loss of a token is minus what is maximised, so
 the optimizer descends. `weights` are those of `Correction.weights` (behaviour -> proximal, detached); the ratio inside
-an objective is current / proximal, and nothing here sees the behaviour policy. Its exponent is clamped to +-20: a ratio
-that overflows has a NaN for a gradient even where the clip stops it.
+an objective is current / proximal, and nothing here sees the behaviour policy. The exponent of that ratio is clamped to
++-20: a ratio that overflows has a NaN for a gradient even where the clip stops it.
 
-Normalisers count the whole batch, not the part at hand, so that the losses of microbatches, and of ranks, add.
+Normalisers count the whole batch, not the part at hand, so that the losses of microbatches, and of ranks, add up.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ Estimator = Literal["k1", "k2", "k3"]
 
 
 def policy_gradient(current: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
-    """-weight * A * log current: REINFORCE with weights. All (T,); returns (T,)."""
+    """-weight * A * log current: REINFORCE with weights. Everything is (T,)."""
     return -weights * advantages * current
 
 
@@ -99,10 +100,10 @@ def cispo(
 def reference_kl(current: Tensor, reference: Tensor, estimator: Estimator = "k3") -> Tensor:
     """A per-token penalty towards a reference policy, for samples of current.
 
-    With d = log reference - log current: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d (GRPO's; never negative; d clamped
-    to +-20, so that beyond it pulls no more). As a loss, k2 has the gradient of KL(current || reference); k1's has mean
-    0, so use it inside the reward or not at all.
-    Both (T,); returns (T,).
+    With d = log reference - log current: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d (GRPO's; never negative; d is
+    clamped to +-20, and a token beyond pulls no more). As a loss, k2 has the gradient of KL(current || reference). The
+    gradient of k1 has mean 0, so use k1 inside the reward or not at all.
+    Everything is (T,).
     """
     difference = reference.detach() - current
     match estimator:
@@ -118,8 +119,10 @@ def reference_kl(current: Tensor, reference: Tensor, estimator: Estimator = "k3"
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the distribution of each row of logits (..., vocabulary), in float32. Logits of -inf, which
-    forbid a token, add nothing."""
+    """Entropy in nats of the distribution of each row of logits (..., vocabulary), in float32.
+
+    Logits of -inf, which forbid a token, add nothing.
+    """
     logs = torch.log_softmax(logits.float(), -1).clamp(min=torch.finfo(torch.float32).min)
     return -(logs.exp() * logs).sum(-1)
 
@@ -130,14 +133,15 @@ def _exponential(logs: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Normalizer:
-    """Counts of the whole batch, over all microbatches and ranks."""
+    """The counts of the whole batch, over all microbatches and ranks."""
 
     tokens: float
     """Trainable tokens."""
     sequences: float
     """Sequences; for `sequence_mean`, those with at least one trainable token."""
-    constant_length: float = 1.0
-    """`constant_length` only: the length every sequence is divided by, such as the longest response allowed."""
+    constant_length: float | None = None
+    """Aggregation `constant_length` needs it: the length every sequence is divided by, such as the longest response
+    allowed."""
 
 
 def aggregate(losses: Tensor, lengths: Tensor, aggregation: Aggregation, normalizer: Normalizer) -> Tensor:
@@ -151,7 +155,10 @@ def aggregate(losses: Tensor, lengths: Tensor, aggregation: Aggregation, normali
         losses: (T,) per-token losses.
         lengths: (N,) tokens of each sequence.
     Returns:
-        scalar, with losses' gradient.
+        scalar, with the gradient of the losses.
+    Raises:
+        SettingError: an unknown aggregation, or `constant_length` without a positive one in the normalizer.
+        ShapeError: lengths that do not add up to the losses (`sequence_mean`).
     """
     match aggregation:
         case "token_mean":
@@ -162,7 +169,13 @@ def aggregate(losses: Tensor, lengths: Tensor, aggregation: Aggregation, normali
             share = (1.0 / lengths.clamp(min=1)).repeat_interleave(lengths, output_size=losses.numel())
             return (losses * share).sum() / max(normalizer.sequences, 1.0)
         case "constant_length":
-            return losses.sum() / max(normalizer.sequences * normalizer.constant_length, 1.0)
+            length = normalizer.constant_length
+            if length is None or not 0.0 < length < math.inf:
+                raise SettingError(
+                    f"aggregation 'constant_length' divides by Normalizer.constant_length, got {length}: set it to the "
+                    "longest response allowed"
+                )
+            return losses.sum() / (max(normalizer.sequences, 1.0) * length)
         case _:
             raise SettingError(
                 f"unknown aggregation {aggregation!r}; known: token_mean, sequence_mean, constant_length"

@@ -1,12 +1,12 @@
 """Log-ratios between two policies over a batch of sequences, and the weights that products of ratios make.
 
-There is one implementation, for the packed layout: the trainable tokens of all sequences one after another, and how
-many each sequence has. Padded tensors and masks (prompts, tool output) are brought to it when a batch is made, and
-weights are brought back to the shape that came in.
+The only implementation works on the packed layout: the trainable tokens of all sequences one after another, and how
+many each sequence has. A batch made from padded tensors or masks (prompts, tool output) is packed at once, and its
+weights are given back in the shape that came in.
 
-Three policies are kept apart: `behaviour` sampled the tokens (quantised, perhaps older), `proximal` is the trainer's
-policy at the start of the step, `current` is the one being optimised. A log-ratio here is log proximal - log behaviour,
-so that its exponential weights what behaviour sampled as if proximal had.
+The library keeps three policies apart: `behaviour` sampled the tokens (quantised, perhaps older), `proximal` is the
+trainer's policy at the start of the step, `current` is the one being optimised. A log-ratio here is
+log proximal - log behaviour: its exponential weighs what behaviour sampled as if proximal had sampled it.
 """
 
 import math
@@ -24,24 +24,26 @@ from ais_core.settings import EXPONENT_LIMIT
 NonFinite = Literal["raise", "mask"]
 
 CHUNK_TOKENS = 64 * 1024
-"""Tokens worked on at once on a CPU: memory does not grow with the batch. Smaller chunks spend their time in calls."""
+"""Tokens worked on at once on a CPU, so that memory does not grow with the batch. Smaller chunks spend their time in
+calls."""
 
 LARGEST_LOG_RATIO = 1e9
-"""A log-ratio of larger magnitude is no difference of log-probs but a sentinel, such as the most negative float that
-stands for a forbidden token: its square is not a float32. It is treated as one that is not finite."""
+"""A log-ratio of larger magnitude is not a difference of log-probs but a sentinel, such as the most negative float that
+stands for a forbidden token. Its square does not fit a float32, so it counts as not finite."""
 
 
 def log_ratio(proximal: Tensor, behaviour: Tensor) -> Tensor:
     """log proximal - log behaviour, detached.
 
-    Both are taken to float32 before the subtraction: a difference of two bfloat16 log-probs is mostly rounding.
+    Both become float32 before the subtraction, because a difference of two bfloat16 log-probs is mostly rounding.
 
     Args:
         proximal: log-probs of the sampled tokens under the policy at the start of the step, any shape and float dtype.
         behaviour: log-probs of the distribution really sampled, same shape.
     Raises:
-        ShapeError: shapes that differ.
+        ShapeError: shapes or devices that differ, or tensors without values.
     """
+    _check_tensors(proximal=proximal, behaviour=behaviour)
     if proximal.shape != behaviour.shape:
         raise ShapeError(
             f"proximal log-probs have shape {tuple(proximal.shape)}, behaviour log-probs {tuple(behaviour.shape)}"
@@ -51,7 +53,7 @@ def log_ratio(proximal: Tensor, behaviour: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SequenceBatch:
-    """Log-ratios of a batch, packed. Made by `packed` or `padded`."""
+    """Log-ratios of a batch, packed. Make one with `packed` or `padded`."""
 
     log_ratio: Tensor
     """(tokens,) float32, detached: the trainable tokens only."""
@@ -60,11 +62,13 @@ class SequenceBatch:
     version_lag: Tensor | None
     """(tokens,) int64: policy versions between the one that sampled a token and the one training it."""
     non_finite_tokens: int
-    """Tokens left out because their log-ratio was not finite."""
+    """How many tokens were left out because their log-ratio was not finite."""
+    smallest: float
+    """The smallest log-ratio; inf for a batch without tokens."""
     largest: float
     """The largest log-ratio; -inf for a batch without tokens."""
-    position: Tensor | None
-    """Where each token lies in the flattened layout that came in; None when it is that layout."""
+    keep: Tensor | None
+    """(shape.numel(),) bool: which places of the flattened layout that came in hold the tokens; None for all."""
     shape: torch.Size
     """The shape that came in, and in which weights are given back."""
 
@@ -82,15 +86,20 @@ class SequenceBatch:
         Args:
             log_ratio: (T,) log proximal - log behaviour of the sampled tokens.
             lengths: (N,) integers that add up to T, zeros allowed.
-            version_lag: (T,) integers, or None.
+            version_lag: (T,) integers, 0 or more where the mask is True, or None.
             mask: (T,) bool, False for tokens that were not sampled by the policy (prompts, tool output), or None.
             non_finite: `raise`, or `mask` to leave such tokens out and count them.
         Raises:
-            ShapeError: lengths, shapes or dtypes that do not describe one batch.
+            ShapeError: lengths, lags, shapes, dtypes or devices that do not describe one batch, or tensors without
+                values (device `meta`).
             NonFiniteError: a NaN or infinity, or a magnitude over LARGEST_LOG_RATIO, unless masked.
         """
-        if log_ratio.ndim != 1 or lengths.ndim != 1:
-            raise ShapeError(f"expected flat tensors, got {tuple(log_ratio.shape)} and lengths {tuple(lengths.shape)}")
+        _check_tensors(log_ratio=log_ratio, version_lag=version_lag, mask=mask)
+        if lengths.is_meta or log_ratio.ndim != 1 or lengths.ndim != 1:
+            raise ShapeError(
+                f"expected flat tensors with values, got {tuple(log_ratio.shape)} and lengths {tuple(lengths.shape)} "
+                f"on {lengths.device}"
+            )
         if lengths.numel() and (lengths.is_floating_point() or lengths.dtype == torch.bool):
             raise ShapeError(f"lengths are integers, got {lengths.dtype}")
         counts = [int(length) for length in lengths.tolist()]
@@ -110,6 +119,7 @@ class SequenceBatch:
 
         What padding holds does not matter. Raises as `packed`.
         """
+        _check_tensors(log_ratio=log_ratio, version_lag=version_lag, mask=mask)
         if log_ratio.ndim != 2:
             raise ShapeError(f"a padded batch is (B, T), got {tuple(log_ratio.shape)}")
         rows, columns = log_ratio.shape
@@ -135,8 +145,8 @@ class SequenceBatch:
         kept = flat if keep is None else flat[keep]
         bad = 0
         smallest, largest = _extremes(kept)
-        # A comparison with NaN is false, so this one pass finds every kind; the dear ones are for when there is one.
-        if not (smallest >= -LARGEST_LOG_RATIO and largest <= LARGEST_LOG_RATIO):
+        # A comparison with NaN is false, so this one pass finds every kind of bad value; only then look closer.
+        if not (smallest >= -LARGEST_LOG_RATIO and largest <= LARGEST_LOG_RATIO) and kept.numel():
             usable = flat.abs() <= LARGEST_LOG_RATIO
             bad = int((~usable if keep is None else ~usable & keep).sum())
             if non_finite == "raise":
@@ -146,21 +156,17 @@ class SequenceBatch:
                 )
             keep = usable if keep is None else keep & usable
             kept = flat[keep]
-            _, largest = _extremes(kept)
-        position = None
-        if keep is not None:
-            position = keep.nonzero().squeeze(1)
-            ends = torch.tensor(counts, dtype=torch.int64, device=flat.device).cumsum(0)
-            through = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
-            counts = through[ends].diff(prepend=through[:1]).tolist()
-        lag = None
-        if version_lag is not None:
-            lag = version_lag.reshape(-1).long()
-            lag = lag if keep is None else lag[keep]
-        return cls(kept, tuple(counts), lag, bad, largest, position, shape)
+            smallest, largest = _extremes(kept)
+        if kept.numel() == flat.numel():
+            keep = None
+        else:
+            assert keep is not None
+            counts = _kept_by_sequence(keep, counts, shape)
+        lag = None if version_lag is None else _checked_lag(version_lag.reshape(-1), keep)
+        return cls(kept, tuple(counts), lag, bad, smallest, largest, keep, shape)
 
     def chunks(self) -> Iterator["Chunk"]:
-        """The batch in pieces of whole sequences, in order. A batch of one piece keeps it, and what was found of it."""
+        """The batch in pieces of whole sequences, in order. A batch of one piece keeps that piece and its sums."""
         if self.log_ratio.numel() <= self._limit:
             yield self._single
             return
@@ -171,7 +177,7 @@ class SequenceBatch:
                 size += self.lengths[last]
                 last += 1
             tokens = slice(token, token + size)
-            yield Chunk(self.log_ratio[tokens], self.lengths[first:last], self.largest, tokens)
+            yield Chunk(self.log_ratio[tokens], self.lengths[first:last], self.smallest, self.largest, tokens)
             token, first = token + size, last
 
     @property
@@ -180,20 +186,18 @@ class SequenceBatch:
 
     @cached_property
     def _single(self) -> "Chunk":
-        return Chunk(self.log_ratio, self.lengths, self.largest, slice(0, self.log_ratio.numel()))
+        return Chunk(self.log_ratio, self.lengths, self.smallest, self.largest, slice(0, self.log_ratio.numel()))
 
     def restore(self, values: Tensor) -> Tensor:
         """Per-token values (tokens,) in the shape that came in; 0 where masked."""
-        if self.position is None:
+        if self.keep is None:
             return values.reshape(self.shape)
-        whole = values.new_zeros(self.shape.numel())
-        whole[self.position] = values
-        return whole.reshape(self.shape)
+        return values.new_zeros(self.shape.numel()).masked_scatter_(self.keep, values).reshape(self.shape)
 
     def per_token(self, values: Tensor) -> Tensor:
         """Values given per sequence (N,) or in the shape that came in, as (tokens,).
 
-        A flat batch of as many tokens as sequences is taken to have them per sequence.
+        Where a flat batch has as many tokens as sequences, the values are taken to be per sequence.
         """
         sequences = len(self.lengths)
         if values.shape == (sequences,):
@@ -201,22 +205,29 @@ class SequenceBatch:
             return values.repeat_interleave(lengths, output_size=self.log_ratio.numel())
         if values.shape == self.shape:
             flat = values.reshape(-1)
-            return flat if self.position is None else flat[self.position]
+            return flat if self.keep is None else flat[self.keep]
         raise ShapeError(f"expected ({sequences},) or {tuple(self.shape)}, got {tuple(values.shape)}")
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some whole sequences of a batch."""
+    """A run of whole sequences of a batch."""
 
     log_ratio: Tensor
     """(tokens,) float32."""
     sizes: tuple[int, ...]
     """Tokens of each sequence; 0 is allowed."""
+    smallest: float
+    """No log-ratio of the batch is smaller."""
     largest: float
-    """No log-ratio is larger."""
+    """No log-ratio of the batch is larger."""
     tokens: slice
-    """Where its tokens lie in the batch."""
+    """Where the tokens lie in the batch."""
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all sequences that have tokens have the same number."""
+        return len({*self.sizes} - {0}) <= 1
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -254,7 +265,7 @@ class Chunk:
 
 
 def cumulative(values: Tensor) -> Tensor:
-    """(n + 1,) float64 sums of everything before each value: a range's sum is a difference of two."""
+    """(n + 1,) float64 sums of everything before each value, so that the sum of a range is a difference of two."""
     sums = values.new_zeros(values.numel() + 1, dtype=torch.float64)
     torch.cumsum(values, 0, dtype=torch.float64, out=sums[1:])
     return sums
@@ -266,8 +277,47 @@ def exponential(log_weights: Tensor) -> Tensor:
 
 
 def _extremes(values: Tensor) -> tuple[float, float]:
-    """The smallest and the largest, NaN if there is one; inf and -inf of nothing."""
+    """The smallest and the largest value, NaN if there is one; inf and -inf if there are no values."""
     if values.numel() == 0:
         return math.inf, -math.inf
-    low, high = torch.aminmax(values)
-    return float(low), float(high)
+    low, high = torch.stack(torch.aminmax(values)).tolist()
+    return low, high
+
+
+def _kept_by_sequence(keep: Tensor, counts: list[int], shape: torch.Size) -> list[int]:
+    """How many places of each sequence are kept, from `keep` (shape.numel(),) and the sequences' lengths."""
+    if len(shape) == 2:
+        by_row: list[int] = keep.view(shape).sum(1, dtype=torch.int32).tolist()
+        return by_row
+    through = keep.new_zeros(keep.numel() + 1, dtype=torch.int32)
+    torch.cumsum(keep, 0, dtype=torch.int32, out=through[1:])
+    ends = torch.tensor([0, *counts], dtype=torch.int64, device=keep.device).cumsum(0)
+    by_sequence: list[int] = through[ends].diff().tolist()
+    return by_sequence
+
+
+def _checked_lag(lag: Tensor, keep: Tensor | None) -> Tensor:
+    """(tokens,) int64 version lags. Raises ShapeError for fractions, NaN and negative lags."""
+    if lag.is_floating_point() or lag.is_complex() or lag.dtype == torch.bool:
+        raise ShapeError(f"version lags count policy versions and are integers, got {lag.dtype}")
+    lag = lag.long() if keep is None else lag[keep].long()
+    if lag.numel() and int(lag.min()) < 0:
+        raise ShapeError(
+            f"version lags are 0 or more, got {int(lag.min())}: no token is sampled by a version that comes later"
+        )
+    return lag
+
+
+def _check_tensors(**tensors: Tensor | None) -> None:
+    """Refuses tensors that hold no values, are not strided, or lie on several devices. Raises ShapeError."""
+    there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in there.items():
+        if tensor.is_meta:
+            raise ShapeError(f"{name} is on the meta device and holds no values: compute the log-probs first")
+        if tensor.layout != torch.strided:
+            raise ShapeError(f"{name} has layout {tensor.layout}: pass a dense tensor")
+    devices = {name: tensor.device for name, tensor in there.items()}
+    if len({*devices.values()}) > 1:
+        raise ShapeError(
+            f"tensors of a batch lie on one device, got {', '.join(f'{n} on {d}' for n, d in devices.items())}"
+        )

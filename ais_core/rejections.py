@@ -1,4 +1,4 @@
-"""Rejections: which tokens are kept. Each gives 1 to what it keeps and 0 to what it drops.
+"""Decides which tokens are kept. A rejection gives 1 to what it keeps and 0 to what it drops.
 
     ratio, k1, k2, k3 of a token, or of a sequence by sum, mean or maximum      verl's rollout rejection sampling; TRL's
                                                                                and the geometric sequence mask
@@ -7,12 +7,16 @@
            is at most tau                                                      algorithm 1
 
 An offending token is one that the update would push further off-policy: A > 0 and r > 1, or A < 0 and r < 1.
+
+M2PO's greedy rule needs the order of all offending tokens of the batch. Sums that add know them in bins of 1/64 octave,
+so the threshold is that of the greedy rule to 1.6%, on the strict side: the limit always holds. The paper masks the
+dropped tokens, and so does this; the code that its authors released keeps them and clamps their ratio instead.
 """
 
 import torch
 from torch import Tensor
 
-from ais_core.histogram import BINS, edge
+from ais_core.diagnostics.histogram import FINE_BINS, fine_edge
 from ais_core.ratios import Chunk, exponential
 from ais_core.settings import RejectionSettings
 
@@ -33,7 +37,7 @@ def kept(chunk: Chunk, rejection: RejectionSettings) -> Tensor:
 
 
 def off_policy_sequences(chunk: Chunk, advantages: Tensor, threshold: float) -> Tensor:
-    """(tokens,) bool, OPSM: False where the token's advantage is negative and its sequence's mean -log r is over
+    """(tokens,) bool: OPSM drops a token with a negative advantage when the mean -log r of its sequence is over
     `threshold` nats."""
     mean = -chunk.sequence_sum() / chunk.occupied
     return ~((advantages < 0) & chunk.spread(mean > threshold))
@@ -45,22 +49,26 @@ def offending(log_ratio: Tensor, advantages: Tensor) -> Tensor:
 
 
 def second_moment_threshold(counts: list[float], squares: list[float], limit: float) -> float:
-    """M2PO's threshold on |log r| of offending tokens from their histogram, so that it is global.
+    """M2PO's threshold on |log r| of offending tokens; inf when nothing has to be masked.
 
-    Bins are kept from the smallest magnitude up while their mean square stays at or under `limit`, so the limit always
-    holds and at most one bin (a quarter octave) more than necessary is masked. inf when nothing has to be masked.
+    Bins are kept from the smallest magnitude up while their mean square stays at or under `limit`. The limit always
+    holds, and at most one bin (1/64 octave) more than necessary is masked.
+
+    Args:
+        counts, squares: (FINE_BINS,) number and squared log-ratio of the offending tokens of the whole batch.
+        limit: tau, nats squared.
     """
     count, total = 0.0, 0.0
-    for index in range(BINS):
+    for index in range(FINE_BINS):
         count, total = count + counts[index], total + squares[index]
         if counts[index] > 0 and total > limit * count:
-            return edge(index)
+            return fine_edge(index)
     return float("inf")
 
 
 def masked_share(counts: list[float], threshold: float, tokens: int) -> float:
     """The share of all tokens that M2PO masks at a threshold of `second_moment_threshold`."""
-    masked = sum(count for index, count in enumerate(counts) if edge(index) >= threshold)
+    masked = sum(count for index, count in enumerate(counts) if fine_edge(index) >= threshold)
     return masked / tokens if tokens else 0.0
 
 

@@ -97,10 +97,11 @@ class MixingSettings:
     """Mean |log ratio| in nats per token at which severity is one half: below it the mismatch is treated as noise."""
 
     effective_sample_floor: float = 0.5
-    """The least effective sample size that the mixed weights may leave, as a share of the batch."""
+    """The least effective sample size that the mixed weights may leave, as a share of the batch. An estimate with
+    rejections or `uncorrected_bound`."""
 
     amplification_batch: float = 4.0
-    """How many effective raw sequences count as one half of the trust in the weights."""
+    """How many effective sequences beyond the first count as one half of the trust in the raw weights."""
 
     variation_scale: float = 1.0
     """CV of the raw weights that counts as large; only the rules `product`, `severity_effective_sample_variation` and
@@ -111,12 +112,13 @@ class MixingSettings:
     at it."""
 
     mismatch_limit: float = 1.0
-    """Mean |log ratio| in nats per token above which ratios say nothing. alpha falls linearly to 0 between this and
-    twice this, and the plan is marked untrusted."""
+    """Mean |log ratio| in nats per token above which ratios say nothing and the plan of any method is marked untrusted.
+    alpha falls linearly to 0 between this and twice this."""
 
     uncorrected_bound: float | None = None
     """Bound the uncorrected branch by min(1, this * r) per token, so that a token the trained policy finds very
-    unlikely is not pushed at full weight. None leaves the branch at 1. The study of the rule used 4."""
+    unlikely is not pushed at full weight. None leaves the branch at 1. The study of the rule used 4. With a bound the
+    effective sample, its floor and the plan's effect are estimates."""
 
     evaluation: Evaluation = "previous_batch"
     """`previous_batch` takes alpha from the batches before: no pass over the batch ahead of its weights, and alpha is
@@ -128,19 +130,21 @@ class MixingSettings:
 
     def __post_init__(self) -> None:
         _check("alpha_max", self.alpha_max, 0.0 <= self.alpha_max <= 1.0, "in [0, 1]")
-        _check("severity_scale", self.severity_scale, self.severity_scale > 0, "positive")
+        _check("severity_scale", self.severity_scale, 0 < self.severity_scale < math.inf, "positive and finite")
         _check(
             "effective_sample_floor",
             self.effective_sample_floor,
             0.0 < self.effective_sample_floor < 1.0,
             "between 0 and 1, both excluded",
         )
-        _check("amplification_batch", self.amplification_batch, self.amplification_batch >= 0, "0 or more")
-        _check("variation_scale", self.variation_scale, self.variation_scale > 0, "positive")
-        _check("noise_weight", self.noise_weight, self.noise_weight >= 0, "0 or more")
+        batch, variation, noise = self.amplification_batch, self.variation_scale, self.noise_weight
+        _check("amplification_batch", batch, 0 <= batch < math.inf, "0 or more, and finite")
+        _check("variation_scale", variation, 0 < variation < math.inf, "positive and finite")
+        _check("noise_weight", noise, 0 <= noise < math.inf, "0 or more, and finite")
         _check("mismatch_limit", self.mismatch_limit, self.mismatch_limit > 0, "positive (inf switches it off)")
         if self.uncorrected_bound is not None:
-            _check("uncorrected_bound", self.uncorrected_bound, self.uncorrected_bound > 0, "positive or None")
+            bound = self.uncorrected_bound
+            _check("uncorrected_bound", bound, 0 < bound < math.inf, "positive and finite, or None")
         _check("memory", self.memory, 0.0 <= self.memory < 1.0, "in [0, 1)")
 
 

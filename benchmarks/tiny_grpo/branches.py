@@ -14,7 +14,7 @@ from ais_core.advantages import EPSILON
 from ais_core.corrections import Correction
 from ais_core.objectives import Normalizer
 from ais_core.ratios import SequenceBatch, log_ratio
-from tiny_grpo.experiment import Method
+from benchmarks.tiny_grpo.experiment import Method
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def batch_loss(
     logs = log_ratio(current, microbatch.behaviour_logprobs)
     ratios = SequenceBatch.packed(logs, microbatch.lengths)
     plan, _ = correction.plan(correction.measure(ratios, advantages), None)
+    alpha = 1.0 if plan.alpha is None else plan.alpha  # a method that does not mix is weighted as a whole
     weights = correction.weights(ratios, advantages, plan)
     sequences = torch.zeros(len(advantages)).index_add_(0, microbatch.rows, logs)
     truncated = sequences.clamp(-20, 20).exp().clamp(max=correction.settings.cap)
@@ -59,7 +60,7 @@ def batch_loss(
         behaviour = policy.distribution(microbatch, precision)
     if method.uncorrected == "behaviour":
         assert behaviour is not None
-        mixed, sampled = _shares(plan.alpha, weights, method, groups, microbatch, generator)
+        mixed, sampled = _shares(alpha, weights, method, groups, microbatch, generator)
         losses = objectives.policy_gradient(current, per_token, mixed)
         losses = losses + objectives.policy_gradient(_chosen(behaviour, microbatch), per_token, sampled)
     else:
@@ -70,7 +71,7 @@ def batch_loss(
     normaliser = Normalizer(tokens=logs.numel(), sequences=len(advantages))
     return Loss(
         value=objectives.aggregate(losses, microbatch.lengths, "token_mean", normaliser),
-        alpha=plan.alpha,
+        alpha=alpha,
         mean_abs_log_ratio=float(logs.abs().mean()),
         sequence_ess=float(truncated.sum() ** 2 / (len(truncated) * truncated.square().sum())),
     )

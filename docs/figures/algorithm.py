@@ -48,7 +48,7 @@ def over_lengths_and_mismatch() -> None:
     axes[2].set_ylim(0, 1.02)
     axes[2].axhline(0.5, color="black", linewidth=0.8, linestyle="--")
     axes[0].legend(fontsize=7)
-    figure.savefig(HERE / "lengths.svg")
+    figure.savefig(HERE / "lengths.svg", metadata={"Date": None})
 
 
 def by_level() -> None:
@@ -64,7 +64,7 @@ def by_level() -> None:
     axis.set_xscale("log", base=2)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    figure.savefig(HERE / "levels.svg")
+    figure.savefig(HERE / "levels.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -270,13 +270,14 @@ def bench(
     if name == "--help":  # before NAME it is this command's; after it, the benchmark's
         print(context.get_help())
         raise typer.Exit
-    scripts = {path.stem: path for path in (Path(__file__).parents[2] / "benchmarks").glob("[a-z]*.py")}
-    if "trajectory_queue" in scripts:  # as queue.py it would stand in for the standard library's module, in all of them
-        scripts["queue"] = scripts.pop("trajectory_queue")
-    if name not in scripts:
-        known = ", ".join(sorted(scripts)) or "none here"
-        _fail(f"there is no benchmark {name}; there are: {known}", EXIT_SETTINGS)
-    os.execv(sys.executable, [sys.executable, str(scripts[name]), *context.args])
+    folder = Path(__file__).parents[2] / "benchmarks"
+    known = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    if name not in known:
+        there = ", ".join(known) or "none here: they are in the repository, not in the installed package"
+        _fail(f"there is no benchmark {name}; there are: {there}", EXIT_SETTINGS)
+    path = os.pathsep.join(filter(None, (str(folder.parent), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", f"benchmarks.{name}", *context.args]
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
 
 
 def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:

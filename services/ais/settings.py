@@ -1,6 +1,6 @@
-"""All settings there are, in one model: what `ais` checks before anything is started, and what `ais config` prints.
+"""All settings in one model: what `ais` checks before it starts anything, and what `ais config` prints.
 
-Each section is owned by its service, which alone says what the defaults are.
+Each service owns its section, and alone says what the defaults are.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ais.collector.settings import CollectorSettings
 from ais.launcher.settings import LauncherSettings
 from ais.rollout.settings import RolloutSettings
 from ais.runtime.logging import LoggingSettings
-from ais.runtime.settings import RedisSettings, RunSettings, Section, read_tree, validate
-from ais.trainer.settings import TrainerSettings, check_straight_through
+from ais.runtime.reading import choices_of, field_types, read_settings
+from ais.runtime.settings import RedisSettings, RunSettings, Section
+from ais.trainer.settings import TrainerSettings, check_sections
 from ais_core.settings import CorrectionSettings
 
 COMMENT_WIDTH = 100
@@ -41,7 +42,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        check_straight_through(self.trainer, self.correction)
+        check_sections(self.run, self.trainer, self.correction)
         if self.rollout.drain_seconds >= self.launcher.stop_grace_seconds:
             raise ValueError(
                 f"launcher.stop_grace_seconds = {self.launcher.stop_grace_seconds:g} must be more than "
@@ -51,23 +52,27 @@ class Settings(Section):
 
 
 def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
-    """The effective settings. Raises SettingsError naming every wrong key, with the nearest known one."""
-    return validate(Settings, read_tree(file, overrides))
+    """The effective settings, checked. Raises SettingsError naming every wrong key, with the nearest known one."""
+    return read_settings(Settings, file, overrides)
 
 
 def to_toml(settings: Settings) -> str:
-    """Settings as TOML, each field's documentation above it. Reading it gives the same settings."""
+    """Settings as TOML, each field's documentation and choices above it. Reading it gives the same settings, wherever
+    the file lies: its paths are absolute."""
     return "\n".join(_section(settings, "")).strip() + "\n"
 
 
 def _section(section: Any, path: str) -> Iterator[str]:
     documentation = _documentation(type(section))
+    choices = {name: choices_of(annotation) for name, annotation in field_types(type(section)).items()}
     nested = {}
     for name, value in _values(section).items():
         if _is_section(value):
             nested[name] = value
             continue
         yield from _comment(documentation.get(name, ""))
+        if choices[name]:
+            yield from _comment(f"One of: {', '.join(choices[name])}.")
         yield f"# {name} =  (not set)" if value is None else f"{name} = {_literal(value)}"
     for name, value in nested.items():
         yield ""
@@ -116,7 +121,7 @@ def _literal(value: Any) -> str:
     if _is_section(value) or isinstance(value, Mapping):
         items = value if isinstance(value, Mapping) else _values(value)
         return "{" + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in items.items() if v is not None) + "}"
-    return json.dumps(str(value), ensure_ascii=False)
+    return json.dumps(str(value.absolute() if isinstance(value, Path) else value), ensure_ascii=False)
 
 
 def _key(name: str) -> str:

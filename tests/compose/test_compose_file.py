@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ais.rollout.generation_api import STOP_GRACE_SECONDS
+from ais.rollout.generation_server import STOP_GRACE_SECONDS
 from ais.runtime.http import STOP_SECONDS
 from ais.settings import load
 

@@ -11,6 +11,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
@@ -48,7 +49,7 @@ def tokenizer() -> PolicyTokenizer:
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     characters.decoder = decoders.Fuse()
     characters.add_special_tokens(["_", "^", "$"])
-    return PolicyTokenizer(characters, None, PromptSettings())
+    return PolicyTokenizer(PreTrainedTokenizerFast(tokenizer_object=characters), PromptSettings())
 
 
 def sample(request: rollout_pb2.GenerateRequest, index: int, correct: bool) -> pb.Trajectory:

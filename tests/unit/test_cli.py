@@ -13,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ais.cli import app
-from ais.runtime.settings import SettingsError, known_keys, read_tree, validate
+from ais.runtime.explaining import known_keys
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load, to_toml
 from ais.trainer.settings import TrainerSettings
 
@@ -80,6 +82,8 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
     settings = load(
         EXAMPLE,
         [
+            f"run.directory={tmp_path / 'rüns'}",
+            "run.name=2025",
             "run.steps=7",
             "collector.sampling.stop_token_ids=[1, 2]",
             'collector.task.pattern="ä\\n\\\\d"',
@@ -90,8 +94,28 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
         ],
     )
     file = tmp_path / "config.toml"
-    file.write_text(to_toml(settings))
-    assert validate(Settings, read_tree(file, environment={})) == settings
+    file.write_text(to_toml(settings), encoding="utf-8")
+    assert read_settings(Settings, file, environment={}) == settings
+
+
+def test_printed_settings_mean_the_same_wherever_they_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(load(EXAMPLE)), encoding="utf-8")
+    kept = load(file)
+    assert (kept.run.model, kept.run.directory) == (EXAMPLE.parent / "model", Path("runs").absolute())
+
+
+def test_printed_settings_list_what_each_choice_allows() -> None:
+    printed = to_toml(load(EXAMPLE))
+    for choices, setting in (
+        ("torch, vllm, replay", "engine"),
+        ("bf16, e4m3, e5m2, e2m1, int8", "weights"),
+        ("exact_match, regular_expression, reasoning_gym", "verifier"),
+        ("debug, info, warning, error", "level"),
+        ("none, tis, mis", "method"),
+        ("previous_batch, same_batch", "evaluation"),
+    ):
+        assert re.search(rf"# One of: {choices}[^.]*\.\n(# )?{setting} =", printed), setting
 
 
 def test_printed_settings_document_every_key() -> None:

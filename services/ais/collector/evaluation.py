@@ -23,10 +23,10 @@ from pathlib import Path
 import grpc
 import httpx
 
-from ais.collector.exercise import Exercise
+from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.prompts.prompts import Split
-from ais.collector.service import open_exercise
+from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import TrajectoryBounds
@@ -36,7 +36,8 @@ from ais.contracts.weights.upload import UploadError, these, upload_client, uplo
 from ais.runtime.channel import open_channel
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
-from ais.runtime.settings import SettingsError, read_tree, validate
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
 
 CALL_SECONDS = 300.0
 """Deadline of one weight push and of one prompt's generation."""
@@ -71,7 +72,9 @@ class Replica:
 async def score(
     replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
 ) -> Score:
-    """One response to each of the first `prompts` held-out prompts, under the policy the replica serves now."""
+    """One response to each of the first `prompts` held-out prompts, or to each that there is, under the policy the
+    replica serves now."""
+    prompts = min(prompts, exercise.task.distinct or prompts)
     async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
@@ -145,6 +148,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def main() -> None:
+    run_without_torch()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -154,9 +158,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        tree = read_tree(arguments.config, arguments.overrides)
-        sections = CollectorProcessSettings.model_fields
-        settings = validate(CollectorProcessSettings, {key: tree[key] for key in sections if key in tree})
+        settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_SETTINGS)

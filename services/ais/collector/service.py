@@ -6,13 +6,10 @@ import asyncio
 import logging
 
 from ais.collector.collector import Collector
-from ais.collector.exercise import Exercise
+from ais.collector.exercise import check_evaluation, open_exercise
 from ais.collector.metrics import CollectorMetrics
-from ais.collector.prompts.prompts import Split, TaskError
-from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.prompts.prompts import Split
 from ais.collector.settings import CollectorProcessSettings
-from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
@@ -22,7 +19,6 @@ from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
 from ais.runtime.patience import persist
-from ais.runtime.process import UnavailableError
 from ais.runtime.redis import connect
 
 logger = logging.getLogger(__name__)
@@ -31,6 +27,7 @@ logger = logging.getLogger(__name__)
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
     exercise = open_exercise(settings, Split.TRAIN)
+    check_evaluation(settings)
     redis = await connect(settings.redis)
     keys = Keys(settings.run.name)
     registry = service_registry("collector")
@@ -49,15 +46,3 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         logger.info("metrics at %s/metrics", http_url(settings.collector.http_host, port))
         await collector.run(stop)
     await redis.aclose()
-
-
-def open_exercise(settings: CollectorProcessSettings, split: Split) -> Exercise:
-    """The prompts of `split` and what judges their responses. Raises UnavailableError when one cannot be used."""
-    try:
-        return Exercise(
-            task=open_task(settings.collector.task, settings.run.seed, split),
-            tokenizer=open_tokenizer(settings.run.model, settings.collector.prompt),
-            verifier=open_verifier(settings.collector.task),
-        )
-    except TaskError as error:
-        raise UnavailableError(str(error)) from error

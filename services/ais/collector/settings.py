@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
-from ais.runtime.settings import RedisSettings, RunSettings, Section
+from ais.runtime.settings import (
+    Count,
+    Port,
+    RedisSettings,
+    RunSettings,
+    Seconds,
+    Section,
+)
+
+LEAST_TEMPERATURE = 0.01
+"""Below it, the most likely token's probability rounds to 1 and every other one's to 0."""
 
 VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
 
@@ -20,7 +30,7 @@ class ReasoningGymDataset(Section):
 
     name: str
     """Its name there, such as chain_sum."""
-    weight: float = Field(default=1.0, gt=0.0)
+    weight: float = Field(default=1.0, gt=0.0, le=1e9)
     """How often its items are drawn, relative to the others'."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """Its own parameters, such as {max_terms = 2}; those not given are the library's."""
@@ -43,16 +53,23 @@ class TaskSettings(Section):
     file: Path | None = None
     """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
     held_out_file: Path | None = None
-    """For `jsonl`: the same kind of file for evaluation, never trained on. None: evaluation uses `file`."""
+    """For `jsonl`: the same kind of file for evaluation. Prompts that both files have are not trained on."""
+    held_out_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """For `jsonl` without `held_out_file`: the share of `file` that is kept for evaluation and never trained on. A
+    prompt's text alone decides, so rows may come and go without moving another."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """For `jsonl`: prompts too long for the replicas stop the run before it starts, or are left out and counted in the
+    log. Problems that are made, as by `reasoning_gym`, are made again until one fits."""
     datasets: tuple[ReasoningGymDataset, ...] = ()
     """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
     verifier: VerifierName | None = None
-    """`exact_match`: the response is the answer. `regular_expression`: what `pattern` captures is the answer.
-    `reasoning_gym`: that library scores what `pattern` captures; a JSONL file then needs its metadata. None:
-    `reasoning_gym` for the task of that name, else `exact_match`."""
+    """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
+    answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
+    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
+    docs/data.md."""
     pattern: str | None = None
-    r"""The last match counts, its first group or all of it. None: `####\s*(\S+)` for `regular_expression`,
-    `<answer>(.*?)</answer>` for `reasoning_gym`."""
+    r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
+    `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
 
     @property
     def effective_verifier(self) -> VerifierName:
@@ -70,6 +87,27 @@ class TaskSettings(Section):
         return self
 
 
+RESERVED_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "conversations",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
+)
+"""Arguments of transformers' apply_chat_template that are not the template's."""
+
+
 class PromptSettings(Section):
     """How a problem's text becomes the prompt that is tokenised."""
 
@@ -78,12 +116,15 @@ class PromptSettings(Section):
     system: str = ""
     """System message of the chat. Empty: none of ours; some templates then put in one of their own."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
-    """What else the chat template is given, such as {enable_thinking = false} for Qwen3."""
+    """What else the chat template is given, such as {enable_thinking = false} for Qwen3; `tools` and `documents` as
+    transformers' apply_chat_template takes them."""
 
     @model_validator(mode="after")
     def _chat_settings_have_a_chat(self) -> Self:
         if not self.use_chat_template and (self.system or self.template_arguments):
             raise ValueError("system and template_arguments need use_chat_template = true")
+        if taken := sorted(RESERVED_ARGUMENTS & self.template_arguments.keys()):
+            raise ValueError(f"template_arguments cannot set {', '.join(taken)}: the collector does")
         return self
 
 
@@ -96,17 +137,17 @@ class CollectorSettings(Section):
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()
     """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
-    group_deadline_seconds: float = Field(default=120.0, gt=0)
+    group_deadline_seconds: Seconds = 120.0
     """A group not finished by then is started again on another replica."""
-    max_attempts: int = Field(default=50, ge=1)
+    max_attempts: Count = 50
     """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector. One
     that was handed back by a replica that leaves has not."""
-    queue_factor: float = Field(default=1.5, ge=1.0)
+    queue_factor: float = Field(default=1.5, ge=1.0, le=1000.0)
     """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
     waiting for us."""
     http_host: Host = "127.0.0.1"
     """Address the metrics and health endpoints listen on."""
-    http_port: int = Field(default=0, ge=0, le=65535)
+    http_port: Port = 0
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
 
     @model_validator(mode="after")
@@ -118,14 +159,27 @@ class CollectorSettings(Section):
             )
         if self.sampling.seed is not None:
             raise ValueError("sampling.seed is drawn from run.seed for each group; set run.seed instead")
-        if self.sampling.temperature == 0.0:
-            raise ValueError("sampling.temperature = 0 has no log-probs to train on; set it above 0, usually to 1")
+        if self.sampling.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"sampling.temperature = {self.sampling.temperature:g} leaves one token possible and no log-probs to "
+                f"train on; set it to {LEAST_TEMPERATURE:g} or more, usually to 1"
+            )
         return self
+
+
+class ReplicaRoom(Section):
+    """What the collector reads of the replicas' section."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    max_model_len: int | None = None
+    """As rollout.max_model_len; None: the file does not say."""
 
 
 class CollectorProcessSettings(Section):
     """All that a collector process reads from the settings file."""
 
+    rollout: ReplicaRoom = ReplicaRoom()
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
     collector: CollectorSettings = CollectorSettings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,13 +26,13 @@ class SamplingParameters(BaseModel):
     """Softmax temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus mass kept; 1 keeps all. Training needs 1: truncation biases the importance ratio."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, le=2**31 - 1)
     """Number of most likely tokens kept; 0 keeps all. Training needs 0."""
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=2**31 - 1)
     """Response length at which sampling stops, in tokens."""
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = ()
     """A response ends with the first of these, which belongs to it. Empty: the model's own end-of-sequence tokens."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
     """Seed of a group's random stream. None draws from the replica's own."""
 
     def to_proto(self) -> pb.SamplingParameters:

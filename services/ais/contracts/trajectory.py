@@ -63,11 +63,12 @@ class MalformedRecordError(ValueError):
 
 @dataclass(frozen=True)
 class PolicySpan:
-    """Response tokens [begin, end) were sampled by policy `version`."""
+    """Response tokens [begin, end) were sampled by policy `version`, whose weights have the content `digest`."""
 
     version: int
     begin: int
     end: int
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
     message.token_ids = trajectory.token_ids.astype(TOKEN_DTYPE, copy=False).tobytes()
     message.behaviour_logprobs = trajectory.behaviour_logprobs.astype(LOGPROB_DTYPE, copy=False).tobytes()
     for span in trajectory.spans:
-        message.spans.add(version=span.version, begin=span.begin, end=span.end)
+        message.spans.add(version=span.version, begin=span.begin, end=span.end, digest=span.digest)
     message.finish_reason = _FINISH_TO_PROTO[trajectory.finish_reason]
     message.sampling.MergeFromString(_encoded(trajectory.sampling))
     message.precision.MergeFromString(_encoded(trajectory.precision))
@@ -288,10 +289,11 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
     covered = 0
     previous = 0
     for part in message.spans:
-        span = PolicySpan(part.version, part.begin, part.end)
+        span = PolicySpan(part.version, part.begin, part.end, part.digest)
         if span.begin != covered or span.end <= span.begin:
             where = f"{field}[{len(spans)}]"
             _refuse(where, f"expected a non-empty range from token {covered}, got [{span.begin}, {span.end})")
+        _check_name(span.digest, f"{field}[{len(spans)}].digest", may_be_empty=True)
         if span.version >= HIGHEST_VERSION:
             _refuse(f"{field}[{len(spans)}].version", f"expected a number below 2^53, got {span.version}")
         if newest is not None and span.version > newest:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ais.runtime.settings import Section
+from ais.runtime.settings import (
+    MOST,
+    Count,
+    CountOrNone,
+    Seconds,
+    Section,
+)
 
 
 class LauncherSettings(Section):
     """How a run on one machine is started, evaluated and ended."""
 
-    evaluation_prompts: int = Field(default=512, ge=0)
+    evaluation_prompts: CountOrNone = 512
     """Held-out prompts each saved checkpoint is evaluated on after training; 0 leaves the evaluation out."""
-    evaluation_checkpoints: int = Field(default=8, ge=2)
+    evaluation_checkpoints: int = Field(default=8, ge=2, le=MOST)
     """Most checkpoints that are evaluated: the first, the last, and others evenly between."""
-    deaths_limit: int = Field(default=5, ge=1)
+    deaths_limit: Count = 5
     """Deaths in a row, each within seconds of its start, before a process is given up."""
-    stop_grace_seconds: float = Field(default=30.0, gt=0)
+    stop_grace_seconds: Seconds = 30.0
     """How long a service may take to end after SIGTERM; then it is killed. Long enough for the trainer to finish its
     step and commit a checkpoint; usually all end within a second or two."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections import OrderedDict
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 
 from ais.contracts.handing_back import HANDED_BACK
@@ -30,27 +28,16 @@ from ais.rollout.engine import (
     InvalidRequestError,
 )
 from ais.rollout.metrics import RolloutMetrics
-from ais.runtime.addresses import authority
+from ais.runtime.text import printable
 
-SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 RETRY_METADATA = "grpc-retry-pushback-ms"
 """Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
-LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
-KEEPALIVE_SECONDS = 20.0
-"""A client from which nothing came for this long, while a call of its runs, is asked for a sign of life."""
-KEEPALIVE_ANSWER_SECONDS = 10.0
-"""Without an answer by then it has vanished: its calls are cancelled, and their slots are free again."""
-STOP_GRACE_SECONDS = 0.5
-"""Calls that still run after the engine has drained are cut after this."""
-
-_OPTIONS = [
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # a second replica on the same port is an error, not a silent sharing of calls
-    # Clients may ping as often as our own does; without this the server takes it for abuse and cuts the connection.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-]
+LONGEST_GROUP_ID = 512
+"""Characters of a group's name."""
+LONGEST_INPUT = 100
+"""Characters of a wrong value that a refusal repeats."""
+VERSIONS_REMEMBERED = 256
+"""Versions whose digests are kept: no response is sampled by more."""
 
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
 
@@ -71,12 +58,23 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         self._engine = engine
         self._identity = identity
         self._metrics = metrics
+        self._digests: OrderedDict[int, str] = OrderedDict()
+        """By version, newest last: a response says which weights sampled it."""
+
+    def note_version(self) -> None:
+        """Remembers the digest of the version served now. Call it after each swap of weights."""
+        description = self._engine.describe()
+        self._digests[description.version] = description.digest
+        self._digests.move_to_end(description.version)
+        if len(self._digests) > VERSIONS_REMEMBERED:
+            self._digests.popitem(last=False)
 
     async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Streams each trajectory at once; a call that ends early, for whatever reason, frees its slots."""
         begun = time.monotonic()
         status = grpc.StatusCode.OK
         try:
+            self.note_version()
             generation = decode_request(request, self._engine.describe().vocab_size)
             async with aclosing(self._engine.generate(generation)) as completions:
                 async for completion in completions:
@@ -95,7 +93,7 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
             await self._refuse(context, status, "draining", str(error), (HANDED_BACK,))
         except EngineFailedError as error:
             status = grpc.StatusCode.UNAVAILABLE
-            await context.abort(status, str(error))
+            await context.abort(status, printable(str(error)))
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED
             raise
@@ -133,25 +131,31 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         message: str,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> NoReturn:
-        self._metrics.rejected_requests.labels(field).inc()
-        await context.abort(status, message, metadata)
+        self._metrics.count_refusal(field)
+        await context.abort(status, printable(message), metadata)
 
     def _encoded(self, request: GenerationRequest, completion: Completion) -> object:
-        return encode_trajectory(_trajectory(request, completion, self._engine.describe(), self._identity.replica_id))
+        self.note_version()
+        spans = tuple(replace(span, digest=self._digests.get(span.version, "")) for span in completion.spans)
+        description, replica_id = self._engine.describe(), self._identity.replica_id
+        return encode_trajectory(_trajectory(request, replace(completion, spans=spans), description, replica_id))
 
 
 def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> GenerationRequest:
     """Raises InvalidRequestError or MalformedRecordError, both with the field that is wrong."""
-    if not message.group_id:
-        raise InvalidRequestError("group_id", "must not be empty")
+    name = message.group_id
+    if not (0 < len(name) <= LONGEST_GROUP_ID and name.isprintable()):
+        got = f"{len(name)}: {printable(name, LONGEST_INPUT)}"
+        raise InvalidRequestError("group_id", f"expected 1 to {LONGEST_GROUP_ID} printable characters, got {got}")
     prompt = decode_token_ids(message.prompt_token_ids, vocab_size, "prompt_token_ids")
     try:
         sampling = SamplingParameters.from_proto(message.sampling)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, ("sampling", *first["loc"])))
-        raise InvalidRequestError(field, f"{first['msg']}, got {first['input']!r}") from error
-    return GenerationRequest(message.group_id, tuple(prompt.tolist()), message.samples, sampling)
+        got = printable(repr(first["input"]), LONGEST_INPUT)
+        raise InvalidRequestError(field, f"{first['msg']}, got {got}") from error
+    return GenerationRequest(name, tuple(prompt.tolist()), message.samples, sampling)
 
 
 def _trajectory(
@@ -173,46 +177,3 @@ def _trajectory(
         first_token_seconds=completion.first_token_seconds,
         total_seconds=completion.total_seconds,
     )
-
-
-class GenerationServer:
-    """The listening server: generation, health and reflection."""
-
-    def __init__(self, checks: health.aio.HealthServicer, port: int) -> None:
-        self._checks = checks
-        self.port = port
-
-    async def refuse_new_calls(self) -> None:
-        """Health turns to NOT_SERVING for good."""
-        await self._checks.enter_graceful_shutdown()
-
-
-@asynccontextmanager
-async def serve_generation(service: GenerationService, host: str, port: int) -> AsyncIterator[GenerationServer]:
-    """Serves while the context is open. Raises OSError when the port is taken."""
-    server = grpc.aio.server(options=[*_OPTIONS, *_keepalive()])
-    checks = health.aio.HealthServicer()
-    rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = authority(host, port)
-    try:
-        bound = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
-    await server.start()
-    for name in ("", SERVICE_NAME):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        yield GenerationServer(checks, bound)
-    finally:
-        await server.stop(STOP_GRACE_SECONDS)
-
-
-def _keepalive() -> list[tuple[str, int]]:
-    answer = round(KEEPALIVE_ANSWER_SECONDS * 1000)
-    return [
-        ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
-        ("grpc.keepalive_timeout_ms", answer),
-        ("grpc.http2.ping_timeout_ms", answer),  # what really ends the connection
-    ]

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ais.contracts.sampling import FinishReason
+from ais.contracts.sampling import FinishReason, SamplingParameters
 from ais.rollout.engine import Engine
 
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _CALL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+OTHER_FIELD = "other"
+REFUSED = (
+    *("group_id", "prompt_token_ids", "samples"),
+    *(f"sampling.{name}" for name in SamplingParameters.model_fields),
+    *("queue", "draining", OTHER_FIELD),
+)
+"""Why a call is refused: a closed set, whatever callers send."""
 
 
 class RolloutMetrics:
@@ -48,11 +56,12 @@ class RolloutMetrics:
         )
         self.rejected_requests = Counter(
             "ais_rollout_rejected_requests",
-            "Generate calls refused: by the field that is wrong, or `queue` when the waiting queue was full, or "
-            "`draining`.",
+            "Generate calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`.",
             ["field"],
             registry=registry,
         )
+        for field in REFUSED:
+            self.rejected_requests.labels(field)
         self.weight_swaps = Counter(
             "ais_rollout_weight_swaps",
             "Weight pushes by outcome: applied, unchanged (served already), or the HTTP status of the refusal.",
@@ -121,6 +130,11 @@ class RolloutMetrics:
         }
         for name, (help_text, value) in gauges.items():
             Gauge(name, help_text, registry=self._registry).set_function(value)
+
+    def count_refusal(self, field: str) -> None:
+        """`field` comes from the request: an index in it, or a name that is not known, gets no series of its own."""
+        name = ".".join(field.split(".")[:2])
+        self.rejected_requests.labels(name if name in REFUSED else OTHER_FIELD).inc()
 
     def show_probe_gap(self, gap: float | None) -> None:
         """Of the version that serves from now on."""

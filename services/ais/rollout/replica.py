@@ -17,7 +17,8 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
-from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
@@ -57,12 +58,16 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             ready = not draining.is_set() and not failure.done()
             return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
 
+        def applied() -> None:
+            service.note_version()
+            registration.changed()
+
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
         intake = WeightIntake(
             engine,
             staging,
             metrics,
-            applied=registration.changed,
+            applied=applied,
             threads=rollout.unpack_threads,
             use_proxy=settings.run.use_proxy,
         )
@@ -74,7 +79,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             return "draining" if draining.is_set() else registration.failure
 
         service = GenerationService(engine, ReplicaIdentity(replica_id, settings.run.name, model), metrics)
-        generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port))
+        limits = ServerLimits.of_engine(engine.describe().max_model_len, rollout.slots + rollout.max_waiting_sequences)
+        generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port, limits))
         app = control_application(registry, not_ready, intake)
         http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port))
         heartbeat = asyncio.create_task(registration.keep(), name="heartbeat")

@@ -10,26 +10,36 @@ from pydantic import Field
 from ais.contracts.sampling import Precision
 from ais.runtime.addresses import Host, reachable_host
 from ais.runtime.logging import LoggingSettings
-from ais.runtime.settings import RedisSettings, RunSettings, Section
+from ais.runtime.settings import (
+    MOST,
+    CountOrNone,
+    Port,
+    RedisSettings,
+    RunSettings,
+    Seconds,
+    SecondsOrNone,
+    Section,
+    Threads,
+)
 
 
 class VllmSettings(Section):
     """What only the vLLM engine has."""
 
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: Threads = 1
     """GPUs that share each layer."""
-    data_parallel_size: int = Field(default=1, ge=1)
+    data_parallel_size: Threads = 1
     """Copies of the model in this replica, behind one address."""
     memory_fraction: float = Field(default=0.9, gt=0.0, le=1.0)
     """GPU: share of its memory for weights, activations and the key-value cache."""
-    cpu_cache_gib: int = Field(default=1, ge=1)
+    cpu_cache_gib: int = Field(default=1, ge=1, le=65_536)
     """CPU: size of the key-value cache."""
     compile: bool | None = None
     """Whether vLLM compiles the model and captures CUDA graphs. None: on a GPU; on a CPU it takes minutes."""
     update: Literal["in_flight", "finish"] = "in_flight"
     """What happens to running sequences when a new version comes. in_flight: they go on with it, their key-value cache
     computed again; finish: new requests wait, running ones end with the version they began with, then it changes."""
-    update_seconds: float = Field(default=300.0, gt=0.0)
+    update_seconds: Seconds = 300.0
     """Deadline of one change of weights, pause to resume. An engine that exceeds it has failed, its process ends."""
     cpu_fp8_kernel: Literal["stock", "bf16_copy"] = "bf16_copy"
     """CPU: how FP8 products are computed. bf16_copy keeps the rounded weights in BF16, which is exact, and is many
@@ -43,9 +53,9 @@ class ReplaySettings(Section):
     recording: Path | None = None
     """File of recorded groups (services/ais/contracts/recording.py). A prompt that is in it gets its own responses,
     another one those of any."""
-    tokens_per_second: float = Field(default=50.0, gt=0.0)
+    tokens_per_second: float = Field(default=50.0, gt=0.0, le=1e9)
     """Pace of one sequence. A replica's is `slots` times that."""
-    first_token_seconds: float = Field(default=0.02, ge=0.0)
+    first_token_seconds: SecondsOrNone = 0.02
     """From a sequence's beginning to its first token."""
 
 
@@ -56,21 +66,21 @@ class RolloutSettings(Section):
     """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU; replay:
     nothing, recorded responses come at a set pace, for load tests."""
 
-    replicas: int = Field(default=2, ge=1)
+    replicas: Threads = 2
     """Replicas that `ais run` starts. A replica itself does not read it."""
     precision: Precision = Precision()
     """Number formats the behaviour policy computes in."""
-    probe_tolerance: float | None = Field(default=None, gt=0.0)
+    probe_tolerance: float | None = Field(default=None, gt=0.0, le=100.0)
     """New weights are refused when their log-probs are further than this from the trainer's on the probe it sends with
     them: mean absolute gap, nats a token. It is multiplied by a fifth of the probe's mean -log p where that is more
     than 5 nats, as rounding errors are. None: what `precision` explains, 0.1 for BF16 to 1.0 for E2M1."""
-    slots: int = Field(default=128, ge=1)
+    slots: int = Field(default=128, ge=1, le=1 << 20)
     """Sequences sampled at once. Each holds a row of the key-value cache of `max_model_len` positions."""
-    max_model_len: int = Field(default=1024, ge=2)
+    max_model_len: int = Field(default=1024, ge=2, le=MOST)
     """Longest prompt plus response, in tokens; the model's own limit if that is lower."""
-    max_waiting_sequences: int = Field(default=1024, ge=0)
+    max_waiting_sequences: CountOrNone = 1024
     """Sequences that may wait for a slot; a call that would exceed it is answered with RESOURCE_EXHAUSTED."""
-    threads: int = Field(default=1, ge=1)
+    threads: Threads = 1
     """Compute threads of the engine."""
     vllm: VllmSettings = VllmSettings()
     """What only the vLLM engine has."""
@@ -81,17 +91,17 @@ class RolloutSettings(Section):
     advertised_host: Host = ""
     """Name or address that other services reach this replica by. Empty: `host`, or this machine's name where `host` is
     0.0.0.0 or ::."""
-    grpc_port: int = Field(default=0, ge=0, le=65535)
+    grpc_port: Port = 0
     """Port of the generation API; 0 takes a free one and registers it."""
-    http_port: int = Field(default=0, ge=0, le=65535)
+    http_port: Port = 0
     """Port of the control API; 0 takes a free one and registers it."""
     staging_directory: Path | None = None
     """Where pushed weights are staged while they are verified, and kept while they serve. None: the system's directory
     for temporary files; /dev/shm keeps them in memory. Room for two versions, and the delta of each.
     What a replica left that was killed is removed by the next one that starts there."""
-    unpack_threads: int = Field(default=2, ge=1)
+    unpack_threads: Threads = 2
     """Threads that make a new version's files of the old one's and a delta."""
-    drain_seconds: float = Field(default=3.0, ge=0)
+    drain_seconds: SecondsOrNone = 3.0
     """After SIGTERM: how long running sequences may take to finish; others sample the groups that do not. Whatever
     kills the process must wait longer: launcher.stop_grace_seconds, stop_grace_period in docker-compose.yml."""
 

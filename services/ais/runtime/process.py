@@ -16,8 +16,9 @@ from pydantic import BaseModel
 
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.logging import LoggingSettings, configure_logging
+from ais.runtime.reading import read_settings
 from ais.runtime.redis import RedisUnreachableError
-from ais.runtime.settings import SettingsError, read_tree, validate
+from ais.runtime.settings import SettingsError
 
 PR_SET_PDEATHSIG = 1
 
@@ -60,8 +61,7 @@ def run_service(
     """
     arguments = service_arguments(description)
     try:
-        tree = read_tree(arguments.config, arguments.overrides)
-        settings = validate(settings_model, {key: tree[key] for key in settings_model.model_fields if key in tree})
+        settings = read_settings(settings_model, arguments.config, arguments.overrides, whole=False)
     except SettingsError as error:
         print(f"ais {name}: {error}", file=sys.stderr)
         sys.exit(EXIT_SETTINGS)

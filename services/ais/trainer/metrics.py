@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ais.trainer.record import StepRecord
+from ais_core.plan import CONCERNS
 
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 STALENESS_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 16)
@@ -31,8 +32,36 @@ class TrainerMetrics:
         # The correction.
         self._alpha = gauge(
             "ais_mixing_coefficient",
-            "AIS mixing coefficient of the last step: 0 is the uncorrected gradient, 1 the fully weighted one.",
+            "AIS mixing coefficient of the last step: 0 is the uncorrected gradient, 1 the fully weighted one. NaN for "
+            "corrections that do not mix.",
         )
+        self._weight_mean = gauge(
+            "ais_mixed_weight_mean", "Mean of the mixed weights: the size of the step relative to an uncorrected one."
+        )
+        self._weighted_share = gauge(
+            "ais_weighted_gradient_share",
+            "The part of the mixed weights that is importance-weighted. Near 0 nothing is corrected, whatever the "
+            "mixing coefficient says.",
+        )
+        self._weight_slope = gauge(
+            "ais_weight_slope",
+            "Response of a token's weight to its own importance ratio, both in logarithms: 0 does not look at it.",
+        )
+        self._effective_sequences = gauge(
+            "ais_effective_sequences", "How many sequences carry the batch under the raw importance weights."
+        )
+        self._limited_share = gauge(
+            "ais_limited_weight_share",
+            "Share of the tokens whose raw importance weight is beyond the exponent limit, where it is no evidence.",
+        )
+        self._concerns = gauge(
+            "ais_correction_concern",
+            "1 where the last step's correction gives reason for concern. mismatch_limit: ratios mean nothing; "
+            "exponent_limit: most weights are no evidence; uncorrected: severe mismatch, practically no correction.",
+            ["concern"],
+        )
+        for concern in CONCERNS:
+            self._concerns.labels(concern=concern).set(0)
         self._ess_ratio = gauge(
             "ais_effective_sample_size_ratio",
             "Effective sample size of the tokens' importance weights as a share of the tokens; 1 means that all tokens "
@@ -129,6 +158,13 @@ class TrainerMetrics:
     def record(self, record: StepRecord, staleness: Sequence[int]) -> None:
         """Shows a finished step; `staleness` has one value a trajectory. A statistic that is None shows as NaN."""
         self._alpha.set(_number(record.alpha))
+        self._weight_mean.set(_number(record.weight_mean))
+        self._weighted_share.set(_number(record.weighted_share))
+        self._weight_slope.set(_number(record.weight_slope))
+        self._effective_sequences.set(_number(record.effective_sequences))
+        self._limited_share.set(_number(record.limited_share))
+        for concern in CONCERNS:
+            self._concerns.labels(concern=concern).set(concern in record.concerns)
         self._ess_ratio.labels(weights="raw").set(_number(record.ess_ratio_raw))
         self._ess_ratio.labels(weights="applied").set(_number(record.ess_ratio_applied))
         self._log_ratio.set(_number(record.log_ratio_abs_mean))

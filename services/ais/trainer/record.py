@@ -44,7 +44,7 @@ class StepFigures:
     """Updates left out because a loss or a gradient was not finite."""
 
     alpha: float | None
-    """AIS mixing coefficient: 0 uncorrected, 1 fully importance-weighted."""
+    """AIS mixing coefficient: 0 uncorrected, 1 fully importance-weighted. None for corrections that do not mix."""
     trusted: bool
     """False when the mismatch is too large for importance weights to mean anything, or nothing could be measured."""
     severity: float | None
@@ -52,7 +52,22 @@ class StepFigures:
     reliability: float | None
     """Factor of alpha from the effective sample size of the truncated weights."""
     amplification: float | None
-    """Factor of alpha from the coefficient of variation of the raw weights."""
+    """Factor of alpha from the effective number of sequences: 0 when one carries the batch, or no weight is
+    evidence."""
+    concerns: list[str]
+    """What is wrong with the correction of this batch: codes of `ais_core.plan.CONCERNS`, which has them in words."""
+    weight_mean: float | None
+    """Mean of the mixed weights: the size of the step relative to an uncorrected one. None for corrections that do not
+    mix, like the next two."""
+    weighted_share: float | None
+    """The part of that mean which is importance-weighted: 0 is an uncorrected gradient, whatever alpha says."""
+    weight_slope: float | None
+    """The response of a token's weight to its own ratio, both in logarithms, averaged over tokens: 1 corrects each
+    token by its whole ratio, 0 does not look at it."""
+    effective_sequences: float | None
+    """How many sequences carry the batch under the raw weights at the correction's level; 1 is a single one."""
+    limited_share: float | None
+    """Share of the tokens whose raw weight is beyond the exponent limit, where it is no evidence."""
     ess_ratio_raw: float | None
     """Effective sample size of the tokens' raw importance ratios, as a share of the tokens."""
     ess_ratio_applied: float | None

@@ -10,7 +10,18 @@ from pydantic import Field, model_validator
 
 from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
-from ais.runtime.settings import RedisSettings, RunSettings, Section
+from ais.runtime.settings import (
+    MOST,
+    Count,
+    CountOrNone,
+    Port,
+    RedisSettings,
+    RunSettings,
+    Seconds,
+    SecondsOrNone,
+    Section,
+    Threads,
+)
 from ais_core.settings import CorrectionSettings
 
 
@@ -24,14 +35,14 @@ class ObjectiveSettings(Section):
     max_new_tokens."""
     clip_low: float = Field(default=0.2, gt=0.0, lt=1.0)
     """The current policy's ratio to the proximal one is clipped at 1 - clip_low."""
-    clip_high: float = Field(default=0.2, gt=0.0)
+    clip_high: float = Field(default=0.2, gt=0.0, le=1e6)
     """... and at 1 + clip_high. Neither acts when one update is made per batch: the ratio is 1."""
     straight_through: bool = False
     """Give the uncorrected branch of `correction.method` ais the log-probs of the quantised policy itself: a second
     forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
     gradients of what they improve. Worth it where quantisation is coarse, as with 4-bit weights (docs/algorithm.md);
     a step costs two to three times as much. A quantised KV cache is not imitated."""
-    updates_per_batch: int = Field(default=1, ge=1)
+    updates_per_batch: Count = 1
     """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
     for the proximal log-probs."""
 
@@ -39,9 +50,9 @@ class ObjectiveSettings(Section):
 class OptimizerSettings(Section):
     """Adam over float32 master weights."""
 
-    learning_rate: float = Field(default=3e-4, gt=0.0)
+    learning_rate: float = Field(default=3e-4, gt=0.0, le=1.0)
     """Peak learning rate."""
-    warmup_steps: int = Field(default=10, ge=0)
+    warmup_steps: CountOrNone = 10
     """Steps over which the learning rate rises linearly from 0. Without them the first noisy batches can end a run."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up: linear and cosine fall to 0 at the end of the run."""
@@ -49,35 +60,35 @@ class OptimizerSettings(Section):
     """Adam's decay of the gradient mean."""
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
     """Adam's decay of the squared gradient."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=100.0)
     """Decoupled weight decay (AdamW)."""
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e9)
     """Gradients are scaled down to this global norm."""
 
 
 class ComputeSettings(Section):
     """Where and in what portions the trainer computes. Changes no figure but by the order of additions."""
 
-    tokens_per_microbatch: int = Field(default=16_384, ge=1)
+    tokens_per_microbatch: Count = 16_384
     """Tokens, padding included, of one forward pass. It bounds memory and changes nothing else: every sum is global."""
     activation_checkpointing: bool = False
     """Keep only the input of each decoder layer for the backward pass and compute the layer again there: memory of a
     microbatch falls to about one layer's, for about a third more time. Changes no number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives; auto takes a GPU when there is one, of several the one of the rank's number."""
-    threads: int = Field(default=1, ge=1)
+    threads: Threads = 1
     """Threads torch computes with on the CPU."""
 
 
 class RanksSettings(Section):
     """Training on more than one process (docs/distributed.md)."""
 
-    count: int = Field(default=1, ge=1)
+    count: Threads = 1
     """Processes on this machine that share the policy and the batch, one for each GPU; `ais trainer` and `ais run`
     start them with torchrun. Several machines: start torchrun on each, this setting is not read then."""
-    max_restarts: int = Field(default=3, ge=0)
+    max_restarts: CountOrNone = 3
     """With several ranks, how often torchrun starts all of them again after one has failed."""
-    collective_seconds: float = Field(default=600.0, gt=0.0)
+    collective_seconds: Seconds = 600.0
     """How long a rank may wait for the others in one step of their common work, and how long one may be silent, before
     the process ends with an error that names who is missing."""
 
@@ -85,13 +96,13 @@ class RanksSettings(Section):
 class CheckpointSettings(Section):
     """Which checkpoints are written and kept."""
 
-    every_steps: int = Field(default=25, ge=1)
+    every_steps: Count = 25
     """Steps between checkpoints, which are written in the background. A trainer that dies goes on from the newest one.
     The queue keeps the groups of the newest checkpoint and of the steps after it: its server needs memory for them."""
-    keep: int = Field(default=10, ge=2)
+    keep: int = Field(default=10, ge=2, le=MOST)
     """Newest checkpoints that stay on the disk, each a whole model; the newest two have the state of training too,
     which takes six times as much."""
-    keep_every_steps: int = Field(default=0, ge=0)
+    keep_every_steps: CountOrNone = 0
     """Checkpoints at multiples of this many steps stay for good; 0: none."""
 
 
@@ -110,7 +121,7 @@ class PushSettings(Section):
     staging_directory: Path | None = None
     """Where policy versions are written, and kept while replicas need them; room for three. None: in the run's
     directory, where a checkpoint takes no copy of them. /dev/shm keeps them in memory."""
-    shard_bytes: int = Field(default=1 << 30, ge=1)
+    shard_bytes: int = Field(default=1 << 30, ge=1, le=1 << 40)
     """A version is written as files of about this size. A replica passes each on as soon as it is whole."""
     wire: Literal["bf16", "replica"] = "bf16"
     """In which numbers versions are sent. `replica`: those that a replica computes with, quantised once at the trainer
@@ -119,18 +130,18 @@ class PushSettings(Section):
     staging directory for half as much again for each such precision."""
     deltas: bool = True
     """Send a replica the exact difference to the version it serves, where that is smaller than the whole."""
-    delta_threads: int = Field(default=2, ge=1)
+    delta_threads: Threads = 2
     """Threads that compute it, beside the next step."""
-    fanout: int = Field(default=8, ge=1)
+    fanout: Count = 8
     """Replicas the trainer sends a version to at once. Beyond that many, replicas pass it on to each other."""
-    deadline_seconds: float = Field(default=120.0, gt=0.0)
+    deadline_seconds: Seconds = 120.0
     """One upload of the weights to one replica may take this long; so may passing it on to those below it. A replica
     that takes longer is set aside, and tried again by itself, from where it was cut."""
-    attempts: int = Field(default=4, ge=1)
+    attempts: Count = 4
     """Uploads tried in a row, with back-off, before the replica is left alone until the next look at the registry."""
-    final_seconds: float = Field(default=5.0, ge=0.0)
+    final_seconds: SecondsOrNone = 5.0
     """At the end of the run, how long the trainer waits for replicas to take the final version."""
-    registry_poll_seconds: float = Field(default=0.5, gt=0.0)
+    registry_poll_seconds: Seconds = 0.5
     """How often the trainer looks for replicas that came or that serve an old version."""
 
 
@@ -184,12 +195,12 @@ class TrainerSettings(Section):
     push: PushSettings = PushSettings()
     http_host: Host = "127.0.0.1"
     """Address to listen on."""
-    http_port: int = Field(default=0, ge=0, le=65535)
+    http_port: Port = 0
     """Port to listen on; 0 takes a free one and logs it."""
     samples_per_step: int = Field(default=4, ge=0, le=64)
     """Prompts and responses of each step that are kept as text, in `samples.jsonl` of the run's directory; the newest
     8 MB of them."""
-    redis_patience_seconds: float = Field(default=300.0, ge=0.0)
+    redis_patience_seconds: SecondsOrNone = 300.0
     """How long a Redis that went away in mid-run is waited for."""
 
 
@@ -203,13 +214,18 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
-    def _branches_can_be_told_apart(self) -> Self:
-        check_straight_through(self.trainer, self.correction)
+    def _sections_fit(self) -> Self:
+        check_sections(self.run, self.trainer, self.correction)
         return self
 
 
-def check_straight_through(trainer: TrainerSettings, correction: CorrectionSettings) -> None:
-    """Raises ValueError where straight-through is asked for and there is no uncorrected branch to give it to."""
+def check_sections(run: RunSettings, trainer: TrainerSettings, correction: CorrectionSettings) -> None:
+    """Raises ValueError where what one section asks for does not exist by another."""
+    if trainer.objective.updates_per_batch > run.groups_per_batch:
+        raise ValueError(
+            f"trainer.objective.updates_per_batch = {trainer.objective.updates_per_batch} is more than "
+            f"run.groups_per_batch = {run.groups_per_batch}: each update needs a group of its own"
+        )
     if trainer.objective.straight_through and correction.method != "ais":
         raise ValueError(
             f"trainer.objective.straight_through needs correction.method 'ais', which has an uncorrected branch; got "

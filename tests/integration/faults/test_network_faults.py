@@ -25,7 +25,7 @@ from ais.contracts.sampling import Precision, SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds, encode_group
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb
-from ais.rollout import generation_api
+from ais.rollout import generation_server
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration
 from ais.runtime.redis import connect
@@ -153,8 +153,8 @@ async def test_a_replica_that_vanished_silently_is_noticed_long_before_the_group
 async def test_a_replica_cancels_the_calls_of_a_collector_that_vanished_silently(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(generation_api, "KEEPALIVE_SECONDS", 1.0)
-    monkeypatch.setattr(generation_api, "KEEPALIVE_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(generation_server, "KEEPALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(generation_server, "KEEPALIVE_ANSWER_SECONDS", 0.5)
     began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def endless(
@@ -169,7 +169,12 @@ async def test_a_replica_cancels_the_calls_of_a_collector_that_vanished_silently
 
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
-            generation_api.serve_generation(Servicer(endless), "127.0.0.1", 0)  # type: ignore[arg-type]
+            generation_server.serve_generation(
+                Servicer(endless),  # type: ignore[arg-type]
+                "127.0.0.1",
+                0,
+                generation_server.ServerLimits(),
+            )
         )
         proxy = Proxy("127.0.0.1", server.port)
         client = GenerationClient(f"127.0.0.1:{await stack.enter_async_context(proxy.listen())}")

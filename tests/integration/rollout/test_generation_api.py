@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -20,13 +21,8 @@ from ais.contracts.trajectory import TrajectoryBounds, decode_trajectory
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.rollout.engines.torch_engine.engine import TorchEngine
-from ais.rollout.generation_api import (
-    SERVICE_NAME,
-    GenerationServer,
-    GenerationService,
-    ReplicaIdentity,
-    serve_generation,
-)
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import SERVICE_NAME, GenerationServer, ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from tests.support.tiny_models import VOCABULARY, Observer, until
 
@@ -41,6 +37,7 @@ class Replica:
     engine: TorchEngine
     observer: Observer
     registry: CollectorRegistry
+    service: GenerationService
     server: GenerationServer
     channel: grpc.aio.Channel
 
@@ -67,10 +64,10 @@ async def replica(open_engine: Callable) -> AsyncIterator[Replica]:
     registry = CollectorRegistry()
     service = GenerationService(engine, IDENTITY, RolloutMetrics(registry))
     async with (
-        serve_generation(service, "127.0.0.1", 0) as server,
+        serve_generation(service, "127.0.0.1", 0, ServerLimits()) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        yield Replica(engine, observer, registry, server, channel)
+        yield Replica(engine, observer, registry, service, server, channel)
 
 
 def message(
@@ -87,6 +84,12 @@ def message(
     )
 
 
+def named(group_id: str) -> rollout_pb2.GenerateRequest:
+    request = message()
+    request.group_id = group_id
+    return request
+
+
 async def test_a_group_comes_back_as_trajectories_that_describe_themselves(replica: Replica) -> None:
     bounds = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=0)
     received = [decode_trajectory(m, bounds) async for m in replica.stub.Generate(message(samples=6), timeout=20)]
@@ -97,6 +100,19 @@ async def test_a_group_comes_back_as_trajectories_that_describe_themselves(repli
         assert (trajectory.replica_id, trajectory.engine) == ("replica-7", "torch")
         assert 0 < trajectory.first_token_seconds <= trajectory.total_seconds
     assert replica.registry.get_sample_value("ais_rollout_finished_sequences_total", {"reason": "length"}) == 6
+
+
+async def test_a_response_names_the_digest_of_each_version_that_sampled_it(
+    replica: Replica, model_directory: Callable[[str, int], Path]
+) -> None:
+    first = replica.engine.describe().digest
+    call = replica.stub.Generate(message(samples=4, new_tokens=400), timeout=60)
+    await replica.observer.wait_for_steps(5)
+    await replica.engine.swap_weights(1, "blake3:one", [model_directory("qwen3", 1) / "model.safetensors"])
+    replica.service.note_version()
+    bounds = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=1)
+    for trajectory in [decode_trajectory(m, bounds) async for m in call]:
+        assert [(span.version, span.digest) for span in trajectory.spans] == [(0, first), (1, "blake3:one")]
 
 
 async def test_a_trajectory_is_sent_while_others_of_its_group_still_run(replica: Replica) -> None:
@@ -151,6 +167,9 @@ async def test_a_full_queue_answers_resource_exhausted_and_when_to_come_back(rep
         (message(top_p=0.0), "sampling.top_p"),
         (message(max_new_tokens=0), "sampling.max_new_tokens"),
         (rollout_pb2.GenerateRequest(), "group_id"),
+        (named("g" * 513), "group_id"),
+        (named("two\nlines"), "group_id"),
+        (named("\x1b[2Jcleared"), "group_id"),
     ],
 )
 async def test_a_bad_request_is_refused_with_its_field_and_counted(
@@ -161,6 +180,33 @@ async def test_a_bad_request_is_refused_with_its_field_and_counted(
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (error.value.details() or "").startswith(f"{field}: ")
     assert replica.registry.get_sample_value("ais_rollout_rejected_requests_total", {"field": field}) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["g" * 500_000, "\x1b[2J\n" * 50_000, "\u202e" * 50_000], ids=["long", "escapes", "bidi"]
+)
+async def test_a_refusal_repeats_little_of_what_was_sent_and_stays_on_one_line(name: str, replica: Replica) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anext(aiter(replica.stub.Generate(named(name), timeout=20)))
+    reason = error.value.details() or ""
+    assert reason.isprintable()
+    assert len(reason) < 300
+
+
+async def test_refusals_make_no_series_of_metrics_beyond_those_there_are_from_the_start() -> None:
+    registry = CollectorRegistry()
+    metrics = RolloutMetrics(registry)
+
+    def series() -> int:
+        return sum(len(metric.samples) for metric in registry.collect())
+
+    before = series()
+    fields = ["sampling.stop_token_ids.7", "sampling.stop_token_ids.8.x", "sampling.new", "trajectories[3]", "", "\n"]
+    for field in [*fields, *(f"field-{number}" for number in range(200)), "samples", "queue"]:
+        metrics.count_refusal(field)
+    assert series() == before
+    assert registry.get_sample_value("ais_rollout_rejected_requests_total", {"field": "other"}) == 204
+    assert registry.get_sample_value("ais_rollout_rejected_requests_total", {"field": "sampling.stop_token_ids"}) == 2
 
 
 async def test_a_draining_replica_is_unavailable_and_not_healthy(replica: Replica) -> None:
@@ -221,5 +267,5 @@ async def test_reflection_lists_the_service(replica: Replica) -> None:
 async def test_a_port_that_is_taken_is_an_error_at_start(replica: Replica) -> None:
     service = GenerationService(replica.engine, IDENTITY, RolloutMetrics(CollectorRegistry()))
     with pytest.raises(OSError, match=str(replica.server.port)):
-        async with serve_generation(service, "127.0.0.1", replica.server.port):
+        async with serve_generation(service, "127.0.0.1", replica.server.port, ServerLimits()):
             pass

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM
 
 from ais.contracts.sampling import FinishReason, Precision
@@ -175,6 +176,25 @@ async def test_a_response_ends_with_the_models_own_stop_tokens_unless_others_are
             assert not any(stops & set(completion.token_ids[:-1].tolist()) for completion in stopped)
     finally:
         await engine.close()
+
+
+async def test_a_response_ends_with_the_tokenizers_eos_where_the_model_declares_another(
+    model_directory: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = shutil.copytree(model_directory("qwen3"), tmp_path / "model")
+    (directory / "generation_config.json").write_text('{"eos_token_id": 2, "pad_token_id": 2}')
+    vocabulary = {f"t{token}": token for token in range(VOCABULARY)}
+    Tokenizer(models.WordLevel(vocabulary, unk_token="t0")).save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text('{"eos_token": "t3"}')
+    engine = await TorchEngine.open(
+        directory, BF16, Observer(), slots=16, max_model_len=512, max_waiting_sequences=0, probe_tolerance=0.1
+    )
+    try:
+        completions = await collect(engine, request_for(PROMPT, samples=16, new_tokens=400))
+    finally:
+        await engine.close()
+    stopped = [completion for completion in completions if completion.finish_reason is FinishReason.STOP]
+    assert {int(completion.token_ids[-1]) for completion in stopped} == {2, 3}
 
 
 async def test_greedy_takes_the_most_likely_token(

@@ -190,6 +190,12 @@ async def test_metrics_and_readiness_are_served_while_training(
     await end_tasks(collector)
     for name in (
         "ais_mixing_coefficient ",
+        "ais_mixed_weight_mean ",
+        "ais_weighted_gradient_share ",
+        "ais_weight_slope ",
+        "ais_effective_sequences ",
+        "ais_limited_weight_share ",
+        'ais_correction_concern{concern="uncorrected"}',
         'ais_effective_sample_size_ratio{weights="applied"}',
         'ais_effective_sample_size_ratio{weights="raw"}',
         "ais_log_ratio_abs_mean ",

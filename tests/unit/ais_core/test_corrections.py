@@ -126,8 +126,23 @@ def test_m2po_masks_only_offending_tokens_the_largest_first_until_the_limit_hold
     assert squares[kept].max() <= squares[dropped].min()
     assert squares[kept].mean() <= 0.04
     # One more bin of a quarter octave would have broken the limit.
-    edge = squares[dropped].min() * 1.25**2
-    assert squares[offending & (squares < edge)].mean() > 0.03
+    edge = squares[dropped].min() * (1 + 1 / 64) ** 2
+    assert squares[offending & (squares < edge)].mean() > 0.0395
+
+
+@pytest.mark.parametrize("limit", [1e-4, 0.04, 0.3])
+@pytest.mark.parametrize("mismatch", [0.02, 0.4, 2.0])
+def test_m2po_masks_what_the_greedy_rule_masks_and_at_most_a_fine_bin_more(limit: float, mismatch: float) -> None:
+    logs, advantages = make([400] * 12, mismatch, seed=5)
+    correction = ais_core.build(CorrectionSettings(method="m2po", upper=limit))
+    batch = packed(logs)
+    plan, _ = correction.plan(correction.measure(batch, advantages), None)
+    dropped = correction.weights(batch, advantages, plan) == 0
+    flat = torch.cat(logs)
+    squares = flat[flat * advantages.repeat_interleave(400) > 0].double().square().sort().values
+    means = squares.cumsum(0) / torch.arange(1, len(squares) + 1)
+    exact = len(squares) - int((means <= limit).sum())
+    assert exact <= int(dropped.sum()) <= exact + 0.02 * len(squares) + 1
 
 
 @pytest.mark.parametrize(
@@ -215,7 +230,9 @@ def test_microbatches_ranks_and_order_do_not_change_the_result(
     sums = sum(correction.measure(packed(part), a) for part, a in zip(parts, signs, strict=True))
     torch.testing.assert_close(sums, whole, rtol=1e-4, atol=1e-4)
     plan, plan_of_parts = correction.plan(whole, None)[0], correction.plan(sums, None)[0]
-    assert plan_of_parts.alpha == pytest.approx(plan.alpha, rel=1e-4, abs=1e-6)
+    assert (plan.alpha is None) == (settings.method != "ais")
+    if plan.alpha is not None:
+        assert plan_of_parts.alpha == pytest.approx(plan.alpha, rel=1e-4, abs=1e-6)
     together = weigh(settings, logs, advantages)
     apart = [
         w
@@ -314,6 +331,23 @@ def test_a_state_survives_json_and_memory_averages_batches() -> None:
     assert correction.recall(json.loads(json.dumps(state))).alpha == pytest.approx(averaged.alpha)
 
 
+@pytest.mark.parametrize("memory", [0.0, 0.5])
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
+def test_a_batch_without_tokens_leaves_the_state_and_the_next_alpha_as_they_were(
+    memory: float, lengths: list[int]
+) -> None:
+    correction = ais_core.build(CorrectionSettings(mixing=MixingSettings(memory=memory)))
+    empty = correction.measure(packed([torch.zeros(n) for n in lengths]))
+    assert correction.plan(empty, None)[1] is None
+    _, state = correction.plan(correction.measure(packed(make([17] * 64, 0.1)[0])), None)
+    before = correction.recall(state)
+    plan, after = correction.plan(empty, state)
+    assert after == state
+    assert plan.alpha == before.alpha == correction.recall(after).alpha
+    assert before.alpha is not None
+    assert before.alpha > 0.5
+
+
 def test_a_foreign_state_or_a_plan_before_the_first_measurement_is_refused() -> None:
     correction = ais_core.build(CorrectionSettings())
     with pytest.raises(StateError, match="measure"):
@@ -390,6 +424,60 @@ def test_a_batch_without_tokens_is_planned_and_weighed(settings: CorrectionSetti
     masked = SequenceBatch.padded(rows, torch.zeros(rows.shape, dtype=torch.bool))
     assert torch.equal(correction.measure(masked, advantages), correction.measure(batch, advantages))
     assert not correction.weights(masked, advantages, plan).any()
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_advantages_that_are_not_finite_are_refused(settings: CorrectionSettings, bad: float, per_token: bool) -> None:
+    correction, batch = ais_core.build(settings), packed([torch.zeros(3), torch.zeros(2)])
+    advantages = torch.tensor([1.0, bad])
+    plan, _ = correction.plan(correction.measure(batch, torch.ones(2)), None)
+    if per_token:
+        advantages = advantages.repeat_interleave(torch.tensor([3, 2]))
+    for call in (correction.measure, lambda b, a: correction.weights(b, a, plan)):
+        with pytest.raises(NonFiniteError, match="advantages"):
+            call(batch, advantages)
+
+
+def test_advantages_of_padding_may_be_anything() -> None:
+    rows, mask = torch.zeros(2, 3), torch.tensor([[True, True, False], [True, False, False]])
+    correction = ais_core.build(CorrectionSettings(method="opsm"))
+    correction.measure(SequenceBatch.padded(rows, mask), torch.where(mask, 1.0, math.nan))
+
+
+@pytest.mark.parametrize(
+    "lag", [[0.0, 1.5, 2.0], [0.0, math.nan, 1.0], [0.0, 1.0, 2.0], [0, -1, 2], [-(2**40), 0, 0], [True, False, True]]
+)
+def test_version_lags_that_count_no_versions_are_refused(lag: list[float]) -> None:
+    logs, lengths = torch.zeros(3), torch.tensor([3])
+    with pytest.raises(ShapeError, match="version lags"):
+        SequenceBatch.packed(logs, lengths, torch.tensor(lag))
+    with pytest.raises(ShapeError, match="version lags"):
+        SequenceBatch.padded(logs[None], torch.ones(1, 3, dtype=torch.bool), torch.tensor(lag)[None])
+
+
+def test_version_lags_of_padding_may_be_anything() -> None:
+    rows, mask = torch.zeros(1, 3), torch.tensor([[True, True, False]])
+    batch = SequenceBatch.padded(rows, mask, torch.tensor([[0, 2, -7]]))
+    assert batch.version_lag is not None
+    assert batch.version_lag.tolist() == [0, 2]
+
+
+def test_tensors_without_values_or_of_another_layout_are_refused_by_name() -> None:
+    meta, real, lengths = torch.zeros(3, device="meta"), torch.zeros(3), torch.tensor([3])
+    for call, match in (
+        (lambda: ais_core.log_ratio(real, meta), "behaviour is on the meta device"),
+        (lambda: SequenceBatch.packed(meta, lengths), "log_ratio is on the meta device"),
+        (lambda: SequenceBatch.packed(real, lengths.to("meta")), "meta"),
+        (lambda: SequenceBatch.packed(real, lengths, mask=meta.bool()), "mask is on the meta device"),
+        (lambda: SequenceBatch.padded(meta[None], meta.bool()[None]), "log_ratio is on the meta device"),
+        (lambda: SequenceBatch.packed(real.to_sparse(), lengths), "sparse"),
+        (lambda: ais_core.summarize(torch.zeros(3, device="meta")), "sums"),
+        (lambda: ais_core.advantages.grpo(meta, torch.zeros(3, device="meta")), "meta"),
+    ):
+        with pytest.raises(ShapeError, match=match):
+            call()
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -10,29 +10,34 @@ from torch import Tensor
 
 import ais_core
 from ais_core import CorrectionSettings, MixingSettings, RejectionSettings, SequenceBatch
+from ais_core.diagnostics.sums import Sums
 from ais_core.levels import RUNGS, WHOLE, Levels
-from ais_core.sums import Sums
 
 CAP = 2.0
 
 
 def by_hand(logs: list[Tensor], rung: int, keep: list[Tensor] | None = None, truncate: bool = True) -> list[float]:
-    """One row of the ladder: sums over tokens of w - 1, (w - 1)^2, applied weight, its square, whether at the cap."""
-    row = torch.zeros(5, dtype=torch.float64)
+    """One row of the ladder: the sums over tokens that `sums.LADDER` names."""
+    row = torch.zeros(8, dtype=torch.float64)
     for i, sequence in enumerate(logs):
         x = sequence.double()
         width = max(len(x), 1) if rung == WHOLE else 2**rung
         for start in range(0, len(x), width):
             part = x[start : start + width]
-            raw = part.sum().clamp(-20, 20).exp()
+            total = part.sum()
+            low, high = float(total < -20), float(total > 20)
+            raw = total.clamp(-20, 20).exp() * (1 - low - high)
             log_truncated = (part.clamp(max=math.log(CAP)) if truncate else part).sum()
             weight = log_truncated.clamp(-20, 20).exp().clamp(max=CAP)
             kept = len(part) if keep is None else int(keep[i][start : start + width].sum())
             capped = float(log_truncated >= math.log(CAP))
             row += torch.stack(
                 [
-                    len(part) * (raw - 1),
-                    len(part) * (raw - 1) ** 2,
+                    len(part) * raw,
+                    len(part) * raw**2,
+                    torch.tensor(len(part) * low),
+                    torch.tensor(len(part) * high),
+                    len(x) * len(part) * raw**2,
                     kept * weight,
                     kept * weight**2,
                     torch.tensor(len(part) * capped),

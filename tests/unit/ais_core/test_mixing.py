@@ -153,11 +153,11 @@ def test_severity_grows_and_guard_falls_with_the_mismatch(small: float, step: fl
     assert 1.0 >= guard(low, DEFAULT) >= guard(high, DEFAULT) >= 0.0
 
 
-@given(sequences=st.floats(1.0, 1e5), cv=st.floats(0.0, 30.0))
-def test_amplification_is_its_closed_form(sequences: float, cv: float) -> None:
-    mismatch = Mismatch(sequences, 0.1, Moments(1.0, 1.0), Moments(1.0, 1.0 + cv**2))
-    expected = 1.0 / (1.0 + 4.0 * (1.0 + cv**2) / sequences)
-    assert amplification(mismatch, DEFAULT) == pytest.approx(expected)
+@given(effective=st.floats(1.0, 1e5), limited=st.floats(0.0, 1.0), batch=st.sampled_from([0.0, 4.0, 30.0]))
+def test_amplification_is_its_closed_form(effective: float, limited: float, batch: float) -> None:
+    mismatch = Mismatch(effective, 0.1, Moments(1.0, 1.0), Moments(1.0, 1.0), limited_share=limited)
+    expected = (1.0 - limited) * (effective - 1.0) / (effective - 1.0 + batch) if effective > 1.0 else 0.0
+    assert amplification(mismatch, MixingSettings(amplification_batch=batch)) == pytest.approx(expected)
 
 
 def test_a_rung_is_interpolated_where_the_effective_sample_crosses_the_floor() -> None:
@@ -179,13 +179,16 @@ def test_at_sequence_level_alpha_equals_the_formula_of_the_study_in_plain_floats
     t = x.clamp(max=math.log(2)).sum(1).exp().clamp(max=2)
     d, variation = float(x.abs().mean()), float(w.var(correction=0) / w.mean() ** 2)
     mean, deviation = float(t.mean()), float(t.std(correction=0))
-    alpha = d**2 / (d**2 + 0.02**2) * min(1.0, 1 / (deviation + 1 - mean)) / (1 + 4 * (1 + variation) / 128)
+    effective = 128 / (1 + variation)
+    amplified = (effective - 1) / (effective - 1 + 4)
+    alpha = d**2 / (d**2 + 0.02**2) * min(1.0, 1 / (deviation + 1 - mean)) * amplified
     assert plan.alpha == pytest.approx(alpha, rel=1e-5)
 
 
 def study_rules(d: float, w: torch.Tensor, t: torch.Tensor, settings: MixingSettings) -> dict[str, float]:
     """The rules of the study by their name here, written from raw weights w and truncated weights t as the study did.
 
+    Its amplification N / (N + n0 (1 + V^2)) counts one effective sequence less here: one alone is no evidence.
     D is the mean |log ratio| of tokens; V the CV of w; rho the ESS ratio of t; Dl the mean |log w|.
     """
     d0, v0, lam, floor = (
@@ -202,12 +205,14 @@ def study_rules(d: float, w: torch.Tensor, t: torch.Tensor, settings: MixingSett
     k = math.sqrt(1 / floor - 1)
     ess = min(1.0, k / (deviation + k * (1 - mean)))
     gate = d**2 / (d**2 + d0**2)
+    effective = n / (1 + v * v)
+    amplified = (effective - 1) / (effective - 1 + settings.amplification_batch)
     return {
-        "plateau": gate * ess / (1 + settings.amplification_batch * (1 + v * v) / n),
+        "plateau": gate * ess * amplified,
         "constant": 1.0,
         "effective_sample": ess,
         "severity": gate,
-        "amplification": 1 / (1 + settings.amplification_batch * (1 + v * v) / n),
+        "amplification": amplified,
         "severity_effective_sample": gate * ess,
         "severity_effective_sample_variation": gate * ess / (1 + (v / v0) ** 2),
         "severity_reliability": gate * rho / (rho + lam * v),

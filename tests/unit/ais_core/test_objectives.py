@@ -134,6 +134,12 @@ def test_parts_of_a_batch_add_up_to_the_batch(aggregation: Aggregation) -> None:
     torch.testing.assert_close(whole, expected)
 
 
+@pytest.mark.parametrize("length", [None, 0.0, -5.0, math.nan, math.inf])
+def test_a_constant_length_that_is_missing_or_means_nothing_is_refused(length: float | None) -> None:
+    with pytest.raises(SettingError, match="longest response"):
+        objectives.aggregate(torch.ones(8), LENGTHS, "constant_length", Normalizer(8, 3, length))
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(SettingError, match="token_mean"):
         objectives.aggregate(torch.ones(1), torch.ones(1, dtype=torch.int64), "mean", Normalizer(1, 1))

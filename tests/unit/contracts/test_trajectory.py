@@ -33,6 +33,7 @@ from ais.contracts.trajectory import (
 from ais.contracts.v1 import trajectory_pb2 as pb
 
 VOCABULARY = 100
+DIGEST = "blake3:" + 64 * "a"
 BOUNDS = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=7)
 
 
@@ -44,7 +45,9 @@ def make_trajectory(tokens: int = 5, index: int = 0, group: str = "g") -> Trajec
         sample_index=index,
         token_ids=generator.integers(0, VOCABULARY, tokens).astype(np.int32),
         behaviour_logprobs=-generator.random(tokens).astype(np.float32),
-        spans=(PolicySpan(3, 0, 2), PolicySpan(4, 2, tokens)) if tokens > 2 else (PolicySpan(3, 0, tokens),),
+        spans=(PolicySpan(3, 0, 2, DIGEST), PolicySpan(4, 2, tokens, DIGEST))
+        if tokens > 2
+        else (PolicySpan(3, 0, tokens),),
         finish_reason=FinishReason.STOP,
         sampling=SamplingParameters(temperature=0.5, seed=1),
         precision=Precision(),
@@ -200,6 +203,10 @@ MALFORMED: dict[str, tuple[Callable[[pb.ScoredGroup], None], str]] = {
         "trajectories[0].spans[1]",
     ),
     "empty span": (lambda g: setattr(g.trajectories[0].spans[0], "end", 0), "trajectories[0].spans[0]"),
+    "digest of 2,000 characters": (
+        lambda g: setattr(g.trajectories[0].spans[0], "digest", "d" * 2_000),
+        "trajectories[0].spans[0].digest",
+    ),
     "unknown version": (
         lambda g: setattr(g.trajectories[0].spans[1], "version", 8),
         "trajectories[0].spans[1].version",

@@ -1,11 +1,11 @@
 """What a task source gives: an endless order of prompts that is a pure function of seed and ordinal.
 
-Because the order has no state, it is resumable for free: whoever knows an ordinal knows its prompt.
+The order has no state, so a collector that starts again needs none: whoever knows an ordinal knows its prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -15,8 +15,17 @@ class TaskError(ValueError):
     """The task cannot be used. The message says which file and line, or which setting, and what was expected."""
 
 
+Fits = Callable[[str], bool]
+"""Whether a problem's text, as a prompt, leaves the replicas room for an answer."""
+
+
+def anything_fits(text: str) -> bool:  # noqa: ARG001
+    """For those who do not ask."""
+    return True
+
+
 class Split(StrEnum):
-    """Prompts of one split do not serve in another (for `jsonl`: when a held-out file is given)."""
+    """No prompt serves in two splits."""
 
     DEMONSTRATION = "demonstration"
     TRAIN = "train"
@@ -38,5 +47,7 @@ class TaskSource(Protocol):
     """An endless seeded order of prompts."""
 
     name: str
+    distinct: int | None
+    """Different prompts there are; None: as many as one may want."""
 
     def prompt(self, ordinal: int) -> Prompt: ...

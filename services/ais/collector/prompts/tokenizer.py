@@ -1,56 +1,90 @@
-"""The policy's tokenizer, read with the tokenizers library alone: no torch in the collector."""
+"""The policy's tokenizer and chat template: transformers' own, so that prompts have its tokens.
+
+transformers reads a tokenizer without torch, and `run_without_torch` sees to it: importing takes 75 MB instead of 410.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer
-
-from ais.collector.prompts.chat_template import ChatTemplate, read_chat_template
 from ais.collector.settings import PromptSettings
 from ais.runtime.process import UnavailableError
 
 
 @dataclass(frozen=True)
 class PolicyTokenizer:
-    """A problem's text to prompt tokens, response tokens to text."""
+    """Turns a problem's text into prompt tokens, and response tokens into text."""
 
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
+    tokenizer: Any
+    """A tokenizer of transformers."""
     settings: PromptSettings
 
+    @property
+    def chats(self) -> bool:
+        """Whether prompts are put into a chat template."""
+        return self.settings.use_chat_template and bool(self.tokenizer.chat_template)
+
     def encode_prompt(self, text: str) -> list[int]:
-        """Tokens of the prompt, inside the chat template if there is one. Raises UnavailableError where it refuses."""
-        if self.chat_template is None:
-            plain: list[int] = self.tokenizer.encode(text).ids
+        """Tokens of the prompt, whole, inside the chat template if there is one. Raises UnavailableError where the
+        template refuses."""
+        if not self.chats:
+            plain: list[int] = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
             return plain
-        chat = self.chat_template.render(self.settings.system, text, self.settings.template_arguments)
-        tokens: list[int] = self.tokenizer.encode(chat, add_special_tokens=False).ids  # the template has written them
+        messages = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
+        messages.append({"role": "user", "content": text})
+        try:
+            tokens: list[int] = self.tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=True,
+                return_dict=False,
+                tokenizer_kwargs={"verbose": False},
+                **self.settings.template_arguments,
+            )
+        except Exception as error:  # a template is a program, and fails as programs do
+            raise UnavailableError(
+                f"the chat template of {self.tokenizer.name_or_path} cannot render the prompt "
+                f"({type(error).__name__}: {error}); collector.prompt.use_chat_template = false goes without it"
+            ) from error
         return tokens
 
     def decode_response(self, token_ids: Sequence[int]) -> str:
-        """Text without special tokens."""
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        """The text as it was written, without special tokens."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 
 def open_tokenizer(model: Path, settings: PromptSettings) -> PolicyTokenizer:
-    """Raises UnavailableError when the model directory has no readable tokenizer.json, or no chat to speak in."""
-    file = model / "tokenizer.json"
+    """Reads the tokenizer of a Hugging Face directory, whose code is never run.
+
+    Raises UnavailableError when there is none, and when its chat template refuses what the settings put into it.
+    """
+    if not model.is_dir():
+        raise UnavailableError(f"run.model = {model} is not a directory; a Hugging Face model directory is needed")
+    from transformers import AutoTokenizer  # takes a second: not for those who only read settings
+
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for every fault
+        tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each tokenizer class raises what it likes
         raise UnavailableError(
-            f"no tokenizer at {file} ({error}). run.model must be a Hugging Face directory with a fast tokenizer."
+            f"no tokenizer in {model} ({type(error).__name__}: {error}). run.model must be a Hugging Face directory "
+            "with tokenizer.json and tokenizer_config.json."
         ) from error
-    template = read_chat_template(model) if settings.use_chat_template else None
-    if template is None and (settings.system or settings.template_arguments):
+    opened = PolicyTokenizer(tokenizer, settings)
+    if not opened.chats and (settings.system or settings.template_arguments):
         raise UnavailableError(
             "collector.prompt.system and template_arguments need a chat template, and the tokenizer of "
             f"{model} has none"
         )
-    if template is not None:
-        template.render(settings.system, "", settings.template_arguments)  # one that refuses our arguments does so now
-    return PolicyTokenizer(tokenizer, template, settings)
+    opened.encode_prompt("")  # a template that refuses our arguments does so now
+    return opened
+
+
+def run_without_torch() -> None:
+    """From now on this process cannot import torch. Call it before transformers is imported."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # how Python says that a module is not there
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

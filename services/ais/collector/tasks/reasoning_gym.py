@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ais.collector.prompts.prompts import Prompt, Split, TaskError
+from ais.collector.prompts.prompts import Fits, Prompt, Split, TaskError, anything_fits
 from ais.collector.settings import ReasoningGymDataset
 
 DATASET_SIZE = 20_000
@@ -35,12 +35,17 @@ logger = logging.getLogger(__name__)
 class ReasoningGymTask:
     """Items of one or more datasets, drawn by weight."""
 
-    def __init__(self, datasets: tuple[ReasoningGymDataset, ...], seed: int, split: Split) -> None:
-        """Raises TaskError for an unknown dataset or parameter, and when the split has no prompts."""
+    distinct: int | None = None
+
+    def __init__(
+        self, datasets: tuple[ReasoningGymDataset, ...], seed: int, split: Split, fits: Fits = anything_fits
+    ) -> None:
+        """Raises TaskError for an unknown dataset or parameter, and when the split has no prompts that fit."""
         self.name = "+".join(dataset.name for dataset in datasets)
         self._datasets = datasets
         self._stream = f"{seed}:{split}"
         self._shares = SHARES[split]
+        self._fits = fits
         self._opened = lru_cache(maxsize=2 * len(datasets))(self._open)
         self.prompt(0)
 
@@ -51,7 +56,7 @@ class ReasoningGymTask:
             index = generator.randrange(DATASET_SIZE)
             epoch = ordinal // ORDINALS_A_SEED
             item = self._opened(number, epoch)[index]
-            if eighth_of(item["question"]) in self._shares:
+            if eighth_of(item["question"]) in self._shares and self._fits(item["question"]):
                 name = self._datasets[number].name
                 return Prompt(
                     prompt_id=f"{name}-{epoch}-{index}",
@@ -60,8 +65,8 @@ class ReasoningGymTask:
                     metadata={**item["metadata"], SOURCE: name},
                 )
         raise TaskError(
-            f"{self.name} has too few different prompts to keep some apart for evaluation: widen its parameters "
-            "(collector.task.datasets), for example by more digits or terms"
+            f"{self.name} has too few different prompts to keep some apart for evaluation, or most are longer than the "
+            "replicas' context: change its parameters (collector.task.datasets), for example the digits or terms"
         )
 
     def _open(self, number: int, epoch: int) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings import TaskSettings
+from ais.collector.tasks.numbers import number_in
 from ais.collector.tasks.reasoning_gym import Scorer
 from ais.contracts.sampling import FinishReason
 
@@ -23,12 +24,22 @@ def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> f
 
 
 def regular_expression(pattern: re.Pattern[str]) -> Verifier:
-    """1 if the last match of `pattern` in the response captures the answer, ended or not."""
+    """1 if the last match of `pattern` in the response captures the answer, ended or not.
+
+    Where the answer is a number, the capture must be one of the same value: `1,000`, `1000.` and `$1000` answer 1000.
+    """
 
     def verify(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:  # noqa: ARG001
-        return float(last_capture(pattern, response) == prompt.answer.strip())
+        captured = last_capture(pattern, response)
+        return float(captured is not None and same_answer(captured, prompt.answer))
 
     return verify
+
+
+def same_answer(given: str, expected: str) -> bool:
+    """Equal as numbers where `expected` is one, else as text without white space around it."""
+    number = number_in(expected)
+    return given.strip() == expected.strip() if number is None else number_in(given) == number
 
 
 def reasoning_gym(pattern: re.Pattern[str], scorer: Scorer) -> Verifier:
@@ -45,12 +56,15 @@ def reasoning_gym(pattern: re.Pattern[str], scorer: Scorer) -> Verifier:
 
 
 def last_capture(pattern: re.Pattern[str], text: str) -> str | None:
-    """First group (or all) of the last match, without white space around it; None where nothing is captured."""
-    matches = list(pattern.finditer(text))
-    if not matches:
+    """What the last match captures, without white space around it: its first group that took part, or all of it where
+    the pattern has no groups. None where nothing is captured."""
+    match = None
+    for match in pattern.finditer(text):  # noqa: B007  # the last one
+        pass
+    if match is None:
         return None
-    captured = matches[-1].group(1 if pattern.groups else 0)
-    return None if captured is None else str(captured).strip()
+    groups = match.groups() if pattern.groups else (match.group(),)
+    return next((str(group).strip() for group in groups if group is not None), None)
 
 
 def open_verifier(settings: TaskSettings) -> Verifier:

@@ -17,14 +17,16 @@ FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 
 class PolicySpan(_message.Message):
-    __slots__ = ("version", "begin", "end")
+    __slots__ = ("version", "begin", "end", "digest")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     version: int
     begin: int
     end: int
-    def __init__(self, version: _Optional[int] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+    digest: str
+    def __init__(self, version: _Optional[int] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Precision(_message.Message):
     __slots__ = ("weights", "granularity", "activations", "kv_cache", "head", "scales")

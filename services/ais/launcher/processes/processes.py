@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from ais.launcher.processes.commands import Command
-from ais.runtime.settings import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
+from ais.runtime.reading import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
 
 _GUARD = Path(__file__).with_name("guard.py")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
@@ -87,17 +87,6 @@ def checked_tensors(
                 tensor = tensor.bfloat16() if expected[name].dtype == "BF16" else tensor
                 _check_values(name, tensor, scales=expected[name].dtype == "F32")
                 yield name, tensor
-
-
-def stop_token_ids(directory: Path, config: Any) -> tuple[int, ...]:
-    """A model's own end-of-sequence tokens: of its generation_config.json, else of its `config`."""
-    generation = directory / "generation_config.json"
-    declared = json.loads(generation.read_text()).get("eos_token_id") if generation.is_file() else None
-    if declared is None:
-        declared = config.eos_token_id
-    if declared is None:
-        return ()
-    return tuple(declared) if isinstance(declared, list) else (int(declared),)
 
 
 def _check_values(name: str, tensor: Tensor, scales: bool) -> None:

@@ -217,9 +217,11 @@ class Learner:
         with clock.phase("forward_backward"):
             anchor = scores.logprobs.detach() if proximal is None else proximal
             loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
-            if behaviour_weights is None or tally.plan.alpha > 0.0:
+            # A correction that does not mix has no alpha, and no branch of its own for the sampling policy.
+            alpha = 1.0 if tally.plan.alpha is None else tally.plan.alpha
+            if behaviour_weights is None or alpha > 0.0:
                 self._backward(loss)
-            if behaviour_weights is not None and tally.plan.alpha < 1.0:
+            if behaviour_weights is not None and alpha < 1.0:
                 # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
                 logprobs = self._score(microbatch, microbatch.precision).logprobs
                 anchor = microbatch.behaviour_logprobs
@@ -259,7 +261,8 @@ class Learner:
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
         """Raises NonFiniteError, on all ranks when on one."""
-        version_lag = self._version - microbatch.versions
+        # A trainer that went on from an older checkpoint makes again versions that tokens were sampled with already.
+        version_lag = (self._version - microbatch.versions).clamp(min=0)
         ratios, failure = None, NonFiniteError("log-probs on another rank are not finite")
         try:
             logs = log_ratio(proximal, microbatch.behaviour_logprobs)

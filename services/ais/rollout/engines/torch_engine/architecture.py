@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ais.rollout.engine import ModelUnsupportedError
-from ais.rollout.engines.snapshots import stop_token_ids
+from ais.rollout.engines.stop_tokens import stop_token_ids
 
 MODEL_TYPES = ("qwen3", "llama")
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ais.rollout.engine import ModelUnsupportedError
-from ais.rollout.engines.snapshots import Shapes, digest_of_files, snapshot_files, stop_token_ids, tensor_shapes
+from ais.rollout.engines.snapshots import Shapes, digest_of_files, snapshot_files, tensor_shapes
+from ais.rollout.engines.stop_tokens import stop_token_ids
 
 
 @dataclass(frozen=True)

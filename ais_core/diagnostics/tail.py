@@ -14,7 +14,7 @@ weights and 0.06 at 1024 and more, where their own standard errors are 0.14 to 0
 
 import math
 
-from ais_core.histogram import BINS, edge
+from ais_core.diagnostics.histogram import BINS, edge
 
 LEAST_EXCEEDANCES = 5
 LEAST_BINS = 3

@@ -27,7 +27,8 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.rollout.engines.vllm_engine.opening import open_vllm
-from ais.rollout.generation_api import GenerationService, ReplicaIdentity, serve_generation
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
 
@@ -101,7 +102,7 @@ def contender(model: Path, settings: RolloutSettings, log: Path) -> Iterator[Con
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [sys.executable, __file__, str(model), settings.model_dump_json()],
+            [sys.executable, "-m", "benchmarks.support.vllm_contender", str(model), settings.model_dump_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
@@ -178,7 +179,8 @@ async def _serve(model: Path, settings: RolloutSettings) -> None:
     engine = await open_vllm(model, settings, metrics, registry)
     identity = ReplicaIdentity("benchmark", "benchmark", identify_model(model))
     try:
-        async with serve_generation(GenerationService(engine, identity, metrics), "127.0.0.1", 0) as server:
+        service, limits = GenerationService(engine, identity, metrics), ServerLimits()
+        async with serve_generation(service, "127.0.0.1", 0, limits) as server:
             client = GenerationClient(f"127.0.0.1:{server.port}")
             served = _Served(engine, client)
             while line := await asyncio.to_thread(sys.stdin.readline):

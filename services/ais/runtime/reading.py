@@ -1,0 +1,195 @@
+"""Reading settings: one TOML file, then `AIS_` environment variables, then `--set a.b=c`; later ones win.
+
+The environment and `--set` give text. What the text means depends on the setting: for one that holds text or a path it
+stays text (`--set run.name=2025`), for others it is read as TOML (`5`, `0.1`, `true`, `[1, 2]`).
+
+A relative path in a file counts from the file's directory, one from the environment or from `--set` from the current
+directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from ais.runtime.explaining import explain, shown
+from ais.runtime.settings import SettingsError
+
+ENVIRONMENT_PREFIX = "AIS_"
+ENVIRONMENT_SEPARATOR = "__"
+DEEPEST = 16
+"""Parts of the longest dotted key. Settings have four; the parser's time grows with the square of them."""
+
+_DEEP_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){{{DEEPEST}}}")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_settings(
+    model: type[Model],
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    environment: Mapping[str, str] = os.environ,
+    *,
+    whole: bool = True,
+    earlier_release: bool = False,
+) -> Model:
+    """The effective settings.
+
+    With `whole` an unknown section is an error; a service, which knows its own sections, leaves the others alone. With
+    `earlier_release`, the file may have keys that have moved since, and its relative paths count from the current
+    directory, as they did then.
+
+    Raises SettingsError naming every wrong key, with the nearest known one; also for a file that cannot be read.
+    """
+    tree = _read_file(file) if file is not None else {}
+    if earlier_release:
+        tree = _with_keys_moved(model, tree)
+    elif file is not None:
+        _anchor_paths(model, tree, file.absolute().parent)
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name:
+            path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split(ENVIRONMENT_SEPARATOR)
+            _insert(model, tree, path, text, name)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise SettingsError(f"--set {shown(override)}: expected KEY=VALUE, such as run.steps=5")
+        _insert(model, tree, key.strip().split("."), text.strip(), f"--set {shown(key)}")
+    if not whole:
+        tree = {name: section for name, section in tree.items() if name in model.model_fields}
+    if truths := list(_truths_for_numbers(model, tree)):
+        raise SettingsError("\n".join(f"setting {key}: expected a number, got true or false" for key in truths))
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError("\n".join(explain(model, details) for details in error.errors())) from None
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SettingsError(f"settings file {file} does not exist") from None
+    except IsADirectoryError:
+        raise SettingsError(f"settings file {file} is a directory; name the TOML file in it") from None
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is 0x{error.object[error.start]:02x}"
+        raise SettingsError(f"settings file {file} is not UTF-8 ({what}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise SettingsError(f"settings file {shown(str(file))} cannot be read: {error}") from None
+    try:
+        return _parse(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Raises ValueError or RecursionError."""
+    if _DEEP_KEY.search(text):
+        raise ValueError(f"a key has more than {DEEPEST} parts")
+    return tomllib.loads(text)
+
+
+def _with_keys_moved(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of an earlier release as this one has it."""
+    result: dict[str, Any] = {}
+    for name, section in tree.items():
+        field = model.model_fields.get(name)
+        moved: Mapping[str, str] = getattr(field.annotation, "moved", {}) if field else {}
+        if not isinstance(section, dict):
+            result[name] = section
+            continue
+        result[name] = {key: value for key, value in section.items() if key not in moved or isinstance(value, dict)}
+        for key in section.keys() & moved.keys():
+            parent, _, leaf = moved[key].rpartition(".")
+            place = result[name].setdefault(parent, {}) if parent else result[name]
+            if isinstance(place, dict) and not isinstance(section[key], dict):
+                place.setdefault(leaf, section[key])
+    return result
+
+
+def _anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
+    """Makes the tree's relative paths start at `directory`."""
+    for name, value in tree.items():
+        annotation = _annotation(model, name)
+        if isinstance(value, dict):
+            _anchor_paths(annotation, value, directory)
+        elif isinstance(value, str) and value and Path in _members(annotation):
+            tree[name] = str(directory / value)
+
+
+def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys of numbers that have a truth value, which pydantic would take for 1 or 0."""
+    for name, value in tree.items():
+        annotation = _annotation(model, name)
+        if isinstance(value, dict):
+            yield from _truths_for_numbers(annotation, value, f"{prefix}{name}.")
+        elif isinstance(value, bool) and {int, float} & set(_members(annotation)):
+            yield prefix + name
+
+
+def _insert(model: Any, tree: dict[str, Any], path: list[str], text: str, origin: str) -> None:
+    if len(path) > DEEPEST:
+        raise SettingsError(f"{origin}: the key has {len(path)} parts, settings have at most four")
+    node, annotation = tree, model
+    for part in path[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise SettingsError(f"{origin}: {part} is a value, it has no keys below it")
+        node, annotation = child, _annotation(annotation, part)
+    value = _toml_value(text)
+    holds_text = _holds_text(_annotation(annotation, path[-1]))
+    node[path[-1]] = text if holds_text and not isinstance(value, str) else value
+
+
+def _toml_value(text: str) -> Any:
+    """What the text is as a TOML value; the text itself where it is none."""
+    try:
+        document = _parse(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return document["value"] if len(document) == 1 else text
+
+
+def field_types(owner: Any) -> Mapping[str, Any]:
+    """Types of the fields of a pydantic model or dataclass, by name; none of anything else."""
+    if not isinstance(owner, type):
+        return {}
+    if issubclass(owner, BaseModel):
+        return {name: field.annotation for name, field in owner.model_fields.items()}
+    return get_type_hints(owner) if dataclasses.is_dataclass(owner) else {}
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The values that a setting of this type may have, where they are listed."""
+    return tuple(
+        str(choice) for member in _members(annotation) if get_origin(member) is Literal for choice in get_args(member)
+    )
+
+
+def _annotation(owner: Any, name: str) -> Any:
+    """Type of a field; None where there is no such field."""
+    return field_types(owner).get(name)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types that a union has; of another type, itself."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(member for part in get_args(annotation) for member in _members(part))
+    return (annotation,)
+
+
+def _holds_text(annotation: Any) -> bool:
+    members = [member for member in _members(annotation) if member is not NoneType]
+    return bool(members) and all(member in (str, Path) or get_origin(member) is Literal for member in members)

@@ -1,0 +1,123 @@
+"""Every number among the settings: what means nothing is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from pydantic import BaseModel
+
+from ais.runtime.settings import SettingsError
+from ais.settings import Settings, load
+
+UNBOUNDED = {
+    "correction.cap": "truncates nothing",
+    "correction.upper": "keeps all above the lower bound",
+    "correction.mixing.mismatch_limit": "switches the guard off",
+}
+"""Numbers that may be infinite, and what that means."""
+
+
+def numbers(owner: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Dotted keys of all settings that hold a number, and its type."""
+    if issubclass(owner, BaseModel):
+        fields = {name: field.annotation for name, field in owner.model_fields.items()}
+    else:
+        hints = get_type_hints(owner)
+        fields = {field.name: hints[field.name] for field in dataclasses.fields(owner)}
+    for name, annotation in fields.items():
+        members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        for member in members:
+            if isinstance(member, type) and (issubclass(member, BaseModel) or dataclasses.is_dataclass(member)):
+                yield from numbers(member, f"{prefix}{name}.")
+            elif member in (int, float):
+                yield prefix + name, member
+
+
+NUMBERS = dict(numbers(Settings))
+NEGATIVE = {"correction.lower", "correction.upper"}
+"""Numbers that may be below 0: bounds of a log-ratio."""
+
+
+def refused(keys: Iterable[str], value: str) -> set[str]:
+    """Those of `keys` that may not have the value."""
+    keys = list(keys)
+    told = complaint([f"{key}={value}" for key in keys if not key.startswith("correction.")])
+    found = set(re.findall(r"^setting ([\w.]+): ", told, re.MULTILINE)) & set(keys)
+    for key in keys:
+        # A dataclass names its first fault only, and the bounds belong to certain methods.
+        if key.startswith("correction.") and complaint(["correction.method=mis", f"{key}={value}"]):
+            found.add(key)
+    return found
+
+
+def complaint(overrides: list[str]) -> str:
+    try:
+        load(None, overrides)
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+def test_there_are_numbers_in_every_section() -> None:
+    assert {key.partition(".")[0] for key in NUMBERS} == {
+        "run", "redis", "rollout", "collector", "trainer", "correction", "launcher",
+    }  # fmt: skip
+    assert len(NUMBERS) > 70
+
+
+@pytest.mark.parametrize("value", ["nan", "true", "", "[1]", "x"])
+def test_what_is_no_number_is_refused(value: str) -> None:
+    assert refused(NUMBERS, value) == set(NUMBERS)
+
+
+@pytest.mark.parametrize("value", ["-1", "-0.001", "-1e300"])
+def test_what_is_below_nothing_is_refused(value: str) -> None:
+    positive = set(NUMBERS) - NEGATIVE
+    assert refused(positive, value) == positive
+
+
+@pytest.mark.parametrize("value", ["inf", "1e400"])
+def test_infinity_is_refused_where_it_means_nothing(value: str) -> None:
+    assert refused(NUMBERS, value) == set(NUMBERS) - set(UNBOUNDED)
+
+
+@pytest.mark.parametrize("digits", [1000, 5000])
+def test_a_number_without_end_is_refused(digits: int) -> None:
+    assert refused(NUMBERS, "1" * digits) >= set(NUMBERS) - set(UNBOUNDED)
+
+
+@pytest.mark.parametrize("value", ["1.5", str(2**64), "1e10"])
+def test_a_number_of_things_is_whole_and_fits_a_machine(value: str) -> None:
+    counts = {key for key, kind in NUMBERS.items() if kind is int}
+    assert refused(counts, value) == counts - ({"trainer.push.shard_bytes"} if value == "1e10" else set()) - (
+        {"collector.sampling.seed"} if value == "1e10" else set()
+    )
+
+
+@pytest.mark.parametrize("value", ["1e9", "1e300"])
+def test_a_time_is_one_that_timers_take(value: str) -> None:
+    times = {key for key in NUMBERS if key.endswith("_seconds")}
+    assert refused(times, value) == times
+
+
+@pytest.mark.parametrize("value", ["0", "1e-38", "0.009"])
+def test_a_temperature_that_leaves_one_token_possible_is_refused(value: str) -> None:
+    assert "sampling.temperature" in complaint([f"collector.sampling.temperature={value}"])
+
+
+def test_an_update_needs_a_group_of_its_own() -> None:
+    four = "run.groups_per_batch=4"
+    assert load(None, [four, "trainer.objective.updates_per_batch=4"]).trainer.objective.updates_per_batch == 4
+    with pytest.raises(SettingsError, match=r"updates_per_batch = 5 is more than run.groups_per_batch = 4"):
+        load(None, [four, "trainer.objective.updates_per_batch=5"])
+
+
+def test_the_learning_rate_may_be_anything_that_trains() -> None:
+    for rate in ("1e-12", "3e-4", "1"):
+        assert math.isfinite(load(None, [f"trainer.optimizer.learning_rate={rate}"]).trainer.optimizer.learning_rate)
