@@ -44,6 +44,7 @@ from ais.trainer.record import StepRecord
 from ais.trainer.samples import SampleLog, decoder
 from ais.trainer.settings import Settings
 from ais.trainer.start import Start, start_of
+from ais.trainer.weights.deltas import Origin
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot
 
@@ -155,7 +156,11 @@ class TrainerService:
             trainer.redis_patience_seconds,
         )
         self._publisher = WeightPublisher(
-            ReplicaRegistry(redis, keys), trainer.push, self._metrics, lease.incarnation, run.use_proxy
+            ReplicaRegistry(redis, keys),
+            trainer.push,
+            self._metrics,
+            Origin(lease.identity, lease.incarnation),
+            run.use_proxy,
         )
         self._learner = start.learner
         self._store = start.store

@@ -194,7 +194,7 @@ class PushPolicy:
     def look(self, fleet: Iterable[Seen], now: float) -> None:
         """The registry has exactly these replicas."""
         seen = {one.name: one for one in fleet}
-        for name in self._replicas.keys() - seen.keys():
+        for name in sorted(self._replicas.keys() - seen.keys()):
             if (push := self._replicas.pop(name).push) is not None:
                 self._told.append(Abandon(push))
                 self._take_back(push)
@@ -289,7 +289,7 @@ class PushPolicy:
         return sum(replica.push is not None and not replica.set_aside for replica in self._replicas.values())
 
     def _needs(self, replica: _Replica) -> bool:
-        return self._newest is not None and replica.settled is None
+        return self._newest is not None and replica.settled != self._newest
 
     def _gets_delta(self, replica: _Replica) -> bool:
         return self._base is not None and replica.serving == self._base and replica.whole != self._newest
