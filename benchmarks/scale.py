@@ -320,7 +320,7 @@ async def run(fleets: Sequence[int], seconds: float | None, with_limit: bool) ->
                 show(f"{replicas} replicas", runs[-1:])
             limit = await find_limit(fleets[-1], seconds or 15.0, recording, log) if with_limit else []
         except Exception:
-            print(log.read_text()[-8000:] if log.exists() else "", file=sys.stderr)
+            print(log.read_text(encoding="utf-8")[-8000:] if log.exists() else "", file=sys.stderr)
             raise
     show(f"fleets at {SLOTS * PACE:,.0f} tokens/s a replica", runs)
     if limit:

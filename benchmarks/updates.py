@@ -179,7 +179,7 @@ async def replica(
             async with contextlib.aclosing(await connect(RedisSettings(url=url))) as redis:
                 yield process.pid, await registered(ReplicaRegistry(redis, Keys("demo")), process)
         except Exception:
-            progress(log.read_text()[-LOG_TAIL:])  # noqa: ASYNC240
+            progress(log.read_text(encoding="utf-8")[-LOG_TAIL:])  # noqa: ASYNC240
             raise
         finally:
             with contextlib.suppress(ProcessLookupError):

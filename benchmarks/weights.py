@@ -185,7 +185,7 @@ async def measure_pushes(snapshot: Snapshot, url: str, directory: Path, rounds: 
                 before = busy_seconds(own, receiver)
                 seconds = await pushed(publisher, replace(snapshot, version=version))
                 used.append(busy_seconds(own, receiver) - before)
-                plain = await plain_upload(int(port_file.read_text()), snapshot)
+                plain = await plain_upload(int(port_file.read_text(encoding="utf-8")), snapshot)
                 if number:  # the first one warms up
                     alone.append(seconds)
                     reference.append(plain)

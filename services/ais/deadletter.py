@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ais.helping import HelpGroup
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ HEAD_BYTES = 64
 
 app = typer.Typer(
     no_args_is_help=True,
+    cls=HelpGroup,
+    rich_markup_mode=None,
     help="""Look at groups that the trainer refused, and put them back.
 
     A group that must not be trained on (malformed, too stale, of wrong settings) goes to the run's dead-letter stream
@@ -237,7 +240,7 @@ def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> 
             f"(its data would be in {directory.valkey}). Set redis.url to a server that has the run's keys.",
             EXIT_UNAVAILABLE,
         )
-    url = directory.server_url.read_text().strip()
+    url = directory.server_url.read_text(encoding="utf-8").strip()
     return settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": url})})
 
 

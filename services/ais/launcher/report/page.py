@@ -38,7 +38,7 @@ def page(results: Results) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{name}: run report</title>
 <style>
-{_STYLE.read_text("utf-8")}</style>
+{_STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <header>
@@ -55,11 +55,11 @@ def page(results: Results) -> str:
 {_facts(results)}
 <details>
 <summary>Settings</summary>
-<pre>{escape(results.directory.config.read_text("utf-8"))}</pre>
+<pre>{escape(results.directory.config.read_text(encoding="utf-8"))}</pre>
 </details>
 </main>
 <script>
-{_HOVER.read_text("utf-8")}</script>
+{_HOVER.read_text(encoding="utf-8")}</script>
 </body>
 </html>
 """

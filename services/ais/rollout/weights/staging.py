@@ -22,7 +22,7 @@ def staging_directory(prefix: str, parent: Path | None) -> Iterator[Path]:
     _clear(prefix, parent or Path(tempfile.gettempdir()))
     # Under a name that nobody clears until it is locked.
     unlocked = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))
-    with (unlocked / LOCK_FILE).open("w") as lock:
+    with (unlocked / LOCK_FILE).open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         directory = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix(".")))
         try:
@@ -34,7 +34,7 @@ def staging_directory(prefix: str, parent: Path | None) -> Iterator[Path]:
 def _clear(prefix: str, parent: Path) -> None:
     for directory in parent.glob(f"{prefix}*"):
         try:
-            with (directory / LOCK_FILE).open() as lock:
+            with (directory / LOCK_FILE).open(encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)
         except OSError:

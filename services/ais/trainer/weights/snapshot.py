@@ -175,7 +175,7 @@ class SnapshotWriter:
         if (missing := next(self._expected, None)) is not None:
             raise ValueError(f"expected every tensor before the end, got none for {missing}")
         if len(self._shards) > 1:
-            (self._directory / INDEX_FILE).write_text(self._index())
+            (self._directory / INDEX_FILE).write_text(self._index(), encoding="utf-8")
         return _made(self._version, self._written, self._directory)
 
     def _begin(self) -> None:
