@@ -186,10 +186,11 @@ class Levels:
 
     def _sequences(self, power: float | Tensor) -> Units:
         occupied = self._chunk.occupied
-        raw = self._chunk.sequence_sum() * power
+        raw = self._chunk.sequence_sum()
+        raw = raw if isinstance(power, float) and power == 1.0 else raw * power
         if not self._truncates:
             return Units(raw, raw, occupied, occupied, power)
-        whole = self._running_truncated[self._chunk.ends] - self._running_truncated[self._chunk.starts]
+        whole = self._running_truncated[self._chunk.bounds].diff()
         return Units(raw, whole * power, occupied, occupied, power)
 
 

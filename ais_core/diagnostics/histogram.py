@@ -38,6 +38,14 @@ _SHIFT = _MANTISSA_BITS - 2
 _LOWEST = (_BIAS + OCTAVE_LOW) << 2
 
 
+def count(places: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
+    """(size,) how many of places (n,) are 0, 1, ..., or the sums of their weights; without a host sync on a GPU."""
+    if places.device.type == "cpu":
+        return torch.bincount(places, weights, size)
+    values = torch.ones_like(places, dtype=torch.float64) if weights is None else weights.double()
+    return torch.zeros(size, dtype=torch.float64, device=places.device).index_add_(0, places.long(), values)
+
+
 def codes(values: Tensor) -> Tensor:
     """(n,) int32 below CODES: sign, exponent and quarter of the octave of each value (float32).
 
@@ -67,9 +75,9 @@ def fine_edge(index: int) -> float:
 
 
 def log_bins(log_weights: Tensor) -> Tensor:
-    """(n,) int64 below LOG_BINS: the bin of each logarithm of a weight."""
+    """(n,) int32 below LOG_BINS: the bin of each logarithm of a weight."""
     bins = (log_weights / LOG_STEP).round_().clamp_(-(LOG_BINS // 2), LOG_BINS // 2)
-    return bins.long().add_(LOG_BINS // 2)
+    return bins.int().add_(LOG_BINS // 2)
 
 
 def log_centre(index: int) -> float:
