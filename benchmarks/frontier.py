@@ -20,16 +20,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from _report import commit, machine
 from rich.console import Console
-from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
-from tiny_grpo.formats import measure
-from tiny_grpo.report import Record, figures, filled, read, rows, table
-from tiny_grpo.training import run
+
+from benchmarks.support.report import RESULTS, commit, machine
+from benchmarks.tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
+from benchmarks.tiny_grpo.formats import measure
+from benchmarks.tiny_grpo.report import Record, figures, filled, read, rows, table
+from benchmarks.tiny_grpo.training import run
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "frontier.jsonl"
-FORMATS = HERE / "results" / "frontier_formats.json"
+RECORDS = RESULTS / "frontier.jsonl"
+FORMATS = RESULTS / "frontier_formats.json"
 MODELS = {"sort16": HERE.parent / "examples" / "sort16" / "model"}
 """Warm-started models that are committed; for other tasks `ais warmstart --task sortN` makes one."""
 
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="2", help="how many, from 0; or a range such as 2-4")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--formats", action="store_true", help="measure the mismatch of every format before training")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RECORDS)
     parser.add_argument("--write", type=Path, metavar="FILE", help="make the tables of a document from the runs")
     parser.add_argument("--check", type=Path, metavar="FILE", help="exit 1 unless a document's tables are the runs'")
     arguments = parser.parse_args()

@@ -25,7 +25,6 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from _report import commit, machine
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -46,8 +45,8 @@ from ais.settings import Settings, load, to_toml
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
 from ais_core import CorrectionSettings, SequenceBatch, build, log_ratio, summarize
+from benchmarks.support.report import RESULTS, commit, machine
 
-RESULTS = Path(__file__).parent / "results" / "mismatch.json"
 EXAMPLE = Path("examples/sort16/config.toml")
 W8A8 = {"granularity": "channel", "kv_cache": "bf16", "head": "false"}
 PRECISIONS = {
@@ -226,7 +225,7 @@ def main() -> None:
     parser.add_argument(
         "--prompts", type=int, default=64, help="held-out prompts; run.samples_per_group responses each"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--output", type=Path, default=RESULTS / "mismatch.json", help="JSON file to write")
     arguments = parser.parse_args()
     precisions = arguments.precisions.split(",")
     if unknown := [name for name in precisions if name not in PRECISIONS]:

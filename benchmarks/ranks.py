@@ -6,7 +6,7 @@ replicas. Memory is what a process's resident set has over that of Python with i
 logits). Loading, which reads the whole model on every rank, is not counted. Ranks talk over gloo on loopback: their
 time says what sharding costs on this processor, and nothing about GPUs.
 
-    python benchmarks/ranks.py            # prints a table, writes benchmarks/results/ranks.json
+    ais bench ranks            # prints a table, writes benchmarks/results/ranks.json
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from _report import Figure, figure, publish
 from rich.console import Console
 from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory
+from ais.runtime.process import die_with_parent
 from ais.runtime.settings import RunSettings
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
@@ -42,6 +42,7 @@ from ais.trainer.ranks.ranks import join
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings
+from benchmarks.support.report import Figure, figure, publish
 
 CONFIG = Qwen3Config(
     vocab_size=32_000, hidden_size=640, num_hidden_layers=10, num_attention_heads=10, num_key_value_heads=5,
@@ -86,6 +87,7 @@ def trim() -> None:
 
 def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     """What one process of the benchmark does; rank 0 prints what it found as JSON."""
+    die_with_parent()
     settings = TrainerSettings(
         compute=ComputeSettings(
             device="cpu",
@@ -114,10 +116,15 @@ def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
 
 
 def measure(model: Path, ranks: int, steps: int, activation_checkpointing: bool) -> dict[str, float]:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
     options = ["--work", str(model), "--steps", str(steps)]
     options += ["--activation-checkpointing"] if activation_checkpointing else []
-    done = subprocess.run([sys.executable, *launch, __file__, *options], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, *(launch or ["-m"]), "benchmarks.ranks", *options],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

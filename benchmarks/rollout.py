@@ -5,10 +5,10 @@ process and one thread, taking turns, so that a busy machine is busy for both; f
 engine also gives log-probs and versions, `generate` only tokens. On a CPU without BF16 instructions `generate` in BF16
 is slow; its float32 figure tells how much of the ratio that is.
 
-vllm: BF16, FP8 and INT8, called directly and through our service; see `_rollout_vllm.py`.
+vllm: BF16, FP8 and INT8, called directly and through our service; see `rollout_vllm.py`.
 
-    python benchmarks/rollout.py                  # prints a table, writes benchmarks/results/rollout.json
-    python benchmarks/rollout.py --engine vllm    # the same for vLLM; writes benchmarks/results/rollout_vllm.json
+    ais bench rollout                  # prints a table, writes benchmarks/results/rollout.json
+    ais bench rollout --engine vllm    # the same for vLLM; writes benchmarks/results/rollout_vllm.json
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import _rollout_vllm
 import torch
-from _report import Figure, figure, publish
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -39,6 +37,8 @@ from ais.contracts.sampling import Precision, SamplingParameters
 from ais.rollout.engine import Engine, GenerationRequest
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.torch_engine.engine import TorchEngine
+from benchmarks.support import rollout_vllm
+from benchmarks.support.report import Figure, figure, publish
 
 UNIT = "tokens/s"
 ROUNDS = 5
@@ -201,10 +201,10 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, help="rounds that count, after one that does not (torch: 5; vllm: 0.6b 3, tiny 15)"
     )
-    _rollout_vllm.add_arguments(parser)
+    rollout_vllm.add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.engine == "vllm":
-        _rollout_vllm.run(arguments)
+        rollout_vllm.run(arguments)
     else:
         asyncio.run(run_torch(arguments.rounds or ROUNDS))
 

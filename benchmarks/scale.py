@@ -9,8 +9,8 @@ Of each fleet: tokens collected a second against the ideal, processor time of co
 used by every kind of process, and how late the collector's event loop is. Then the largest fleet is given a pace twice
 as fast, again and again, until less than 90% of the ideal arrives: what is busy then is the bottleneck.
 
-    python benchmarks/scale.py                        # prints tables, writes benchmarks/results/scale.json
-    python benchmarks/scale.py --replicas 8,16 --seconds 10 --no-limit
+    ais bench scale                        # prints tables, writes benchmarks/results/scale.json
+    ais bench scale --replicas 8,16 --seconds 10 --no-limit
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
-import psutil  # type: ignore[import-untyped]
-from _recorded_groups import write_made_up
-from _report import Figure, figure, publish
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +46,8 @@ from ais.launcher.processes.signals import run_cancellable
 from ais.runtime.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
+from benchmarks.support.recorded_groups import write_made_up
+from benchmarks.support.report import Figure, figure, publish
 
 FLEETS = (1, 2, 4, 8, 16, 32, 64)
 REPLICAS_A_PROCESS = 8
@@ -184,8 +184,8 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
         family["queue"] += [child for child in psutil.Process().children() if "valkey" in child.name()]
         for first in range(0, replicas, REPLICAS_A_PROCESS):
             many = ("--set", f"rollout.replicas={min(REPLICAS_A_PROCESS, replicas - first)}")
-            script = str(Path(__file__).with_name("_replay_replicas.py"))
-            family["replicas"].append(await stack.enter_async_context(process(script, *arguments, *many, log=log)))
+            script = ("-m", "benchmarks.support.replay_replicas")
+            family["replicas"].append(await stack.enter_async_context(process(*script, *arguments, *many, log=log)))
         await all_registered(ReplicaRegistry(redis, keys), replicas)
         trainer = StandIn(TrajectoryQueue(redis, keys), TrainerEvents(redis, keys))
         running = asyncio.create_task(trainer.run())

@@ -5,7 +5,7 @@ published as admission allows, so that reading, validation, uploads and metrics 
 The time a step waits for groups is left out: it belongs to the rollouts. `demo` alternates rollout and training as the
 demo does; `demo_overlapped` lets rollouts run one version ahead, so that groups are decoded while a step computes.
 
-    python benchmarks/train.py            # prints a table, writes benchmarks/results/train.json
+    ais bench train            # prints a table, writes benchmarks/results/train.json
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from _report import Figure, figure, publish
 from fastapi import FastAPI, Request, Response
 from rich.console import Console
 from rich.table import Table
@@ -47,6 +46,7 @@ from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
+from benchmarks.support.report import Figure, figure, publish
 
 WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""

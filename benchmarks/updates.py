@@ -8,9 +8,9 @@ soon as a call has ended since the one before. Of every update: how long the pus
 checked: its versions rise, none is older than what served when its call began, none newer than what was pushed when it
 ended.
 
-    python benchmarks/updates.py                  # prints tables, writes benchmarks/results/updates.json
-    python benchmarks/updates.py --engine torch   # one engine only
-    python benchmarks/updates.py --model examples/sort16/model --set rollout.precision.weights=bf16
+    ais bench updates                  # prints tables, writes benchmarks/results/updates.json
+    ais bench updates --engine torch   # one engine only
+    ais bench updates --model examples/sort16/model --set rollout.precision.weights=bf16
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
-from _report import Figure, figure, publish, spread
-from _rollout_vllm import MODELS, write_random
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +53,8 @@ from ais.runtime.tasks import end_tasks
 from ais.trainer.learning.probe import take_probe
 from ais.trainer.policy.policy import Policy
 from ais.trainer.weights.snapshot import Snapshot, take_snapshot
+from benchmarks.support.report import Figure, figure, publish, spread
+from benchmarks.support.rollout_vllm import MODELS, write_random
 
 ENGINES = ("torch", "vllm")
 GROUPS = 4
@@ -86,7 +86,8 @@ class Update:
     version: int
     http_seconds: float
     stall_seconds: float
-    probe_gap: float
+    probe_gap: float | None
+    """None for a version that carries no probe."""
     memory_bytes: int
     calls: int
     """Completed so far."""
@@ -282,12 +283,13 @@ def figures(engine: str, updates: Sequence[Update], load: Load, snapshot_bytes: 
     settled = memory[min(WARM_UP_UPDATES, len(memory)) - 1]
     growth = max(memory[WARM_UP_UPDATES:], default=settled) / settled - 1
     stalls = [update.stall_seconds for update in updates]
+    gaps = [update.probe_gap for update in updates if update.probe_gap is not None]
     return {
         f"{engine}_updates": figure(len(updates), "updates"),
         f"{engine}_push": spread([update.http_seconds for update in updates], "s"),
         f"{engine}_stall": spread(stalls, "s", STALL_LIMIT),
         f"{engine}_longest_stall": figure(max(stalls), "s", STALL_LIMIT),
-        f"{engine}_probe_gap": spread([update.probe_gap for update in updates], "nats a token"),
+        **({f"{engine}_probe_gap": spread(gaps, "nats a token")} if gaps else {}),
         f"{engine}_snapshot": figure(snapshot_bytes, "bytes"),
         f"{engine}_memory_settled": figure(settled, "bytes"),
         f"{engine}_memory_at_the_end": figure(memory[-1], "bytes", settled),

@@ -8,12 +8,12 @@ checks nothing. Rounds alternate between the two. Everything is on one machine, 
 what they take together is bounded below by the processor time of one push, which is printed, times 8, by the cores.
 
 **Deltas.** A Qwen3-shaped model of 110 million random weights is trained on the bytes of the documents
-(`_weights_training.py`), at 1e-6, then 1e-5, 1e-4 and 3e-4, with Adam's moments warm; the delta is that of one step.
+(`weights_training.py`), at 1e-6, then 1e-5, 1e-4 and 3e-4, with Adam's moments warm; the delta is that of one step.
 Encoding includes proving the delta, applying includes the result's digest; both include reading and writing files.
 Of the same versions the quantised form (`trainer.push.wire=replica`) and its delta: bytes, and the speed of making it.
 
-    python benchmarks/weights.py               # prints tables, writes benchmarks/results/weights.json
-    python benchmarks/weights.py --only push
+    ais bench weights               # prints tables, writes benchmarks/results/weights.json
+    ais bench weights --only push
 """
 
 from __future__ import annotations
@@ -36,11 +36,8 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
-from _memory import forget_peak, peak
-from _report import Figure, figure, publish, spread
-from _weights_training import Training, steps
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
@@ -60,8 +57,10 @@ from ais.trainer.settings import PushSettings
 from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from benchmarks.support.memory import forget_peak, peak
+from benchmarks.support.report import Figure, figure, publish, spread
+from benchmarks.support.weights_training import Training, steps
 
-HERE = Path(__file__).parent
 FLEETS = (1, 4, 8)
 RELAY_FANOUT = 2
 RATE_TARGET = 0.8
@@ -93,8 +92,8 @@ def random_version(megabytes: int, staging: Path) -> Snapshot:
 
 @contextmanager
 def process(*arguments: str | Path) -> Iterator[psutil.Process]:
-    """One of `_weights_replica.py`, ended by closing its input."""
-    command = [sys.executable, str(HERE / "_weights_replica.py"), *map(str, arguments)]
+    """One of `weights_replica.py`, ended by closing its input."""
+    command = [sys.executable, "-m", "benchmarks.support.weights_replica", *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as started:
         try:
             yield psutil.Process(started.pid)
@@ -213,7 +212,7 @@ async def measure_pushes(snapshot: Snapshot, url: str, directory: Path, rounds: 
 
 def codec(action: str, base: Snapshot, new: Snapshot, delta: Path, threads: int) -> dict[str, float]:
     (old_file,), (new_file,) = base.files, new.files
-    command = [sys.executable, str(HERE / "_weights_codec.py"), action]
+    command = [sys.executable, "-m", "benchmarks.support.weights_codec", action]
     files = (str(old_file.path), str(new_file.path), str(delta), str(threads))
     done = subprocess.run([*command, *files], check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout))

@@ -14,7 +14,7 @@ from ais_core.advantages import EPSILON
 from ais_core.corrections import Correction
 from ais_core.objectives import Normalizer
 from ais_core.ratios import SequenceBatch, log_ratio
-from tiny_grpo.experiment import Method
+from benchmarks.tiny_grpo.experiment import Method
 
 
 @dataclass(frozen=True)

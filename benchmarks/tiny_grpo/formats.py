@@ -9,19 +9,21 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ais.collector.prompts.prompts import Split
 from ais.collector.settings import TaskSettings
-from ais.collector.tasks.task import Split, open_task
+from ais.collector.tasks.task import open_task
 from ais.contracts.sampling import SamplingParameters
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.trainer.learning.batch import prepare
 from ais.trainer.policy.policy import Policy
+from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.corrections import build
 from ais_core.diagnostics import summarize
 from ais_core.ratios import SequenceBatch, log_ratio
 from ais_core.settings import CorrectionSettings
-from tiny_grpo.experiment import PRECISIONS
-from tiny_grpo.sampler import Sampler
+from benchmarks.tiny_grpo.experiment import PRECISIONS
+from benchmarks.tiny_grpo.sampler import Sampler
 
 PROMPTS = 1024
 DIGITS = 16
@@ -42,7 +44,7 @@ def measure(model: Path) -> list[dict[str, Any]]:
         sampler.serve(policy.masters, 0)
         groups = sampler.sample(prompts, 1, sampling)
         settings = TrainerSettings(compute=ComputeSettings(tokens_per_microbatch=1 << 30))
-        batch = prepare(groups, 0, settings, policy.device)
+        batch = prepare(groups, 0, settings, Ranks(policy.device))
         (microbatch,) = batch.microbatches
         own, imitated = (policy.score(microbatch, at).logprobs for at in (None, precision))
         ratios = SequenceBatch.packed(log_ratio(own, microbatch.behaviour_logprobs), microbatch.lengths)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tiny_grpo.experiment import METHODS
+from benchmarks.tiny_grpo.experiment import METHODS
 
 Record = dict[str, Any]
 BLOCK = re.compile(r"(<!-- frontier: (?P<query>.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -83,7 +83,7 @@ def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence
 
 def _value(record: Record, column: str) -> float:
     if column.startswith("late_"):
-        return mean(point[column.removeprefix("late_")] for point in record["curve"][-LATE:])
+        return float(mean(point[column.removeprefix("late_")] for point in record["curve"][-LATE:]))
     if column == "train":
         return 1000 * float(record.get("cpu_seconds", {}).get("train", math.nan)) / float(record["steps"])
     return float(record[column])

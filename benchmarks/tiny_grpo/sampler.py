@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from ais.collector.tasks.task import Prompt
+from ais.collector.prompts.prompts import Prompt
 from ais.collector.tasks.verifiers import exact_match
 from ais.contracts.sampling import Precision, SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, Trajectory
@@ -70,7 +70,7 @@ class Sampler:
         self, prompt: Prompt, ids: np.ndarray, completions: Sequence[Completion], sampling: SamplingParameters
     ) -> ScoredGroup:
         rewards = tuple(
-            exact_match(self._tokenizer.decode(one.token_ids.tolist()), prompt.answer, one.finish_reason)
+            exact_match(self._tokenizer.decode(one.token_ids.tolist()), prompt, one.finish_reason)
             for one in completions
         )
         trajectories = tuple(

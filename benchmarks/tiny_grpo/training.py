@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ais.collector.prompts.prompts import Split, TaskSource
 from ais.collector.settings import TaskSettings
-from ais.collector.tasks.task import Split, TaskSource, open_task
+from ais.collector.tasks.task import open_task
 from ais.contracts.sampling import Precision, SamplingParameters
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.trainer.learning.batch import prepare
 from ais.trainer.learning.schedule import learning_rate
 from ais.trainer.policy.policy import Policy
+from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.corrections import build
-from tiny_grpo.branches import batch_loss
-from tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
-from tiny_grpo.sampler import Sampler
+from benchmarks.tiny_grpo.branches import batch_loss
+from benchmarks.tiny_grpo.experiment import METHODS, PRECISIONS, Experiment
+from benchmarks.tiny_grpo.sampler import Sampler
 
 GROUPS, SAMPLES = 32, 8
 EVALUATE_EVERY = 20
@@ -70,8 +72,9 @@ def run(experiment: Experiment, model: Path) -> dict[str, Any]:
     }
     correction = build(method.correction)
     masters = list(policy.masters.values())
+    adam = SETTINGS.optimizer
     optimizer = torch.optim.AdamW(
-        masters, lr=SETTINGS.learning_rate, betas=(SETTINGS.beta1, SETTINGS.beta2), weight_decay=0.0, fused=True
+        masters, lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), weight_decay=0.0, fused=True
     )
     seen: dict[str, list[float]] = {"alpha": [], "D": [], "ess": [], "reward": []}
     curve = []
@@ -83,16 +86,16 @@ def run(experiment: Experiment, model: Path) -> dict[str, Any]:
         sampling = SamplingParameters(max_new_tokens=new_tokens, seed=(experiment.seed + 1) * 1_000_003 + step * GROUPS)
         groups = rollouts.sample(prompts, SAMPLES, sampling)
         sampled = time.process_time()
-        batch = prepare(groups, step, SETTINGS, policy.device)
+        batch = prepare(groups, step, SETTINGS, Ranks(policy.device))
         (microbatch,) = batch.microbatches
         loss = batch_loss(
             policy, microbatch, batch.advantages[microbatch.sequences], microbatch.sequences // SAMPLES,
             method, correction, precision, generator,
         )  # fmt: skip
-        loss.value.backward()
-        torch.nn.utils.clip_grad_norm_(masters, SETTINGS.max_grad_norm)
+        torch.autograd.backward(loss.value)
+        torch.nn.utils.clip_grad_norm_(masters, adam.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(SETTINGS, step, experiment.steps)
+            group["lr"] = learning_rate(adam, step, experiment.steps)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         trained = time.process_time()

@@ -4,7 +4,6 @@ Each method is a point: reward of the BF16 policy against that of the quantised 
 seeds. Up and to the right is better for both.
 """
 
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,11 +11,10 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
+from benchmarks.tiny_grpo.report import Record, read, rows
+
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from tiny_grpo.report import Record, read, rows  # noqa: E402  # benchmarks are scripts, not an installed package
 
 PRECISIONS = {"e5m2": "E5M2", "w4a8_ls": "W4A8, least-squares scales", "e4m3": "E4M3"}
 COLOURS = {

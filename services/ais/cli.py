@@ -6,15 +6,19 @@ What a command needs is imported inside it: `ais --help` and a misspelt setting 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from ais import deadletter
-from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.helping import HelpGroup
+from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.output import discard_output, print_anything
 from ais.runtime.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -22,14 +26,14 @@ if TYPE_CHECKING:
     from ais.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
+    cls=HelpGroup,
     help="""Reinforcement learning on language models with FP8 rollouts, kept honest by Adaptive Importance Sampling.
 
-    Settings come from a TOML file (`-c`), from the environment (`AIS_RUN__STEPS=5`) and from `--set run.steps=5`;
-    later ones win. `ais config` lists them all.
+    Settings come from a TOML file (-c), from the environment (AIS_RUN__STEPS=5) and from --set run.steps=5; later ones
+    win. `ais config` lists them all, with what each means and may be.
     """,
 )
 
@@ -42,33 +46,49 @@ Overrides = Annotated[
 
 
 def main() -> None:
-    """Console script `ais`. Exit codes: 0 done, 1 failed, 2 wrong settings or usage, 3 something needed is missing."""
+    """Console script `ais`. Its exit codes are those of `ais.runtime.exits`."""
+    print_anything()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SettingsError as error:
         _fail(str(error), EXIT_SETTINGS)
+    except BrokenPipeError:  # whoever read our output has enough
+        discard_output()
+        sys.exit(EXIT_PIPE_CLOSED)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        print(f"ais {installed_version('ais-rl')}, Python {platform.python_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(EXIT_SETTINGS)
 
 
 @app.command()
 def run(config: Config = None, overrides: Overrides = None) -> None:
     """Train on this machine: queue, rollout replicas, collector and trainer, each a process; then evaluate and report.
 
-    Everything is kept in `runs/NAME`: settings, logs, steps, checkpoints, `report.html`. Ctrl-C ends it all;
+    Everything is kept in runs/NAME: settings, logs, steps, checkpoints, report.html. Ctrl-C ends it all;
     `ais resume NAME` goes on.
 
         ais run -c examples/sort16/config.toml
-
         ais run -c examples/sort16/config.toml --set run.steps=5 --set rollout.replicas=3
-
         ais run -c examples/sort16/config.toml --set rollout.precision.weights=bf16
     """
-    from ais.running import fresh_run, run_settings
+    from ais.running import begin
     from ais.settings import load
 
-    settings = load(config, overrides or ())
-    _require_model(settings.run.model)
-    settings, directory = fresh_run(settings)
-    sys.exit(run_settings(settings, directory))
+    _directory, code = begin(load(config, overrides or ()))
+    sys.exit(code)
 
 
 @app.command()
@@ -78,28 +98,22 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped or killed, from its newest checkpoint, with its own settings.
 
-    What was queued is still there; steps after the checkpoint are trained again, to the same result.
+    What was queued is still there; steps after the checkpoint are trained again, to the same result. A run that was
+    trained but not evaluated is evaluated. Settings may change, but for those that make it another run (its model, its
+    prompts, the size of its batches); a refused change leaves everything as it was.
 
         ais resume demo
-
         ais resume runs/demo --set run.steps=300
     """
-    from ais.running import run_settings
-    from ais.settings import load, to_toml
+    from ais.running import go_on
 
-    directory = _existing_run(run, None, None)
-    settings = load(directory.config, overrides or ())
-    where = {"name": directory.name, "directory": directory.path.parent}
-    settings = settings.model_copy(update={"run": settings.run.model_copy(update=where)})
-    _require_model(settings.run.model)
-    directory.config.write_text(to_toml(settings))
-    sys.exit(run_settings(settings, directory))
+    sys.exit(go_on(_existing_run(run, None, None), overrides or []))
 
 
 @app.command()
 def chaos(
     kills: Annotated[int, typer.Option(min=1, help="Processes to kill, one after another.")] = 30,
-    seed: Annotated[int, typer.Option(min=0, help="Of the victims and the moments.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the victims and the moments.")] = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the verdict there, as JSON.")] = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -108,17 +122,15 @@ def chaos(
 
     Trainer, collector, each replica and the Valkey server are killed in turn. The run must end by itself, its ledger
     must show every group consumed exactly once, and its final reward must be the calm run's, within one standard
-    deviation. Exit code 0 says that it is so, 1 what is not. It takes about ten seconds a kill.
+    deviation. The exit code is 0 if all that holds, else 1. It takes about ten seconds a kill.
 
         ais chaos -c examples/sort16/config.toml
-
         ais chaos -c examples/sort16/config.toml --kills 6 --set run.steps=20 --set launcher.evaluation_prompts=0
     """
-    from ais.running import chaos_settings
     from ais.settings import load
+    from ais.trials import chaos_settings
 
     settings = load(config, overrides or ())
-    _require_model(settings.run.model)
     if settings.redis.url:
         _fail("chaos kills the server of its own: leave redis.url empty", EXIT_SETTINGS)
     sys.exit(chaos_settings(settings, kills, seed, output))
@@ -126,7 +138,7 @@ def chaos(
 
 @app.command()
 def rollout(config: Config = None, overrides: Overrides = None) -> None:
-    """Run one rollout replica: samples responses in low precision, over gRPC; takes new weights over HTTP.
+    """Run one rollout replica: it samples responses in low precision, over gRPC, and takes new weights over HTTP.
 
     ais rollout -c config.toml --set redis.url=redis://queue:6379/0
     """
@@ -135,7 +147,7 @@ def rollout(config: Config = None, overrides: Overrides = None) -> None:
 
 @app.command()
 def collector(config: Config = None, overrides: Overrides = None) -> None:
-    """Run the collector: sends prompts to the replicas, scores responses, queues complete groups for the trainer.
+    """Run the collector: it sends prompts to the replicas, scores responses and queues groups for the trainer.
 
     ais collector -c config.toml --set redis.url=redis://queue:6379/0
     """
@@ -144,7 +156,7 @@ def collector(config: Config = None, overrides: Overrides = None) -> None:
 
 @app.command()
 def trainer(config: Config = None, overrides: Overrides = None) -> None:
-    """Run the trainer: BF16 policy gradient with AIS on queued groups; pushes every new version to the replicas.
+    """Run the trainer: it takes BF16 policy-gradient steps with AIS and pushes every new version to the replicas.
 
     ais trainer -c config.toml --set redis.url=redis://queue:6379/0
     ais trainer -c config.toml --set trainer.ranks.count=8
@@ -169,20 +181,18 @@ def evaluate(
 ) -> None:
     """Score a saved model on held-out prompts: mean reward and its standard error.
 
-    The responses are sampled by a real rollout replica, the prompts are those no training run draws.
+    A real rollout replica samples the responses. The prompts are those that no training run draws.
 
         ais eval runs/demo/checkpoints/step-000150
-
         ais eval runs/demo/checkpoints/step-000150 --precision e4m3 -c runs/demo/config.toml
     """
-    from ais.running import evaluate_settings
     from ais.settings import load
+    from ais.trials import evaluate_settings
 
     formats = [f"rollout.precision.weights={precision}"]
     formats += ["rollout.precision.kv_cache=bf16"] if precision == "bf16" else []
-    name = f"eval-{os.getpid()}-{time.time_ns()}"  # of its own on a Redis that others use too
+    name = f"eval-{os.getpid()}-{time.time_ns()}"  # not to meet another run's keys on a shared Redis
     settings = load(config, [*(overrides or ()), *formats, f"run.model={model}", f"run.name={name}"])
-    _require_model(model)
     sys.exit(evaluate_settings(settings, prompts))
 
 
@@ -192,14 +202,18 @@ def report(
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write a run's `report.html`: what ran, its figures and plots, in one file. An unfinished run has one too.
+    """Write a run's report.html: what ran, its figures and plots, in one file. An unfinished run has one too.
 
     ais report demo
     ais report runs/demo-2
     """
     from ais.launcher.report import write_report
 
-    print(write_report(_existing_run(run, config, overrides)))
+    directory = _existing_run(run, config, overrides)
+    try:
+        print(write_report(directory))
+    except OSError as error:
+        _fail(f"the report cannot be written: {directory.report}: {error.strerror}", EXIT_UNAVAILABLE)
 
 
 @app.command()
@@ -211,18 +225,24 @@ def scale(
 ) -> None:
     """Change how many rollout replicas a run of `ais run` has, while it goes on.
 
-    A new one is sent the newest weights before it gets work; one that ends finishes what it can within
-    `rollout.drain_seconds` and hands back the rest, which others sample.
+    A new replica is sent the newest weights before it gets work. One that ends finishes what it can within
+    rollout.drain_seconds and hands back the rest, which others sample. `ais resume` starts with rollout.replicas again.
 
         ais scale demo 4
     """
-    from ais.launcher.directory.lock import is_held
-    from ais.launcher.directory.scaling import ask
+    from ais.launcher.directory.lock import is_driven
+    from ais.launcher.directory.scaling import ask, asked
 
     directory = _existing_run(run, config, overrides)
-    if not is_held(directory.lock):
+    if not is_driven(directory):
         _fail(f"no `ais run` is at work in {directory.path}", EXIT_UNAVAILABLE)
-    ask(directory.replicas, replicas)
+    before = asked(directory.replicas)
+    try:
+        ask(directory.replicas, replicas)
+    except OSError as error:
+        _fail(f"the run cannot be told: {directory.replicas}: {error.strerror}", EXIT_UNAVAILABLE)
+    was = f" (asked for before: {before})" if before is not None else ""
+    print(f"{directory.path} is to have {replicas} rollout replicas{was}; its screen shows when they are ready")
 
 
 @app.command(name="config")
@@ -270,13 +290,14 @@ def bench(
     if name == "--help":  # before NAME it is this command's; after it, the benchmark's
         print(context.get_help())
         raise typer.Exit
-    scripts = {path.stem: path for path in (Path(__file__).parents[2] / "benchmarks").glob("[a-z]*.py")}
-    if "trajectory_queue" in scripts:  # as queue.py it would stand in for the standard library's module, in all of them
-        scripts["queue"] = scripts.pop("trajectory_queue")
-    if name not in scripts:
-        known = ", ".join(sorted(scripts)) or "none here"
-        _fail(f"there is no benchmark {name}; there are: {known}", EXIT_SETTINGS)
-    os.execv(sys.executable, [sys.executable, str(scripts[name]), *context.args])
+    folder = Path(__file__).parents[2] / "benchmarks"
+    known = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    if name not in known:
+        there = ", ".join(known) or "none here: they are in the repository, not in the installed package"
+        _fail(f"there is no benchmark {name}; there are: {there}", EXIT_SETTINGS)
+    path = os.pathsep.join(filter(None, (str(folder.parent), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", f"benchmarks.{name}", *context.args]
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
 
 
 def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:
@@ -309,12 +330,6 @@ def _existing_run(run: str, config: Path | None, overrides: list[str] | None) ->
     if not (directory / "config.toml").is_file():
         _fail(f"there is no run in {directory}: expected its config.toml", EXIT_UNAVAILABLE)
     return RunDirectory(directory)
-
-
-def _require_model(model: Path) -> None:
-    if not (model / "config.json").is_file():
-        hint = "`ais warmstart` makes the demo's" if not model.exists() else "it has no config.json"
-        _fail(f"run.model: {model} is not a Hugging Face model directory ({hint})", EXIT_UNAVAILABLE)
 
 
 def _fail(message: str, code: int) -> NoReturn:

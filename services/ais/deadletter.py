@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ais.helping import HelpGroup
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ HEAD_BYTES = 64
 
 app = typer.Typer(
     no_args_is_help=True,
+    cls=HelpGroup,
+    rich_markup_mode=None,
     help="""Look at groups that the trainer refused, and put them back.
 
     A group that must not be trained on (malformed, too stale, of wrong settings) goes to the run's dead-letter stream

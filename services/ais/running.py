@@ -1,20 +1,17 @@
-"""What `ais run`, `resume`, `chaos` and `eval` do once their settings are checked; each gives an exit code."""
+"""What `ais run` and `ais resume` do once the command line is read; each gives an exit code."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ais.launcher.chaos import Chaos, Verdict, judge
+from ais.checks import check_before_start
 from ais.launcher.directory.lock import held
+from ais.launcher.directory.record import RunRecord, read_record
 from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, open_display
@@ -24,134 +21,186 @@ from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.report import write_report
 from ais.launcher.report.results import read_results
 from ais.launcher.report.summary import print_summary
-from ais.launcher.run import Plan, run, score_model
-from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
+from ais.launcher.run import Plan, run
+from ais.resuming import check_resumable
+from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.files import FOR_OWNER, replace_file
+from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
+from ais.runtime.reading import read_settings
 from ais.runtime.redis import RedisUnreachableError
+from ais.runtime.settings import RunSettings, SettingsError
 from ais.settings import Settings, to_toml
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
 """What goes on beside training, given the run's display."""
 
+FAILURES = (SettingsError, UnavailableError, RedisUnreachableError, ProcessFailedError)
+"""What ends a command with a message, and not with a traceback."""
 
-def fresh_run(settings: Settings) -> tuple[Settings, RunDirectory]:
-    """A new run directory with the settings in it, and the settings with the name that it got."""
-    directory = fresh_run_directory(settings.run.directory, settings.run.name)
+
+def begin(
+    settings: Settings, beside: Callable[[RunDirectory], Beside] | None = None
+) -> tuple[RunDirectory | None, int]:
+    """Trains in a new run directory, evaluates, writes the report and prints the summary.
+
+    Gives the directory, and the exit code. None: the run was refused before there was one.
+    """
+    try:
+        check_before_start(settings)
+        directory = fresh_run_directory(settings.run.directory, settings.run.name)
+    except FAILURES as error:
+        return None, tell(error)
     if directory.name != settings.run.name:
         print(f"{settings.run.path} is an earlier run's; this one is {directory.path}")
-    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
-    directory.config.write_text(to_toml(settings))
-    return settings, directory
+
+    def own_settings() -> Settings:
+        own = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
+        write_settings(own, directory)
+        return own
+
+    return directory, _drive(directory, own_settings, beside(directory) if beside else None)
 
 
-def run_settings(settings: Settings, directory: RunDirectory, beside: Beside | None = None) -> int:
-    """Trains, evaluates, writes the report and prints the summary."""
-    precision = settings.rollout.precision
-    console = Console()
-
-    def plan(lock: int) -> Plan:
-        return Plan(
-            directory=directory,
-            total_steps=settings.run.steps,
-            quantised=precision.weights != "bf16",
-            redis=settings.redis,
-            launcher=settings.launcher,
-            services=partial(
-                service_commands,
-                directory.config,
-                replicas=settings.rollout.replicas,
-                trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
-            ),
-            lock=lock,
-        )
-
-    async def main() -> int:
-        async with held(directory.lock) as lock:
-            title = f"{directory.path}: rollouts {precision}, correction {settings.correction.method}"
-            display = open_display(console, title)
-            await run(plan(lock), display, beside(display) if beside else None)
-        return 0
-
-    if code := _ended(main()):
-        print(
-            f"what there is: {directory.path}; `ais report {directory.path}` draws it, `ais resume {directory.path}` "
-            "goes on",
-            file=sys.stderr,
-        )
-        return code
-    write_report(directory)
-    print_summary(console, read_results(directory))
-    return 0
+def go_on(directory: RunDirectory, overrides: list[str]) -> int:
+    """Goes on with a run, with its own settings and those of `overrides`. A refusal changes nothing."""
+    return _drive(directory, partial(_resumed_settings, directory, overrides))
 
 
-def chaos_settings(settings: Settings, kills: int, seed: int, output: Path | None) -> int:
-    """Runs in calm and under fire, and prints the verdict."""
-    made: list[Chaos] = []
-
-    def fire(directory: RunDirectory) -> Beside:
-        def beside(display: Display) -> Callable[[Processes], Coroutine[Any, Any, None]]:
-            made.append(Chaos(kills, settings.run.steps, seed, display, StepLog(directory.steps)))
-            return made[0].run
-
-        return beside
-
-    directories = []
-    for name in ("calm", "chaos"):
-        run_of = {"name": f"{settings.run.name}-{name}"}
-        # Killed as often as it is here, a process would be given up.
-        launcher = settings.launcher.model_copy(update={"deaths_limit": settings.launcher.deaths_limit + kills})
-        update = {"run": settings.run.model_copy(update=run_of), "launcher": launcher}
-        of_this, directory = fresh_run(settings.model_copy(update=update))
-        if code := run_settings(of_this, directory, fire(directory) if name == "chaos" else None):
-            return code
-        directories.append(directory)
-    calm, chaos = map(read_results, directories)
-    verdict = judge(calm, chaos, made[0].done, kills)
-    _print_verdict(verdict)
-    if output is not None:
-        output.write_text(json.dumps(verdict.as_json(), indent=1) + "\n")
-    return EXIT_FAILED if verdict.problems else 0
-
-
-def _print_verdict(verdict: Verdict) -> None:
-    table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
-    table.add_row("killed", ", ".join(f"{name} {count}x" for name, count in sorted(verdict.kills.items())))
-    table.add_row("trainers, one after another", str(verdict.trainers))
-    reward = f"{verdict.reward_chaos:.3f}; calm {verdict.reward_calm:.3f} ± {verdict.reward_spread:.3f}"
-    table.add_row("final training reward", reward)
-    for name, score in verdict.held_out.items():
-        table.add_row(f"held-out reward, {name}", score)
-    table.add_row("training", f"{verdict.seconds_chaos:.0f} s; calm {verdict.seconds_calm:.0f} s")
-    table.add_row("history", "whole: every group consumed exactly once" if not verdict.problems else "")
-    for problem in verdict.problems:
-        table.add_row("[red]wrong[/red]", problem)
-    Console().print(table)
-
-
-def evaluate_settings(settings: Settings, prompts: int) -> int:
-    """Scores the model of the settings on held-out prompts and prints what came of it."""
-    temperature = settings.collector.sampling.temperature
-
-    async def main() -> int:
-        results = await score_model(directory, settings.redis, settings.launcher, prompts)
-        for precision, scores in results.evaluations.items():
-            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts, temperature {temperature:g})")
-        return 0
-
-    with TemporaryDirectory(prefix="ais-eval-") as parent:
-        directory = RunDirectory(Path(parent) / settings.run.name)
-        directory.path.mkdir()
-        directory.config.write_text(to_toml(settings))
-        return _ended(main())
-
-
-def _ended(main: Coroutine[Any, Any, int]) -> int:
-    """Runs what may be ended by a signal; failures are told, not raised."""
+def write_settings(settings: Settings, directory: RunDirectory) -> None:
+    """Writes a run's settings file, for its owner alone: it may hold the password of a Redis."""
     try:
-        return run_cancellable(main)
-    except (UnavailableError, RedisUnreachableError) as error:
-        print(f"ais: {error}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-    except ProcessFailedError as error:
-        print(f"ais: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        replace_file(directory.config, to_toml(settings), FOR_OWNER)
+    except OSError as error:
+        raise UnavailableError(f"the run directory cannot be used: {directory.config}: {error.strerror}") from error
+
+
+def tell(error: Exception) -> int:
+    """Says what went wrong, and gives the exit code for it."""
+    print(f"ais: {error}", file=sys.stderr)
+    match error:
+        case SettingsError():
+            return EXIT_SETTINGS
+        case UnavailableError() | RedisUnreachableError():
+            return EXIT_UNAVAILABLE
+        case ProcessFailedError(exit_code=code):
+            return code
+    return EXIT_FAILED
+
+
+def _drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside: Beside | None = None) -> int:
+    """Drives a run to its end. `settings_of` is called when the run is ours."""
+    console = Screen()
+    started: list[Settings] = []
+
+    async def main() -> int:
+        async with held(directory, partial(print, file=sys.stderr)) as lock:
+            settings = settings_of()
+            if _is_finished(directory, settings):
+                _say_finished(directory, settings)
+                return 0
+            display = open_display(console, _title(directory, settings))
+            started.append(settings)
+            record = await run(_plan(directory, settings, lock), display, beside(display) if beside else None)
+        return _conclude(directory, record, console)
+
+    try:
+        code = run_cancellable(main())
+    except FAILURES as error:
+        code = tell(error)
+    if started and code and not _is_finished(directory, started[0]):
+        _say_how_to_go_on(directory, started[0].run.steps)
+    return code
+
+
+def _resumed_settings(directory: RunDirectory, overrides: list[str]) -> Settings:
+    """The settings a run goes on with, written into its directory. Raises SettingsError or UnavailableError."""
+    try:
+        before = read_settings(Settings, directory.config, environment={}, earlier_release=True)
+    except SettingsError as error:
+        raise SettingsError(
+            f"the run's own settings, {directory.config}, cannot be used:\n{error}\nIf another release wrote them, "
+            "change these lines, or finish the run with that release."
+        ) from None
+    after = read_settings(Settings, directory.config, overrides, earlier_release=True)
+    place = {"name": directory.name, "directory": directory.path.parent}
+    before, after = (one.model_copy(update={"run": one.run.model_copy(update=place)}) for one in (before, after))
+    check_resumable(before, after)
+    check_before_start(after)
+    write_settings(after, directory)
+    return after
+
+
+def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
+    return Plan(
+        directory=directory,
+        total_steps=settings.run.steps,
+        quantised=settings.rollout.precision.weights != "bf16",
+        redis=settings.redis,
+        launcher=settings.launcher,
+        services=partial(
+            service_commands,
+            directory.config,
+            replicas=settings.rollout.replicas,
+            trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
+        ),
+        lock=lock,
+        trained=_is_trained(directory, settings),
+        hidden=() if settings.correction.method == "ais" else ("alpha",),  # the others do not mix
+    )
+
+
+def _title(directory: RunDirectory, settings: Settings) -> str:
+    return f"{directory.path}: rollouts {settings.rollout.precision}, correction {settings.correction.method}"
+
+
+def _conclude(directory: RunDirectory, record: RunRecord, console: Screen) -> int:
+    """Report and summary of a run that has come to its end."""
+    code = 0
+    try:
+        write_report(directory)
+    except OSError as error:
+        print(f"ais: the report cannot be written: {directory.report}: {error.strerror}", file=sys.stderr)
+        code = EXIT_FAILED
+    print_summary(console, read_results(directory))
+    if record.reason:
+        print(f"ais: {record.reason}", file=sys.stderr)
+        print(f"evaluate again:  ais resume {_as_argument(directory)}", file=sys.stderr)
+        code = EXIT_FAILED
+    return code
+
+
+def _is_trained(directory: RunDirectory, settings: Settings) -> bool:
+    """Whether the final model of the run is there, after as many steps as are wanted."""
+    try:
+        manifest = json.loads((directory.model / "manifest.json").read_bytes())
+        return int(manifest["step"]) >= settings.run.steps
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_finished(directory: RunDirectory, settings: Settings) -> bool:
+    record = read_record(directory.record)
+    return record is not None and record.status == "finished" and not record.reason and _is_trained(directory, settings)
+
+
+def _say_finished(directory: RunDirectory, settings: Settings) -> None:
+    argument = _as_argument(directory)
+    print(f"{directory.path} is finished: {settings.run.steps} of {settings.run.steps} steps, evaluated.")
+    print(f"its report:      {directory.report}")
+    print(f"train on:        ais resume {argument} --set run.steps={2 * settings.run.steps}")
+
+
+def _say_how_to_go_on(directory: RunDirectory, total_steps: int) -> None:
+    """Each command on a line of its own, which the terminal does not break."""
+    steps, argument = StepLog(directory.steps).catch_up(), _as_argument(directory)
+    lines = [f"{steps} of {total_steps} steps are trained; everything is in {directory.path}"]
+    lines += [f"go on:       ais resume {argument}"]
+    lines += [f"look at it:  ais report {argument}"] if steps else [f"its logs:    {directory.logs}"]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _as_argument(directory: RunDirectory) -> str:
+    """The run as a command line names it from here."""
+    known = directory.path.parent == RunSettings().directory
+    return shlex.quote(directory.name if known else str(directory.path))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
+from ais.collector.judging.judge import Judge, OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
@@ -108,6 +109,8 @@ class Stage:
         self.keys = keys
         self.metrics = CollectorRegistry()
         self.max_attempts = 50
+        self.judge: Judge | None = None
+        """None: the task's own verifier, in this process."""
 
     def trainer(self, incarnation: int) -> TrainerEvents:
         """What a later trainer of the run tells."""
@@ -155,10 +158,11 @@ class Stage:
         settings = CollectorSettings(
             task=TaskSettings(digits=6), group_deadline_seconds=5, max_attempts=self.max_attempts
         )
+        judge = self.judge or OwnJudge(open_verifier(settings.task))
         collector = Collector(
             self.run,
             settings,
-            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), open_verifier(settings.task)),
+            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), judge),
             TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
             self.registry,
             CollectorMetrics(self.metrics),

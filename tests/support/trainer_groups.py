@@ -49,7 +49,8 @@ def make_group(
     random = np.random.default_rng((seed, ordinal))
     group_id = f"group-{ordinal}"
     responses = [random.choice(DIGITS, random.integers(*lengths, endpoint=True)).tolist() for _ in range(samples)]
-    logprobs = [(-random.random(len(response)) - 0.5).tolist() for response in responses]
+    # As near to a random policy of the demo model, which gives about -3.5, as a quantised one would be: it is trusted.
+    logprobs = [(-random.random(len(response)) - 3.1).tolist() for response in responses]
     return ScoredGroup(
         group_id=group_id,
         ordinal=ordinal,

@@ -39,7 +39,8 @@ class GroupSampling:
     async def sample(
         self, assignment: Assignment, client: GenerationClient, on_arrival: Callable[[], object]
     ) -> ScoredGroup:
-        """The scored group; `on_arrival` is called for each sequence as it comes. Raises GenerationError."""
+        """The scored group; `on_arrival` is called for each sequence as it comes. Raises GenerationError,
+        and UnavailableError where a response that cannot be judged ends the run."""
         group_id = f"{self.run.name}-{assignment.ordinal}-{assignment.attempt}"
         prompt, token_ids = self.exercise.ask(assignment.ordinal)
         trajectories = await client.generate(
@@ -51,13 +52,14 @@ class GroupSampling:
             self.settings.group_deadline_seconds,
             on_arrival,
         )
+        rewards = await self.exercise.rewards(prompt, trajectories)
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,
             prompt_id=prompt.prompt_id,
             prompt_token_ids=np.asarray(token_ids, dtype=TOKEN_DTYPE),
             trajectories=trajectories,
-            rewards=self.exercise.rewards(prompt, trajectories),
+            rewards=rewards,
             task=self.exercise.task.name,
             attempt=assignment.attempt,
             answer=prompt.answer,

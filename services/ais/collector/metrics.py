@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_JUDGEMENT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30)
 _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -59,3 +60,20 @@ class CollectorMetrics:
         self.tokens = Counter(
             "ais_collector_response_tokens", "Response tokens in published groups.", registry=registry
         )
+        self.judgements = Counter(
+            "ais_collector_judgements",
+            "Responses judged by workers, by outcome: judged, overtime, memory, error, died. All but the first failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.judgement_seconds = Histogram(
+            "ais_collector_judgement_seconds",
+            "Time in which a worker judged a response, or failed to, in seconds.",
+            buckets=_JUDGEMENT_SECONDS,
+            registry=registry,
+        )
+
+    def judged(self, outcome: str, seconds: float) -> None:
+        """A worker has judged a response, or failed to."""
+        self.judgements.labels(outcome).inc()
+        self.judgement_seconds.observe(seconds)

@@ -87,6 +87,22 @@ class TaskSettings(Section):
         return self
 
 
+class JudgingSettings(Section):
+    """How responses are judged by verifiers that may take long: a pattern of yours, the scorers of reasoning-gym.
+
+    They run in worker processes; the others are quick whatever the response is and run in the collector."""
+
+    workers: int = Field(default=2, ge=1, le=256)
+    """Worker processes."""
+    seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
+    """A judgement that takes longer is stopped, its worker killed and replaced."""
+    memory_megabytes: int = Field(default=2048, ge=16)
+    """Memory that judging may take in a worker beyond what loading the verifier took. (Linux only.)"""
+    on_failure: Literal["zero", "end"] = "zero"
+    """A response whose judgement is stopped or fails gets the reward 0 and is counted in
+    `ais_collector_judgements_total`, or ends the run."""
+
+
 RESERVED_ARGUMENTS = frozenset(
     {
         "add_generation_prompt",
@@ -133,6 +149,8 @@ class CollectorSettings(Section):
 
     task: TaskSettings = TaskSettings()
     """Where prompts come from and how responses are judged."""
+    judging: JudgingSettings = JudgingSettings()
+    """How responses are judged by verifiers that may take long."""
     prompt: PromptSettings = PromptSettings()
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()

@@ -75,13 +75,12 @@ class Chaos:
 
     def _kill(self, processes: Processes, victim: str, began: float) -> None:
         processes.kill(victim)
-        self.done.append(Kill(victim, time.monotonic() - began, len(self.steps.records)))
+        self.done.append(Kill(victim, time.monotonic() - began, self.steps.count))
         said = f"kill {len(self.done)} of {self.wanted}: {victim}, after step {self.done[-1].step}"
         self.display.note(said)
 
     def _reached(self, step: float) -> bool:
-        self.steps.read_new()
-        return len(self.steps.records) >= step
+        return self.steps.catch_up() >= step
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ais.contracts.registry import ReplicaRecord
 from ais.launcher.fleet import Fleet
 from ais.launcher.processes.commands import evaluation, evaluation_replica
-from ais.launcher.processes.processes import Processes, ProcessFailedError
+from ais.launcher.processes.processes import Exit, Processes, ProcessFailedError, failure
 from ais.runtime.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
@@ -67,9 +67,12 @@ async def _ready(fleet: Fleet, running: asyncio.Task[int], processes: Processes,
     ready = asyncio.create_task(fleet.first_ready())
     try:
         await asyncio.wait((ready, running), timeout=REPLICA_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
-            raise ProcessFailedError(f"{name} does not become ready:\n{processes.log_tail(name)}")
-        return ready.result()
+        if ready.done():
+            return ready.result()
+        tail, log = processes.log_tail(name), processes.log_path(name)
+        if running.done():
+            raise failure(Exit(name, running.result()), "the evaluation needs it", log, tail)
+        raise ProcessFailedError(f"{name} is not ready after {REPLICA_READY_SECONDS:g} s. The end of {log}:\n{tail}")
     finally:
         await end_tasks(ready)
 
@@ -92,5 +95,5 @@ async def _score(
         output=job.output,
     )
     if code := await processes.run(command):
-        tail = processes.log_tail(command.name)
-        raise ProcessFailedError(f"the evaluation failed with exit code {code}:\n{tail}")
+        name = command.name
+        raise failure(Exit(name, code), "it scores the policies", processes.log_path(name), processes.log_tail(name))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ais.launcher.directory.record import RunRecord, record_of
+from ais.launcher.course import Course
+from ais.launcher.directory.record import RunRecord, read_record, record_of
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, spread
-from ais.launcher.directory.steps import read_records
-from ais.launcher.display import Display, Snapshot
+from ais.launcher.directory.steps import StepLog
+from ais.launcher.display import Display, Snapshot, course_of_a_run, duration
 from ais.launcher.evaluation import BF16, Evaluation, evaluate
 from ais.launcher.fleet import Fleet
 from ais.launcher.processes.commands import Command, ServiceCommands
@@ -19,10 +20,14 @@ from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.server import provide_redis
 from ais.launcher.report.results import Results, read_results
 from ais.launcher.settings import LauncherSettings
-from ais.launcher.training import train
-from ais.runtime.redis import connect
+from ais.launcher.training import REFRESH_SECONDS, train
+from ais.runtime.process import UnavailableError
+from ais.runtime.redis import RedisUnreachableError, connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
+
+EVALUATION_FAILED = "training is finished, its evaluation failed"
+"""Begins the reason in the record of a run whose training has no scores."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ class Plan:
     services: Callable[[str], ServiceCommands]
     """The services' command lines, given the server's URL."""
     lock: int
-    """Descriptor of the lock on the directory."""
+    """Descriptor of the lock that the processes are to inherit."""
+    trained: bool = False
+    """Whether training has come to its end before, so that only the evaluation is left."""
+    hidden: Collection[str] = ()
+    """Quantities that the display leaves out."""
 
 
 def processes_of(directory: RunDirectory, launcher: LauncherSettings, inherited: Sequence[int] = ()) -> Processes:
@@ -50,11 +59,18 @@ def processes_of(directory: RunDirectory, launcher: LauncherSettings, inherited:
 async def run(
     plan: Plan, display: Display, beside: Callable[[Processes], Coroutine[Any, Any, None]] | None = None
 ) -> RunRecord:
-    """Trains, then evaluates. Raises ProcessFailedError, UnavailableError or RedisUnreachableError; the run's record
-    says how it ended in any case, and every process is ended. `beside` goes on as long as training does."""
+    """Trains, then evaluates; every process has ended when it returns. `beside` goes on as long as training does.
+
+    The run's record says in any case how it ended. An evaluation that fails is no failure of the run: its training is
+    finished, and the record says why there are no scores. Raises ProcessFailedError, UnavailableError or
+    RedisUnreachableError.
+    """
+    before = read_record(plan.directory.record)
     record = record_of(plan.directory.name)
     record.write(plan.directory.record)
     began = time.monotonic()
+    course = course_of_a_run(plan.hidden)
+    plan.directory.replicas.unlink(missing_ok=True)  # asked of an earlier launcher
     try:
         async with processes_of(plan.directory, plan.launcher, [plan.lock]) as processes:
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
@@ -63,14 +79,24 @@ async def run(
                 plan.directory.server_url.write_text(redis.url + "\n")
             meddling = asyncio.create_task(beside(processes)) if beside else None
             try:
-                await _train(plan, processes, redis, server, display)
+                if not plan.trained:
+                    await _train(plan, processes, redis, server, course, display)
+                    record.training_seconds = time.monotonic() - began
+                elif before:
+                    record.training_seconds = before.training_seconds
             finally:
                 if meddling:
                     await end_tasks(meddling)
-            record.training_seconds = time.monotonic() - began
+            course.follow(StepLog(plan.directory.steps))
             if plan.launcher.evaluation_prompts:
-                await _evaluate(plan, processes, redis, display)
+                try:
+                    await _evaluate(plan, processes, redis, course, display)
+                except (ProcessFailedError, UnavailableError, RedisUnreachableError) as error:
+                    record.reason = f"{EVALUATION_FAILED}: {error}"
         record.status = "finished"
+    except BrokenPipeError:
+        record.status, record.reason = "stopped", "its standard output was closed"
+        raise
     except asyncio.CancelledError:
         record.status, record.reason = "stopped", "by a signal"
         raise
@@ -81,12 +107,17 @@ async def run(
         plan.directory.server_url.unlink(missing_ok=True)
         record.total_seconds = time.monotonic() - began
         record.write(plan.directory.record)
-        display.close()
+        display.close(keep=record.status != "finished")
     return record
 
 
 async def _train(
-    plan: Plan, processes: Processes, redis: RedisSettings, server: Command | None, display: Display
+    plan: Plan,
+    processes: Processes,
+    redis: RedisSettings,
+    server: Command | None,
+    course: Course,
+    display: Display,
 ) -> None:
     client = await connect(redis)
     try:
@@ -97,30 +128,27 @@ async def _train(
             fleet=Fleet(client, plan.directory.name),
             steps_file=plan.directory.steps,
             scale_file=plan.directory.replicas,
+            course=course,
             total_steps=plan.total_steps,
             deaths_limit=plan.launcher.deaths_limit,
             display=display,
         )
     finally:
         await client.aclose()
-    done = len(read_records(plan.directory.steps))
+    done = StepLog(plan.directory.steps).catch_up()
     if done < plan.total_steps:
         raise ProcessFailedError(f"the trainer was asked to end after {done} of {plan.total_steps} steps")
 
 
-async def _evaluate(plan: Plan, processes: Processes, redis: RedisSettings, display: Display) -> None:
+async def _evaluate(plan: Plan, processes: Processes, redis: RedisSettings, course: Course, display: Display) -> None:
     """Both precisions at the same time, each on a replica of its own."""
     checkpoints = tuple(spread(checkpoints_of(plan.directory), plan.launcher.evaluation_checkpoints))
-    display.update(
-        Snapshot(
-            f"evaluating {len(checkpoints) + 1} policies on {plan.launcher.evaluation_prompts} held-out prompts",
-            plan.total_steps,
-            read_records(plan.directory.steps),
-        )
-    )
     precisions = {"bf16": BF16} | ({"rollout": ()} if plan.quantised else {})
+    scores = len(precisions) * (len(checkpoints) + 1)
     try:
         async with asyncio.TaskGroup() as tasks:
+            showing = tasks.create_task(_show_evaluation(plan, scores, course, display))
+            jobs = []
             for name, overrides in precisions.items():
                 job = Evaluation(
                     run_name=f"{plan.directory.name}-evaluation-{name}",
@@ -129,9 +157,25 @@ async def _evaluate(plan: Plan, processes: Processes, redis: RedisSettings, disp
                     prompts=plan.launcher.evaluation_prompts,
                     output=plan.directory.evaluations,
                 )
-                tasks.create_task(evaluate(processes, plan.directory.config, redis, job))
+                jobs.append(tasks.create_task(evaluate(processes, plan.directory.config, redis, job)))
+            await asyncio.wait(jobs)
+            showing.cancel()
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+async def _show_evaluation(plan: Plan, scores: int, course: Course, display: Display) -> None:
+    """Follows the scores as they are written."""
+    log = StepLog(plan.directory.evaluations)
+    before, began = log.catch_up(), time.monotonic()
+    prompts, last = plan.launcher.evaluation_prompts, ""
+    while True:
+        for score in log.new_records():
+            last = f"; step {score['step']} scores {score['reward_mean']:.3f} in {score['precision']}"
+        seconds = duration(time.monotonic() - began) if display.redraws else ""
+        what = f"evaluating on {prompts} held-out prompts: {log.count - before} of {scores} scores"
+        display.update(Snapshot(what + (f", {seconds}" if seconds else "") + last, plan.total_steps, course))
+        await asyncio.sleep(REFRESH_SECONDS)
 
 
 async def score_model(

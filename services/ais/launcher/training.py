@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ais.launcher.course import Course
 from ais.launcher.directory.scaling import asked
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, Snapshot
 from ais.launcher.fleet import Fleet
+from ais.launcher.listening import Listener
 from ais.launcher.processes.commands import Command, ServiceCommands
-from ais.launcher.processes.processes import Exit, Processes, ProcessFailedError
+from ais.launcher.processes.processes import Exit, Processes, failure
 from ais.launcher.processes.supervision import Fail, Finish, GiveUp, Restart, Role, Supervision
 from ais.runtime.tasks import end_tasks
 
@@ -28,21 +31,27 @@ async def train(
     fleet: Fleet,
     steps_file: Path,
     scale_file: Path,
+    course: Course,
     total_steps: int,
     deaths_limit: int,
     display: Display,
 ) -> None:
-    """Runs the services until the trainer ends well; they are ended then, or when cancelled. Raises
-    ProcessFailedError. `server` is our own Valkey server, running already; `scale_file`, once it is there, says how
-    many replicas there are to be (scaling.py)."""
+    """Runs the services until the trainer ends well, and ends them then, or when cancelled.
+
+    `server` is our own Valkey server, running already. `scale_file`, once it is there, says how many replicas there are
+    to be (scaling.py). `course` takes in the steps. Raises ProcessFailedError.
+    """
     keeper = _Keeper(processes, services, server, deaths_limit, display)
-    watch = _Watch(fleet, keeper.replicas, StepLog(steps_file), total_steps, display)
+    listener = Listener(processes.log_path, display)
+    watch = _Watch(
+        fleet, keeper.processes, keeper.replicas, listener, StepLog(steps_file), course, total_steps, display
+    )
     background = [asyncio.create_task(watch.look_forever())]
     try:
         for command in (*services.replicas, services.collector, services.trainer):
             await keeper.start(command)
         background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
-        await keeper.until_the_end()
+        await _first_end(keeper.until_the_end(), *background)
         await watch.look()
     except asyncio.CancelledError:
         display.note("stopping the services")
@@ -50,6 +59,17 @@ async def train(
     finally:
         await end_tasks(*background)
         await processes.stop([command.name for command in (*keeper.replicas, services.collector, services.trainer)])
+
+
+async def _first_end(wanted: Coroutine[Any, Any, None], *background: asyncio.Task[None]) -> None:
+    """Waits for `wanted`. What fails beside it, such as a display whose reader has left, fails it too."""
+    task = asyncio.create_task(wanted)
+    try:
+        done, _pending = await asyncio.wait((task, *background), return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        await end_tasks(task)
 
 
 class _Keeper:
@@ -75,6 +95,10 @@ class _Keeper:
         """Restarts to come, by the event loop's time, and what made them necessary."""
         if server:
             self._supervision.started(server.name, _now())
+
+    def processes(self) -> list[str]:
+        """Names of all that are kept alive."""
+        return list(self._commands)
 
     async def start(self, command: Command) -> None:
         await self._processes.start(command)
@@ -123,9 +147,7 @@ class _Keeper:
             case Finish():
                 return True
             case Fail(reason):
-                raise ProcessFailedError(
-                    f"{ended}; {reason}. The end of {log}:\n{self._processes.log_tail(ended.name)}"
-                )
+                raise failure(ended, reason, log, self._processes.log_tail(ended.name))
             case GiveUp(reason):
                 self._display.note(f"{ended}; {reason} (see {log})")
             case Restart(after_seconds):
@@ -143,9 +165,13 @@ class _Watch:
     """Shows the run on the display."""
 
     fleet: Fleet
+    processes: Callable[[], Iterable[str]]
+    """Names of those that have logs; changes as the run is scaled."""
     replicas: Sequence[Command]
     """Those that are to be there; changes as the run is scaled."""
+    listener: Listener
     steps: StepLog
+    course: Course
     total_steps: int
     display: Display
     began: float | None = None
@@ -157,15 +183,16 @@ class _Watch:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def look(self) -> None:
-        self.steps.read_new()
+        self.course.follow(self.steps)
+        self.listener.listen(self.processes(), _now())
         ready = len(await self.fleet.ready())
         if self.began is None and ready:
             self.began = _now()
         self.display.update(
             Snapshot(
-                phase=_phase(len(self.steps.records), self.total_steps, ready, len(self.replicas)),
+                phase=_phase(self.course.steps, self.total_steps, ready, len(self.replicas)),
                 total_steps=self.total_steps,
-                records=self.steps.records,
+                course=self.course,
                 replicas_ready=ready,
                 replicas_wanted=len(self.replicas),
                 training_seconds=_now() - self.began if self.began is not None else 0.0,

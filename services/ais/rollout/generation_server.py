@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.rollout.generation_api import GenerationService
 from ais.runtime.addresses import authority
+from ais.runtime.process import UnavailableError
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 KEEPALIVE_SECONDS = 20.0
@@ -99,7 +100,7 @@ class GenerationServer:
 async def serve_generation(
     service: GenerationService, host: str, port: int, limits: ServerLimits
 ) -> AsyncIterator[GenerationServer]:
-    """Serves while the context is open. Raises OSError when the port is taken."""
+    """Serves while the context is open. Raises UnavailableError when the port is taken."""
     server = grpc.aio.server(
         options=[*_OPTIONS, *limits.options(), *_keepalive()], maximum_concurrent_rpcs=limits.calls
     )
@@ -111,7 +112,9 @@ async def serve_generation(
     try:
         bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"the generation API cannot listen on {address}: {error}") from error
+        raise UnavailableError(
+            f"cannot listen on {address} for gRPC: {error}. Set another port, or 0 for a free one"
+        ) from error
     await server.start()
     for name in ("", SERVICE_NAME):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -10,3 +10,5 @@ EXIT_UNAVAILABLE = 3
 """Something that is needed is not there: Redis, a model directory, a data file."""
 EXIT_RANK_LOST = 4
 """A rank of the trainer lost another one."""
+EXIT_PIPE_CLOSED = 141
+"""Whoever read the standard output has closed it. What shells say of a program that SIGPIPE ended."""

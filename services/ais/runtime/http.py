@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -16,7 +17,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from ais.runtime.addresses import listening_socket
+from ais.runtime.addresses import authority, http_url, listening_socket
+from ais.runtime.process import UnavailableError
+
+logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0
 """Requests still running this long after a stop are cut."""
@@ -60,8 +64,17 @@ def _no_signals() -> Iterator[None]:
 
 @asynccontextmanager
 async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
-    """Serves `app` while the context is open; gives the port (useful with port 0). Raises OSError if it is taken."""
-    listener = listening_socket(host, port)
+    """Serves `app` while the context is open, and gives the port (useful with port 0). Raises UnavailableError when
+    nothing can listen there, as on a port that is taken."""
+    try:
+        listener = listening_socket(host, port)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {authority(host, port)} for HTTP: {error.strerror or error}. Set another port, or 0 for "
+            "a free one"
+        ) from error
+    bound = int(listener.getsockname()[1])
+    logger.info("metrics at %s/metrics", http_url(host, bound))
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=int(STOP_SECONDS)
     )
@@ -69,7 +82,7 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
     server.capture_signals = _no_signals  # type: ignore[method-assign]  # the service decides when it stops
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     try:
-        yield int(listener.getsockname()[1])
+        yield bound
     finally:
         server.should_exit = True
         await asyncio.wait([task], timeout=STOP_SECONDS + 1)

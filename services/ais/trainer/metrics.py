@@ -83,11 +83,18 @@ class TrainerMetrics:
         )
         # Learning.
         self._reward = gauge("ais_reward_mean", "Mean reward of the last batch's trajectories.")
+        self._zero_variance = gauge(
+            "ais_zero_variance_groups_ratio", "Share of the last batch's groups whose rewards are all equal."
+        )
+        self._truncated = gauge(
+            "ais_truncated_responses_ratio", "Share of the last batch's responses cut off at max_new_tokens."
+        )
         self._entropy = gauge("ais_entropy_nats", "Mean entropy of the policy at the sampled tokens of the last batch.")
         self._gradient_norm = gauge("ais_gradient_norm", "Global gradient norm of the last step, before clipping.")
         self._learning_rate = gauge("ais_learning_rate", "Learning rate of the last step.")
         self._skipped = counter(
-            "ais_skipped_steps", "Optimizer updates left out because a loss or a gradient was not finite."
+            "ais_skipped_steps",
+            "Optimizer updates left out because a loss or a gradient was not finite, or the batch was not trusted.",
         )
         self._staleness = histogram(
             "ais_staleness_versions",
@@ -100,6 +107,14 @@ class TrainerMetrics:
         self._tokens = counter("ais_trainer_tokens", "Response tokens trained on.")
         self._phases = histogram(
             "ais_trainer_phase_seconds", "Seconds of a step spent in each phase.", SECONDS_BUCKETS, ["phase"]
+        )
+        self.waiting_seconds = gauge(
+            "ais_trainer_waiting_seconds", "How long the next batch has been waited for; 0 while one is trained."
+        )
+        self.warnings = counter(
+            "ais_trainer_warnings",
+            "Warnings that a person should see, by what they are about; warnings.jsonl of the run has their words.",
+            ["kind"],
         )
         # Durability.
         self.committed_version = gauge(
@@ -172,6 +187,8 @@ class TrainerMetrics:
         self._kl.labels(estimator="k1").set(_number(record.kl_k1))
         self._kl.labels(estimator="k3").set(_number(record.kl_k3))
         self._reward.set(record.reward_mean)
+        self._zero_variance.set(record.zero_variance_share)
+        self._truncated.set(record.truncated_share)
         self._entropy.set(_number(record.entropy))
         self._gradient_norm.set(_number(record.gradient_norm))
         self._learning_rate.set(record.learning_rate)

@@ -1,11 +1,17 @@
-"""What is written about each step: one JSON object a line in `steps.jsonl` of the run's directory."""
+"""What is written about each step: one JSON object a line in `steps.jsonl` of the run's directory.
+
+A figure is None where it was not measured. One that is not finite, as after arithmetic that overflowed, is written as
+null: JSON has no word for it, and a record must never end the run it describes.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ais.runtime.files import replace_file
 
@@ -14,11 +20,11 @@ STEPS_FILE = "steps.jsonl"
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What training one batch says about it.
+    """What the trainer measured while it trained one batch.
 
     Means are over response tokens unless said otherwise; log-probs, entropies and divergences are in nats. Statistics
     of importance ratios compare the behaviour policy (quantised, of the version that sampled) with the proximal one
-    (BF16, at the start of the step). A value that is not finite, which only a skipped update can leave behind, is None.
+    (BF16, at the start of the step). None: not measured, because an update was skipped before it could be.
     """
 
     step: int
@@ -41,7 +47,7 @@ class StepFigures:
     updates: int
     """Optimizer updates made."""
     skipped_updates: int
-    """Updates left out because a loss or a gradient was not finite."""
+    """Updates left out because a loss or a gradient was not finite, or because the batch was not trusted."""
 
     alpha: float | None
     """AIS mixing coefficient: 0 uncorrected, 1 fully importance-weighted. None for corrections that do not mix."""
@@ -93,6 +99,10 @@ class StepFigures:
     """Response tokens in the batch."""
     response_length_mean: float
     """Mean response length, tokens."""
+    truncated_share: float
+    """Share of the responses that max_new_tokens cut off before they had ended."""
+    zero_variance_share: float
+    """Share of the groups whose responses all have the same reward. They teach nothing by themselves."""
     staleness_mean: float
     """Mean over trajectories of versions between the oldest token's policy and the policy trained."""
     staleness_max: int
@@ -146,6 +156,23 @@ def rewind(directory: Path, version: int) -> None:
 
 
 def append(directory: Path, record: StepRecord) -> None:
-    """Adds a line to `directory/steps.jsonl`. Values that are not finite cannot occur: JSON has no word for them."""
-    with (directory / STEPS_FILE).open("a") as file:
-        file.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+    """Adds a line to `directory/steps.jsonl`."""
+    with (directory / STEPS_FILE).open("a", encoding="utf-8") as file:
+        file.write(encoded(asdict(record)) + "\n")
+
+
+def encoded(value: Any) -> str:
+    """`value` as JSON on one line; numbers that are not finite become null, at any depth."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_finite(part) for part in value]
+        case _:
+            return value

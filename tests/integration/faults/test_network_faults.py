@@ -34,6 +34,7 @@ from ais.runtime.tasks import end_tasks
 from ais.trainer.groups.intake import Intake
 from ais.trainer.groups.reader import GroupReader, no_hidden_retries
 from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.settings import Settings
 from tests.support.publishing import publishing, served, versions
 from tests.support.replica_stand_ins import Fleet
 from tests.support.scripted_replicas import ALPHABET, Servicer, Stage, honest
@@ -227,13 +228,10 @@ async def test_a_collector_and_a_reader_whose_way_to_redis_breaks_lose_nothing(
     async with client_through(to_redis) as collecting, client_through(to_redis) as reading:
         no_hidden_retries(reading)
         stage = Stage(collecting, run_name)
-        intake = Intake(
-            RunSettings(groups_per_batch=4, samples_per_group=2, max_staleness=batches),
-            len(ALPHABET),
-            context_length=64,
-        )
+        settings = Settings(run=RunSettings(groups_per_batch=4, samples_per_group=2, max_staleness=batches))
+        intake = Intake(settings.run, len(ALPHABET), context_length=64)
         metrics = TrainerMetrics(CollectorRegistry())
-        reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, count=4, patience_seconds=30)
+        reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, settings)
         await direct.events.publish(VersionPublished(0, ""))
         trained: list[int] = []
         async with direct.replica("a", honest), stage.collector() as collecting_task:
@@ -323,9 +321,10 @@ async def test_a_reader_whose_connection_is_half_open_reads_on_over_another(
     await queue.prepare()
     async with client_through(to_redis) as reading:
         no_hidden_retries(reading)
-        intake = Intake(RunSettings(groups_per_batch=2, samples_per_group=4), vocab_size=22, context_length=64)
+        settings = Settings(run=RunSettings(groups_per_batch=2, samples_per_group=4))
+        intake = Intake(settings.run, vocab_size=22, context_length=64)
         metrics = TrainerMetrics(CollectorRegistry())
-        reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, count=4, patience_seconds=30)
+        reader = GroupReader(TrajectoryQueue(reading, keys), intake, metrics, settings)
         task = asyncio.create_task(reader.run())
         await queue.publish(0, encode_group(make_group(0)))
         await eventually(lambda: 0 in intake._buffer)

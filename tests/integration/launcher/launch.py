@@ -1,12 +1,10 @@
-"""Launches a run of stand-ins: `python launch.py DIRECTORY TRAINER_ARGUMENTS_JSON [COLLECTOR_ROLE]`."""
+"""Launches a run of stand-ins: `python launch.py DIRECTORY TRAINER_ARGUMENTS_JSON [COLLECTOR_ROLE [ARGUMENT ...]]`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from ais.launcher.directory.lock import held
 from ais.launcher.directory.run_directory import RunDirectory
@@ -16,7 +14,9 @@ from ais.launcher.processes.processes import ProcessFailedError
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.run import Plan, run
 from ais.launcher.settings import LauncherSettings
-from ais.runtime.exits import EXIT_SETTINGS
+from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_UNAVAILABLE
+from ais.runtime.output import Screen
+from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RedisSettings
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))
@@ -33,12 +33,12 @@ def main() -> int:
 
         return ServiceCommands(
             replicas=(command("rollout-0", "replica"), command("rollout-1", "replica")),
-            collector=command("collector", collector_role, "--code", str(EXIT_SETTINGS)),
+            collector=command("collector", collector_role, *sys.argv[4:]),
             trainer=command("trainer", "trainer", "--steps-file", str(directory.steps), *trainer_arguments),
         )
 
     async def launch() -> int:
-        async with held(directory.lock) as lock:
+        async with held(directory) as lock:
             plan = Plan(
                 directory=directory,
                 total_steps=5,
@@ -48,14 +48,19 @@ def main() -> int:
                 services=services,
                 lock=lock,
             )
-            await run(plan, open_display(Console(width=160), "stand-ins"))
+            await run(plan, open_display(Screen(width=160), "stand-ins"))
         return 0
 
     try:
         return run_cancellable(launch())
     except ProcessFailedError as error:
         print(error)
-        return 1
+        return error.exit_code
+    except BrokenPipeError:
+        return EXIT_PIPE_CLOSED
+    except UnavailableError as error:
+        print(error)
+        return EXIT_UNAVAILABLE
 
 
 if __name__ == "__main__":

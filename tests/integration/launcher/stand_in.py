@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.sampling import Precision
+from ais.runtime.logging import LoggingSettings, configure_logging
 from ais.runtime.redis import connect
 from ais.runtime.settings import RedisSettings
 
@@ -64,8 +67,17 @@ def deaf(arguments: argparse.Namespace) -> None:
 
 
 def dies(arguments: argparse.Namespace) -> None:
-    print("this is why it died")
+    configure_logging("collector", LoggingSettings())
+    logging.error("this is why it died")
     sys.exit(arguments.code)
+
+
+def complains(arguments: argparse.Namespace) -> None:
+    configure_logging("collector", LoggingSettings(format=arguments.log_format))
+    logging.info("metrics at http://127.0.0.1:1/metrics")
+    for attempt in itertools.count():
+        logging.warning("nobody answers, attempt %d", attempt)
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -77,6 +89,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--step-seconds", type=float, default=0.05)
     parser.add_argument("--code", type=int, default=0)
+    parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
     result = globals()[arguments.role](arguments)
     if asyncio.iscoroutine(result):

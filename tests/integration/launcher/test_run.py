@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
-from ais.runtime.exits import EXIT_UNAVAILABLE
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.settings import load, to_toml
 
 MARK = "AIS_TEST_MARK"
 """Environment variable by which a test finds every process that its launcher started."""
@@ -26,13 +27,13 @@ ENDLESS = ["--steps", "100000"]
 class Launched:
     """A launcher that runs, and all that descends from it."""
 
-    def __init__(self, directory: RunDirectory, *arguments: str) -> None:
+    def __init__(self, directory: RunDirectory, *arguments: str, stderr: int = subprocess.STDOUT) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
             [sys.executable, LAUNCH, str(directory.path), *arguments],
             env=os.environ | {MARK: str(directory.path)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
         )
 
@@ -76,8 +77,14 @@ Launcher = Callable[..., Launched]
 def launch(tmp_path: Path) -> Iterator[Launcher]:
     launched: list[Launched] = []
 
-    def start(trainer: list[str], *arguments: str) -> Launched:
-        launched.append(Launched(fresh_run_directory(tmp_path, "demo"), json.dumps(trainer), *arguments))
+    def start(
+        trainer: list[str],
+        *arguments: str,
+        directory: RunDirectory | None = None,
+        stderr: int = subprocess.STDOUT,
+    ) -> Launched:
+        directory = directory or fresh_run_directory(tmp_path, "demo")
+        launched.append(Launched(directory, json.dumps(trainer), *arguments, stderr=stderr))
         return launched[-1]
 
     yield start
@@ -99,10 +106,13 @@ def test_the_trainers_end_is_the_runs_end(launch: Launcher) -> None:
     assert json.loads(launched.directory.record.read_text())["status"] == "finished"
 
 
-def test_a_failed_trainer_fails_the_run_with_the_end_of_its_log(launch: Launcher) -> None:
-    launched = launch(["--code", str(EXIT_UNAVAILABLE)])
+@pytest.mark.parametrize("code_of_trainer", [EXIT_SETTINGS, EXIT_UNAVAILABLE])
+def test_a_failed_trainer_fails_the_run_with_its_code_and_the_end_of_its_log(
+    launch: Launcher, code_of_trainer: int
+) -> None:
+    launched = launch(["--code", str(code_of_trainer)])
     code, output = launched.end()
-    assert code == 1
+    assert code == code_of_trainer
     assert "this is what the trainer said last" in output
     assert not launched.descendants()
     assert json.loads(launched.directory.record.read_text())["status"] == "failed"
@@ -161,7 +171,8 @@ def test_a_run_is_scaled_while_it_goes_on(launch: Launcher) -> None:
     launched = launch(ENDLESS)
     eventually(lambda: running(launched))
     first = min(process.pid for process in launched.named("stand_in.py replica"))
-    assert scale(launched, 4).returncode == 0
+    said = scale(launched, 4)
+    assert (said.returncode, "is to have 4 rollout replicas" in said.stdout) == (0, True)
     eventually(lambda: len(launched.named("stand_in.py replica")) == 4)
     assert scale(launched, 1).returncode == 0
     eventually(lambda: [process.pid for process in launched.named("stand_in.py replica")] == [first])
@@ -189,10 +200,81 @@ def scale(launched: Launched, replicas: int) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_collector_with_wrong_settings_fails_the_run_with_the_end_of_its_log(launch: Launcher) -> None:
-    launched = launch(ENDLESS, "dies")
+@pytest.mark.parametrize("code_of_collector", [EXIT_SETTINGS, EXIT_UNAVAILABLE])
+def test_what_is_wrong_for_good_fails_the_run_at_once_with_its_code_and_reason(
+    launch: Launcher, code_of_collector: int
+) -> None:
+    launched = launch(ENDLESS, "dies", "--code", str(code_of_collector))
     code, output = launched.end()
-    assert code == 1
-    assert "its settings are wrong" in output
-    assert "this is why it died" in output
+    assert code == code_of_collector
+    assert f"collector ended with exit code {code_of_collector}: this is why it died" in output
+    assert "starting it again" not in output
+    assert not launched.descendants()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_a_service_warns_of_again_and_again_stands_on_the_screen_once(launch: Launcher, log_format: str) -> None:
+    launched = launch(ENDLESS, "complains", "--log-format", log_format)
+    log = launched.directory.logs / "collector.log"
+    eventually(lambda: running(launched) and log.read_text().count("nobody answers") > 60)
+    launched.process.terminate()
+    _code, output = launched.end()
+    assert output.count("collector: nobody answers, attempt") == 1
+    assert "collector: metrics at http://127.0.0.1:1/metrics" in output
+
+
+def test_a_second_launcher_is_refused_at_once_and_changes_nothing(launch: Launcher) -> None:
+    launched = launch(ENDLESS)
+    eventually(lambda: running(launched))
+    config = launched.directory.config
+    config.write_text(to_toml(load(None, [f"run.name={launched.directory.name}"])))
+    before = config.read_bytes()
+    begun = time.monotonic()
+    for arguments in ((), ("--set", "trainer.optimizer.learning_rate=0.01"), ("--set", "run.steps=7")):
+        refused = resume(launched.directory.path, *arguments)
+        assert refused.returncode == EXIT_UNAVAILABLE
+        assert "drives" in refused.stderr
+        assert "go on:" not in refused.stderr
+    assert time.monotonic() - begun < 25.0  # waiting for one would take 30 s
+    assert config.read_bytes() == before
+    assert launched.process.poll() is None
+
+
+def resume(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ais.cli", "resume", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_resumed_run_starts_when_the_processes_of_a_killed_launcher_have_ended(launch: Launcher) -> None:
+    launched = launch(ENDLESS)
+    eventually(lambda: running(launched))
+    launched.process.kill()
+    launched.process.wait()
+    again = launch([], directory=launched.directory)
+    code, output = again.end()  # the sleeping grandchild holds the lock
+    assert code == EXIT_UNAVAILABLE or "step 5/5" in output
+    for process in again.descendants():
+        process.kill()
+
+
+def test_a_run_forgets_what_ais_scale_asked_of_the_one_before(launch: Launcher, tmp_path: Path) -> None:
+    directory = fresh_run_directory(tmp_path, "scaled")
+    directory.replicas.write_text("4\n")
+    launched = launch(ENDLESS, directory=directory)
+    eventually(lambda: running(launched))
+    assert len(launched.named("stand_in.py replica")) == 2
+    assert not directory.replicas.exists()
+    launched.process.terminate()
+    launched.end()
+
+
+def test_a_run_whose_output_nobody_reads_any_more_ends_quietly(launch: Launcher) -> None:
+    launched = launch(ENDLESS, stderr=subprocess.PIPE)
+    eventually(lambda: running(launched))
+    assert launched.process.stdout is not None
+    launched.process.stdout.close()
+    eventually(lambda: launched.process.poll() is not None)
+    assert launched.process.stderr is not None
+    assert "Traceback" not in launched.process.stderr.read()
+    assert json.loads(launched.directory.record.read_text())["status"] == "stopped"
     assert not launched.descendants()

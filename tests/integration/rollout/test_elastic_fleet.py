@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
+from ais.collector.judging.judge import OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import open_tokenizer
@@ -113,7 +114,7 @@ class Run:
             Exercise(
                 open_task(settings.task, 0, Split.TRAIN),
                 open_tokenizer(MODEL, settings.prompt),
-                open_verifier(settings.task),
+                OwnJudge(open_verifier(settings.task)),
             ),
             TrainerChannel(queue, TrainerEvents(self.redis, self.keys)),
             ReplicaRegistry(self.redis, self.keys),

@@ -24,6 +24,7 @@ from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import SERVICE_NAME, GenerationServer, ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.process import UnavailableError
 from tests.support.tiny_models import VOCABULARY, Observer, until
 
 SLOTS, WAITING = 4, 8
@@ -266,6 +267,6 @@ async def test_reflection_lists_the_service(replica: Replica) -> None:
 
 async def test_a_port_that_is_taken_is_an_error_at_start(replica: Replica) -> None:
     service = GenerationService(replica.engine, IDENTITY, RolloutMetrics(CollectorRegistry()))
-    with pytest.raises(OSError, match=str(replica.server.port)):
+    with pytest.raises(UnavailableError, match=str(replica.server.port)):
         async with serve_generation(service, "127.0.0.1", replica.server.port, ServerLimits()):
             pass

@@ -8,6 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
+from ais.runtime.process import UnavailableError
 
 
 async def test_readiness_tells_the_reason_until_the_service_can_work() -> None:
@@ -32,7 +33,7 @@ async def test_metrics_are_valid_openmetrics() -> None:
 async def test_a_taken_port_is_an_error_at_once() -> None:
     app = application("test", service_registry("test"), lambda: None)
     async with serve(app, "127.0.0.1", 0) as port:
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(UnavailableError, match="in use"):
             async with serve(app, "127.0.0.1", port):
                 pass
 

@@ -19,6 +19,7 @@ from ais.runtime.tasks import end_tasks
 from ais.trainer.groups.intake import Intake
 from ais.trainer.groups.reader import GroupReader, no_hidden_retries
 from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.settings import Settings, TrainerSettings
 from tests.support.trainer_groups import make_group
 
 
@@ -64,9 +65,8 @@ async def test_groups_whose_answer_was_lost_are_found_again(redis: Redis, redis_
         reading = await connect(RedisSettings(url=f"redis://127.0.0.1:{port}/0"))
         no_hidden_retries(reading)
         intake = Intake(run, vocab_size=22, context_length=64)
-        reader = GroupReader(
-            TrajectoryQueue(reading, keys), intake, TrainerMetrics(CollectorRegistry()), count=1, patience_seconds=10
-        )
+        settings = Settings(run=run, trainer=TrainerSettings(redis_patience_seconds=10))
+        reader = GroupReader(TrajectoryQueue(reading, keys), intake, TrainerMetrics(CollectorRegistry()), settings)
         task = asyncio.create_task(reader.run())
         for ordinal in range(3):
             await collector.publish(ordinal, encode_group(make_group(ordinal)))

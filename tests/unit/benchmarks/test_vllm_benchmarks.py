@@ -12,7 +12,7 @@ from ais.contracts.trajectory import PolicySpan, Trajectory
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    from _rollout_vllm import figures
+    from benchmarks.support.rollout_vllm import figures
 
     found = figures(
         "0.6b",
@@ -30,7 +30,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def test_memory_grows_by_its_highest_point_after_the_tenth_update() -> None:
-    from updates import Load, Update, figures
+    from benchmarks.updates import Load, Update, figures
 
     memory = [900] * 9 + [1000] + [1010] * 20 + [1080] + [1000] * 5
     made = [Update(version, 0.1, 0.05, 0.0, used, version) for version, used in enumerate(memory, 1)]
@@ -50,7 +50,7 @@ def test_memory_grows_by_its_highest_point_after_the_tenth_update() -> None:
     ],
 )
 def test_a_response_with_versions_that_cannot_be_is_counted(versions: tuple[int, ...], right: bool) -> None:
-    from updates import Load
+    from benchmarks.updates import Load
 
     load = Load(cast(Any, None), vocab_size=8, served=4, pushed=5)
     load.check(response(versions), served_at_start=3)

@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ais.launcher.display import FIGURES, LineDisplay, Snapshot, draw, duration, line, open_display, trend
+from ais.launcher.display import (
+    FIGURES,
+    MARGIN,
+    LineDisplay,
+    LiveDisplay,
+    Snapshot,
+    course_of_a_run,
+    draw,
+    duration,
+    line,
+    open_display,
+    trend,
+)
 from ais.trainer.record import StepRecord
 
 
@@ -20,7 +32,17 @@ def record(step: int, **more: Any) -> dict[str, Any]:
 
 
 def snapshot(steps: int, **more: Any) -> Snapshot:
-    return Snapshot("training", 10, [record(step) for step in range(1, steps + 1)], **more)
+    figures = more.pop("figures", {})
+    course = course_of_a_run(more.pop("hidden", ()))
+    for step in range(1, steps + 1):
+        course.add(record(step, **figures))
+    return Snapshot("training", 10, course, **more)
+
+
+def drawn(shot: Snapshot, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(draw("a run", shot, width))
+    return console.export_text()
 
 
 def test_every_figure_is_one_the_trainer_writes() -> None:
@@ -57,12 +79,43 @@ def test_without_a_terminal_there_is_a_line_a_phase_and_a_line_every_few_seconds
 
 
 def test_the_live_display_draws_every_figure_there_is() -> None:
-    console = Console(file=io.StringIO(), width=120, record=True)
-    console.print(draw("a run", snapshot(5, replicas_ready=2, replicas_wanted=2)))
-    text = console.export_text()
+    text = drawn(snapshot(5, replicas_ready=2, replicas_wanted=2), 120)
     assert "step 5/10" in text
     assert "reward" in text
     assert "2 of 2" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("steps", [1, 9, 2_000])
+def test_trend_lines_use_the_terminals_width_and_no_more(width: int, steps: int) -> None:
+    lines = drawn(snapshot(steps), width).splitlines()
+    (reward,) = [text for text in lines if "reward" in text]
+    assert width - 6 <= len(reward.rstrip()) <= width - MARGIN
+    assert all(len(text.rstrip()) <= width for text in lines)
+
+
+def test_what_the_method_does_not_have_is_not_shown() -> None:
+    shown = snapshot(3, figures={"alpha": 1.0})
+    hidden = snapshot(3, figures={"alpha": 1.0}, hidden=("alpha",))
+    assert "alpha" in drawn(shown, 80)
+    assert "alpha" in line(shown)
+    assert "alpha" not in drawn(hidden, 80)
+    assert "alpha" not in line(hidden)
+
+
+def test_replicas_are_shown_where_there_are_some() -> None:
+    assert "replicas" not in line(snapshot(3))
+    assert "replicas" not in drawn(snapshot(3), 80)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_figures_of_a_run_without_a_summary_stay_on_the_screen(keep: bool) -> None:
+    output = io.StringIO()
+    display = LiveDisplay(Console(file=output, width=80, force_terminal=True, legacy_windows=False), "a run")
+    display.update(snapshot(5))
+    display.close(keep)
+    erased = output.getvalue().rpartition("step 5/10")[2].count("\x1b[2K")
+    assert (erased == 0) is keep
 
 
 def test_output_that_is_no_terminal_gets_plain_lines() -> None:
@@ -70,10 +123,10 @@ def test_output_that_is_no_terminal_gets_plain_lines() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 60))
-def test_a_trend_is_never_wider_than_asked_and_rises_with_its_values(values: list[float], width: int) -> None:
-    drawn = trend(sorted(values), width)
-    assert len(drawn) == min(width, len(values))
-    assert list(drawn) == sorted(drawn)
+def test_a_trend_is_as_wide_as_asked_and_rises_with_its_values(values: list[float], width: int) -> None:
+    shape = trend(sorted(values), width)
+    assert len(shape) == width
+    assert list(shape) == sorted(shape)
 
 
 def test_a_trend_is_drawn_from_zero_to_its_ceiling() -> None:

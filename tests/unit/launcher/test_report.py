@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tomllib
+from collections.abc import Iterator
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ais.launcher.directory.record import record_of
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.report import write_report
-from ais.launcher.report.plots import PLOTS, render
+from ais.launcher.report.drawing import COLOURS, Kind, Rendered, Scale, Series, render, smooth
+from ais.launcher.report.plots import PLOTS
 from ais.launcher.report.results import read_results
 from ais.launcher.report.summary import note, rows, totals
 from ais.trainer.record import StepRecord
@@ -112,14 +116,96 @@ def test_every_plot_is_drawn_and_has_a_title_for_those_who_cannot_see_it(trained
     html = write_report(trained).read_text()
     for plot in PLOTS:
         assert f'-title">{escape(plot.title)}</title>' in html
-    assert html.count('role="img"') == len(PLOTS)
+    assert html.count('role="img"') == len(PLOTS) + sum(plot.wide for plot in PLOTS)
+
+
+def drawn(number: int, directory: RunDirectory) -> Rendered:
+    plot = PLOTS[number]
+    rendered = render(plot.title, plot.series(read_results(directory)), plot.scale, "plot")
+    assert rendered is not None
+    return rendered
 
 
 def test_plots_take_their_colours_from_the_page(trained: RunDirectory) -> None:
-    rendered = render(PLOTS[0], read_results(trained), "plot")
-    assert rendered is not None
+    rendered = drawn(0, trained)
     assert "#f000" not in rendered.svg
     assert {colour for colour, _label in rendered.legend} == {"var(--series-1)", "var(--series-2)", "var(--series-3)"}
+
+
+def test_no_two_series_of_a_plot_look_the_same() -> None:
+    many = [Series(str(index), [1, 2], [index, index]) for index in range(len(COLOURS))]
+    rendered = render("many", many, Scale(), "plot")
+    assert rendered is not None
+    assert len({colour for colour, _label in rendered.legend}) == len(COLOURS)
+    with pytest.raises(ValueError, match="11 series and the page 10 colours"):
+        render("too many", [*many, Series("one more", [1], [1])], Scale(), "plot")
+
+
+def test_the_page_has_every_colour_by_day_and_by_night(trained: RunDirectory) -> None:
+    html = write_report(trained).read_text("utf-8")
+    for number in range(1, len(COLOURS) + 1):
+        assert len(re.findall(rf"--series-{number}: #[0-9a-f]{{6}};", html)) == 2
+
+
+def test_a_plot_tells_the_page_its_values_step_by_step(trained: RunDirectory) -> None:
+    hover = drawn(0, trained).hover
+    assert hover["steps"] == list(range(STEPS + 1))
+    values = dict(hover["series"])
+    assert values["BF16 policy, held out"][0] == "0.3"
+    assert values["BF16 policy, held out"][STEPS] == "0.8"
+    assert values["BF16 policy, held out"][1] is None
+    assert values["training batches (as sampled)"][STEPS] == "0.74"
+    assert 0.0 < hover["left"] < hover["right"] <= 1.0
+    assert hover["first"] <= 0 < STEPS <= hover["last"]
+
+
+def test_a_long_run_shows_the_values_of_at_most_a_thousand_steps() -> None:
+    steps = list(range(2500))
+    rendered = render("long", [Series("x", steps, steps)], Scale(), "plot")
+    assert rendered is not None
+    assert rendered.hover["steps"] == steps[::3]
+
+
+@pytest.mark.parametrize(("length", "reach"), [(5, 0), (19, 0), (20, 1), (60, 3), (500, 5)])
+def test_a_short_run_is_shown_as_it_is(length: int, reach: int) -> None:
+    values = [0.0] * length
+    values[length // 2] = 1.0
+    assert sum(value > 0.0 for value in smooth(values)) == 2 * reach + 1
+
+
+def test_steps_have_ticks_at_whole_numbers(trained: RunDirectory) -> None:
+    rendered = render("short", [Series("x", [1, 2, 3], [0.1, 0.2, 0.3])], Scale(), "plot")
+    assert rendered is not None
+    texts = re.findall(r">(\d+(?:\.\d+)?)</text>", rendered.svg[: rendered.svg.index("matplotlib.axis_2")])
+    assert texts
+    assert all("." not in text for text in texts)
+
+
+def test_a_reward_beyond_one_stays_on_the_plot() -> None:
+    low, high = (
+        render("reward", [Series("x", [1, 2], values, Kind.CURVE)], Scale(share=True), "plot")
+        for values in ([0.0, 1.0], [0.0, 7.0])
+    )
+    assert low is not None
+    assert high is not None
+    assert ">7</text>" in high.svg
+    assert ">7</text>" not in low.svg
+
+
+def test_a_correction_that_does_not_mix_has_no_plot_of_alpha(trained: RunDirectory) -> None:
+    mixed = ("alpha", "severity", "reliability", "amplification")
+    records = [step_record(step) | dict.fromkeys(mixed) for step in range(1, STEPS + 1)]
+    trained.steps.write_text("".join(json.dumps(record) + "\n" for record in records))
+    html = write_report(trained).read_text("utf-8")
+    assert "Mixing coefficient alpha" not in html
+    assert "alpha" not in {row.label for row in rows(read_results(trained))}
+
+
+def test_the_reward_is_drawn_again_for_narrow_screens(trained: RunDirectory) -> None:
+    html = write_report(trained).read_text("utf-8")
+    boxes = [tuple(map(float, box.split()[2:])) for box in re.findall(r'viewBox="([^"]+)"', html)]
+    assert max(width / height for width, height in boxes[:1]) > 3
+    assert 400 * boxes[1][1] / boxes[1][0] > 150  # pixels of height where the page is 400 wide
 
 
 def test_what_people_wrote_is_escaped(trained: RunDirectory) -> None:
@@ -127,6 +213,48 @@ def test_what_people_wrote_is_escaped(trained: RunDirectory) -> None:
     assert "examples/&lt;model&gt;" in html
     assert "a &lt;reason&gt;" in html
     assert "<model>" not in html
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in tree.items():
+        yield from leaves(value, (*path, name)) if isinstance(value, dict) else [(*path, name)]
+
+
+@pytest.mark.parametrize("path", list(leaves(tomllib.loads(CONFIG))), ids=".".join)
+def test_no_setting_becomes_a_part_of_the_page(path: tuple[str, ...], trained: RunDirectory) -> None:
+    section, name = ".".join(path[:-1]), path[-1]
+    hostile = re.sub(
+        rf"(\[{re.escape(section)}\]\n(?:[^\[].*\n)*?){name} = .*", rf"\1{name} = {json.dumps(HOSTILE)}", CONFIG
+    )
+    assert HOSTILE in hostile
+    trained.config.write_text(hostile)
+    if path == ("run", "steps"):  # the only one that is counted with
+        with pytest.raises(ValueError, match="invalid literal"):
+            write_report(trained)
+    else:
+        assert HOSTILE not in write_report(trained).read_text("utf-8")
+
+
+def test_no_label_of_a_phase_becomes_a_part_of_the_page(trained: RunDirectory) -> None:
+    record = step_record(1) | {"phase_seconds": {HOSTILE: 1.0}}
+    trained.steps.write_text(json.dumps(record) + "\n")
+    assert HOSTILE not in write_report(trained).read_text("utf-8")
+
+
+def test_the_newest_and_the_first_samples_are_shown_as_text(trained: RunDirectory) -> None:
+    samples = [
+        {"step": step, "prompt": f"prompt {step} {HOSTILE}", "response": f"{HOSTILE} \u2028", "reward": 0.5}
+        | {"finish_reason": "stop", "version": 1, "ordinal": 1, "answer": "x"}
+        for step in range(100)
+    ]
+    lines = "".join(json.dumps(sample) + "\n" for sample in samples) + '{"step": 100, "prom'
+    (trained.path / "samples.jsonl").write_text(lines)
+    html = write_report(trained).read_text("utf-8")
+    assert HOSTILE not in html
+    assert [int(step) for step in re.findall(r"<h3>step (\d+),", html)] == [*range(99, 87, -1), 0, 1, 2, 3]
 
 
 def test_a_run_without_a_step_has_a_report_too(directory: RunDirectory) -> None:

@@ -9,11 +9,24 @@ import pytest
 
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, fresh_run_directory, spread
 from ais.launcher.directory.steps import StepLog, read_records
+from ais.runtime.process import UnavailableError
 
 
 def test_a_run_never_overwrites_an_earlier_one(tmp_path: Path) -> None:
     names = [fresh_run_directory(tmp_path / "runs", "demo").name for _ in range(3)]
     assert names == ["demo", "demo-2", "demo-3"]
+
+
+def test_a_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for parent, said in (
+        (tmp_path / "file", "is not a directory"),
+        (tmp_path / "file" / "runs", "cannot be made: Not a directory"),
+        (Path("/proc/runs"), "cannot be made"),
+        (tmp_path / ("long" * 100), "cannot be made: File name too long"),
+    ):
+        with pytest.raises(UnavailableError, match=said):
+            fresh_run_directory(parent, "demo")
 
 
 def test_checkpoints_come_by_step_and_unfinished_ones_do_not(tmp_path: Path) -> None:
@@ -34,15 +47,15 @@ def test_a_spread_keeps_the_first_and_the_last(most: int) -> None:
 def test_a_step_counts_when_its_line_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     log = StepLog(path)
-    assert log.read_new() == []
+    assert list(log.new_records()) == []
     with path.open("w") as file:
         file.write('{"step": 1}\n{"step": 2, "phase_seconds": {"wai')
         file.flush()
-        assert log.read_new() == [{"step": 1}]
+        assert list(log.new_records()) == [{"step": 1}]
         file.write('t": 0.5}}\n')
-    assert log.read_new() == [{"step": 2, "phase_seconds.wait": 0.5}]
-    assert log.read_new() == []
-    assert log.records == read_records(path)
+    assert list(log.new_records()) == [{"step": 2, "phase_seconds.wait": 0.5}]
+    assert list(log.new_records()) == []
+    assert log.count == len(read_records(path)) == 2
 
 
 def test_a_line_that_is_not_an_object_is_skipped(tmp_path: Path) -> None:

@@ -93,5 +93,14 @@ def test_one_replica_that_keeps_dying_is_given_up_and_the_last_one_fails_the_run
     assert isinstance(die(supervision, "rollout-1", times=DEATHS_LIMIT), Fail)
 
 
-def test_wrong_settings_are_not_tried_again(supervision: Supervision) -> None:
-    assert isinstance(supervision.ended("collector", EXIT_SETTINGS, now=0.0), Fail)
+@pytest.mark.parametrize("code", [EXIT_SETTINGS, EXIT_UNAVAILABLE])
+@pytest.mark.parametrize("name", ["valkey", "collector", "trainer"])
+@pytest.mark.parametrize("now", [0.0, 10 * STABLE_SECONDS])
+def test_what_is_wrong_for_good_is_not_tried_again(supervision: Supervision, name: str, code: int, now: float) -> None:
+    assert isinstance(supervision.ended(name, code, now), Fail)
+
+
+@pytest.mark.parametrize("code", [EXIT_SETTINGS, EXIT_UNAVAILABLE])
+def test_replicas_that_cannot_work_fail_the_run_with_the_last(supervision: Supervision, code: int) -> None:
+    assert isinstance(supervision.ended("rollout-1", code, now=1.0), GiveUp)
+    assert isinstance(supervision.ended("rollout-0", code, now=1.0), Fail)

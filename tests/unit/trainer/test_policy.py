@@ -177,3 +177,39 @@ def test_float32_kernels_give_causal_attention_and_its_gradient(key_value_heads:
     expected.sum().backward()
     for operand, reference in zip((query, key, value), exact, strict=True):
         torch.testing.assert_close(operand.grad, reference.grad.bfloat16(), atol=2**-6, rtol=2**-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
+)
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, name: str, value: float) -> None:
+    model = demo_model(seed=0)
+    dict(model.named_parameters())[name].data.view(-1)[7] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UnavailableError, match=rf"not finite: {name} hold"):
+        Policy.load(tmp_path)
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+    model = demo_model(seed=0)
+    weights = {name: value for name, value in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(UnavailableError, match=r"lack model.layers.1.mlp.down_proj.weight, "):
+        Policy.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"not safetensors at all"])
+def test_weights_that_cannot_be_read_are_unavailable(tmp_path: Path, content: bytes) -> None:
+    demo_model(seed=0).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(UnavailableError, match=str(tmp_path)):
+        Policy.load(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["{", '{"model_type": "no such model"}', '{"model_type": "bert"}', "[]", ""])
+def test_a_configuration_of_anything_else_is_unavailable(tmp_path: Path, config: str) -> None:
+    demo_model(seed=0).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UnavailableError, match=str(tmp_path)):
+        Policy.load(tmp_path)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
 import torch
 
-from ais.contracts.sampling import Precision
+from ais.contracts.sampling import FinishReason, Precision
 from ais.contracts.trajectory import ScoredGroup
 from ais.runtime.settings import RunSettings
 from ais.trainer.demo.demo_model import demo_model
@@ -19,6 +21,7 @@ from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.record import encoded
 from ais.trainer.settings import TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
@@ -218,7 +221,7 @@ def test_a_nan_never_reaches_the_optimizer(broken: str, monkeypatch: pytest.Monk
         (outcome,) = train(learner)
     figures = outcome.figures
     assert (figures.skipped_updates, figures.updates, figures.version) == (1, 0, 2)
-    assert figures.gradient_norm is None
+    assert figures.gradient_norm is None or math.isnan(figures.gradient_norm)
     for name, master in masters.items():
         assert torch.equal(master, weights[name]), name
         assert torch.equal(learner._optimizer.state[master]["exp_avg"], moments[name]), name
@@ -248,3 +251,93 @@ def test_the_gradient_is_clipped_to_its_norm() -> None:
     assert outcome.figures.gradient_norm is not None
     assert outcome.figures.gradient_norm > 1e-2
     assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-3, 1e-2, 50.0])
+@pytest.mark.parametrize(
+    "correction", [SAME_BATCH, CorrectionSettings(method="tis"), CorrectionSettings(method="none")]
+)
+@pytest.mark.parametrize("tokens_per_microbatch", [10_000, 40])
+def test_figures_of_a_degenerate_policy_are_numbers(
+    correction: CorrectionSettings, temperature: float, tokens_per_microbatch: int
+) -> None:
+    learner = new_learner(correction, tokens_per_microbatch=tokens_per_microbatch)
+    groups = [make_group(ordinal, temperature=temperature) for ordinal in range(4)]
+    # The tokens that the policy is sure of: it samples nothing else.
+    (microbatch,) = cut([Sample(group.prompt_token_ids, one) for group in groups for one in group.trajectories], 10_000)
+    best = learner._policy.distribution(microbatch).argmax(-1)
+    parts = dict(zip(microbatch.sequences.tolist(), best.split(microbatch.lengths.tolist()), strict=True))
+    trajectories = [
+        replace(one, token_ids=parts[index].numpy().astype("int32"))
+        for index, one in enumerate(one for group in groups for one in group.trajectories)
+    ]
+    groups = [
+        replace(group, trajectories=tuple(trajectories[4 * index : 4 * index + 4]))
+        for index, group in enumerate(groups)
+    ]
+    (outcome,) = train(learner, on_policy(learner, groups))
+    figures = outcome.figures
+    mixing = {"alpha", "severity", "reliability", "amplification"}
+    for field in fields(figures):
+        value = getattr(figures, field.name)
+        if field.name in mixing and correction.method != "ais":
+            continue
+        assert value is not None, field.name
+        assert math.isfinite(value), field.name
+    if temperature <= 1e-3:
+        assert figures.entropy == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_batch_of_another_policy_is_measured_and_not_trained() -> None:
+    learner = new_learner(SAME_BATCH)
+    train(learner)
+    masters = {name: master.detach().clone() for name, master in learner._policy.masters.items()}
+    strange = [
+        replace(
+            group,
+            trajectories=tuple(
+                replace(one, behaviour_logprobs=one.behaviour_logprobs - 20.0) for one in group.trajectories
+            ),
+        )
+        for group in GROUPS
+    ]
+    (outcome,) = train(learner, strange)
+    assert not outcome.figures.trusted
+    assert (outcome.figures.updates, outcome.figures.skipped_updates) == (0, 1)
+    assert outcome.figures.log_ratio_abs_mean == pytest.approx(20.0, rel=0.2)
+    assert outcome.figures.version == 2
+    for name, master in learner._policy.masters.items():
+        assert torch.equal(master, masters[name]), name
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "reinforce++"])
+@pytest.mark.parametrize("reward", [3e38, -3e38, 1e20, 1e300])
+def test_rewards_of_any_size_end_no_step_and_their_record_is_json(advantage: str, reward: float) -> None:
+    learner = new_learner(advantage=advantage)
+    masters = {name: master.detach().clone() for name, master in learner._policy.masters.items()}
+    groups = [replace(group, rewards=(reward, -reward, 0.0, 1.0)) for group in GROUPS]
+    (outcome,) = train(learner, groups)
+    assert math.isfinite(json.loads(encoded(asdict(outcome.figures)))["reward_std"] or 0.0)
+    if not outcome.figures.updates:
+        for name, master in learner._policy.masters.items():
+            assert torch.equal(master, masters[name]), name
+    assert all(master.isfinite().all() for master in learner._policy.masters.values())
+
+
+def test_a_batch_says_what_of_it_teaches_nothing() -> None:
+    groups = [replace(group, rewards=(1.0,) * 4) if index < 2 else group for index, group in enumerate(GROUPS)]
+    cut_off = tuple(replace(one, finish_reason=FinishReason.LENGTH) for one in groups[0].trajectories)
+    groups[0] = replace(groups[0], trajectories=cut_off)
+    figures = train(new_learner(), groups)[0].figures
+    assert figures.truncated_share == pytest.approx(4 / 24)
+    assert figures.zero_variance_share == pytest.approx(2 / 6)
+
+
+def test_rehearsing_a_group_changes_nothing() -> None:
+    learner, calm = new_learner(SAME_BATCH), new_learner(SAME_BATCH)
+    for one in (learner, calm):
+        train(one)
+    for group in GROUPS:
+        learner.rehearse([group])
+    assert learner.memory == calm.memory
+    assert train(learner)[0].snapshot.digest == train(calm)[0].snapshot.digest

@@ -1,7 +1,8 @@
-"""One launcher a run directory, its processes included: a lock that ends with the last of them.
+"""One launcher to a run directory, and none before the processes of the last one have ended.
 
-The processes inherit it. When a launcher was killed, whoever resumes its run waits until the old server has let go of
-its data and the old trainer has ended.
+Two locks. The launcher alone holds the first, so it says whether somebody drives the run now. The launcher's processes
+inherit the second: when a launcher was killed, whoever resumes its run waits until the old server has let go of its
+data and the old trainer has ended. The kernel drops each lock with the last process that holds it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from ais.launcher.directory.run_directory import RunDirectory
 from ais.runtime.process import UnavailableError
 
 WAIT_SECONDS = 30.0
@@ -22,35 +24,60 @@ POLL_SECONDS = 0.2
 
 
 @asynccontextmanager
-async def held(path: Path) -> AsyncIterator[int]:
-    """Holds the lock file while the context is open, and gives its descriptor, to be inherited.
+async def held(directory: RunDirectory, note: Callable[[str], None] = lambda _text: None) -> AsyncIterator[int]:
+    """Holds both locks while the context is open, and gives the descriptor that the processes are to inherit.
 
-    Raises UnavailableError when somebody else holds it for longer than `WAIT_SECONDS`.
+    Raises UnavailableError: at once when another launcher drives the run, and after `WAIT_SECONDS` when processes of
+    one that was killed do not end. `note` is told of the wait.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    launcher = _open(directory.launcher_lock)
     try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not _taken(descriptor):
-            if time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"{path.parent} is in use: processes of an `ais run` there are alive. End it first."
-                )
-            await asyncio.sleep(POLL_SECONDS)
-        yield descriptor
+        if not _taken(launcher):
+            raise UnavailableError(
+                f"an `ais run` or `ais resume` drives {directory.path} now. Follow it on its own screen, change its "
+                f"replicas with `ais scale`, or end it there (Ctrl-C) first."
+            )
+        processes = _open(directory.processes_lock)
+        try:
+            await _wait_for(processes, directory.path, note)
+            yield processes
+        finally:
+            os.close(processes)
     finally:
-        os.close(descriptor)
+        os.close(launcher)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a launcher or one of its processes lives."""
+def is_driven(directory: RunDirectory) -> bool:
+    """Whether a launcher is at work in the directory."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(directory.launcher_lock, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
         return not _taken(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def _wait_for(descriptor: int, path: Path, note: Callable[[str], None]) -> None:
+    if _taken(descriptor):
+        return
+    note(f"waiting for the processes of an `ais run` in {path} that was killed")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not _taken(descriptor):
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                f"processes of an `ais run` in {path} that was killed are still alive after {WAIT_SECONDS:g} s. "
+                "End them first: their command lines name its config.toml."
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UnavailableError(f"the run directory cannot be used: {path}: {error.strerror}") from error
 
 
 def _taken(descriptor: int) -> bool:

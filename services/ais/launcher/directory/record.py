@@ -24,7 +24,7 @@ class RunRecord(BaseModel):
     status: Literal["running", "finished", "failed", "stopped"] = "running"
     """`running` in a run that is over: its launcher was killed."""
     reason: str = ""
-    """Why it failed or stopped."""
+    """Why it failed or stopped, or why a finished run was not evaluated."""
     started_at: datetime
     training_seconds: float | None = None
     """From the first process started to the trainer's end."""
@@ -37,6 +37,14 @@ class RunRecord(BaseModel):
     def write(self, path: Path) -> None:
         """Atomically: a reader sees the old record or the new one."""
         replace_file(path, self.model_dump_json(indent=2) + "\n")
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """The record of a run; None where there is none that can be read."""
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def record_of(name: str) -> RunRecord:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ais.runtime.process import UnavailableError
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -48,13 +50,18 @@ class RunDirectory:
         return self.path / "evaluations.jsonl"
 
     @property
-    def lock(self) -> Path:
-        """Held by the launcher and its processes while they live."""
+    def launcher_lock(self) -> Path:
+        """Held by the launcher while it lives."""
         return self.path / "launcher.lock"
 
     @property
+    def processes_lock(self) -> Path:
+        """Held by the launcher's processes while one of them lives."""
+        return self.path / "processes.lock"
+
+    @property
     def replicas(self) -> Path:
-        """How many replicas the run is to have, where that was changed by `ais scale`."""
+        """How many replicas the run is to have, where `ais scale` has changed that since its launcher started."""
         return self.path / "replicas"
 
     @property
@@ -78,15 +85,22 @@ class RunDirectory:
 
 
 def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
-    """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten."""
-    parent.mkdir(parents=True, exist_ok=True)
+    """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten.
+
+    Raises UnavailableError when no directory can be made there.
+    """
     number = 1
     while True:
         path = parent / (name if number == 1 else f"{name}-{number}")
         try:
+            parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
         except FileExistsError:
+            if not parent.is_dir():
+                raise UnavailableError(f"run.directory: {parent} is not a directory") from None
             number += 1
+        except OSError as error:
+            raise UnavailableError(f"run.directory: {path} cannot be made: {error.strerror}") from error
         else:
             return RunDirectory(path)
 

@@ -1,4 +1,4 @@
-"""How many replicas a run that goes on is to have: a number in a file of its directory, which its launcher follows."""
+"""How many replicas a run is to have while it goes on: a number in its directory, which its launcher follows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ais.runtime.files import replace_file
 
 
 def ask(file: Path, replicas: int) -> None:
-    """Asks the launcher for `replicas`, now and whenever the run is resumed."""
+    """Asks the launcher for `replicas`. A launcher that starts forgets what was asked of the one before."""
     replace_file(file, f"{replicas}\n")
 
 

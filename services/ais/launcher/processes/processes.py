@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from ais.launcher.directory.logs import last_error
 from ais.launcher.processes.commands import Command
+from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.reading import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
+from ais.runtime.text import escaped
+
+TAIL_BYTES = 1 << 16
+"""Read of the end of a log."""
 
 _GUARD = Path(__file__).with_name("guard.py")
 
@@ -34,6 +40,19 @@ class Exit:
 
 class ProcessFailedError(RuntimeError):
     """A process that the run cannot do without has failed. The message ends with the tail of its log."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        """What `ais` exits with: the process's own code where that says what is wrong."""
+
+
+def failure(ended: Exit, why: str, log: Path, tail: str) -> ProcessFailedError:
+    """The error for a process that has ended, with the last error that it logged and the end of its log."""
+    reason = last_error(tail)
+    said = f"{ended}: {reason}" if reason else str(ended)
+    permanent = ended.code in (EXIT_SETTINGS, EXIT_UNAVAILABLE)
+    return ProcessFailedError(f"{said}\n{why}. The end of {log}:\n{tail}", ended.code if permanent else EXIT_FAILED)
 
 
 class Processes:
@@ -123,10 +142,12 @@ class Processes:
     def log_tail(self, name: str, lines: int = 20) -> str:
         """Last lines of a process's log."""
         try:
-            text = self.log_path(name).read_text(errors="replace")
+            with self.log_path(name).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+                text = log.read().decode("utf-8", errors="replace")
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return escaped("\n".join(text.splitlines()[-lines:]), keep="\n")
 
     async def _watch(self, name: str, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
@@ -147,7 +168,7 @@ def service_environment() -> dict[str, str]:
         if not (name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name)
     }
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"}
     return environment
 
 

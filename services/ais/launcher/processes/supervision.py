@@ -7,8 +7,8 @@ Policy
 - An orderly end (exit code 0) is no death. At the end of the run the collector ends like this, so it waits long.
 - `deaths_limit` deaths in a row are enough. Of several replicas, one may be given up and the run goes on with the
   others; anything else that is given up, or the last replica, ends the run.
-- Wrong settings (exit code 2) do not get better by trying again, nor does a trainer that says that something is missing
-  (exit code 3), after it has waited for it.
+- Wrong settings (exit code 2) and what is not there (exit code 3: a model, a data file, a port) do not get better by
+  trying again: a service waits for what may come before it says so. Such a process is given up at once.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Supervision:
         life = self._lives[name]
         if life.role is Role.TRAINER and code == 0:
             return Finish()
-        if life.role is Role.TRAINER and code == EXIT_UNAVAILABLE:
+        if code == EXIT_UNAVAILABLE:
             return self._give_up(name, "what it needs is not there")
         if code == EXIT_SETTINGS:
             return self._give_up(name, "its settings are wrong")

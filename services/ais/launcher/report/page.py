@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ais.launcher.directory.run_directory import RunDirectory
-from ais.launcher.report.plots import PLOTS, Plot, Rendered, render
+from ais.launcher.report.drawing import Rendered, render
+from ais.launcher.report.plots import PLOTS, Plot
 from ais.launcher.report.results import Results, Score, read_results
+from ais.launcher.report.samples import Sample, read_samples
 from ais.launcher.report.summary import note, policy_name, rows, totals
 from ais.runtime.files import replace_file
 
 _STYLE = Path(__file__).with_name("style.css")
+_HOVER = Path(__file__).with_name("hover.js")
 
 
 def write_report(directory: RunDirectory) -> Path:
@@ -34,7 +38,7 @@ def page(results: Results) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{name}: run report</title>
 <style>
-{_STYLE.read_text()}</style>
+{_STYLE.read_text("utf-8")}</style>
 </head>
 <body>
 <header>
@@ -47,12 +51,15 @@ def page(results: Results) -> str:
 {_plots(results)}
 {_figures(results)}
 {_evaluations(results.evaluations)}
+{_samples(read_samples(results.directory.path))}
 {_facts(results)}
 <details>
 <summary>Settings</summary>
-<pre>{escape(results.directory.config.read_text())}</pre>
+<pre>{escape(results.directory.config.read_text("utf-8"))}</pre>
 </details>
 </main>
+<script>
+{_HOVER.read_text("utf-8")}</script>
 </body>
 </html>
 """
@@ -77,11 +84,11 @@ def _lead(results: Results) -> str:
         if precision["weights"] == "bf16"
         else f"{precision['weights']} weights per {precision['granularity']}, {precision['activations']} activations"
     )
-    method = results.settings["correction"]["method"]
+    method, batch = results.settings["correction"]["method"], (run["groups_per_batch"], run["samples_per_group"])
     return (
-        f"<code>{escape(run['model'])}</code> trained in BF16 on rollouts sampled with {escape(sampled)}; "
-        f"correction <code>{escape(method)}</code>; {run['groups_per_batch']} prompts × {run['samples_per_group']} "
-        f"samples a batch, staleness at most {run['max_staleness']}."
+        f"<code>{_text(run['model'])}</code> trained in BF16 on rollouts sampled with {_text(sampled)}; correction "
+        f"<code>{_text(method)}</code>; {_text(batch[0])} prompts × {_text(batch[1])} samples a batch, staleness at "
+        f"most {_text(run['max_staleness'])}."
     )
 
 
@@ -96,26 +103,49 @@ def _tiles(results: Results) -> str:
 
 
 def _plots(results: Results) -> str:
-    cards = [
-        _card(plot, rendered)
-        for number, plot in enumerate(PLOTS, start=1)
-        if (rendered := render(plot, results, f"plot-{number}"))
-    ]
-    if not cards:
+    cards = [_card(plot, results, f"plot-{number}") for number, plot in enumerate(PLOTS, start=1)]
+    if not any(cards):
         return '<p class="empty">No step has been trained yet.</p>'
     return f'<section class="plots" aria-label="Plots">{"".join(cards)}</section>'
 
 
-def _card(plot: Plot, rendered: Rendered) -> str:
+def _card(plot: Plot, results: Results, name: str) -> str:
+    """A plot with its title, legend and caption; a wide one is drawn again for narrow screens."""
+    series = plot.series(results)
+    if (rendered := render(plot.title, series, plot.scale, name, plot.wide)) is None:
+        return ""
+    charts = _chart(rendered, plot.title, "broad" if plot.wide else "")
+    if plot.wide and (narrow := render(plot.title, series, plot.scale, f"{name}-narrow")):
+        charts += _chart(narrow, plot.title, "narrow")
     entries = "".join(
         f'<li><span class="swatch" style="background: {colour}"></span>{escape(label)}</li>'
         for colour, label in rendered.legend
     )
     legend = f'<ul class="legend">{entries}</ul>' if entries else ""
     return (
-        f"<figure{' class=wide' if plot.wide else ''}><h2>{escape(plot.title)}</h2>{legend}{rendered.svg}"
+        f"<figure{' class=wide' if plot.wide else ''}><h2>{escape(plot.title)}</h2>{legend}{charts}"
         f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
     )
+
+
+def _chart(rendered: Rendered, title: str, width: str) -> str:
+    values = json.dumps(rendered.hover).replace("<", "\\u003c")
+    return (
+        f'<div class="chart {width}" tabindex="0" role="group" aria-label="{escape(title)}: arrow keys read values">'
+        f'{rendered.svg}<script type="application/json">{values}</script></div>'
+    )
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    """Prompts and responses of the newest steps, and of the first ones to compare with."""
+    if not samples:
+        return ""
+    items = "".join(
+        f"<li><h3>step {sample.step}, reward {sample.reward:.3g}, ended by {escape(sample.finish_reason)}</h3>"
+        f"<pre>{escape(sample.prompt)}</pre><pre>{escape(sample.response)}</pre></li>"
+        for sample in samples
+    )
+    return f'<section><h2>Samples</h2><ol class="samples">{items}</ol></section>'
 
 
 def _figures(results: Results) -> str:
@@ -159,3 +189,8 @@ def _table(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> st
     )
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
     return f"<section><h2>{escape(title)}</h2>{table}</section>"
+
+
+def _text(value: object) -> str:
+    """A value of the settings file, whatever it holds, as text of the page."""
+    return escape(str(value))

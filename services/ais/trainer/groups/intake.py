@@ -1,4 +1,4 @@
-"""Which groups are trained on: a pure state machine between the queue and the optimizer.
+"""Decides which groups are trained on: a pure state machine between the queue and the optimizer.
 
 Batch k is exactly the groups with ordinals [k * B, (k + 1) * B) and is trained when the policy is at version k. So an
 entry is judged on arrival, once, against the version that its own batch will have:
@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from ais.contracts.queue import Entry
 from ais.contracts.trajectory import MalformedRecordError, ScoredGroup, Trajectory, TrajectoryBounds, decode_group
 from ais.runtime.settings import RunSettings
+
+LOWEST_TEMPERATURE = 1e-4
+"""Below it one token has all of the probability, and logits divided by it leave the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,20 @@ class Intake:
 
     def complete(self) -> bool:
         """Whether every group of the next batch is here."""
-        return all(ordinal in self._buffer for ordinal in self._next_ordinals())
+        return not self.missing()
+
+    def missing(self) -> list[int]:
+        """Ordinals of the next batch whose group is not here."""
+        return [ordinal for ordinal in self._next_ordinals() if ordinal not in self._buffer]
+
+    def batch(self) -> list[Buffered]:
+        """The next batch, in order of ordinals; call only when it is complete."""
+        return [self._buffer[ordinal] for ordinal in self._next_ordinals()]
+
+    def remove(self, item: Buffered) -> None:
+        """The group is refused after all; another of its ordinal is judged when it comes."""
+        del self._buffer[item.entry.ordinal]
+        self._unacknowledged.discard(item.entry.entry_id)
 
     def take(self) -> list[Buffered]:
         """Removes the next batch, in order of ordinals; call only when it is complete."""
@@ -149,9 +165,11 @@ class Intake:
 
     def _check_trajectory(self, trajectory: Trajectory, prompt_length: int, field: str) -> None:
         sampling = trajectory.sampling
-        if sampling.temperature == 0.0:
+        if sampling.temperature < LOWEST_TEMPERATURE:
             raise MalformedRecordError(
-                f"{field}.sampling.temperature", "0 is greedy: there is no distribution to learn from; sample above 0"
+                f"{field}.sampling.temperature",
+                f"{sampling.temperature:g} is greedy: there is no distribution to learn from; sample at "
+                f"{LOWEST_TEMPERATURE:g} or more",
             )
         if sampling.top_p < 1.0 or sampling.top_k > 0:
             raise MalformedRecordError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from redis.asyncio import Redis
@@ -17,6 +17,7 @@ from ais.runtime.patience import persist
 from ais.runtime.redis import is_away
 from ais.trainer.groups.intake import Buffered, Duplicate, Intake, Known, Refused
 from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.settings import Settings
 
 BLOCK_SECONDS = 1.0
 """How long the server holds one read that finds nothing."""
@@ -40,17 +41,16 @@ def no_hidden_retries(redis: Redis) -> None:
 
 
 class GroupReader:
-    """Reads, judges, and answers the queue for what will not be trained on."""
+    """Reads and judges groups, and answers the queue for them: what will not be trained on, and what is durable."""
 
-    def __init__(
-        self, queue: TrajectoryQueue, intake: Intake, metrics: TrainerMetrics, count: int, patience_seconds: float
-    ) -> None:
-        """`queue`: on a client with `no_hidden_retries`. `count`: entries to ask for in one round trip."""
+    def __init__(self, queue: TrajectoryQueue, intake: Intake, metrics: TrainerMetrics, settings: Settings) -> None:
+        """`queue`: on a client with `no_hidden_retries`."""
         self._queue = queue
         self._intake = intake
         self._metrics = metrics
-        self._count = count
-        self._patience_seconds = patience_seconds
+        self._count = settings.run.groups_per_batch
+        """Entries to ask for in one round trip."""
+        self._patience_seconds = settings.trainer.redis_patience_seconds
         self._arrived = asyncio.Event()
 
     async def run(self) -> None:
@@ -87,6 +87,22 @@ class GroupReader:
             self._arrived.clear()
             await self._arrived.wait()
 
+    async def acknowledge(self, entries: Mapping[str, int]) -> None:
+        """Entries (id: ordinal) are trained and durable: the queue forgets them."""
+        await persist(partial(self._queue.acknowledge, entries), self._patience_seconds)
+        self._intake.forget(entries)
+
+    async def refuse(self, item: Buffered, field: str, reason: str) -> None:
+        """Sends a group that had been accepted to the dead letters; the collector makes another in its place."""
+        self._intake.remove(item)
+        await self._discard(item.entry, Refused(field, reason))
+
+    async def _discard(self, entry: Entry, refused: Refused) -> None:
+        field, reason = refused.field, refused.reason
+        self._metrics.count_discarded(field)
+        logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})
+        await persist(partial(self._queue.discard, entry, f"{field}: {reason}"), self._patience_seconds)
+
     async def _pending(self) -> list[Entry]:
         pending: list[Entry] = []
         while True:
@@ -108,7 +124,5 @@ class GroupReader:
                     self._metrics.duplicates.inc()
                     logger.info("group came twice, the second is dropped", extra={"ordinal": entry.ordinal})
                     await persist(partial(self._queue.drop, entry), self._patience_seconds)
-                case Refused(field, reason):
-                    self._metrics.count_discarded(field)
-                    logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})
-                    await persist(partial(self._queue.discard, entry, f"{field}: {reason}"), self._patience_seconds)
+                case Refused() as refused:
+                    await self._discard(entry, refused)

@@ -14,21 +14,21 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ais.contracts.queue import TrajectoryQueue
 from ais.runtime.patience import persist
-from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer import record
-from ais.trainer.groups.intake import Buffered, Intake
+from ais.trainer.free_memory import give_back_free_memory
+from ais.trainer.groups.intake import Buffered
+from ais.trainer.groups.reader import GroupReader
 from ais.trainer.history import ledger
-from ais.trainer.history.checkpoint import TRAINING_DIRECTORY, Checkpoint, CheckpointStore, Manifest
+from ais.trainer.history.checkpoint import TRAINING_DIRECTORY, CheckpointStore, Manifest
 from ais.trainer.history.lease import Lease
 from ais.trainer.learning.conductor import Conductor
 from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.settings import Settings
 from ais.trainer.weights.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -48,31 +48,35 @@ class Commits:
 
     def __init__(
         self,
-        run: RunSettings,
+        settings: Settings,
         learner: Conductor,
         store: CheckpointStore,
-        queue: TrajectoryQueue,
-        intake: Intake,
+        reader: GroupReader,
         lease: Lease,
-        resumed_from: Checkpoint | None,
         metrics: TrainerMetrics,
-        patience_seconds: float,
     ) -> None:
-        self._run = run
+        self._run = settings.run
+        self._patience_seconds = settings.trainer.redis_patience_seconds
         self._learner = learner
         self._store = store
-        self._queue = queue
-        self._intake = intake
+        self._reader = reader
         self._lease = lease
         self._metrics = metrics
-        self._patience_seconds = patience_seconds
         self._consumed = _Consumed()
-        manifest = resumed_from.manifest if resumed_from else None
-        self._covered = dict(zip(manifest.entry_ids, manifest.ordinals, strict=True)) if manifest else {}
-        """Entries of the newest checkpoint: acknowledged with the next one."""
-        metrics.committed_version.set(manifest.version if manifest else 0)
+        self._covered: dict[str, int] = {}
+        """Queue entry and ordinal of the groups of the newest checkpoint: acknowledged with the next one."""
         metrics.incarnation.set(lease.incarnation)
         self._under_way: asyncio.Task[None] | None = None
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """The newest checkpoint is that of an earlier trainer, which `manifest` describes."""
+        self._covered = dict(zip(manifest.entry_ids, manifest.ordinals, strict=True))
+        self._metrics.committed_version.set(manifest.version)
+
+    @property
+    def incarnation(self) -> int:
+        """The trainer whose commits these are."""
+        return self._lease.incarnation
 
     @property
     def unacknowledged(self) -> int:
@@ -90,7 +94,7 @@ class Commits:
         await self.finish()
         if not self._consumed.entries:
             return
-        manifest, entries = self.manifest(snapshot), self._consumed.entries
+        manifest, entries = self._manifest(snapshot), self._consumed.entries
         self._consumed = _Consumed()
         writing = await asyncio.to_thread(self._store.begin, manifest.step)
         saving = await asyncio.to_thread(self._learner.save, writing / TRAINING_DIRECTORY)
@@ -111,12 +115,14 @@ class Commits:
         """Whether the commit under way has ended with an error, which `finish` raises."""
         return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
 
-    async def acknowledge_all(self) -> None:
-        """At the end of the run: nothing will be trained again."""
-        await self._acknowledge(self._covered)
+    async def conclude(self, snapshot: Snapshot) -> Path:
+        """Writes the run's final model, and acknowledges everything: nothing will be trained again."""
+        path = await asyncio.to_thread(self._store.save_final, snapshot, self._manifest(snapshot))
+        await self._reader.acknowledge(self._covered)
         self._covered = {}
+        return path
 
-    def manifest(self, snapshot: Snapshot) -> Manifest:
+    def _manifest(self, snapshot: Snapshot) -> Manifest:
         memory = self._learner.memory
         return Manifest(
             step=snapshot.version,
@@ -149,14 +155,11 @@ class Commits:
         path = await asyncio.to_thread(self._store.commit, writing, snapshot, manifest)
         await asyncio.to_thread(ledger.append, self._run.path, commit_of(manifest))
         self._metrics.committed_version.set(manifest.version)
-        await self._acknowledge(covered)
+        await self._reader.acknowledge(covered)
         self._covered = entries
+        await asyncio.to_thread(give_back_free_memory)
         self._metrics.commit_seconds.observe(time.perf_counter() - began)
         logger.info("checkpoint", extra={"path": str(path), "version": manifest.version, "groups": len(entries)})
-
-    async def _acknowledge(self, entries: dict[str, int]) -> None:
-        await persist(partial(self._queue.acknowledge, entries), self._patience_seconds)
-        self._intake.forget(entries)
 
 
 def commit_of(manifest: Manifest) -> ledger.Commit:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 
+from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import ScoredGroup
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut, deal, nothing
 from ais.trainer.ranks.ranks import Ranks
@@ -31,7 +32,7 @@ class Batch:
     """The groups of one optimizer batch, ready for the forward pass. N trajectories."""
 
     rewards: torch.Tensor
-    """float32 [N]."""
+    """float64 [N]."""
     advantages: torch.Tensor
     """float32 [N]."""
     updates: list[Update]
@@ -39,6 +40,10 @@ class Batch:
     """Response tokens."""
     staleness: list[int]
     """[N]: versions between a trajectory's oldest token and the policy it trains."""
+    truncated_share: float
+    """Share of the trajectories that ended at max_new_tokens."""
+    zero_variance_share: float
+    """Share of the groups whose rewards are all equal."""
 
     @property
     def microbatches(self) -> list[Microbatch]:
@@ -52,7 +57,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
     out. With several updates a batch, each gets its share of whole groups, in order.
     """
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-    rewards = torch.tensor([reward for group in groups for reward in group.rewards])
+    rewards = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
     group_of = torch.tensor([index for index, group in enumerate(groups) for _ in group.trajectories])
     updates = []
     first = 0
@@ -72,6 +77,8 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
         updates=updates,
         tokens=sum(len(trajectory.token_ids) for trajectory in trajectories),
         staleness=[version - trajectory.oldest_version for trajectory in trajectories],
+        truncated_share=sum(one.finish_reason is FinishReason.LENGTH for one in trajectories) / len(trajectories),
+        zero_variance_share=sum(len(set(group.rewards)) == 1 for group in groups) / len(groups),
     )
 
 

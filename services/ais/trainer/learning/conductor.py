@@ -1,7 +1,7 @@
-"""How rank 0 has the other ranks do what it does: each call of the learner is told to them first.
+"""Makes all ranks do what rank 0 does: rank 0 tells the others of each call of the learner before it makes it.
 
 The service calls a conductor as it would call the learner. The other ranks follow: they wait for a command, make the
-same call of a learner of their own, and wait for the next one. Of a process that stands alone, a conductor is only the
+same call of a learner of their own, and wait for the next one. In a process that stands alone, a conductor is only the
 thread that the learner works in.
 """
 
@@ -20,7 +20,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
-from ais.trainer.learning import learner as step
+from ais.trainer.learning import learner as learner_module
 from ais.trainer.learning.learner import Learner, Memory, StepOutcome
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.ranks.ranks import JoinedRanks, Ranks, join
@@ -41,7 +41,7 @@ class Conductor:
 
     @property
     def memory(self) -> Memory:
-        """`Learner.memory`, of which all ranks have the same."""
+        """`Learner.memory`, which is the same on all ranks."""
         return self._learner.memory
 
     def save(self, directory: Path) -> Future[Any]:
@@ -72,6 +72,15 @@ class Conductor:
 
         return self._run(call)
 
+    def rehearse(self, group: ScoredGroup) -> None:
+        """`Learner.rehearse` on all ranks, with one group."""
+
+        def call() -> None:
+            self._ranks.tell("rehearse", [encode_group(group)])
+            self._learner.rehearse([group])
+
+        self._run(call)
+
     def snapshot(self) -> Snapshot:
         """`Learner.snapshot` on all ranks."""
 
@@ -82,7 +91,7 @@ class Conductor:
         return self._run(call)
 
     def end(self) -> None:
-        """Lets the other ranks go. An error of this one needs no such word: they see the connections close."""
+        """Lets the other ranks end. After an error of this one they need no word: they see the connections close."""
 
         def call() -> None:
             self._ranks.tell("end")
@@ -95,14 +104,14 @@ class Conductor:
 
 
 async def follow(settings: Settings) -> None:
-    """What any rank but the first does: as rank 0 says, until it says that this is the end."""
+    """Runs any rank but the first: does what rank 0 says until rank 0 says that this is the end."""
     await asyncio.to_thread(_follow, settings)
 
 
 def _follow(settings: Settings) -> None:
     torch.set_num_threads(settings.trainer.compute.threads)
     torch.manual_seed(settings.run.seed)
-    logging.getLogger(step.__name__).setLevel(logging.ERROR)  # rank 0 says what is decided alike on all
+    logging.getLogger(learner_module.__name__).setLevel(logging.ERROR)  # rank 0 logs what all decide alike
     ranks = join(settings.trainer)
     assert isinstance(ranks, JoinedRanks)
     policy = load_policy(settings.run.model, settings.trainer, ranks)
@@ -115,6 +124,8 @@ def _follow(settings: Settings) -> None:
         match command:
             case "step":
                 learner.step([decode_group(payload, bounds) for payload in payloads], PhaseClock())
+            case "rehearse":
+                learner.rehearse([decode_group(payload, bounds) for payload in payloads])
             case "snapshot":
                 learner.snapshot()
             case "save":

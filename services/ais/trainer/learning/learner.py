@@ -7,9 +7,12 @@ made from this batch (`Correction.needs_current_sums`) while the batch needs sev
 
 With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples.
 
-Over several ranks each makes these passes on its share of the batch. What is decided between them (the plan, whether to
-skip, the gradient's norm) comes from sums over all ranks, so that all decide alike and none waits for a pass that
-another leaves out.
+With several ranks, each makes these passes on its share of the batch. The ranks take every decision (the plan, whether
+to skip, the gradient's norm) from sums over all of them, so all decide alike, and none waits for a pass that another
+leaves out.
+
+A batch that is not trusted (`Plan.trusted`) is measured and not trained on: beyond the mismatch limit neither weighted
+nor uncorrected gradients mean anything.
 """
 
 from __future__ import annotations
@@ -51,17 +54,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step leaves behind."""
+    """The version that a step made, and what it measured."""
 
     snapshot: Snapshot
     figures: StepFigures
     staleness: list[int]
-    """Versions behind, one for each trajectory."""
+    """Versions behind the trained policy, one for each trajectory."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a learner knows beyond its numbers."""
+    """A learner's state beside its tensors."""
 
     version: int
     """Policy version: batches trained. The learning rate is a function of it."""
@@ -72,10 +75,10 @@ class Memory:
 
 
 class Learner:
-    """What learning changes: master weights, the optimizer's moments, the correction's state.
+    """Owns what learning changes: master weights, the optimizer's moments, the correction's state.
 
-    The first batch also gives the sequences that every version is probed with. Where there are several ranks, each has
-    a learner, and every method is called on all of them with the same arguments, in the same order.
+    The first batch also supplies the sequences that every version is probed with. With several ranks, each has a
+    learner, and every method is called on all of them with the same arguments, in the same order.
     """
 
     def __init__(
@@ -145,12 +148,33 @@ class Learner:
             snapshot = self._snapshot(probe)
         return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
 
+    def rehearse(self, groups: Sequence[ScoredGroup]) -> None:
+        """Makes a step's passes over `groups` and changes nothing: what is wrong with a group shows here, if anywhere.
+
+        Raises whatever a step on them would raise, but for numbers that are not finite: those a step skips.
+        """
+        batch = prepare(groups, self._version, self._settings, self._ranks)
+        tally = Tally(learning_rate=0.0)
+        state = self._state
+        try:
+            for update in batch.updates:
+                for microbatch in update.microbatches:
+                    tally.sums = tally.plan = None  # each is planned for alone
+                    self._accumulate(batch, update, microbatch, None, tally, PhaseClock())
+        except NonFiniteError as error:
+            logger.warning("a group that is tried alone is not finite: %s", error)
+        finally:
+            self._state = state
+            self._optimizer.zero_grad(set_to_none=True)
+
     def snapshot(self) -> Snapshot:
-        """The version that has not been trained yet. It has no probe: there is no batch yet to take one from."""
+        """Writes the version that has not been trained yet. It has no probe, because there is no batch to take one
+        from."""
         return self._snapshot(None)
 
     def _snapshot(self, probe: Probe | None) -> Snapshot:
-        """Of the version now, which the first rank writes while it is gathered. The others' has no files."""
+        """Writes the version of now. The first rank writes each tensor as it is gathered; the others' snapshots have
+        no files."""
         weights = gathered(self._policy, self._ranks)
         if not self._ranks.first:
             assert not list(weights)
@@ -159,7 +183,9 @@ class Learner:
         return write_snapshot(self._version, shapes, weights, probe, self._staging)
 
     def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
-        """Makes the batch's updates. Raises NonFiniteError when log-probs are not finite."""
+        """Makes the batch's updates. Raises NonFiniteError when log-probs or advantages are not finite."""
+        if not batch.advantages.isfinite().all():
+            raise NonFiniteError(f"advantages are not finite; the rewards reach {float(batch.rewards.abs().max()):g}")
         several = len(batch.microbatches) > 1
         if len(batch.updates) > 1 or (several and self._correction.needs_current_sums(self._state)):
             proximal = self._score_ahead(batch, tally, clock)
@@ -280,20 +306,25 @@ class Learner:
             sums = self._ranks.sum(tally.sums, "the correction")
             plan, self._state = self._correction.plan(sums, self._state)
         if not plan.trusted:
-            logger.warning("the mismatch is too large for importance weights", extra={"version": self._version})
+            logger.warning(
+                "the batch is not trained: its mismatch with the policy is too large to mean anything",
+                extra={"version": self._version},
+            )
         tally.plan = plan
 
     def _update(self, tally: Tally, clock: PhaseClock) -> None:
-        """Clips the gradient and steps; skips what is not finite, before it can reach the optimizer's moments."""
+        """Clips the gradient and steps. A gradient that is not finite must not reach the optimizer's moments, and that
+        of a batch that is not trusted must not reach the weights: both are dropped."""
         with clock.phase("optimizer"):
             assert tally.plan is not None
             with self._ranks.phase("norm of the gradient"):
                 norm = whole(torch.nn.utils.clip_grad_norm_(self._masters, self._settings.optimizer.max_grad_norm))
-            if norm.isfinite():
+            made = bool(norm.isfinite()) and tally.plan.trusted
+            if made:
                 for group in self._optimizer.param_groups:
                     group["lr"] = tally.learning_rate * tally.plan.learning_rate_scale
                 self._optimizer.step()
-            else:
+            elif tally.plan.trusted:
                 logger.error("update skipped: the gradient is not finite", extra={"version": self._version})
             self._optimizer.zero_grad(set_to_none=True)
-        tally.add_update(float(norm))
+        tally.add_update(float(norm), made)

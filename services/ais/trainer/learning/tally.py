@@ -1,4 +1,4 @@
-"""Sums over a step, and the figures made of them."""
+"""Adds up what one step measures, and makes the step's figures from the sums."""
 
 from __future__ import annotations
 
@@ -36,17 +36,20 @@ class _WeightSums:
 
 @dataclass
 class Tally:
-    """What is added up while a batch is trained."""
+    """The sums of one batch, filled while it is trained."""
 
     learning_rate: float
-    """Of the schedule, before the plan scales it."""
+    """What the schedule gives, before the plan scales it."""
     sums: torch.Tensor | None = None
     """The correction's sums over the microbatches measured so far."""
     plan: Plan | None = None
     """The plan in force; the batch's own, with diagnostics, at the end."""
     loss: float = 0.0
     entropy: float = 0.0
-    gradient_norm: float = 0.0
+    gradient_norm: float | None = None
+    """The largest of the updates so far; None before the first, NaN where one of them is NaN."""
+    scored: int = 0
+    """Microbatches, of all ranks, whose loss and entropy were added. Entropy says nothing about it: it may be 0."""
     updates: int = 0
     skipped: int = 0
     _tokens: _WeightSums = field(default_factory=_WeightSums)
@@ -58,43 +61,46 @@ class Tally:
 
     def add(self, loss: torch.Tensor, entropy: torch.Tensor, weights: torch.Tensor, microbatch: Microbatch) -> None:
         """Adds one microbatch: its share of the loss, and [T] entropies and applied weights."""
+        self.scored += 1
         self.loss += loss.item()
         self.entropy += entropy.sum().item()
         self._tokens.add(weights)
         means = weights.new_zeros(len(microbatch.lengths)).index_add_(0, microbatch.rows, weights) / microbatch.lengths
         self._sequences.add(means)
 
-    def add_update(self, gradient_norm: float) -> None:
-        """Counts an update made, or skipped because its gradient was not finite."""
-        self.gradient_norm = max(self.gradient_norm, gradient_norm, key=lambda norm: (math.isnan(norm), norm))
-        if math.isfinite(gradient_norm):
+    def add_update(self, gradient_norm: float, made: bool) -> None:
+        """Counts an update that was made or skipped."""
+        norms = [gradient_norm] if self.gradient_norm is None else [self.gradient_norm, gradient_norm]
+        self.gradient_norm = max(norms, key=lambda norm: (math.isnan(norm), norm))
+        if made:
             self.updates += 1
         else:
             self.skipped += 1
 
     def merge(self, ranks: Ranks) -> None:
         """Adds what the other ranks have added up. Sums, plan, norm and updates are those of all ranks already."""
-        sums = (self.loss, self.entropy, *self._tokens.values, *self._sequences.values)
+        sums = (self.scored, self.loss, self.entropy, *self._tokens.values, *self._sequences.values)
         values: list[float] = ranks.sum(
             torch.tensor(sums, dtype=torch.float64, device=ranks.device), "tallies"
         ).tolist()
-        self.loss, self.entropy = values[:2]
-        self._tokens, self._sequences = _WeightSums(*values[2:4]), _WeightSums(*values[4:])
+        self.scored = int(values[0])
+        self.loss, self.entropy = values[1:3]
+        self._tokens, self._sequences = _WeightSums(*values[3:5]), _WeightSums(*values[5:])
 
     def figures(self, batch: Batch, version: int) -> StepFigures:
         """The figures of the batch that led to `version`."""
         plan, sequences, tokens = self.plan, len(batch.staleness), batch.tokens
         found = plan.diagnostics if plan is not None else None
-        scored = self.entropy > 0.0  # at least one microbatch was scored
+        scored = self.scored > 0
         return StepFigures(
             step=version,
             version=version,
             reward_mean=batch.rewards.mean().item(),
             reward_std=batch.rewards.std(correction=0).item(),
-            loss=_finite(self.loss / len(batch.updates)) if scored else None,
-            gradient_norm=_finite(self.gradient_norm) if self.updates else None,
+            loss=self.loss / len(batch.updates) if scored else None,
+            gradient_norm=self.gradient_norm,
             learning_rate=self.learning_rate * (plan.learning_rate_scale if plan else 1.0),
-            entropy=_finite(self.entropy / tokens) if scored else None,
+            entropy=self.entropy / tokens if scored else None,
             updates=self.updates,
             skipped_updates=self.skipped,
             alpha=plan.alpha if plan else None,
@@ -106,25 +112,23 @@ class Tally:
             weight_mean=plan.effect.mean_weight if plan and plan.effect else None,
             weighted_share=plan.effect.share if plan and plan.effect else None,
             weight_slope=plan.effect.slope if plan and plan.effect else None,
-            effective_sequences=_finite(found.effective_sequences) if found else None,
-            limited_share=_finite(found.limited_share) if found else None,
-            ess_ratio_raw=_finite(found.token_ess_ratio) if found else None,
-            ess_ratio_applied=_finite(self._tokens.ess_ratio(tokens)) if scored else None,
-            sequence_ess_ratio_raw=_finite(found.sequence_ess_ratio) if found else None,
-            sequence_ess_ratio_applied=_finite(self._sequences.ess_ratio(sequences)) if scored else None,
-            log_ratio_abs_mean=_finite(found.mean_abs_log_ratio) if found else None,
-            ratio_cv=_finite(found.token_cv) if found else None,
-            weight_cv=_finite(found.raw_weight_cv) if found else None,
-            kl_k1=_finite(found.k1) if found else None,
-            kl_k3=_finite(found.k3) if found else None,
+            effective_sequences=found.effective_sequences if found else None,
+            limited_share=found.limited_share if found else None,
+            ess_ratio_raw=found.token_ess_ratio if found else None,
+            ess_ratio_applied=self._tokens.ess_ratio(tokens) if scored else None,
+            sequence_ess_ratio_raw=found.sequence_ess_ratio if found else None,
+            sequence_ess_ratio_applied=self._sequences.ess_ratio(sequences) if scored else None,
+            log_ratio_abs_mean=found.mean_abs_log_ratio if found else None,
+            ratio_cv=found.token_cv if found else None,
+            weight_cv=found.raw_weight_cv if found else None,
+            kl_k1=found.k1 if found else None,
+            kl_k3=found.k3 if found else None,
             trajectories=sequences,
             tokens=tokens,
             response_length_mean=tokens / sequences,
+            truncated_share=batch.truncated_share,
+            zero_variance_share=batch.zero_variance_share,
             staleness_mean=sum(batch.staleness) / sequences,
             staleness_max=max(batch.staleness),
             microbatches=len(batch.microbatches),
         )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

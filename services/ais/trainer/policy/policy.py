@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,19 +41,21 @@ class Policy:
 
     @classmethod
     def load(cls, directory: Path, device: str = "auto") -> Policy:
-        """Raises UnavailableError when `directory` is not a Hugging Face causal language model."""
+        """Raises UnavailableError when `directory` is not a Hugging Face causal language model whose every weight is
+        there and finite."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers, safetensors and the model's own code raise anything
             raise UnavailableError(
-                f"cannot load a causal language model from {directory}: {error}. Set run.model to a directory with "
-                "config.json and safetensors weights."
+                f"cannot load a causal language model from {directory}: {type(error).__name__}: {error}. Set run.model "
+                "to a directory with config.json and safetensors weights."
             ) from error
+        _check_weights(directory, model, loading["missing_keys"])
         return cls(model.to(device))
 
     @property
@@ -111,3 +113,22 @@ class Policy:
         tensors = (inputs, rows, columns, targets, torch.ones(len(targets)))
         logprobs, _ = self.scoring(*(tensor.to(self.device) for tensor in tensors))
         return [part.tolist() for part in torch.split(logprobs, lengths.tolist())]
+
+
+def _check_weights(directory: Path, model: PreTrainedModel, missing: Collection[str]) -> None:
+    """Raises UnavailableError. transformers makes up weights that it does not find, and takes NaN as it comes."""
+    if missing:
+        raise UnavailableError(
+            f"the weights in {directory} lack {_some(sorted(missing))}, which {type(model).__name__} needs: they are "
+            "of another architecture than config.json says, or not all of the model's files are there."
+        )
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise UnavailableError(
+            f"the weights in {directory} are not finite: {_some(broken)} hold NaN or infinity. Start from another copy "
+            "or an earlier checkpoint of the model."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,6 +1,6 @@
 """Groups for the replay engine to replay: made up, written by the real encoder, of the shape of a real run's.
 
-python benchmarks/_recorded_groups.py FILE --longest 2048 --vocab-size 22
+python -m benchmarks.support.recorded_groups FILE --longest 2048 --vocab-size 22
 """
 
 from __future__ import annotations

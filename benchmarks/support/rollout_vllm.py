@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from _report import Figure, publish, spread
-from _vllm_contender import Contender, Way, Work, contender
 from rich.console import Console
 from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -31,6 +29,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ais.contracts.sampling import Precision
 from ais.rollout.settings import RolloutSettings, VllmSettings
+from benchmarks.support.report import Figure, publish, spread
+from benchmarks.support.vllm_contender import Contender, Way, Work, contender
 
 PROMPT = 32
 MOST_SAMPLES = 8

@@ -102,7 +102,7 @@ def contender(model: Path, settings: RolloutSettings, log: Path) -> Iterator[Con
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [sys.executable, __file__, str(model), settings.model_dump_json()],
+            [sys.executable, "-m", "benchmarks.support.vllm_contender", str(model), settings.model_dump_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,

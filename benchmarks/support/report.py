@@ -12,7 +12,8 @@ from statistics import median
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("AIS_BENCH_RESULTS") or Path(__file__).parents[1] / "results")
+"""Where figures are recorded: benchmarks/results, or the directory that AIS_BENCH_RESULTS names for a trial run."""
 
 Figure = dict[str, float | str | None]
 
@@ -33,7 +34,7 @@ def publish(bench: str, figures: Mapping[str, Figure], *also: str, file: str = "
     `also` is told of the machine, such as the version of a library.
     """
     result = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit(), "figures": figures}
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{file or bench}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 

@@ -1,7 +1,7 @@
-"""`python benchmarks/_replay_replicas.py -c FILE`: `rollout.replicas` whole replicas in one process, to spare memory.
+"""`python -m benchmarks.support.replay_replicas -c FILE`: `rollout.replicas` whole replicas in one process.
 
-Each has its own gRPC and HTTP server, connection to Redis, record and heartbeat. A benchmark of 64 replicas would
-otherwise take 64 interpreters of 70 MB.
+Each has its own gRPC and HTTP server, connection to Redis, record and heartbeat. In processes of their own, 64 replicas
+would take 64 interpreters of 70 MB.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Encodes or applies one delta in a process of its own, and prints what it took, as JSON.
 
-python benchmarks/_weights_codec.py encode|apply BASE NEW DELTA THREADS
+python -m benchmarks.support.weights_codec encode|apply BASE NEW DELTA THREADS
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from _memory import forget_peak, peak
-
 from ais.contracts.weights.delta import apply_delta, encode_delta
 from ais.contracts.weights.offer import digest_of_file
+from benchmarks.support.memory import forget_peak, peak
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A replica's weights path in a process of its own, with an engine that takes every version and samples nothing.
 
-    python benchmarks/_weights_replica.py replica REDIS_URL RUN NAME STAGING    # the real intake and control API
-    python benchmarks/_weights_replica.py plain PORT_FILE FILE                  # discards an upload into a file
+    python -m benchmarks.support.weights_replica replica REDIS_URL RUN NAME STAGING    # the real intake and control API
+    python -m benchmarks.support.weights_replica plain PORT_FILE FILE                  # discards an upload into a file
 
 Either one runs until its standard input ends.
 """
@@ -116,6 +116,7 @@ async def plain(port_file: Path, file: Path) -> None:
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "replica":
-        asyncio.run(replica(*arguments[:3], Path(arguments[3])))
+        url, run, name, staging = arguments
+        asyncio.run(replica(url, run, name, Path(staging)))
     else:
         asyncio.run(plain(Path(arguments[0]), Path(arguments[1])))

@@ -38,7 +38,7 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             self._masters, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, fused=True
         )
-        documents = sorted(Path(__file__).parents[1].glob("docs/*.md"))
+        documents = sorted(Path(__file__).parents[2].glob("docs/*.md"))
         self._text = torch.tensor(list(b"".join(one.read_bytes() for one in documents)))
         self._random = random.Random(0)
         self.version = 0
@@ -54,7 +54,7 @@ class Training:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.policy.model(input_ids=tokens[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._masters, self._settings.max_grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate

@@ -38,13 +38,13 @@ from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import redis
 import torch
-from _report import publish, spread
 from rich.console import Console
 from rich.table import Table
 
@@ -62,6 +62,7 @@ from ais.contracts.trajectory import (
 from ais.launcher.processes.commands import LOOPBACK, free_port, valkey
 from ais.runtime.redis import connect
 from ais.runtime.settings import RedisSettings
+from benchmarks.support.report import publish, spread
 
 SAMPLES = 8
 TOKENS = 4096
@@ -192,7 +193,7 @@ def produce_raw(job: Job) -> None:
 
 
 def consume_raw(job: Job) -> None:
-    client = redis.Redis.from_url(job.url)
+    client: Any = redis.Redis.from_url(job.url)
     client.xgroup_create(KEYS.groups, CONSUMER_GROUP, id="0", mkstream=True)
     done = 0
     job.clock.wait()
@@ -228,7 +229,7 @@ def produce_pickle(job: Job) -> None:
 
 
 def consume_pickle(job: Job) -> None:
-    client = redis.Redis.from_url(job.url)
+    client: Any = redis.Redis.from_url(job.url)
     last: bytes | str = "0"
     done = 0
     job.clock.wait()

@@ -1,0 +1,85 @@
+"""What is looked at before a run makes or starts anything: the model's directory, and what prompts are made of."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ais.launcher.processes.commands import module
+from ais.launcher.processes.processes import ProcessFailedError, service_environment
+from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError
+from ais.runtime.settings import SettingsError
+from ais.settings import Settings, to_toml
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check_before_start(settings: Settings) -> None:
+    """Raises SettingsError or UnavailableError for a model, a task file or a tokenizer that cannot be used.
+
+    Raises ProcessFailedError when looking at them fails for another reason.
+    """
+    _check_model(settings)
+    _check_prompts(settings)
+
+
+def _check_model(settings: Settings) -> None:
+    model = settings.run.model
+    if not (model / "config.json").is_file():
+        raise UnavailableError(f"run.model: {located(model)} is not a Hugging Face model directory{_what_to_do(model)}")
+    try:
+        config = json.loads((model / "config.json").read_bytes())
+        limit = config.get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UnavailableError(f"run.model: {located(model / 'config.json')} cannot be read: {error}") from None
+    wanted, room = settings.collector.sampling.max_new_tokens, settings.rollout.max_model_len
+    if wanted >= room:
+        raise SettingsError(
+            f"collector.sampling.max_new_tokens = {wanted} leaves no room for a prompt: rollout.max_model_len = {room} "
+            "bounds prompt and response together"
+        )
+    if isinstance(limit, int) and wanted >= limit:
+        raise SettingsError(
+            f"collector.sampling.max_new_tokens = {wanted} leaves no room for a prompt: {located(model)} takes {limit} "
+            "tokens, prompt and response together (max_position_embeddings)"
+        )
+
+
+def _what_to_do(model: Path) -> str:
+    if model.exists():
+        return " (it has no config.json)"
+    written = "/".join(model.parts[-2:])
+    if _HUB_ID.fullmatch(written) and not model.parent.exists():
+        name = model.name
+        return (
+            f". If {written} is a model of the Hugging Face hub, download it first: "
+            f"`hf download {written} --local-dir models/{name}`, then `--set run.model=models/{name}`"
+        )
+    return ": there is no such directory (`ais warmstart` makes the demo's)"
+
+
+def _check_prompts(settings: Settings) -> None:
+    with TemporaryDirectory(prefix="ais-check-") as directory:
+        file = Path(directory) / "config.toml"
+        file.write_text(to_toml(settings), encoding="utf-8")
+        command = module("ais.collector.check", "-c", str(file))
+        ended = subprocess.run(
+            command, env=service_environment(), stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, check=False
+        )
+    said = ended.stderr.decode("utf-8", errors="replace").strip().removeprefix("ais: ")
+    if ended.returncode == EXIT_SETTINGS:
+        raise SettingsError(said)
+    if ended.returncode == EXIT_UNAVAILABLE:
+        raise UnavailableError(said)
+    if ended.returncode:
+        raise ProcessFailedError(f"looking at the prompts failed:\n{said}", EXIT_FAILED)
+
+
+def located(path: Path) -> str:
+    """A path as it was written, and where that is."""
+    return str(path) if path.is_absolute() else f"{path} ({path.absolute()})"

@@ -1,0 +1,96 @@
+"""What `ais chaos` and `ais eval` do once their settings are read; each gives an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.table import Table
+
+from ais.checks import check_before_start
+from ais.launcher.chaos import Chaos, Verdict, judge
+from ais.launcher.directory.run_directory import RunDirectory
+from ais.launcher.directory.steps import StepLog
+from ais.launcher.display import Display
+from ais.launcher.processes.processes import Processes
+from ais.launcher.processes.signals import run_cancellable
+from ais.launcher.report.results import read_results
+from ais.launcher.run import score_model
+from ais.running import FAILURES, Beside, begin, tell, write_settings
+from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
+from ais.runtime.files import replace_file
+from ais.runtime.output import Screen
+from ais.settings import Settings
+
+
+def chaos_settings(settings: Settings, kills: int, seed: int, output: Path | None) -> int:
+    """Runs in calm and under fire, and prints the verdict."""
+    made: list[Chaos] = []
+
+    def fire(directory: RunDirectory) -> Beside:
+        def beside(display: Display) -> Callable[[Processes], Coroutine[Any, Any, None]]:
+            made.append(Chaos(kills, settings.run.steps, seed, display, StepLog(directory.steps)))
+            return made[0].run
+
+        return beside
+
+    directories = []
+    for name in ("calm", "chaos"):
+        run_of = {"name": f"{settings.run.name}-{name}"}
+        # Killed as often as it is here, a process would be given up.
+        launcher = settings.launcher.model_copy(update={"deaths_limit": settings.launcher.deaths_limit + kills})
+        update = {"run": settings.run.model_copy(update=run_of), "launcher": launcher}
+        directory, code = begin(settings.model_copy(update=update), fire if name == "chaos" else None)
+        if code or directory is None:
+            return code
+        directories.append(directory)
+    calm, chaos = map(read_results, directories)
+    verdict = judge(calm, chaos, made[0].done, kills)
+    _print_verdict(verdict)
+    if output is not None:
+        try:
+            replace_file(output, json.dumps(verdict.as_json(), indent=1) + "\n")
+        except OSError as error:
+            print(f"ais: the verdict cannot be written: {output}: {error.strerror}", file=sys.stderr)
+            return EXIT_UNAVAILABLE
+    return EXIT_FAILED if verdict.problems else 0
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
+    table.add_row("killed", ", ".join(f"{name} {count}x" for name, count in sorted(verdict.kills.items())))
+    table.add_row("trainers, one after another", str(verdict.trainers))
+    reward = f"{verdict.reward_chaos:.3f}; calm {verdict.reward_calm:.3f} ± {verdict.reward_spread:.3f}"
+    table.add_row("final training reward", reward)
+    for name, score in verdict.held_out.items():
+        table.add_row(f"held-out reward, {name}", score)
+    table.add_row("training", f"{verdict.seconds_chaos:.0f} s; calm {verdict.seconds_calm:.0f} s")
+    table.add_row("history", "whole: every group consumed exactly once" if not verdict.problems else "")
+    for problem in verdict.problems:
+        table.add_row("[red]wrong[/red]", problem)
+    Screen().print(table)
+
+
+def evaluate_settings(settings: Settings, prompts: int) -> int:
+    """Scores the model of the settings on held-out prompts and prints what came of it."""
+    temperature = settings.collector.sampling.temperature
+
+    async def main() -> int:
+        results = await score_model(directory, settings.redis, settings.launcher, prompts)
+        for precision, scores in results.evaluations.items():
+            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts, temperature {temperature:g})")
+        return 0
+
+    with TemporaryDirectory(prefix="ais-eval-") as parent:
+        directory = RunDirectory(Path(parent) / settings.run.name)
+        directory.path.mkdir()
+        try:
+            check_before_start(settings)
+            write_settings(settings, directory)
+            return run_cancellable(main())
+        except FAILURES as error:
+            return tell(error)

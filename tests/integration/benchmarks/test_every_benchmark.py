@@ -1,0 +1,70 @@
+"""Every benchmark runs, small: what nobody runs is broken within a week. What it measures here means nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+SMALL = {
+    "correction": ("--sequences", "8", "--length", "64"),
+    "frontier": ("--methods", "none,honest_plateau_1", "--precisions", "e5m2", "--seeds", "1", "--steps", "1"),
+    "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
+    "queue": ("--groups", "16", "--rounds", "1"),
+    "ranks": ("--steps", "1"),
+    "rollout": ("--rounds", "1"),
+    "scale": ("--replicas", "1", "--seconds", "2", "--no-limit"),
+    "train": ("--steps", "2"),
+    "updates": ("--engine", "torch", "--updates", "2"),
+    "weights": ("--megabytes", "4", "--rounds", "1", "--deltas", "1"),
+}
+VLLM = {
+    "rollout": (
+        *("--engine", "vllm", "--model", "tiny", "--precisions", "bf16"),
+        *("--batches", "1", "--rounds", "1", "--response", "4"),
+    ),
+    "updates": ("--engine", "vllm", "--updates", "2"),
+}
+
+
+def test_every_benchmark_has_a_small_run() -> None:
+    assert {path.stem for path in BENCHMARKS.glob("[a-z]*.py")} == SMALL.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
+    assert_figures(name, SMALL[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", VLLM)
+def test_a_benchmark_of_vllm_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
+    assert_figures(name, VLLM[name], tmp_path)
+
+
+def assert_figures(name: str, arguments: tuple[str, ...], results: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ais.cli", "bench", name, *arguments],
+        env={**os.environ, "AIS_BENCH_RESULTS": str(results), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=290,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["bench"] == name
+    assert found["figures"]
+    for figure, value in found["figures"].items():
+        assert math.isfinite(value["value"] if isinstance(value, dict) else value), figure
