@@ -5,6 +5,7 @@ and all-reducing over ranks therefore gives the same decision as one big batch.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,11 +55,14 @@ PLACES = _places()
 SIZE = PLACES["lag"].stop
 DECISIVE = PLACES["ladder"].stop
 """A mixing coefficient needs only the sums before this index, and a state keeps only those."""
+_LONG = slice(PLACES["log_weight"].start, PLACES["offending"].stop)
+"""Sections so long that they are read on their own, where they are needed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A view of the flat tensor by section. Writing to a section writes to the tensor."""
+    """A view of the flat tensor by section. Writing to a section writes to the tensor; read values once all is
+    written."""
 
     flat: Tensor
 
@@ -73,7 +77,22 @@ class Sums:
 
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
-        floats: list[float] = self.section(name).tolist()
+        place = PLACES[name]
+        if place.stop <= _LONG.start:
+            return self._before[place]
+        if place.start >= _LONG.stop:
+            return self._after[place.start - _LONG.stop : place.stop - _LONG.stop]
+        floats: list[float] = self.flat[place].tolist()
+        return floats
+
+    @cached_property
+    def _before(self) -> list[float]:
+        floats: list[float] = self.flat[: _LONG.start].tolist()
+        return floats
+
+    @cached_property
+    def _after(self) -> list[float]:
+        floats: list[float] = self.flat[_LONG.stop :].tolist()
         return floats
 
     @property
