@@ -10,25 +10,25 @@ _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class CollectorMetrics:
-    """Registered once per process."""
+    """One object for each registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.groups = Counter(
             "ais_collector_groups",
-            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again), "
-            "handed_back (by a replica that leaves; started again).",
+            "Groups by outcome: published, duplicate (its ordinal was in the queue already); started again: failed, "
+            "busy (the replica is full or too slow), refused (it can never serve the prompt), handed_back (it leaves).",
             ["outcome"],
             registry=registry,
         )
         self.failures = Counter(
             "ais_collector_call_failures",
-            "Generation calls that came to nothing, by gRPC status or `malformed`.",
+            "Generation calls that came to nothing, by gRPC status, or `malformed` for what was not asked for.",
             ["reason"],
             registry=registry,
         )
         self.refused = Counter(
             "ais_collector_records_refused",
-            "Trajectories refused at the border, by the field that was malformed.",
+            "Answers refused at the border, by the field that was wrong, without indices; `other` for any unknown one.",
             ["field"],
             registry=registry,
         )
@@ -43,6 +43,11 @@ class CollectorMetrics:
         )
         self.version = Gauge(
             "ais_collector_policy_version", "Newest policy version the trainer has announced.", registry=registry
+        )
+        self.idle_seconds = Gauge(
+            "ais_collector_idle_seconds",
+            "Time since a response arrived, a group was published or the trainer told something.",
+            registry=registry,
         )
         self.group_seconds = Histogram(
             "ais_collector_group_seconds",

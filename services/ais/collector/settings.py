@@ -156,10 +156,14 @@ class CollectorSettings(Section):
     sampling: SamplingParameters = SamplingParameters()
     """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
     group_deadline_seconds: Seconds = 120.0
-    """A group not finished by then is started again on another replica."""
+    """A group not finished by then is started again, on another replica where there is one."""
     max_attempts: Count = 50
-    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector. One
-    that was handed back by a replica that leaves has not."""
+    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector.
+    Calls to replicas that are full, too slow or leaving do not count."""
+    stall_seconds: float = Field(default=30.0, gt=0)
+    """When nothing has moved for this long, /readyz and the log say what is waited for; where nothing can change it,
+    the collector ends with the reason. A running call may take `group_deadline_seconds`, a training step three times
+    as long as the longest so far."""
     queue_factor: float = Field(default=1.5, ge=1.0, le=1000.0)
     """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
     waiting for us."""
