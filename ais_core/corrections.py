@@ -44,7 +44,7 @@ from ais_core.rejections import kept, masked_share, off_policy_sequences, offend
 from ais_core.settings import WEIGHTED, CorrectionSettings, RejectionSettings
 
 State = dict[str, Any]
-"""What a correction remembers between batches: JSON-able, None before the first batch with tokens, and part of a
+"""The memory of a correction between batches: JSON-able, None before the first batch with tokens, and part of a
 checkpoint."""
 
 SEVERE = 0.5

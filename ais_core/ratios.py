@@ -1,4 +1,4 @@
-"""Log-ratios between two policies over a batch of sequences, and the weights that products of ratios make.
+"""Holds the log-ratios between two policies over a batch of sequences, and forms products of ratios.
 
 The only implementation works on the packed layout: the trainable tokens of all sequences one after another, and how
 many each sequence has. A batch made from padded tensors or masks (prompts, tool output) is packed at once, and its
@@ -64,7 +64,7 @@ class SequenceBatch:
     lags: tuple[int, int]
     """The smallest and the largest version lag; 0 where there are none."""
     non_finite_tokens: int
-    """How many tokens were left out because their log-ratio was not finite."""
+    """The number of tokens left out because their log-ratio was not finite."""
     smallest: float
     """The smallest log-ratio; inf for a batch without tokens."""
     largest: float
@@ -226,7 +226,7 @@ class Chunk:
     largest: float
     """No log-ratio of the batch is larger."""
     tokens: slice
-    """Where the tokens lie in the batch."""
+    """The place of the tokens in the batch."""
 
     @cached_property
     def uniform(self) -> bool:
@@ -297,7 +297,7 @@ def _extremes(values: Tensor) -> tuple[float, float]:
 
 
 def _kept_by_sequence(keep: Tensor, counts: list[int], shape: torch.Size) -> list[int]:
-    """How many places of each sequence are kept, from `keep` (shape.numel(),) and the sequences' lengths."""
+    """The number of places kept in each sequence, from `keep` (shape.numel(),) and the sequences' lengths."""
     if len(shape) == 2:
         by_row: list[int] = keep.view(shape).sum(1, dtype=torch.int32).tolist()
         return by_row

@@ -30,7 +30,7 @@ LOG_BINS = 2 * round(EXPONENT_LIMIT / LOG_STEP) + 1
 """Bins centred on whole multiples of LOG_STEP, from -EXPONENT_LIMIT to EXPONENT_LIMIT."""
 
 CODES = 2048
-"""How many values the sign, the exponent and the first two bits of the mantissa of a float32 can take together."""
+"""The number of values that sign, exponent and the first two bits of the mantissa of a float32 take together."""
 
 _MANTISSA_BITS = 23
 _BIAS = 127

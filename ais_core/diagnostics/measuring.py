@@ -22,7 +22,7 @@ from ais_core.rejections import offending
 from ais_core.settings import EXPONENT_LIMIT, WEIGHTED, CorrectionSettings
 
 TINY = -4.0
-"""Where every log-weight is below this, float32 sums of ratio - 1 have lost the digits of the ratios themselves."""
+"""If every log-weight is below this, float32 sums of ratio - 1 have lost the digits of the ratios themselves."""
 
 
 class Measurement:

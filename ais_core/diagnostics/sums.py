@@ -24,7 +24,7 @@ RAW = ("raw", "square_raw", "low", "high")
 MOMENTS = ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess", *RAW)
 
 LADDER = (*RAW, "sequence_square_raw", "weight", "square_weight", "truncated")
-"""What one rung sums over tokens. `sequence_square_raw` multiplies each square by the length of its sequence."""
+"""The sums of one rung, over tokens. `sequence_square_raw` multiplies each square by the length of its sequence."""
 
 _SECTIONS = {
     "batch": ("sequences", "empty_sequences", "tokens", "kept_tokens", "non_finite_tokens"),
@@ -38,7 +38,7 @@ _SECTIONS = {
     "sequence_histogram_sum": 2 * BINS * ("log_ratio",),
     "lag": LAGS * ("tokens", *MOMENTS),
 }
-"""What is summed, in order. `excess` is ratio - 1 of the raw ratio: it keeps small mismatches exact where the ratio
+"""The sums in order. `excess` is ratio - 1 of the raw ratio: it keeps small mismatches exact where the ratio
 itself would lose them to rounding. The ladder, and the histogram of logarithms of truncated weights, have a row for
 each rung; a fixed level uses the first row."""
 
