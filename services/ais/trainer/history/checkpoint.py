@@ -130,7 +130,7 @@ class CheckpointStore:
         return _fresh(self._directory / _name(step))
 
     def commit(self, writing: Path, snapshot: Snapshot, manifest: Manifest) -> Path:
-        """Completes what `begin` began, puts it in its place, replacing one of the same step, and removes the oldest."""
+        """Completes what `begin` began and puts it in its place, over one of the same step. Removes the oldest."""
         target = self._directory / _name(manifest.step)
         self._publish(writing, target, snapshot, manifest)
         replace_link(self._directory / LATEST, target.name)
