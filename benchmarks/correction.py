@@ -246,7 +246,7 @@ def main() -> None:
     result = {"bench": "correction", "machine": machine(), "commit": commit(), "figures": figures}
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

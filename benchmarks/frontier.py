@@ -72,17 +72,19 @@ def main() -> None:
         for experiment in wanted(arguments):
             if not any(experiment.key.items() <= record.items() for record in read(arguments.results)):
                 record = {**run(experiment, model), "commit": commit()}
-                with arguments.results.open("a") as opened:
+                with arguments.results.open("a", encoding="utf-8") as opened:
                     opened.write(json.dumps(record) + "\n")
                 print(f"{experiment}: p {record['p']:.3f}, q {record['q']:.3f}", file=sys.stderr, flush=True)
     if arguments.formats:
-        FORMATS.write_text(json.dumps({"commit": commit(), "formats": measure(MODELS["sort16"])}, indent=1) + "\n")
+        FORMATS.write_text(
+            json.dumps({"commit": commit(), "formats": measure(MODELS["sort16"])}, indent=1) + "\n", encoding="utf-8"
+        )
     records = read(arguments.results)
     if document := arguments.write or arguments.check:
-        text = document.read_text()
-        made = filled(text, records, json.loads(FORMATS.read_text())["formats"])
+        text = document.read_text(encoding="utf-8")
+        made = filled(text, records, json.loads(FORMATS.read_text(encoding="utf-8"))["formats"])
         if arguments.write:
-            document.write_text(made)
+            document.write_text(made, encoding="utf-8")
         elif made != text:
             parser.exit(1, f"{document}: its tables are not those of {arguments.results}; --write makes them so\n")
     show(records)

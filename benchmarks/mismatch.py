@@ -161,7 +161,7 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
     with TemporaryDirectory(prefix="ais-mismatch-") as scratch:
         directory = Path(scratch)
         config = directory / "config.toml"
-        config.write_text(to_toml(settings))
+        config.write_text(to_toml(settings), encoding="utf-8")
         async with Processes(directory / "logs", settings.launcher.stop_grace_seconds) as processes:
             redis, _server = await provide_redis(processes, settings.redis, directory / "valkey")
             for name in precisions:
@@ -258,7 +258,7 @@ def main() -> None:
         "figures": figures(found),
     }
     arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

@@ -75,7 +75,7 @@ def group(ordinal: int) -> ScoredGroup:
 
 def status(field: str) -> int:
     """A field of /proc/self/status in bytes."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(lines[field].split()[0]) * 1024
 
 
@@ -101,7 +101,7 @@ def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     policy = load_policy(model, settings, ranks)
     learner = Learner(policy, RunSettings(steps=steps), settings, CorrectionSettings(), ranks=ranks)
     trim()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins anew
     seconds = []
     for step in range(WARM_UP_STEPS + steps):
         begin = time.perf_counter()

@@ -72,7 +72,7 @@ MODEL = Path(__file__).parents[1] / "examples" / "sort16" / "model"
 VOCABULARY = 22
 START_SECONDS = 120.0
 KINDS = ("replicas", "collector", "queue", "trainer")
-"""Of processes."""
+"""Kinds of processes whose processor time is told apart."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class StandIn:
 
     queue: TrajectoryQueue
     events: TrainerEvents
+    digest: str
+    """Of the weights that every replica serves from its start to its end."""
     tokens: int = 0
     trajectories: int = 0
     arrived: dict[int, int] = field(default_factory=dict)
@@ -123,7 +125,7 @@ class StandIn:
 
     async def run(self) -> None:
         await self.queue.prepare()
-        await self.events.publish(VersionPublished(0, ""))
+        await self.events.publish(VersionPublished(0, self.digest))
         bounds = TrajectoryBounds(VOCABULARY)
         while True:
             entries = await self.queue.read(GROUPS_PER_BATCH, block_seconds=1.0)
@@ -186,8 +188,10 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
             many = ("--set", f"rollout.replicas={min(REPLICAS_A_PROCESS, replicas - first)}")
             script = ("-m", "benchmarks.support.replay_replicas")
             family["replicas"].append(await stack.enter_async_context(process(*script, *arguments, *many, log=log)))
-        await all_registered(ReplicaRegistry(redis, keys), replicas)
-        trainer = StandIn(TrajectoryQueue(redis, keys), TrainerEvents(redis, keys))
+        registry = ReplicaRegistry(redis, keys)
+        await all_registered(registry, replicas)
+        digest = (await registry.replicas())[0].policy_digest
+        trainer = StandIn(TrajectoryQueue(redis, keys), TrainerEvents(redis, keys), digest)
         running = asyncio.create_task(trainer.run())
         stack.push_async_callback(end_tasks, running)
         family["collector"].append(await stack.enter_async_context(process("-m", "ais.collector", *arguments, log=log)))
@@ -320,7 +324,7 @@ async def run(fleets: Sequence[int], seconds: float | None, with_limit: bool) ->
                 show(f"{replicas} replicas", runs[-1:])
             limit = await find_limit(fleets[-1], seconds or 15.0, recording, log) if with_limit else []
         except Exception:
-            print(log.read_text()[-8000:] if log.exists() else "", file=sys.stderr)
+            print(log.read_text(encoding="utf-8")[-8000:] if log.exists() else "", file=sys.stderr)
             raise
     show(f"fleets at {SLOTS * PACE:,.0f} tokens/s a replica", runs)
     if limit:

@@ -215,7 +215,7 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
     finally:
         process.terminate()
         process.join()
-    lines = (settings.run.path / "steps.jsonl").read_text().splitlines()
+    lines = (settings.run.path / "steps.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines][WARM_UP_STEPS:]
 
 

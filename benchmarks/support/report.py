@@ -35,14 +35,18 @@ def publish(bench: str, figures: Mapping[str, Figure], *also: str, file: str = "
     """
     result = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit(), "figures": figures}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{file or bench}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"{file or bench}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 
 def machine() -> str:
     """Processor and what torch uses of it."""
     cpu = Path("/proc/cpuinfo")
-    names = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.partition(": ")[2]
+        for line in cpu.read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
     name = names[0] if names else platform.processor()
     features = torch.backends.cpu.get_cpu_capability()
     return f"{name} ({features}), {os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"

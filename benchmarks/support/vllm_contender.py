@@ -33,7 +33,7 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
 
 DEADLINE_SECONDS = 1800.0
-"""Of one call: a slow contender is a result, not a failure."""
+"""Deadline of one call: a slow contender is a result, not a failure."""
 LOG_TAIL = 8000
 """Characters of a failed process's log that are shown."""
 
@@ -85,7 +85,7 @@ class Contender:
         except BrokenPipeError:
             line = ""
         if not line:
-            tail = self._log.read_text()[-LOG_TAIL:]
+            tail = self._log.read_text(encoding="utf-8")[-LOG_TAIL:]
             raise ContenderFailedError(f"a contender's process ended with {self._process.wait()}; it said\n{tail}")
         answer = json.loads(line)
         if "error" in answer:
@@ -100,7 +100,7 @@ def contender(model: Path, settings: RolloutSettings, log: Path) -> Iterator[Con
     What it and vLLM say goes to the file `log`.
     """
     with (
-        log.open("w") as output,
+        log.open("w", encoding="utf-8") as output,
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.support.vllm_contender", str(model), settings.model_dump_json()],
             stdin=subprocess.PIPE,

@@ -107,7 +107,7 @@ async def plain(port_file: Path, file: Path) -> None:
     config = uvicorn.Config(discarding(file), log_config=None, access_log=False, lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    port_file.write_text(str(listener.getsockname()[1]))  # noqa: ASYNC240
+    port_file.write_text(str(listener.getsockname()[1]), encoding="utf-8")  # noqa: ASYNC240
     await asyncio.to_thread(sys.stdin.read)
     server.should_exit = True
     await serving

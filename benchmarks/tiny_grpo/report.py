@@ -51,7 +51,7 @@ SCORES = ("late_p", "late_q", "p", "q")
 
 def read(file: Path) -> list[Record]:
     """The runs recorded in `file`; none when it is not there."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def rows(records: Sequence[Record], task: str, precision: str, methods: Sequence[str] = ()) -> list[Row]:

@@ -84,10 +84,12 @@ def run(config: Config = None, overrides: Overrides = None) -> None:
         ais run -c examples/sort16/config.toml --set run.steps=5 --set rollout.replicas=3
         ais run -c examples/sort16/config.toml --set rollout.precision.weights=bf16
     """
-    from ais.running import begin
     from ais.settings import load
 
-    _directory, code = begin(load(config, overrides or ()))
+    settings = load(config, overrides or ())
+    from ais.running import begin
+
+    _directory, code = begin(settings)
     sys.exit(code)
 
 
@@ -128,11 +130,12 @@ def chaos(
         ais chaos -c examples/sort16/config.toml --kills 6 --set run.steps=20 --set launcher.evaluation_prompts=0
     """
     from ais.settings import load
-    from ais.trials import chaos_settings
 
     settings = load(config, overrides or ())
     if settings.redis.url:
         _fail("chaos kills the server of its own: leave redis.url empty", EXIT_SETTINGS)
+    from ais.trials import chaos_settings
+
     sys.exit(chaos_settings(settings, kills, seed, output))
 
 
@@ -187,12 +190,13 @@ def evaluate(
         ais eval runs/demo/checkpoints/step-000150 --precision e4m3 -c runs/demo/config.toml
     """
     from ais.settings import load
-    from ais.trials import evaluate_settings
 
     formats = [f"rollout.precision.weights={precision}"]
     formats += ["rollout.precision.kv_cache=bf16"] if precision == "bf16" else []
     name = f"eval-{os.getpid()}-{time.time_ns()}"  # not to meet another run's keys on a shared Redis
     settings = load(config, [*(overrides or ()), *formats, f"run.model={model}", f"run.name={name}"])
+    from ais.trials import evaluate_settings
+
     sys.exit(evaluate_settings(settings, prompts))
 
 
@@ -308,13 +312,19 @@ def _become_service(name: str, config: Path | None, overrides: list[str] | None)
 
 
 def _service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
-    """Checks the settings, all of them, before the service spends seconds on importing its libraries."""
+    """Checks the settings, all of them, before the service spends seconds on importing its libraries.
+
+    The URL of Redis is handed on in the environment, where other users of the machine cannot read its password.
+    """
+    from ais.launcher.processes.commands import redis_environment
     from ais.settings import load
 
     settings = load(config, overrides or ())
+    os.environ.update(redis_environment(settings.redis.url))
     arguments = ["-c", str(config)] if config else []
     for override in overrides or ():
-        arguments += ["--set", override]
+        if override.partition("=")[0].strip() != "redis.url":
+            arguments += ["--set", override]
     return settings, arguments
 
 

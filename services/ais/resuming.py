@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ais.runtime.explaining import shown
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings
 
@@ -31,7 +32,7 @@ def check_resumable(before: Settings, after: Settings) -> None:
         fixed = next((name for name in FIXED if key == name or key.startswith(f"{name}.")), None)
         was, will = old.get(key), new.get(key)
         if fixed and _differ(was, will) and not (isinstance(was, Path) and not was.exists()):
-            problems.append(f"  {key}: it is {_said(was)}, not {_said(will)}: {FIXED[fixed]}")
+            problems.append(f"  {key}{_change(was, will)}: {FIXED[fixed]}")
     if problems:
         raise SettingsError(
             "the run cannot go on with other values of\n"
@@ -56,5 +57,8 @@ def _differ(was: Any, will: Any) -> bool:
     return bool(was != will)
 
 
-def _said(value: Any) -> str:
-    return "not set" if value is None else str(value)
+def _change(was: Any, will: Any) -> str:
+    if not all(isinstance(value, str | int | float | Path | None) for value in (was, will)):
+        return ""
+    before, after = ("not set" if value is None else shown(value) for value in (was, will))
+    return f" (it is {before}, not {after})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,15 +16,18 @@ from transformers import PreTrainedTokenizerFast
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
+from ais.collector.judging.judge import Judge, OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
+from ais.collector.proof import Expected
 from ais.collector.settings import CollectorSettings, PromptSettings, TaskSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
+from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
@@ -41,6 +45,8 @@ from ais.runtime.settings import RunSettings
 
 ALPHABET = "_^$0123456789="
 BOUNDS = TrajectoryBounds(vocab_size=len(ALPHABET))
+MODEL = ModelIdentity("blake3:model", "blake3:tokenizer")
+"""What the run expects its replicas to have."""
 Behaviour = Callable[[rollout_pb2.GenerateRequest, grpc.aio.ServicerContext], AsyncIterator[pb.Trajectory]]
 
 
@@ -83,15 +89,37 @@ async def honest(request: rollout_pb2.GenerateRequest, _: grpc.aio.ServicerConte
 
 
 class Servicer(rollout_pb2_grpc.RolloutServicer):
-    def __init__(self, behaviour: Behaviour) -> None:
+    """Says that it is `description`, and answers as `behaviour` does."""
+
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        description: rollout_pb2.DescribeResponse | None = None,
+        serving: Callable[[], tuple[int, str]] = lambda: (0, ""),
+    ) -> None:
+        """`serving`: version and digest of the weights that sample now."""
         self.behaviour = behaviour
+        self.description = description or rollout_pb2.DescribeResponse()
+        self.serving = serving
         self.calls = 0
+        self.described: asyncio.Event | None = None
+        """Where set, Describe answers once it is."""
+
+    async def Describe(  # noqa: N802
+        self, _request: rollout_pb2.DescribeRequest, _context: grpc.aio.ServicerContext
+    ) -> rollout_pb2.DescribeResponse:
+        if self.described is not None:
+            await self.described.wait()
+        return self.description
 
     async def Generate(  # noqa: N802
         self, request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.Trajectory]:
         self.calls += 1
         async for trajectory in self.behaviour(request, context):
+            for span in trajectory.spans:
+                if not span.version and not span.digest:
+                    span.version, span.digest = self.serving()
             yield trajectory
 
 
@@ -107,7 +135,14 @@ class Stage:
         self.events = TrainerEvents(redis, keys)
         self.keys = keys
         self.metrics = CollectorRegistry()
+        self.serving: dict[str, tuple[int, str]] = {}
+        """What each replica says it serves."""
         self.max_attempts = 50
+        self.deadline_seconds = 5.0
+        self.stall_seconds = 30.0
+        self.not_ready: Callable[[], str | None] = lambda: None
+        self.judge: Judge | None = None
+        """None: the task's own verifier, in this process."""
 
     def trainer(self, incarnation: int) -> TrainerEvents:
         """What a later trainer of the run tells."""
@@ -115,20 +150,29 @@ class Stage:
 
     @asynccontextmanager
     async def replica(
-        self, name: str, behaviour: Behaviour, version: int = 0, slots: int = 64
+        self, name: str, behaviour: Behaviour, version: int = 0, slots: int = 64, digest: str = "", **describes: object
     ) -> AsyncIterator[Servicer]:
-        server = grpc.aio.server()
-        servicer = Servicer(behaviour)
+        """`describes`: what Describe says otherwise than an honest replica of the run."""
+        server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+        servicer = Servicer(behaviour, self.description(name, **describes), lambda: self.serving[name])
         rollout_pb2_grpc.add_RolloutServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        await self.register(name, port, version, slots)
+        await self.register(name, port, version, slots, digest)
         try:
             yield servicer
         finally:
             await server.stop(None)
 
-    async def register(self, name: str, port: int, version: int = 0, slots: int = 64) -> None:
+    def description(self, name: str, **describes: Any) -> rollout_pb2.DescribeResponse:
+        """What an honest replica of the run says."""
+        honest: dict[str, Any] = {
+            "replica_id": name, "run_name": self.run.name, "model_type": "scripted", "vocab_size": len(ALPHABET),
+            "max_model_len": 64, "model_digest": MODEL.model_digest, "tokenizer_digest": MODEL.tokenizer_digest,
+        }  # fmt: skip
+        return rollout_pb2.DescribeResponse(**honest | describes)
+
+    async def register(self, name: str, port: int, version: int = 0, slots: int = 64, digest: str = "") -> None:
         record = ReplicaRecord(
             replica_id=name,
             grpc_address=f"127.0.0.1:{port}",
@@ -139,12 +183,13 @@ class Stage:
             vocab_size=len(ALPHABET),
             parameter_count=0,
             policy_version=version,
-            policy_digest="",
+            policy_digest=digest,
             ready=True,
             slots=slots,
             running_sequences=0,
             waiting_sequences=0,
         )
+        self.serving[name] = version, digest
         await self.redis.sadd(self.keys.replicas, name)
         await self.redis.set(self.keys.replica(name), record.model_dump_json())  # outlives the test without a heartbeat
 
@@ -153,16 +198,22 @@ class Stage:
         await self.queue.prepare()
         self.metrics = CollectorRegistry()
         settings = CollectorSettings(
-            task=TaskSettings(digits=6), group_deadline_seconds=5, max_attempts=self.max_attempts
+            task=TaskSettings(digits=6),
+            group_deadline_seconds=self.deadline_seconds,
+            max_attempts=self.max_attempts,
+            stall_seconds=self.stall_seconds,
         )
+        judge = self.judge or OwnJudge(open_verifier(settings.task))
         collector = Collector(
             self.run,
             settings,
-            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), open_verifier(settings.task)),
+            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), judge),
             TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
             self.registry,
+            Expected(self.run.name, MODEL),
             CollectorMetrics(self.metrics),
         )
+        self.not_ready = collector.not_ready
         stop = asyncio.Event()
         task = asyncio.create_task(collector.run(stop))
         try:

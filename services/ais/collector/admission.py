@@ -21,6 +21,7 @@ Pure: no I/O, no clock.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 
 
 class Admission:
@@ -48,9 +49,9 @@ class Admission:
         return len(self._running)
 
     @property
-    def accepted(self) -> int:
-        """Groups in the queue that the trainer has not reached yet."""
-        return len(self._accepted)
+    def accepted(self) -> frozenset[int]:
+        """Ordinals of the groups in the queue that the trainer has not reached yet."""
+        return frozenset(self._accepted)
 
     @property
     def open(self) -> int:
@@ -60,7 +61,7 @@ class Admission:
     def resume(self, version: int, accepted: set[int]) -> None:
         """The trainer starts or starts again at `version`, and the queue holds exactly the `accepted` ordinals.
 
-        What runs goes on; its ordinals do not open as long as it does.
+        Groups that run go on; their ordinals stay closed until they end.
         """
         self._version = -1
         self._limit = 0
@@ -69,13 +70,13 @@ class Admission:
         self.advance(version)
 
     def advance(self, version: int) -> None:
-        """The trainer is at `version`. An older one than before is the news of a trainer that has died since."""
+        """The trainer is at `version`. A version that is not newer than the last is old news and changes nothing."""
         if version <= self._version:
             return
         self._version = version
         begin = version * self._groups_per_batch
         self._accepted = {ordinal for ordinal in self._accepted if ordinal >= begin}
-        # Ordinals below `begin` are trained; what of them is still open or running is the leftover of a race, not work.
+        # Ordinals below `begin` are trained: those still open are left over from a race, and are no work any more.
         self._open = [ordinal for ordinal in self._open if ordinal >= begin]
         heapq.heapify(self._open)
         limit = min((version + self._max_staleness + 1) * self._groups_per_batch, self._end)
@@ -92,9 +93,19 @@ class Admission:
         """Oldest policy version that may sample this ordinal."""
         return max(0, ordinal // self._groups_per_batch - self._max_staleness)
 
-    def start(self) -> int:
-        """Takes the open ordinal that is needed first. Raises IndexError when none is open."""
-        ordinal = heapq.heappop(self._open)
+    def in_order(self) -> Iterator[int]:
+        """The open ordinals as they are needed."""
+        if self._open:
+            yield self._open[0]
+            yield from sorted(self._open)[1:]
+
+    def start(self, ordinal: int | None = None) -> int:
+        """Takes an open ordinal, by default the one that is needed first. Raises IndexError when none is open."""
+        if ordinal is None or ordinal == self._open[0]:
+            ordinal = heapq.heappop(self._open)
+        else:
+            self._open.remove(ordinal)
+            heapq.heapify(self._open)
         self._running.add(ordinal)
         return ordinal
 
@@ -108,15 +119,15 @@ class Admission:
             self._accepted.add(ordinal)
 
     def fail(self, ordinal: int) -> None:
-        """A running group has come to nothing; it may be started again."""
+        """A running group came to nothing; it may be started again."""
         self._running.discard(ordinal)
         self._discarded_early.discard(ordinal)
         self._reopen(ordinal)
 
     def discard(self, ordinal: int) -> None:
-        """The trainer refused a published group; it may be started again.
+        """A published group is not in the queue any more, refused by the trainer or lost; it may be started again.
 
-        The news can overtake the answer to the publication: then the group is running still, and opens when that comes.
+        The news can overtake the answer to the publication. Then the group still runs here, and opens when that comes.
         """
         if ordinal in self._running:
             self._discarded_early.add(ordinal)

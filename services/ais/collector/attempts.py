@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -12,15 +12,18 @@ class History:
 
     attempts: int = 0
     """Groups started. Each has a name of its own, by this number."""
-    handed_back: int = 0
-    """Groups that a replica gave back because it was about to leave."""
+    excused: int = 0
+    """Groups whose end says nothing against the prompt: the replica was full, too slow or leaving, or refused what
+    another one may take."""
     failed_on: str | None = None
     """The replica on which the last group came to nothing."""
+    refused_by: dict[str, str] = field(default_factory=dict)
+    """Replicas that can never serve this prompt, with their reasons."""
 
     @property
     def failures(self) -> int:
         """Groups that came to nothing, by failed calls or refusals of the trainer, when none is under way."""
-        return self.attempts - self.handed_back
+        return self.attempts - self.excused
 
 
 class Attempts:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 
-from ais.collector.exercise import check_evaluation, open_exercise
-from ais.collector.prompts.prompts import Split
+from ais.collector.exercise import check_evaluation, open_prompts
+from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.settings import CollectorProcessSettings
+from ais.collector.tasks.verifiers import open_verifier
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError, service_arguments
 from ais.runtime.reading import read_settings
@@ -23,12 +24,13 @@ def main() -> None:
     arguments = service_arguments(__doc__ or "")
     try:
         settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
-        open_exercise(settings, Split.TRAIN)
+        open_prompts(settings, Split.TRAIN)
         check_evaluation(settings)
+        open_verifier(settings.collector.task)
     except SettingsError as error:
         print(f"ais: {error}", file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
-    except UnavailableError as error:
+    except (UnavailableError, TaskError) as error:
         print(f"ais: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
 

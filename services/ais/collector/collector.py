@@ -9,13 +9,17 @@ from functools import partial
 
 from ais.collector.admission import Admission
 from ais.collector.attempts import Attempts
+from ais.collector.dispatch import Dispatcher
 from ais.collector.exercise import Exercise
-from ais.collector.fleet import Fleet
-from ais.collector.generation import GenerationError
+from ais.collector.fleet import Fleet, Links
+from ais.collector.generation import Cause, GenerationError
 from ais.collector.group_sampling import Assignment, GroupSampling
 from ais.collector.metrics import CollectorMetrics
+from ais.collector.proof import Expected
 from ais.collector.settings import CollectorSettings
+from ais.collector.standstill import Standstill
 from ais.collector.trainer_watch import TrainerChannel, TrainerWatch
+from ais.contracts.limits import field_label
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.trajectory import ScoredGroup, encode_group
@@ -24,11 +28,14 @@ from ais.runtime.patience import persist
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
+from ais.runtime.text import printable
 
-STALL_SECONDS = 30.0
-"""When nothing has been sampled for this long although groups are open, the log says what they wait for."""
+LOOKS_PER_PATIENCE = 10
+"""How often, while patience lasts, is looked whether anything has moved."""
 
 logger = logging.getLogger(__name__)
+
+_OUTCOMES = {Cause.FAILED: "failed", Cause.BUSY: "busy", Cause.REFUSED: "refused", Cause.LEAVING: "handed_back"}
 
 
 class Collector:
@@ -41,6 +48,7 @@ class Collector:
         exercise: Exercise,
         trainer: TrainerChannel,
         registry: ReplicaRegistry,
+        expected: Expected,
         metrics: CollectorMetrics,
     ) -> None:
         self._run = run
@@ -50,13 +58,23 @@ class Collector:
         self._metrics = metrics
         self._admission = Admission(run.groups_per_batch, run.max_staleness, run.steps)
         self._changed = asyncio.Event()
-        self._fleet = Fleet(registry, settings.queue_factor, metrics, self._changed.set, run.use_proxy)
-        self._trainer = TrainerWatch(trainer, self._admission, run.groups_per_batch, metrics)
+        self._standstill = Standstill(settings.stall_seconds, time.monotonic())
+        self._trainer = TrainerWatch(trainer, self._admission, run.groups_per_batch, metrics, self._standstill)
+        self._fleet = Fleet(
+            registry,
+            Links(run.use_proxy, settings.sampling.max_new_tokens),
+            expected,
+            self._trainer.announced,
+            Dispatcher(settings.queue_factor),
+            metrics,
+            self._changed.set,
+        )
         self._attempts = Attempts()
         self._groups: set[asyncio.Task[None]] = set()
         self._failed = asyncio.Event()
         self._failure: BaseException | None = None
-        self._idle_since: float | None = None
+        self._last_failure = ""
+        self._stalled: str | None = None
 
     def not_ready(self) -> str | None:
         """Why no work is being done, or None."""
@@ -64,12 +82,19 @@ class Collector:
             return "waiting for the trainer to announce its policy"
         if not any(replica.ready for replica in self._fleet.replicas):
             return "no replica is ready"
-        return None
+        return self._stalled
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Raises UnavailableError when a prompt is refused by the replicas for good."""
-        if not await self._caught_up(stop):
-            return
+        """Raises UnavailableError when no replica can ever serve a prompt, or a group has failed too often."""
+        watching = asyncio.create_task(self._watch_for_a_standstill(), name="watch for a standstill")
+        watching.add_done_callback(self._on_done)
+        try:
+            if await self._caught_up(stop):
+                await self._collect_all(stop)
+        finally:
+            await end_tasks(watching)
+
+    async def _collect_all(self, stop: asyncio.Event) -> None:
         background = [
             asyncio.create_task(self._trainer.follow(self._on_trainer_news), name="follow trainer"),
             asyncio.create_task(self._fleet.follow(), name="follow replicas"),
@@ -101,55 +126,52 @@ class Collector:
         self._attempts.forget_below(first_untrained)
         self._changed.set()
 
+    # Groups to replicas.
+
     async def _dispatch(self) -> None:
         """Gives every open group to a replica as soon as one may and can take it."""
         while True:
-            while (ordinal := self._admission.peek()) is not None:
-                replica = self._fleet.choose(
-                    self._run.samples_per_group,
-                    self._admission.required_version(ordinal),
-                    self._admission.version,
-                    avoid=self._attempts[ordinal].failed_on,
-                )
-                if replica is None:
-                    break
-                self._start(replica)
+            while self._place_one():
+                pass
             self._metrics.running.set(self._admission.running)
             self._metrics.waiting.set(self._admission.open)
-            self._warn_of_a_stall(time.monotonic())
             await self._changed.wait()
             self._changed.clear()
 
-    def _warn_of_a_stall(self, now: float) -> None:
-        ordinal = self._admission.peek()
-        if ordinal is None or self._admission.running:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
-        elif now - self._idle_since >= STALL_SECONDS:
-            self._idle_since = now
-            serving = {replica.replica_id: replica.policy_version for replica in self._fleet.replicas if replica.ready}
-            logger.warning(
-                "no replica can take the next group: see the trainer's log for refused weight pushes",
-                extra={"needs_version": self._admission.required_version(ordinal), "ready_replicas_serve": serving},
+    def _place_one(self) -> bool:
+        """Starts the open group that is needed first, or a later one while some replicas refuse that one's prompt."""
+        for ordinal in self._admission.in_order():
+            history = self._attempts[ordinal]
+            replica = self._fleet.choose(
+                self._run.samples_per_group,
+                self._admission.required_version(ordinal),
+                self._admission.version,
+                avoid=history.failed_on,
+                excluded=history.refused_by,
             )
+            if replica is not None:
+                self._start(ordinal, replica)
+                return True
+            if not history.refused_by:
+                return False
+        return False
 
-    def _start(self, replica: ReplicaRecord) -> None:
-        ordinal = self._admission.start()
+    def _start(self, ordinal: int, replica: ReplicaRecord) -> None:
+        self._admission.start(ordinal)
         history = self._attempts[ordinal]
         if history.failures >= self._settings.max_attempts:
             self._fail(
                 f"the group of ordinal {ordinal} has come to nothing {history.failures} times "
-                "(collector.max_attempts); the warnings above say why"
+                f"(collector.max_attempts); the last time: {self._last_failure or 'the trainer refused it'}"
             )
         history.attempts += 1
         assignment = Assignment(ordinal, history.attempts, replica, awaited=self._run.samples_per_group)
         self._fleet.dispatcher.sent(replica.replica_id, assignment.awaited)
         task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)
         self._groups.add(task)
-        task.add_done_callback(self._on_group_done)
+        task.add_done_callback(self._on_done)
 
-    def _on_group_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         self._groups.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._failure = error
@@ -160,21 +182,15 @@ class Collector:
         ordinal, replica = assignment.ordinal, assignment.replica
         try:
             group = await self._sampling.sample(
-                assignment, self._fleet.client(replica), partial(self._on_arrival, assignment)
+                assignment, self._fleet.client(replica), self._trainer.verify, partial(self._on_arrival, assignment)
             )
         except GenerationError as error:
-            self._fleet.dispatcher.settled(replica.replica_id, assignment.awaited)
-            self._attempts[ordinal].failed_on = replica.replica_id
-            self._admission.fail(ordinal)
-            if error.handed_back:
-                self._on_handed_back(assignment)
-            else:
-                self._on_failed_call(assignment, error)
-            self._changed.set()
+            self._on_failed_call(assignment, error)
             return
         self._fleet.dispatcher.succeeded(replica.replica_id)
         published = await self._publish(group)
         self._admission.accept(ordinal)
+        self._standstill.moved(time.monotonic())
         self._attempts[ordinal].failed_on = None
         self._metrics.groups.labels("published" if published else "duplicate").inc()
         self._metrics.group_seconds.observe(time.monotonic() - assignment.started)
@@ -184,6 +200,7 @@ class Collector:
 
     def _on_arrival(self, assignment: Assignment) -> None:
         assignment.awaited -= 1
+        self._standstill.moved(time.monotonic())
         self._fleet.dispatcher.settled(assignment.replica.replica_id)
         if self._fleet.dispatcher.has_room(assignment.replica, self._run.samples_per_group):
             self._changed.set()
@@ -192,37 +209,79 @@ class Collector:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
         return await persist(partial(self._queue.publish, group.ordinal, encode_group(group)), None)
 
-    def _on_handed_back(self, assignment: Assignment) -> None:
-        """A replica leaves: neither it nor the group has failed."""
-        ordinal, replica = assignment.ordinal, assignment.replica
-        self._fleet.dispatcher.handed_back(replica.replica_id)
-        self._attempts[ordinal].handed_back += 1
-        self._metrics.groups.labels("handed_back").inc()
-        logger.info(
-            "a replica that leaves hands a group back",
-            extra={"ordinal": ordinal, "attempt": assignment.attempt, "replica": replica.replica_id},
+    def _on_failed_call(self, assignment: Assignment, error: GenerationError) -> None:
+        """The ordinal is open again. Whom the failure counts against depends on its cause."""
+        ordinal, name, history = assignment.ordinal, assignment.replica.replica_id, self._attempts[assignment.ordinal]
+        self._fleet.dispatcher.settled(name, assignment.awaited)
+        history.failed_on = name
+        history.excused += error.cause is not Cause.FAILED
+        if error.cause is Cause.REFUSED:
+            history.refused_by[name] = str(error)
+        self._admission.fail(ordinal)
+        self._metrics.groups.labels(_OUTCOMES[error.cause]).inc()
+        extra = {"ordinal": ordinal, "attempt": assignment.attempt, "replica": name}
+        if error.cause is Cause.LEAVING:
+            self._fleet.dispatcher.handed_back(name)
+            logger.info("a replica that leaves hands a group back", extra=extra)
+        else:
+            self._fleet.dispatcher.failed(name, time.monotonic())
+            self._metrics.failures.labels(error.reason).inc()
+            if error.field:
+                self._metrics.refused.labels(field_label(error.field)).inc()
+            self._last_failure = f"{name}: {error}"
+            logger.warning("a group is started again: %s", error, extra=extra | {"why": error.reason})
+        self._changed.set()
+
+    # When nothing moves.
+
+    async def _watch_for_a_standstill(self) -> None:
+        """Says what is waited for when nothing has moved for too long; ends the collector where that cannot change."""
+        while True:
+            await asyncio.sleep(self._settings.stall_seconds / LOOKS_PER_PATIENCE)
+            now = time.monotonic()
+            idle = self._standstill.idle_seconds(now)
+            self._metrics.idle_seconds.set(idle)
+            waiting_for, patience = self._waits_for()
+            self._stalled = f"nothing has moved for {idle:.0f} s: {waiting_for}" if idle >= patience else None
+            if not self._standstill.due(now, patience):
+                continue
+            if hopeless := self._hopeless():
+                self._fail(hopeless)
+            logger.warning("nothing has moved for %.0f s: %s", idle, waiting_for)
+            if self._admission.version >= 0:
+                await self._trainer.reopen_lost()
+                self._changed.set()
+
+    def _waits_for(self) -> tuple[str, float]:
+        """What the next move depends on, and how long it may take, in seconds."""
+        ordinal = self._admission.peek()
+        if self._admission.version < 0:
+            return "the trainer has not announced its policy", self._standstill.patience_seconds()
+        if self._admission.running:
+            calls = f"{self._admission.running} groups are being sampled and nothing comes back"
+            last = f"; the last call that came to nothing: {self._last_failure}" if self._last_failure else ""
+            return calls + last, self._standstill.patience_seconds(at_least=self._settings.group_deadline_seconds)
+        if ordinal is not None:
+            obstacles = self._fleet.obstacles(
+                self._admission.required_version(ordinal), self._admission.version, self._attempts[ordinal].refused_by
+            )
+            return f"no replica can take the next group: {obstacles}", self._standstill.patience_seconds()
+        held, version = len(self._admission.accepted), self._admission.version
+        return (
+            f"the queue holds {held} groups, and the trainer, at version {version}, trains none of them",
+            self._standstill.patience_seconds(trainer=True),
         )
 
-    def _on_failed_call(self, assignment: Assignment, error: GenerationError) -> None:
-        ordinal, replica = assignment.ordinal, assignment.replica
-        self._fleet.dispatcher.failed(replica.replica_id, time.monotonic())
-        self._metrics.groups.labels("failed").inc()
-        self._metrics.failures.labels(error.reason).inc()
-        if error.field:
-            self._metrics.refused.labels(error.field).inc()
-        logger.warning(
-            "a group is started again: %s",
-            error,
-            extra={
-                "ordinal": ordinal,
-                "attempt": assignment.attempt,
-                "replica": replica.replica_id,
-                "why": error.reason,
-            },
+    def _hopeless(self) -> str | None:
+        """Why the next group can never be sampled by the replicas there are; None if it may be."""
+        ordinal = self._admission.peek()
+        if ordinal is None or not self._fleet.all_refuse(refused_by := self._attempts[ordinal].refused_by):
+            return None
+        prompt = self._sampling.exercise.task.prompt(ordinal)
+        obstacles = self._fleet.obstacles(
+            self._admission.required_version(ordinal), self._admission.version, refused_by
         )
-        if error.permanent:
-            prompt = self._sampling.exercise.task.prompt(ordinal)
-            self._fail(f"the replicas refuse prompt {prompt.prompt_id!r} for good: {error}")
+        return f"no replica can ever serve prompt {printable(prompt.prompt_id, 200)}: {obstacles}"
 
     def _fail(self, message: str) -> None:
         self._failure = UnavailableError(message)

@@ -1,23 +1,24 @@
 """Which replica samples the next group: the least loaded one whose policy is new enough. Pure: time is given in.
 
-Load is the number of sequences that have not arrived, counted one by one: a replica whose group waits for its longest
-response gets the next group meanwhile.
+Load is the number of sequences that have not arrived, counted one by one: while a replica's group waits for its longest
+response, the next group is sent to it.
 
-A replica that failed a call rests for a moment, longer each time, so that work goes elsewhere while it is away; its
-first success clears the record. One that handed a call back is about to leave: it gets no more, and has not failed.
+A replica on which a call came to nothing rests for a moment, longer each time, so that work goes elsewhere while it is
+away, full or at odds with the prompt; its first success clears the record. One that handed a call back is about to
+leave: it gets no more.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from ais.contracts.registry import ReplicaRecord
 
 FIRST_REST_SECONDS = 0.25
-"""Rest after the first failed call; doubles with each failure in a row."""
+"""Rest after the first call that came to nothing; it doubles with each such call in a row."""
 DOUBLINGS = 5
-"""After this many failures in a row the rest does not grow any more: 8 seconds."""
+"""After this many in a row the rest grows no more: 8 seconds."""
 
 
 class Dispatcher:
@@ -37,15 +38,17 @@ class Dispatcher:
         required_version: int,
         now: float,
         avoid: str | None = None,
+        excluded: Container[str] = (),
     ) -> ReplicaRecord | None:
-        """The replica for a group of `sequences`; None if all are full, resting, not ready or too old.
+        """The replica for a group of `sequences`; None if all are excluded, full, resting, not ready or too old.
 
-        `avoid` is the replica that just failed this group: taken only when it is the only one there.
+        `avoid` is the replica that just failed this group: it is taken only when no other can be.
         """
         able = [
             replica
             for replica in replicas
-            if self.may_sample(replica, required_version)
+            if replica.replica_id not in excluded
+            and self.may_sample(replica, required_version)
             and self._resting_until.get(replica.replica_id, 0.0) <= now
             and self.has_room(replica, sequences)
         ]
@@ -78,7 +81,7 @@ class Dispatcher:
         self._leaving.add(replica_id)
 
     def failed(self, replica_id: str, now: float) -> None:
-        """A call came to nothing."""
+        """A call came to nothing: the replica rests."""
         if self._resting_until.get(replica_id, 0.0) > now:
             return  # one broken connection fails many groups: that is one failure
         rest = FIRST_REST_SECONDS * 2 ** min(self._failures[replica_id], DOUBLINGS)

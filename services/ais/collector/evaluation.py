@@ -93,7 +93,7 @@ async def score(
                 TrajectoryBounds(vocab_size=description.vocab_size),
                 CALL_SECONDS,
             )
-        return exercise.rewards(prompt, trajectories)[0]
+        return (await exercise.rewards(prompt, trajectories))[0]
 
     try:
         rewards = await asyncio.gather(*(reward(ordinal) for ordinal in range(prompts)))
@@ -127,8 +127,12 @@ async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool
 
 
 async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:
-    exercise = open_exercise(settings, Split.HELD_OUT)
-    with arguments.output.open("a") as output:
+    async with open_exercise(settings, Split.HELD_OUT) as exercise:
+        await _evaluate(arguments, settings, exercise)
+
+
+async def _evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings, exercise: Exercise) -> None:
+    with arguments.output.open("a", encoding="utf-8") as output:
         for checkpoint in arguments.checkpoints or [None]:
             step = 0
             if checkpoint is not None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from ais.collector.judging.judge import Judge, open_judge
+from ais.collector.judging.pool import Observe, unobserved
 from ais.collector.prompts.prompts import Prompt, Split, TaskError, TaskSource
 from ais.collector.prompts.room import PromptRoom, context_of
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.settings import CollectorProcessSettings
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import Verifier, open_verifier
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
@@ -22,40 +24,58 @@ class Exercise:
 
     task: TaskSource
     tokenizer: PolicyTokenizer
-    verifier: Verifier
+    judge: Judge
 
     def ask(self, ordinal: int) -> tuple[Prompt, list[int]]:
         """The prompt of an ordinal, and its tokens."""
         prompt = self.task.prompt(ordinal)
         return prompt, self.tokenizer.encode_prompt(prompt.text)
 
-    def rewards(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[float, ...]:
-        """A reward in [0, 1] for each response to `prompt`, in their order."""
-        return tuple(self._reward(prompt, trajectory) for trajectory in trajectories)
+    async def rewards(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[float, ...]:
+        """A reward for each response to `prompt`, in their order. Raises UnavailableError, see Judge."""
+        responses = [(self._text(trajectory), trajectory.finish_reason) for trajectory in trajectories]
+        return await self.judge.rewards(prompt, responses)
 
-    def _reward(self, prompt: Prompt, trajectory: Trajectory) -> float:
+    def _text(self, trajectory: Trajectory) -> str:
         token_ids = trajectory.token_ids
         if trajectory.finish_reason is FinishReason.STOP:
             token_ids = token_ids[:-1]  # the stop token, which not every tokenizer calls special
-        text = self.tokenizer.decode_response(token_ids.tolist())
-        return self.verifier(text, prompt, trajectory.finish_reason)
+        return self.tokenizer.decode_response(token_ids.tolist())
 
 
-def open_exercise(settings: CollectorProcessSettings, split: Split) -> Exercise:
-    """The prompts of `split` and what judges their responses. Raises UnavailableError when one cannot be used."""
-    task, run = settings.collector.task, settings.run
+@asynccontextmanager
+async def open_exercise(
+    settings: CollectorProcessSettings,
+    split: Split,
+    observe: Observe = unobserved,
+) -> AsyncIterator[Exercise]:
+    """The prompts of `split` and what judges their responses, while the context is open.
+
+    Raises UnavailableError when one cannot be used.
+    """
+    task, tokenizer = open_prompts(settings, split)
+    try:
+        async with open_judge(settings.collector, observe) as judge:
+            yield Exercise(task, tokenizer, judge)
+    except TaskError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def open_prompts(settings: CollectorProcessSettings, split: Split) -> tuple[TaskSource, PolicyTokenizer]:
+    """The prompts of `split`, checked, and the tokenizer that makes tokens of them. Raises UnavailableError."""
+    run, task = settings.run, settings.collector.task
     tokenizer = open_tokenizer(run.model, settings.collector.prompt)
     room = PromptRoom(tokenizer, context_of(run.model, settings.rollout.max_model_len))
     try:
-        return Exercise(open_task(task, run.seed, split, room.fits), tokenizer, open_verifier(task))
+        return open_task(task, run.seed, split, room.fits), tokenizer
     except TaskError as error:
         raise UnavailableError(str(error)) from error
 
 
 def check_evaluation(settings: CollectorProcessSettings) -> None:
-    """Opens what evaluation will need, so that a bad row is found before training and not after it.
+    """Opens the prompts of the evaluation, so that a bad row is found before training and not after it.
 
     Raises UnavailableError.
     """
     if settings.collector.task.name == "jsonl":
-        open_exercise(settings, Split.HELD_OUT)
+        open_prompts(settings, Split.HELD_OUT)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 import grpc
 import numpy as np
 
+from ais.collector.answers import Question
 from ais.contracts.handing_back import is_handed_back
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import (
@@ -17,48 +20,83 @@ from ais.contracts.trajectory import (
     decode_trajectory,
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.channel import open_channel
+from ais.runtime.text import printable
 
-LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
-"""One trajectory of eight million tokens: anything larger is not a trajectory."""
+LONGEST_RESPONSE = 1 << 20
+"""Tokens of a response, where the caller does not say how many there may be."""
+TOKEN_BYTES = 16
+"""Bytes of a message for each token: its id and log-prob, and as much again for spans that end often."""
+ENVELOPE_BYTES = 1 << 18
+"""Bytes of a message beside its tokens: ids, sampling parameters, precision, digests."""
 
 KEEPALIVE_SECONDS = 10.0
-"""A connection on which nothing came for this long, while a call waits, is asked for a sign of life. A replica takes
-twice as many."""
+"""While a call waits and nothing comes for this long, the connection is asked for a sign of life. A replica takes twice
+as many such questions."""
 KEEPALIVE_ANSWER_SECONDS = 5.0
-"""Without an answer by then its calls have failed: the replica vanished without closing the connection."""
+"""Without an answer by then the calls fail: the replica vanished without closing the connection."""
+
+
+class Cause(StrEnum):
+    """Why a call came to nothing; it decides whom that speaks against."""
+
+    FAILED = "failed"
+    """The replica broke, cannot be reached, or answered something else than it was asked."""
+    BUSY = "busy"
+    """The replica is full, or did not finish by the deadline. That speaks neither against it nor against the group."""
+    REFUSED = "refused"
+    """The replica says that it can never serve this request. Another one may."""
+    LEAVING = "leaving"
+    """The replica is about to leave and hands the group back. Nothing is wrong."""
 
 
 class GenerationError(RuntimeError):
-    """A group came to nothing. `reason` is the gRPC status or `malformed`; `permanent`: no replica would accept it;
-    `handed_back`: nothing is wrong, the replica is about to leave."""
+    """A group came to nothing. `reason` is the gRPC status or `malformed`; `field`: what was malformed.
 
-    def __init__(
-        self,
-        reason: str,
-        message: str,
-        permanent: bool = False,
-        field: str | None = None,
-        handed_back: bool = False,
-    ) -> None:
-        super().__init__(message)
+    The message is printable and bounded, although a replica's words stand in it.
+    """
+
+    def __init__(self, reason: str, message: str, cause: Cause = Cause.FAILED, field: str | None = None) -> None:
+        super().__init__(printable(message))
         self.reason = reason
-        self.permanent = permanent
+        self.cause = cause
         self.field = field
-        self.handed_back = handed_back
 
 
 class GenerationClient:
     """Calls to one replica, over one channel."""
 
-    def __init__(self, address: str, use_proxy: bool = False) -> None:
-        self._channel = open_channel(address, use_proxy, _channel_options())
+    def __init__(self, address: str, use_proxy: bool = False, longest_response: int = LONGEST_RESPONSE) -> None:
+        """`longest_response` in tokens: gRPC refuses larger messages before it has read or decompressed them."""
+        self._channel = open_channel(address, use_proxy, _channel_options(longest_response))
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
-        self.calls = 0
+        self._calls: set[grpc.aio.UnaryStreamCall[rollout_pb2.GenerateRequest, pb.Trajectory]] = set()
+        self._abandoned: str | None = None
+
+    @property
+    def calls(self) -> int:
         """Calls under way."""
+        return len(self._calls)
+
+    def abandon(self, reason: str) -> None:
+        """Ends the calls under way; they raise GenerationError with `reason`."""
+        self._abandoned = reason
+        for call in self._calls:
+            call.cancel()
 
     async def close(self) -> None:
         await self._channel.close()
+
+    async def describe(self, deadline_seconds: float) -> rollout_pb2.DescribeResponse:
+        """What the replica says it is. Raises GenerationError."""
+        try:
+            answer: rollout_pb2.DescribeResponse = await self._stub.Describe(
+                rollout_pb2.DescribeRequest(), timeout=deadline_seconds
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        return answer
 
     async def generate(
         self,
@@ -70,44 +108,68 @@ class GenerationClient:
         deadline_seconds: float,
         on_arrival: Callable[[], object] = lambda: None,
     ) -> tuple[Trajectory, ...]:
-        """All samples, in index order; `on_arrival` is called for each as it comes. Raises GenerationError."""
-        request = rollout_pb2.GenerateRequest(
-            group_id=group_id,
-            prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
-            samples=samples,
-            sampling=sampling.to_proto(),
+        """All samples, in index order; `on_arrival` is called for each as it comes. Raises GenerationError.
+
+        The first answer that was not asked for ends the call.
+        """
+        question = Question(group_id, samples, sampling)
+        call = self._stub.Generate(
+            rollout_pb2.GenerateRequest(
+                group_id=group_id,
+                prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
+                samples=samples,
+                sampling=sampling.to_proto(),
+            ),
+            timeout=deadline_seconds,
         )
         received: dict[int, Trajectory] = {}
-        self.calls += 1
+        self._calls.add(call)
         try:
-            async for message in self._stub.Generate(request, timeout=deadline_seconds):
+            async for message in call:
+                if message is None:  # bytes that are no message
+                    raise MalformedRecordError("message", "is not a Trajectory")
                 trajectory = decode_trajectory(message, bounds)
-                if trajectory.group_id != group_id or trajectory.sample_index in received:
-                    raise MalformedRecordError(
-                        "trajectory.sample_index", f"{trajectory.trajectory_id} was not asked for, or came twice"
-                    )
+                question.check(trajectory, received)
                 received[trajectory.sample_index] = trajectory
                 on_arrival()
         except grpc.aio.AioRpcError as error:
-            status = error.code()
-            raise GenerationError(
-                status.name.lower(),
-                error.details() or status.name,
-                permanent=status is grpc.StatusCode.INVALID_ARGUMENT,
-                handed_back=is_handed_back(error.trailing_metadata()),
-            ) from error
+            raise _failure(error) from error
         except MalformedRecordError as error:
             raise GenerationError("malformed", str(error), field=error.field) from error
+        except asyncio.CancelledError:
+            if self._abandoned is None or _is_cancelled():
+                raise
+            raise GenerationError("unavailable", self._abandoned) from None
         finally:
-            self.calls -= 1
-        if sorted(received) != list(range(samples)):
-            raise GenerationError("malformed", f"asked for {samples} samples, got {sorted(received)}", field="samples")
+            call.cancel()
+            self._calls.discard(call)
+        if len(received) < samples:
+            raise GenerationError("malformed", f"asked for {samples} samples, got {len(received)}", field="samples")
         return tuple(received[index] for index in range(samples))
 
 
-def _channel_options() -> list[tuple[str, int]]:
+def _is_cancelled() -> bool:
+    """Whether the task itself is to end, and not only the call it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _failure(error: grpc.aio.AioRpcError) -> GenerationError:
+    status, words = error.code(), error.details() or error.code().name
+    reason = status.name.lower()
+    if is_handed_back(error.trailing_metadata()):
+        return GenerationError(reason, words, Cause.LEAVING)
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in words:  # our own end of the channel
+        return GenerationError("malformed", words, field="message")
+    if status in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        return GenerationError(reason, words, Cause.BUSY)
+    return GenerationError(reason, words, Cause.REFUSED if status is grpc.StatusCode.INVALID_ARGUMENT else Cause.FAILED)
+
+
+def _channel_options(longest_response: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", ENVELOPE_BYTES + TOKEN_BYTES * longest_response),
+        ("grpc.max_metadata_size", 16_384),
         ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_ANSWER_SECONDS * 1000)),
         # This, a minute by default, is what really ends a connection whose ping is not answered.

@@ -5,29 +5,30 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_JUDGEMENT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30)
 _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class CollectorMetrics:
-    """Registered once per process."""
+    """One object for each registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.groups = Counter(
             "ais_collector_groups",
-            "Groups by outcome: published, duplicate (its ordinal was in the queue already), failed (started again), "
-            "handed_back (by a replica that leaves; started again).",
+            "Groups by outcome: published, duplicate (its ordinal was in the queue already); started again: failed, "
+            "busy (the replica is full or too slow), refused (it can never serve the prompt), handed_back (it leaves).",
             ["outcome"],
             registry=registry,
         )
         self.failures = Counter(
             "ais_collector_call_failures",
-            "Generation calls that came to nothing, by gRPC status or `malformed`.",
+            "Generation calls that came to nothing, by gRPC status, or `malformed` for what was not asked for.",
             ["reason"],
             registry=registry,
         )
         self.refused = Counter(
             "ais_collector_records_refused",
-            "Trajectories refused at the border, by the field that was malformed.",
+            "Answers refused at the border, by the field that was wrong, without indices; `other` for any unknown one.",
             ["field"],
             registry=registry,
         )
@@ -42,6 +43,11 @@ class CollectorMetrics:
         )
         self.version = Gauge(
             "ais_collector_policy_version", "Newest policy version the trainer has announced.", registry=registry
+        )
+        self.idle_seconds = Gauge(
+            "ais_collector_idle_seconds",
+            "Time since a response arrived, a group was published or the trainer told something.",
+            registry=registry,
         )
         self.group_seconds = Histogram(
             "ais_collector_group_seconds",
@@ -59,3 +65,20 @@ class CollectorMetrics:
         self.tokens = Counter(
             "ais_collector_response_tokens", "Response tokens in published groups.", registry=registry
         )
+        self.judgements = Counter(
+            "ais_collector_judgements",
+            "Responses judged by workers, by outcome: judged, overtime, memory, error, died. All but the first failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.judgement_seconds = Histogram(
+            "ais_collector_judgement_seconds",
+            "Time in which a worker judged a response, or failed to, in seconds.",
+            buckets=_JUDGEMENT_SECONDS,
+            registry=registry,
+        )
+
+    def judged(self, outcome: str, seconds: float) -> None:
+        """A worker has judged a response, or failed to."""
+        self.judgements.labels(outcome).inc()
+        self.judgement_seconds.observe(seconds)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import check_evaluation, open_exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
+from ais.collector.proof import Expected
 from ais.collector.settings import CollectorProcessSettings
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
+from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
@@ -22,22 +26,20 @@ from ais.runtime.redis import connect
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
-    exercise = open_exercise(settings, Split.TRAIN)
     check_evaluation(settings)
-    redis = await connect(settings.redis)
-    keys = Keys(settings.run.name)
     registry = service_registry("collector")
-    queue = TrajectoryQueue(redis, keys)
-    await persist(queue.prepare, settings.redis.connect_timeout_seconds)
-    collector = Collector(
-        settings.run,
-        settings.collector,
-        exercise,
-        TrainerChannel(queue, TrainerEvents(redis, keys)),
-        ReplicaRegistry(redis, keys),
-        CollectorMetrics(registry),
-    )
-    app = application("AIS collector", registry, collector.not_ready)
-    async with serve(app, settings.collector.http_host, settings.collector.http_port):
+    metrics = CollectorMetrics(registry)
+    keys = Keys(settings.run.name)
+    async with AsyncExitStack() as stack:
+        exercise = await stack.enter_async_context(open_exercise(settings, Split.TRAIN, metrics.judged))
+        redis = await connect(settings.redis, commands_of(keys))
+        stack.push_async_callback(redis.aclose)
+        queue = TrajectoryQueue(redis, keys)
+        await persist(queue.prepare, settings.redis.connect_timeout_seconds)
+        trainer = TrainerChannel(queue, TrainerEvents(redis, keys))
+        replicas = ReplicaRegistry(redis, keys)
+        expected = Expected(settings.run.name, identify_model(settings.run.model))
+        collector = Collector(settings.run, settings.collector, exercise, trainer, replicas, expected, metrics)
+        app = application("AIS collector", registry, collector.not_ready)
+        await stack.enter_async_context(serve(app, settings.collector.http_host, settings.collector.http_port))
         await collector.run(stop)
-    await redis.aclose()

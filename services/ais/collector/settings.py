@@ -87,6 +87,22 @@ class TaskSettings(Section):
         return self
 
 
+class JudgingSettings(Section):
+    """How responses are judged by verifiers that may take long: a pattern of yours, the scorers of reasoning-gym.
+
+    They run in worker processes; the others are quick whatever the response is and run in the collector."""
+
+    workers: int = Field(default=2, ge=1, le=256)
+    """Worker processes."""
+    seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
+    """A judgement that takes longer is stopped, its worker killed and replaced."""
+    memory_megabytes: int = Field(default=2048, ge=16)
+    """Memory that judging may take in a worker beyond what loading the verifier took. (Linux only.)"""
+    on_failure: Literal["zero", "end"] = "zero"
+    """A response whose judgement is stopped or fails gets the reward 0 and is counted in
+    `ais_collector_judgements_total`, or ends the run."""
+
+
 RESERVED_ARGUMENTS = frozenset(
     {
         "add_generation_prompt",
@@ -133,15 +149,21 @@ class CollectorSettings(Section):
 
     task: TaskSettings = TaskSettings()
     """Where prompts come from and how responses are judged."""
+    judging: JudgingSettings = JudgingSettings()
+    """How responses are judged by verifiers that may take long."""
     prompt: PromptSettings = PromptSettings()
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()
     """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
     group_deadline_seconds: Seconds = 120.0
-    """A group not finished by then is started again on another replica."""
+    """A group not finished by then is started again, on another replica where there is one."""
     max_attempts: Count = 50
-    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector. One
-    that was handed back by a replica that leaves has not."""
+    """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector.
+    Calls to replicas that are full, too slow or leaving do not count."""
+    stall_seconds: float = Field(default=30.0, gt=0)
+    """When nothing has moved for this long, /readyz and the log say what is waited for; where nothing can change it,
+    the collector ends with the reason. A running call may take `group_deadline_seconds`, a training step three times
+    as long as the longest so far."""
     queue_factor: float = Field(default=1.5, ge=1.0, le=1000.0)
     """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
     waiting for us."""

@@ -24,8 +24,8 @@ STRAYS = Counter(
     registry=None,  # every service's registry has it: ais.runtime.metrics
 )
 
-Kind = Literal["event", "replica", "entry"]
-"""What the record should have been: a trainer's event, a replica's record or a queue entry."""
+Kind = Literal["event", "replica"]
+"""What the record should have been: a trainer's event or a replica's record."""
 
 logger = logging.getLogger(__name__)
 

@@ -141,7 +141,7 @@ class StepRecord(StepFigures):
 
 def sync(directory: Path) -> None:
     """Waits until the lines written so far are on the disk."""
-    with (directory / STEPS_FILE).open("a") as file:
+    with (directory / STEPS_FILE).open("a", encoding="utf-8") as file:
         os.fsync(file.fileno())
 
 
@@ -150,7 +150,7 @@ def rewind(directory: Path, version: int) -> None:
     file = directory / STEPS_FILE
     if not file.exists():
         return
-    with file.open() as lines:
+    with file.open(encoding="utf-8") as lines:
         # What a crash has cut short is the last line, of a step that no checkpoint covers.
         replace_file(file, (line for line in lines if line.endswith("\n") and json.loads(line)["version"] <= version))
 

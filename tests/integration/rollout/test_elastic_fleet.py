@@ -16,15 +16,18 @@ from redis.asyncio import Redis
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
+from ais.collector.judging.judge import OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.proof import Expected
 from ais.collector.settings import CollectorSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import Finished, TrainerEvents, VersionPublished
 from ais.contracts.keys import Keys
+from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
@@ -36,7 +39,7 @@ from tests.support.tiny_models import until
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"
 SAMPLES = 4
 LENGTHS = [4, 6, 8, 40]
-"""Of the responses, in tokens: the last one keeps its group waiting."""
+"""Lengths of the responses, in tokens: the last one keeps its group waiting."""
 PACE = 100.0
 """Tokens a second of each sequence."""
 SLOTS = 8
@@ -105,7 +108,9 @@ class Run:
         """A collector at work."""
         queue, events = TrajectoryQueue(self.redis, self.keys), TrainerEvents(self.redis, self.keys)
         await queue.prepare()
-        await events.publish(VersionPublished(0, ""))
+        registry = ReplicaRegistry(self.redis, self.keys)
+        (first, *_) = await registry.replicas()
+        await events.publish(VersionPublished(0, first.policy_digest))
         settings = CollectorSettings(group_deadline_seconds=60, max_attempts=5)
         collector = Collector(
             self.settings,
@@ -113,10 +118,11 @@ class Run:
             Exercise(
                 open_task(settings.task, 0, Split.TRAIN),
                 open_tokenizer(MODEL, settings.prompt),
-                open_verifier(settings.task),
+                OwnJudge(open_verifier(settings.task)),
             ),
             TrainerChannel(queue, TrainerEvents(self.redis, self.keys)),
-            ReplicaRegistry(self.redis, self.keys),
+            registry,
+            Expected(self.settings.name, identify_model(MODEL)),
             CollectorMetrics(self.metrics),
         )
         async with asyncio.TaskGroup() as tasks:

@@ -166,9 +166,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.accepted = {ordinal for ordinal in self.accepted if ordinal >= self.version * self.batch}
 
     @precondition(lambda self: self.admission.peek() is not None)
-    @rule()
-    def start(self) -> None:
-        ordinal = self.admission.start()
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        waiting = list(self.admission.in_order())
+        assert waiting == sorted(waiting)
+        assert waiting[0] == self.admission.peek()
+        wanted = data.draw(st.none() | st.sampled_from(waiting))
+        ordinal = self.admission.start(wanted)
+        assert ordinal == (waiting[0] if wanted is None else wanted)
         assert ordinal not in self.running
         assert ordinal not in self.accepted
         assert ordinal < (self.version + self.staleness + 1) * self.batch
@@ -200,6 +205,7 @@ class AnyOrder(RuleBasedStateMachine):
         live = {ordinal for ordinal in self.running | self.accepted if begin <= ordinal < end}
         assert self.admission.open == max(0, end - begin) - len(live)
         assert self.admission.running == len(self.running)
+        assert self.admission.accepted == {ordinal for ordinal in self.accepted if ordinal >= begin}
 
 
 TestAnyOrder = AnyOrder.TestCase

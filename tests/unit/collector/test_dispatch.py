@@ -103,6 +103,14 @@ def test_a_retry_goes_to_another_replica_if_there_is_one() -> None:
     assert choose(dispatcher, replica("a"), avoid="a") == "a"
 
 
+def test_a_replica_that_refused_the_group_gets_it_never_again_even_if_it_is_the_only_one() -> None:
+    dispatcher = Dispatcher(2)
+    assert dispatcher.choose([replica("a")], 8, 0, 0.0, excluded={"a"}) is None
+    chosen = dispatcher.choose([replica("a"), replica("b")], 8, 0, 0.0, avoid="b", excluded={"a"})
+    assert chosen is not None
+    assert chosen.replica_id == "b"
+
+
 def test_what_a_vanished_replica_owes_is_remembered_until_it_is_settled() -> None:
     dispatcher = Dispatcher(1)
     dispatcher.sent("a", 16)

@@ -48,4 +48,4 @@ def history_problems(ledger: Sequence[Line], records: Sequence[Line], steps: int
 
 
 def _lines(path: Path) -> list[Line]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -15,7 +15,7 @@ def ask(file: Path, replicas: int) -> None:
 def asked(file: Path) -> int | None:
     """The number asked for; None when nobody has, or it is none."""
     try:
-        replicas = int(file.read_text())
+        replicas = int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return replicas if replicas > 0 else None

@@ -87,8 +87,8 @@ def read_results(directory: RunDirectory) -> Results:
     record = directory.record
     return Results(
         directory=directory,
-        settings=tomllib.loads(directory.config.read_text()),
-        record=RunRecord.model_validate_json(record.read_text()) if record.is_file() else None,
+        settings=tomllib.loads(directory.config.read_text(encoding="utf-8")),
+        record=RunRecord.model_validate_json(record.read_text(encoding="utf-8")) if record.is_file() else None,
         steps=read_records(directory.steps),
         evaluations=_evaluations(read_records(directory.evaluations)),
     )

@@ -27,7 +27,7 @@ def read_samples(directory: Path) -> list[Sample]:
     file = directory / "samples.jsonl"
     if not file.is_file():
         return []
-    lines = file.read_text("utf-8").split("\n")  # not splitlines: a text may hold U+2028
+    lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     samples = list(_valid(lines))
     return [*samples[: -NEWEST - 1 : -1], *samples[:OLDEST]] if len(samples) > NEWEST + OLDEST else samples[::-1]
 

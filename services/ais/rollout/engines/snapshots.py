@@ -30,7 +30,9 @@ def snapshot_files(directory: Path) -> list[Path]:
     """The safetensors files of a model directory, in order. Raises ModelUnsupportedError when there are none."""
     index = directory / INDEX_FILE
     if index.is_file():
-        return sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+        return sorted(
+            {directory / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
     single = directory / SINGLE_FILE
     if not single.is_file():
         raise ModelUnsupportedError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")

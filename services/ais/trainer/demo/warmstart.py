@@ -133,7 +133,7 @@ def main() -> None:
         if arguments.demonstrations is None:
             demonstrations = read_demonstrations(sys.stdin, tokenizer)
         else:
-            with arguments.demonstrations.open() as lines:
+            with arguments.demonstrations.open(encoding="utf-8") as lines:
                 demonstrations = read_demonstrations(lines, tokenizer)
     except (DemonstrationError, OSError) as error:
         parser.exit(EXIT_SETTINGS, f"warmstart: {error}\n")

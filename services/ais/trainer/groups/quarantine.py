@@ -78,4 +78,4 @@ class Quarantine:
             return Note()
 
     def _write(self, note: Note) -> None:
-        self._file.write_text(note.model_dump_json())
+        self._file.write_text(note.model_dump_json(), encoding="utf-8")

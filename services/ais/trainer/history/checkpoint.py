@@ -177,7 +177,7 @@ class CheckpointStore:
         snapshot.place_in(writing)
         files = {str(path.relative_to(writing)): digest_of_file(path) for path in sorted(_files(writing))}
         complete = {**asdict(manifest), "files": files}
-        (writing / MANIFEST_FILE).write_text(json.dumps(complete, indent=1) + "\n")
+        (writing / MANIFEST_FILE).write_text(json.dumps(complete, indent=1) + "\n", encoding="utf-8")
         flush_to_disk([*writing.rglob("*"), writing])
         _remove(target)
         writing.rename(target)
@@ -208,7 +208,7 @@ class CheckpointStore:
 def verified(path: Path) -> Manifest:
     """Returns the manifest of a checkpoint. Raises DamagedCheckpointError unless every file is as it was written."""
     try:
-        manifest = _MANIFEST.validate_json((path / MANIFEST_FILE).read_text())
+        manifest = _MANIFEST.validate_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedCheckpointError(f"{path / MANIFEST_FILE} cannot be read: {error}") from error
     for name, digest in manifest.files.items():

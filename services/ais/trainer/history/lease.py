@@ -80,7 +80,7 @@ async def take_lease(redis: Redis, run: RunSettings, patience_seconds: float) ->
     """
     keys = Keys(run.name)
     run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / LOCK_FILE).open("a") as lock:
+    with (run.path / LOCK_FILE).open("a", encoding="utf-8") as lock:
         await _lock(lock, run)
         owner = _read(run.path)
         identity, latest = await persist(partial(redis.mget, [keys.identity, keys.incarnation]), patience_seconds)

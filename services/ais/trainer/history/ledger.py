@@ -42,7 +42,7 @@ _COMMIT = TypeAdapter(Commit)
 
 def append(directory: Path, commit: Commit) -> None:
     """Adds a line and waits until it is on the disk."""
-    with (directory / LEDGER_FILE).open("a") as file:
+    with (directory / LEDGER_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(commit)) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -51,7 +51,7 @@ def append(directory: Path, commit: Commit) -> None:
 def read(directory: Path) -> list[Commit]:
     """All commits, in order; none if there is no ledger. A line cut short by a crash is not one."""
     try:
-        text = (directory / LEDGER_FILE).read_text()
+        text = (directory / LEDGER_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     return [_COMMIT.validate_json(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -223,7 +223,7 @@ class ReplayEngine:
 
 def _read_model(directory: Path) -> ReplayedModel:
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         model_type, vocab_size = str(config["model_type"]), int(config["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelUnsupportedError(

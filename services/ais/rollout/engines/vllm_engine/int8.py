@@ -86,9 +86,11 @@ def write_int8_directory(model: Path, target: Path) -> None:
         save_file(encoded, target / file.name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(encoded, file.name)
     if len(files) > 1:
-        (target / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=2))
+        (target / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=2), encoding="utf-8")
     for path in model.iterdir():
         if path.suffix in COPIED_SUFFIXES and path.name not in (INDEX, "config.json"):
             shutil.copyfile(path, target / path.name)
-    config = json.loads((model / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | {"quantization_config": QUANTIZATION_CONFIG}, indent=2))
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (target / "config.json").write_text(
+        json.dumps(config | {"quantization_config": QUANTIZATION_CONFIG}, indent=2), encoding="utf-8"
+    )

@@ -1,0 +1,88 @@
+"""What is refused before a run makes or starts anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ais.checks import check_before_start
+from ais.runtime.process import UnavailableError
+from ais.runtime.settings import SettingsError
+from ais.settings import Settings, load
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "sort16"
+
+
+def settings(*overrides: str) -> Settings:
+    return load(EXAMPLE / "config.toml", overrides)
+
+
+def model_of(directory: Path, config: str) -> Path:
+    (directory / "model").mkdir()
+    (directory / "model" / "config.json").write_text(config)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / "model" / name).write_bytes((EXAMPLE / "model" / name).read_bytes())
+    return directory / "model"
+
+
+def test_the_demo_may_start() -> None:
+    check_before_start(settings())
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "HuggingFaceTB/SmolLM2-135M-Instruct"])
+def test_an_id_of_a_hub_is_told_how_to_get_it(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnavailableError) as error:
+        check_before_start(settings(f"run.model={name}"))
+    assert f"run.model: {name} ({tmp_path / name}) is not a Hugging Face model directory" in str(error.value)
+    assert f"hf download {name} --local-dir models/{name.partition('/')[2]}" in str(error.value)
+
+
+def test_a_directory_without_a_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"it has no config\.json"):
+        check_before_start(settings(f"run.model={tmp_path}"))
+    with pytest.raises(UnavailableError, match="there is no such directory"):
+        check_before_start(settings(f"run.model={tmp_path / 'none'}"))
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{", "\x00", "[" * 9_999])
+def test_a_models_config_that_is_none_is_told(tmp_path: Path, config: str) -> None:
+    with pytest.raises(UnavailableError, match=r"config\.json cannot be read"):
+        check_before_start(settings(f"run.model={model_of(tmp_path, config)}"))
+
+
+@pytest.mark.parametrize("tokens", [512, 513, 2048])
+def test_responses_that_leave_no_room_for_a_prompt_are_refused(tmp_path: Path, tokens: int) -> None:
+    model = model_of(tmp_path, json.dumps({"max_position_embeddings": 512}))
+    wanted = (f"run.model={model}", f"collector.sampling.max_new_tokens={tokens}", "rollout.max_model_len=4096")
+    with pytest.raises(SettingsError, match=rf"max_new_tokens = {tokens} leaves no room .* takes 512 tokens"):
+        check_before_start(settings(*wanted))
+    with pytest.raises(SettingsError, match=rf"max_new_tokens = {tokens} leaves no room .*max_model_len = 256"):
+        check_before_start(settings(*wanted, "rollout.max_model_len=256"))
+
+
+@pytest.mark.parametrize("rows", [None, "", '{"prompt": "a"}', '{"prompt": 1, "answer": "b"}', "\ud800", "nonsense"])
+def test_a_task_file_that_cannot_be_used_ends_ais_run_before_it_begins(tmp_path: Path, rows: str | None) -> None:
+    file = tmp_path / "rows.jsonl"
+    if rows is not None:
+        file.write_bytes(rows.encode("utf-8", errors="surrogatepass"))
+    overrides = (f"run.directory={tmp_path / 'runs'}", "collector.task.name=jsonl", f"collector.task.file={file}")
+    arguments = [part for override in overrides for part in ("--set", override)]
+    done = subprocess.run(
+        [sys.executable, "-m", "ais.cli", "run", "-c", str(EXAMPLE / "config.toml"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    assert done.returncode == 3, done.stderr
+    assert "rows.jsonl" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
