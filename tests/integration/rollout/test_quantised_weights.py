@@ -29,11 +29,12 @@ from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.http import serve
 from ais.runtime.tasks import end_tasks
-from ais.trainer.weights.deltas import full
+from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 from tests.support.publishing import publishing, sent
 from tests.support.pushing import push
+from tests.support.records import replica_record
 from tests.support.tiny_models import collect, request_for, until
 
 E4M3 = Precision(weights="e4m3")
@@ -74,12 +75,17 @@ class Replica:
 
     def record(self, name: str) -> ReplicaRecord:
         told = self.engine.describe()
-        return ReplicaRecord(
-            replica_id=name, grpc_address="127.0.0.1:1", http_url=self.url, engine=told.engine,
-            precision=told.precision, model_type=told.model_type, vocab_size=told.vocab_size,
-            parameter_count=told.parameter_count, policy_version=told.version, policy_digest=told.digest,
-            ready=True, slots=1, running_sequences=0, waiting_sequences=0,
-        )  # fmt: skip
+        return replica_record(
+            name,
+            http_url=self.url,
+            engine=told.engine,
+            precision=told.precision,
+            model_type=told.model_type,
+            vocab_size=told.vocab_size,
+            parameter_count=told.parameter_count,
+            policy_version=told.version,
+            policy_digest=told.digest,
+        )
 
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.get_sample_value(name, labels) or 0.0
@@ -314,7 +320,7 @@ async def test_a_replica_passes_on_only_the_form_that_it_holds(
             offer = parcel.offer.model_copy(update={"relay": relay})
             status = await upload(client, holder.url, offer, these(parcel.files))
             assert status.form == BF16
-        offer = full(new, 0).offer.model_copy(update={"relay": below})
+        offer = full(new, Origin()).offer.model_copy(update={"relay": below})
         await upload(client, holder.url, offer, these(files_of(new)))
         await child.serves(new, BF16)
     assert passed_on == [BF16], "its files are not the codes that were offered"
