@@ -33,7 +33,7 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
 
 DEADLINE_SECONDS = 1800.0
-"""Of one call: a slow contender is a result, not a failure."""
+"""Deadline of one call: a slow contender is a result, not a failure."""
 LOG_TAIL = 8000
 """Characters of a failed process's log that are shown."""
 

@@ -14,7 +14,7 @@ from ais.launcher.processes.processes import ProcessFailedError, service_environ
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
-from ais.settings import Settings, to_toml
+from ais.settings import Settings, save
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -66,7 +66,7 @@ def _what_to_do(model: Path) -> str:
 def _check_prompts(settings: Settings) -> None:
     with TemporaryDirectory(prefix="ais-check-") as directory:
         file = Path(directory) / "config.toml"
-        file.write_text(to_toml(settings), encoding="utf-8")
+        save(settings, file)
         command = module("ais.collector.check", "-c", str(file))
         ended = subprocess.run(
             command, env=service_environment(), stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, check=False

@@ -312,13 +312,19 @@ def _become_service(name: str, config: Path | None, overrides: list[str] | None)
 
 
 def _service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
-    """Checks the settings, all of them, before the service spends seconds on importing its libraries."""
+    """Checks the settings, all of them, before the service spends seconds on importing its libraries.
+
+    The URL of Redis is handed on in the environment, where other users of the machine cannot read its password.
+    """
+    from ais.launcher.processes.commands import redis_environment
     from ais.settings import load
 
     settings = load(config, overrides or ())
+    os.environ.update(redis_environment(settings.redis.url))
     arguments = ["-c", str(config)] if config else []
     for override in overrides or ():
-        arguments += ["--set", override]
+        if override.partition("=")[0].strip() != "redis.url":
+            arguments += ["--set", override]
     return settings, arguments
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 3.0
 """A person waits for the answer."""
 HEAD_BYTES = 64
-"""Shown of what does not decode."""
+"""Bytes shown of what does not decode."""
+LONGEST_LINE = 2_000
+"""Characters of one line that `show` prints."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -89,6 +91,8 @@ def show(letter_id: LetterId, run: Run = None, config: Config = None, overrides:
 
     ais deadletter show 1764000000000-0 --run demo
     """
+    from ais.runtime.text import printable
+
     _check_id(letter_id)
 
     async def main(letters: DeadLetters, _settings: Settings) -> int:
@@ -96,7 +100,7 @@ def show(letter_id: LetterId, run: Run = None, config: Config = None, overrides:
         if letter is None:
             return _unknown(letter_id)
         for line in _described(letter):
-            print(line)
+            print(printable(line, LONGEST_LINE))
         return 0
 
     _with_letters(run, config, overrides, main)
@@ -151,7 +155,7 @@ def _row(letter: DeadLetter) -> dict[str, object]:
     message = letter.message()
     return {
         "id": letter.letter_id,
-        "time": letter.time.isoformat(timespec="seconds"),
+        "time": _time(letter),
         "ordinal": letter.ordinal,
         "reason": letter.reason,
         "bytes": len(letter.payload),
@@ -162,20 +166,27 @@ def _row(letter: DeadLetter) -> dict[str, object]:
 def _print_table(rows: list[dict[str, object]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from ais.runtime.text import printable
 
     if not rows:
         print("no dead letters: the trainer has refused nothing")
         return
     table = Table(*rows[0], box=None)
-    for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    for row in rows:  # rich takes Text as it is; in a string, [/x] would be markup
+        table.add_row(*(Text("-" if value is None else printable(str(value))) for value in row.values()))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
+def _time(letter: DeadLetter) -> str | None:
+    return letter.time.isoformat(timespec="seconds") if letter.time else None
+
+
 def _described(letter: DeadLetter) -> Iterator[str]:
-    """Lines for a person."""
+    """Lines for a person. They hold whatever a peer has written: print them escaped."""
     yield f"id          {letter.letter_id}"
-    yield f"discarded   {letter.time.isoformat(timespec='seconds')}, was queue entry {letter.entry_id}"
+    yield f"discarded   {_time(letter) or 'at an unknown time'}, was queue entry {letter.entry_id}"
     yield f"ordinal     {letter.ordinal}"
     yield f"reason      {letter.reason}"
     yield f"size        {len(letter.payload)} bytes"
@@ -205,6 +216,8 @@ def _with_letters(
     work: Callable[[DeadLetters, Settings], Awaitable[int]],
 ) -> None:
     """Finds the run and its server, does the work, ends the process with its code."""
+    from redis.exceptions import RedisError
+
     from ais.runtime.redis import RedisUnreachableError
 
     settings = _settings_of(run, config, overrides or [])
@@ -217,11 +230,14 @@ def _with_letters(
         sys.exit(asyncio.run(main()))
     except RedisUnreachableError as error:
         _fail(str(error), EXIT_UNAVAILABLE)
+    except RedisError as error:
+        _fail(f"Redis at {settings.redis.url} does not do it: {error}", EXIT_UNAVAILABLE)
 
 
 def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> Settings:
     """With the address of the server that `ais run` has started for the run, where it has."""
     from ais.launcher.directory.run_directory import RunDirectory
+    from ais.runtime.redis_url import RedisUrl
     from ais.settings import load
 
     if run is not None:
@@ -240,7 +256,7 @@ def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> 
             f"(its data would be in {directory.valkey}). Set redis.url to a server that has the run's keys.",
             EXIT_UNAVAILABLE,
         )
-    url = directory.server_url.read_text(encoding="utf-8").strip()
+    url = RedisUrl(directory.server_url.read_text(encoding="utf-8").strip())
     return settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": url})})
 
 
@@ -259,7 +275,7 @@ async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
 
 
 def _check_id(letter_id: str) -> None:
-    if not re.fullmatch(r"\d+-\d+", letter_id):
+    if not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", letter_id):
         _fail(f"{letter_id!r} is not the id of a dead letter; `ais deadletter list` shows them", EXIT_SETTINGS)
 
 

@@ -24,13 +24,12 @@ from ais.launcher.report.summary import print_summary
 from ais.launcher.run import Plan, run
 from ais.resuming import check_resumable
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
-from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from ais.runtime.redis import RedisUnreachableError
 from ais.runtime.settings import RunSettings, SettingsError
-from ais.settings import Settings, to_toml
+from ais.settings import Settings, save
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
 """What goes on beside training, given the run's display."""
@@ -70,7 +69,7 @@ def go_on(directory: RunDirectory, overrides: list[str]) -> int:
 def write_settings(settings: Settings, directory: RunDirectory) -> None:
     """Writes a run's settings file, for its owner alone: it may hold the password of a Redis."""
     try:
-        replace_file(directory.config, to_toml(settings), FOR_OWNER)
+        save(settings, directory.config)
     except OSError as error:
         raise UnavailableError(f"the run directory cannot be used: {directory.config}: {error.strerror}") from error
 

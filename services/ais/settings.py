@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Secret, model_validator
 
 from ais.collector.settings import CollectorSettings
 from ais.launcher.settings import LauncherSettings
 from ais.rollout.settings import RolloutSettings
+from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.reading import choices_of, field_types, read_settings
 from ais.runtime.settings import RedisSettings, RunSettings, Section
@@ -56,13 +57,20 @@ def load(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
     return read_settings(Settings, file, overrides)
 
 
-def to_toml(settings: Settings) -> str:
-    """Settings as TOML, each field's documentation and choices above it. Reading it gives the same settings, wherever
-    the file lies: its paths are absolute."""
-    return "\n".join(_section(settings, "")).strip() + "\n"
+def save(settings: Settings, file: Path) -> None:
+    """Writes settings that read back the same, passwords included; only the file's owner may read it."""
+    replace_file(file, to_toml(settings, passwords=True), FOR_OWNER)
 
 
-def _section(section: Any, path: str) -> Iterator[str]:
+def to_toml(settings: Settings, passwords: bool = False) -> str:
+    """Settings as TOML, each field's documentation and choices above it; passwords are masked, unless asked for.
+
+    Reading it gives the same settings, wherever the file lies: its paths are absolute.
+    """
+    return "\n".join(_section(settings, "", passwords)).strip() + "\n"
+
+
+def _section(section: Any, path: str, passwords: bool) -> Iterator[str]:
     documentation = _documentation(type(section))
     choices = {name: choices_of(annotation) for name, annotation in field_types(type(section)).items()}
     nested = {}
@@ -73,12 +81,14 @@ def _section(section: Any, path: str) -> Iterator[str]:
         yield from _comment(documentation.get(name, ""))
         if choices[name]:
             yield from _comment(f"One of: {', '.join(choices[name])}.")
+        if passwords and isinstance(value, Secret):
+            value = value.get_secret_value()
         yield f"# {name} =  (not set)" if value is None else f"{name} = {_literal(value)}"
     for name, value in nested.items():
         yield ""
         yield from _comment(documentation.get(name, "") or inspect.cleandoc(type(value).__doc__ or ""))
         yield f"[{path}{name}]"
-        yield from _section(value, f"{path}{name}.")
+        yield from _section(value, f"{path}{name}.", passwords)
 
 
 def _is_section(value: object) -> bool:

@@ -54,7 +54,7 @@ def test_the_services_accept_the_settings_that_compose_gives_them(
         for name, value in environment_of(compose_file, service).items():
             monkeypatch.setenv(name, value)
     settings = load(repository / "examples/sort16/config.toml")
-    assert settings.redis.url == "redis://redis:6379/0"
+    assert settings.redis.url.get_secret_value() == "redis://redis:6379/0"
     assert settings.rollout.host == settings.trainer.http_host == settings.collector.http_host == "0.0.0.0"
     assert str(settings.run.model) == "/etc/ais/model"
 

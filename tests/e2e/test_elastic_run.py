@@ -23,8 +23,7 @@ from ais.runtime.settings import RedisSettings
 
 def redis_url_of(run: subprocess.Popen[str]) -> str:
     """The address of the server that a run has started."""
-    settings = services_of(run, "rollout")[0].cmdline()
-    return next(one.removeprefix("redis.url=") for one in settings if one.startswith("redis.url="))
+    return str(services_of(run, "rollout")[0].environ()["AIS_REDIS__URL"])
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from ais.launcher.processes.commands import free_port
 async def torchrun(
     ranks: int, *command: str, log: Path, max_restarts: int = 0
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`torchrun COMMAND` with its output in `log`; whatever is left of it is killed at the end of the block."""
-    options = ("--standalone", "--nproc-per-node", str(ranks), "--max-restarts", str(max_restarts))
-    async with _torchrun(options, command, log) as process:
+    """Ranks of one machine, as `ais` starts them, their output in `log`; what is left of them at the end is killed."""
+    options = ("--nproc-per-node", str(ranks), "--max-restarts", str(max_restarts))
+    async with _started("ais.trainer.ranks.torchrun", options, command, log) as process:
         yield process
 
 
@@ -34,7 +34,9 @@ async def torchrun_on_two_machines(
     async with AsyncExitStack() as stack:
         first, second = [
             await stack.enter_async_context(
-                _torchrun((*options, *meeting), command, log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+                _started(
+                    "torch.distributed.run", (*options, *meeting), command, log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"
+                )
             )
             for _ in range(2)
         ]
@@ -42,12 +44,12 @@ async def torchrun_on_two_machines(
 
 
 @asynccontextmanager
-async def _torchrun(
-    options: tuple[str, ...], command: tuple[str, ...], log: Path, **environment: str
+async def _started(
+    module: str, options: tuple[str, ...], command: tuple[str, ...], log: Path, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "torch.distributed.run", *options, *command),
+            *(sys.executable, "-m", module, *options, *command),
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=output,
             stderr=output,

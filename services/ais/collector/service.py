@@ -16,6 +16,7 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
@@ -31,7 +32,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     keys = Keys(settings.run.name)
     async with AsyncExitStack() as stack:
         exercise = await stack.enter_async_context(open_exercise(settings, Split.TRAIN, metrics.judged))
-        redis = await connect(settings.redis)
+        redis = await connect(settings.redis, commands_of(keys))
         stack.push_async_callback(redis.aclose)
         queue = TrajectoryQueue(redis, keys)
         await persist(queue.prepare, settings.redis.connect_timeout_seconds)

@@ -22,6 +22,8 @@ from ais.contracts.v1 import trajectory_pb2 as pb
 
 LETTERS_A_READ = 20
 """A letter carries its whole group: they are read few at a time."""
+LAST_ID = "-".join([str(2**64 - 1)] * 2)
+"""The highest id that a stream can have."""
 ANY_VOCABULARY = 1 << 31
 """No model is known here, so token ids are not judged."""
 
@@ -74,9 +76,12 @@ class DeadLetter:
     payload: bytes
 
     @property
-    def time(self) -> datetime:
-        """When it was discarded, by the server's clock."""
-        return datetime.fromtimestamp(int(self.letter_id.partition("-")[0]) / 1000, UTC)
+    def time(self) -> datetime | None:
+        """When it was discarded, by the server's clock. None: somebody wrote it with an id that is no time."""
+        try:
+            return datetime.fromtimestamp(int(self.letter_id.partition("-")[0]) / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
 
     def message(self) -> pb.ScoredGroup | None:
         """The group as far as protobuf can read it, without validation. None: the payload is no such message."""
@@ -108,6 +113,8 @@ class DeadLetters:
         while letters := await self._read(begin, "+"):
             for letter in letters:
                 yield letter
+            if letters[-1].letter_id == LAST_ID:  # Redis knows nothing after it
+                return
             begin = f"({letters[-1].letter_id}"
 
     async def get(self, letter_id: str) -> DeadLetter | None:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ais.contracts.keys import Keys
+from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRecord
 from ais.launcher.fleet import Fleet
 from ais.launcher.processes.commands import evaluation, evaluation_replica
@@ -51,7 +53,7 @@ async def serving_replica(
 ) -> AsyncIterator[ReplicaRecord]:
     """A replica of its own run, ready for calls, and ended with the context. Raises ProcessFailedError."""
     replica = evaluation_replica(config, redis.url, run_name, overrides)
-    client = await connect(redis)
+    client = await connect(redis, commands_of(Keys(run_name)))
     try:
         running = asyncio.create_task(processes.run(replica))
         try:

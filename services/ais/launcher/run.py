@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ais.contracts.keys import Keys
+from ais.contracts.redis_commands import commands_of
 from ais.launcher.course import Course
 from ais.launcher.directory.record import RunRecord, read_record, record_of
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, spread
@@ -21,8 +23,10 @@ from ais.launcher.processes.server import provide_redis
 from ais.launcher.report.results import Results, read_results
 from ais.launcher.settings import LauncherSettings
 from ais.launcher.training import REFRESH_SECONDS, train
+from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.process import UnavailableError
 from ais.runtime.redis import RedisUnreachableError, connect
+from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 
@@ -41,7 +45,7 @@ class Plan:
     """Whether rollouts are sampled in less than BF16, so that there are two policies to evaluate."""
     redis: RedisSettings
     launcher: LauncherSettings
-    services: Callable[[str], ServiceCommands]
+    services: Callable[[RedisUrl], ServiceCommands]
     """The services' command lines, given the server's URL."""
     lock: int
     """Descriptor of the lock that the processes are to inherit."""
@@ -76,7 +80,7 @@ async def run(
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
             if server is not None:
-                plan.directory.server_url.write_text(redis.url + "\n", encoding="utf-8")
+                replace_file(plan.directory.server_url, f"{redis.url.get_secret_value()}\n", FOR_OWNER)
             meddling = asyncio.create_task(beside(processes)) if beside else None
             try:
                 if not plan.trained:
@@ -119,7 +123,7 @@ async def _train(
     course: Course,
     display: Display,
 ) -> None:
-    client = await connect(redis)
+    client = await connect(redis, commands_of(Keys(plan.directory.name)))
     try:
         await train(
             processes,

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
+from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
@@ -40,7 +41,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     rollout = settings.rollout
     registry = service_registry("rollout")
     metrics = RolloutMetrics(registry)
-    redis = await connect(settings.redis)
+    redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
     engine = await open_engine(settings.run.model, rollout, metrics, registry)
     model = await asyncio.to_thread(identify_model, settings.run.model)
     metrics.watch(engine)

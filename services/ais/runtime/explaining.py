@@ -10,6 +10,8 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel
 
+from ais.runtime.redis_url import without_passwords
+
 LONGEST = 80
 """Characters of a value or key that a message repeats."""
 ALIKE = 0.65
@@ -104,9 +106,10 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 def shown(value: object) -> str:
     """A value as a message repeats it: short, and on one line."""
     try:
-        text = ascii(value) if isinstance(value, str) and not value.isprintable() else str(value)
+        text = without_passwords(str(value))  # before it is cut
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
+    text = ascii(text) if isinstance(value, str) and not value.isprintable() else text
     text = text.lower() if isinstance(value, bool) else text
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
 

@@ -1,7 +1,7 @@
 """Logging of every service: one line a record, to standard error, UTC, with the service's name.
 
 Control characters in a message or a field are escaped and both are cut at a length, because a peer's words may stand in
-them. Only a traceback has several lines.
+them. Passwords of Redis URLs are masked. Only a traceback has several lines.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import time
 from typing import Literal
 
+from ais.runtime.redis_url import without_passwords
 from ais.runtime.settings import Section
 from ais.runtime.text import escaped, printable
 
@@ -41,21 +42,25 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        message = printable(record.getMessage(), LONGEST_MESSAGE)
+        message = printable(without_passwords(record.getMessage()), LONGEST_MESSAGE)
         if record.exc_info:
-            message += "\n" + escaped(self.formatException(record.exc_info), keep="\n")
+            message += "\n" + escaped(without_passwords(self.formatException(record.exc_info)), keep="\n")
         if self._as_json:
             fields = {"time": when, "level": record.levelname, "service": self._service, "message": message}
             return json.dumps(fields | {key: _bounded(value) for key, value in extra.items()}, default=str)
-        pairs = "".join(f" {key}={printable(str(value), LONGEST_FIELD)}" for key, value in extra.items())
+        shown = {key: printable(without_passwords(str(value)), LONGEST_FIELD) for key, value in extra.items()}
+        pairs = "".join(f" {key}={value}" for key, value in shown.items())
         return f"{when} {record.levelname:7} {self._service}: {message}{pairs}"
 
 
 def _bounded(value: object) -> object:
     """`value` itself where its JSON is short; JSON escapes control characters by itself."""
     if isinstance(value, str):
-        return printable(value, LONGEST_FIELD)
-    return value if len(text := json.dumps(value, default=str)) <= LONGEST_FIELD else printable(text, LONGEST_FIELD)
+        return printable(without_passwords(value), LONGEST_FIELD)
+    text = json.dumps(value, default=str)
+    if (shown := printable(without_passwords(text), LONGEST_FIELD)) == text:
+        return value
+    return shown
 
 
 def configure_logging(service: str, settings: LoggingSettings) -> None:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ais.runtime.explaining import explain, shown
+from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import SettingsError
 
 ENVIRONMENT_PREFIX = "AIS_"
@@ -192,4 +193,4 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _holds_text(annotation: Any) -> bool:
     members = [member for member in _members(annotation) if member is not NoneType]
-    return bool(members) and all(member in (str, Path) or get_origin(member) is Literal for member in members)
+    return bool(members) and all(member in (str, Path, RedisUrl) or get_origin(member) is Literal for member in members)

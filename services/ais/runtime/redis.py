@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -11,6 +13,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -21,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from ais.runtime.redis_url import RedisServer
 from ais.runtime.settings import RedisSettings
 
 CALL_RETRIES = 3
@@ -29,33 +33,37 @@ READ_BYTES = 1 << 20
 """Bytes of an answer taken from the socket at once: a batch of groups is megabytes, the library's default 32 kB."""
 LONGEST_BLOCK_SECONDS = 1.0
 """No caller asks the server to hold a blocking read for longer than this."""
+RIGHTS = "+@connection +@read +@write +@transaction +@scripting -@dangerous +info"
+"""What an ACL must let the user do, on the keys of its runs."""
 
+SHOWN = 3
+"""Forbidden commands that an error names."""
+
+_TLS_ADVICE = (
+    "Check that this is the server's TLS port, and name the authority of its certificate in ?ssl_ca_certs=FILE."
+)
 _AWAY_CODES = ("MISCONF", "NOREPLICAS")
 """First words of answers that mean `not now` and for which the library has no class."""
 
+Command = Sequence[str]
+
 
 class RedisUnreachableError(RuntimeError):
-    """No Redis answered in time at start."""
+    """No Redis answered in time at start, or the one that did cannot be used. The message says what to do."""
 
 
-async def connect(settings: RedisSettings) -> Redis:
-    """A connected client. Raises RedisUnreachableError when no server answers within the settings' time."""
+async def connect(settings: RedisSettings, needs: Sequence[Command] = ()) -> Redis:
+    """A connected client of a server that keeps what it is given and lets the user run the commands in `needs`.
+
+    Raises RedisUnreachableError when no server answers within the settings' time, or at once when this one refuses the
+    user, evicts keys, is a cluster, or forbids a command. The commands in `needs` are checked, not executed.
+    """
     if not settings.url:
         raise RedisUnreachableError(
             "redis.url is not set. Set it to a Redis or Valkey server, such as redis://127.0.0.1:6379/0; `ais run` "
             "starts one of its own."
         )
-    client = Redis.from_url(
-        settings.url,
-        protocol=2,
-        socket_connect_timeout=settings.operation_timeout_seconds,
-        socket_timeout=settings.operation_timeout_seconds + LONGEST_BLOCK_SECONDS,
-        socket_keepalive=True,
-        socket_read_size=READ_BYTES,
-        health_check_interval=15,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), CALL_RETRIES),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )
+    client = _client(settings)
     try:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(is_away),
@@ -65,18 +73,88 @@ async def connect(settings: RedisSettings) -> Redis:
         ):
             with attempt:
                 await client.ping()
+                problem = await _unsuitable(client, needs)
     except RedisError as error:
         await client.aclose()
-        if not is_away(error):
+        if is_away(error):
+            tls = settings.url.get_secret_value().startswith("rediss:")
             raise RedisUnreachableError(
-                f"Redis at {_without_password(settings.url)} refuses this client: {error}. Check redis.url, its user "
-                "and its password."
+                f"no Redis answers at {settings.url} after {settings.connect_timeout_seconds:g} s ({error}). "
+                f"{_TLS_ADVICE if tls else 'Start one, or set redis.url to one that runs.'}"
             ) from error
         raise RedisUnreachableError(
-            f"no Redis answers at {_without_password(settings.url)} after {settings.connect_timeout_seconds:g} s "
-            f"({error}). Start one, or set redis.url to one that runs."
+            f"Redis at {settings.url} refuses this client: {error}. {_advice(error)}"
         ) from error
+    if problem:
+        await client.aclose()
+        raise RedisUnreachableError(f"Redis at {settings.url} cannot be used: {problem}")
     return client
+
+
+def _client(settings: RedisSettings) -> Redis:
+    server = RedisServer.parse(settings.url.get_secret_value())
+    # A local socket never hangs half open, and redis-py's health check on one repeats itself without end when it fails.
+    remote = {"socket_keepalive": True, "health_check_interval": 15}
+    options: dict[str, Any] = {} if server.url.startswith("unix:") else remote
+    return Redis.from_url(
+        server.url,
+        username=server.username,
+        password=server.password,
+        protocol=2,
+        socket_connect_timeout=settings.operation_timeout_seconds,
+        socket_timeout=settings.operation_timeout_seconds + LONGEST_BLOCK_SECONDS,
+        socket_read_size=READ_BYTES,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2.0), CALL_RETRIES),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        **options,
+    )
+
+
+async def _unsuitable(client: Redis, needs: Sequence[Command]) -> str | None:
+    """Why a server that answers cannot carry a run, or None."""
+    try:
+        info = await client.info()
+    except NoPermissionError:
+        info = {}  # told below, with what else is forbidden
+    if info.get("cluster_enabled"):
+        return "it is in cluster mode, and one transaction of ours uses several keys. Use a server that is no cluster."
+    if refused := await _refused(client, [("INFO",), *needs]):
+        user = client.connection_pool.connection_kwargs.get("username") or "default"
+        keys = sorted({key for command in needs for key in command if key.startswith("ais:")})
+        pattern = f"~{keys[0].rpartition(':')[0]}:*" if keys else "~ais:*"
+        shown = "; ".join(refused[:SHOWN]) + (f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else "")
+        return f"user {user!r} may not use {shown}. What it needs: ACL SETUSER {user} {pattern} {RIGHTS}"
+    policy = info.get("maxmemory_policy", "noeviction")
+    if info.get("maxmemory") and policy != "noeviction":
+        return (
+            f"its maxmemory-policy is {policy}, so when it is full it would drop groups that nobody has trained on. "
+            "Set it to noeviction: CONFIG SET maxmemory-policy noeviction"
+        )
+    return None
+
+
+async def _refused(client: Redis, commands: Sequence[Command]) -> list[str]:
+    """Those that the server forbids or does not know, each with its words. None of them is executed.
+
+    Inside MULTI a server judges each command as it comes and DISCARD forgets them all.
+    """
+    refused = []
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        for command in (("MULTI",), *commands, ("DISCARD",)):
+            await connection.send_command(*command)
+            try:
+                await connection.read_response()
+            except ResponseError as error:
+                if is_away(error):
+                    raise
+                refused.append(f"{' '.join(command[:2])} ({error})")
+                if command == ("MULTI",):
+                    break
+    finally:
+        await connection.disconnect()  # also out of a transaction that an error has left open
+        await client.connection_pool.release(connection)
+    return refused
 
 
 def is_away(error: BaseException) -> bool:
@@ -84,10 +162,13 @@ def is_away(error: BaseException) -> bool:
 
     Waited for: no connection, a missed deadline, a server that loads its data (LOADING), follows another one
     (READONLY, MASTERDOWN, CLUSTERDOWN), lacks followers (NOREPLICAS), cannot write to its disk (MISCONF), or is full
-    (OOM: acknowledged groups make room). All else is an error of who called, refused credentials among them.
+    (OOM: acknowledged groups make room). Anything else is an error of the caller: refused credentials, a certificate
+    that is not trusted.
     """
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return False  # the library counts them as lost connections
+    if any(isinstance(cause, (AuthenticationError, AuthorizationError)) for cause in _causes(error)):
+        return False  # the library counts them as lost connections, or wraps them into one
+    if _tls_fault(error):
+        return False
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)):
         return True
     if isinstance(error, (ClusterDownError, TryAgainError)):
@@ -95,9 +176,24 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and any(code in str(error) for code in _AWAY_CODES)
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+def _advice(error: RedisError) -> str:
+    if _tls_fault(error):
+        return (
+            "Check that it is the server's TLS port, and name the authority of its certificate in ?ssl_ca_certs=FILE."
+        )
+    return "Check redis.url, its user and its password."
+
+
+def _tls_fault(error: BaseException) -> bool:
+    """Whether the two sides do not agree on TLS: a certificate not trusted, or a server that does not speak it."""
+    return any(
+        isinstance(cause, ssl.SSLCertVerificationError)
+        or (isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"))
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
+from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.addresses import http_url
 from ais.runtime.http import application, serve
@@ -75,7 +76,8 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     registry = service_registry("trainer")
     health = _Health()
     app = application("AIS trainer", registry, health.not_ready)
-    redis, reading = await connect(settings.redis), await connect(settings.redis)
+    redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
+    reading = await connect(settings.redis)
     no_hidden_retries(reading)
     host = settings.trainer.http_host
     try:

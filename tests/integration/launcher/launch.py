@@ -17,6 +17,7 @@ from ais.launcher.settings import LauncherSettings
 from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_UNAVAILABLE
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
+from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))
@@ -27,9 +28,11 @@ def main() -> int:
     trainer_arguments = json.loads(sys.argv[2])
     collector_role = sys.argv[3] if len(sys.argv) > 3 else "collector"
 
-    def services(redis_url: str) -> ServiceCommands:
+    def services(redis_url: RedisUrl) -> ServiceCommands:
+        url = redis_url.get_secret_value()
+
         def command(name: str, role: str, *more: str) -> Command:
-            return Command(name, (sys.executable, STAND_IN, role, "--redis", redis_url, "--run", directory.name, *more))
+            return Command(name, (sys.executable, STAND_IN, role, "--redis", url, "--run", directory.name, *more))
 
         return ServiceCommands(
             replicas=(command("rollout-0", "replica"), command("rollout-1", "replica")),

@@ -17,6 +17,7 @@ from test_run import ENDLESS, Launcher, eventually, launch, running  # noqa: F40
 from ais.contracts.keys import Keys
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from ais.contracts.v1 import trajectory_pb2 as pb
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,6 +106,25 @@ def test_a_letter_is_shown_as_far_as_it_decodes(server: Redis, run_name: str, se
     assert "it begins with ffff" in ais("show", write_letter(server, run_name, 3, b"\xff\xff"), *settings).stdout
 
 
+HOSTILE = b"\x1b[2J\x1b]0;owned\x07 [/x] [bold]loud[/bold] \xff\xe2\x80\xae\r\nforged line \x9b31m"
+
+
+@pytest.mark.parametrize("letter_id", ["*", "18446744073709551615-18446744073709551615"])
+def test_whatever_a_peer_wrote_is_shown_and_never_obeyed(
+    server: Redis, run_name: str, settings: tuple[str, ...], letter_id: str
+) -> None:
+    forged = pb.ScoredGroup.FromString(payload())
+    forged.group_id = forged.trajectories[0].engine = forged.task = HOSTILE.decode(errors="ignore")
+    fields = {"entry": HOSTILE, "ordinal": HOSTILE, "reason": HOSTILE, "group": forged.SerializeToString()}
+    stored = server.xadd(Keys(run_name).dead_letters, fields, id=letter_id).decode()
+    for arguments in (("list",), ("list", "--json"), ("show", stored)):
+        done = ais(*arguments, *settings)
+        assert done.returncode == 0, done.stderr
+        assert "[/x] [bold]loud[/bold]" in done.stdout
+        assert all(line.isprintable() for line in done.stdout.splitlines())
+        assert not [line for line in done.stdout.splitlines() if line.startswith("forged")]
+
+
 def test_letters_go_back_where_they_are_wanted_and_the_others_say_why_not(
     server: Redis, run_name: str, settings: tuple[str, ...]
 ) -> None:
@@ -123,6 +143,8 @@ def test_letters_go_back_where_they_are_wanted_and_the_others_say_why_not(
     [
         (("show", "1-0"), 1, "there is no such dead letter"),
         (("show", "7"), 2, "'7' is not the id of a dead letter"),
+        (("show", "\u0661-\u0661"), 2, "is not the id of a dead letter"),
+        (("show", "99999999999999999999-0"), 3, "Invalid stream ID"),
         (("requeue",), 2, "name the letters to put back, or say --all"),
         (("requeue", "1-0", "--all"), 2, "name the letters to put back, or say --all"),
         (("list", "--set", "redis.url=redis://127.0.0.1:1/0"), 3, "no Redis answers at redis://127.0.0.1:1/0"),

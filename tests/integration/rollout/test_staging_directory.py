@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from ais.rollout.weights.staging import staging_directory
 
@@ -52,3 +56,43 @@ def test_directories_that_no_replica_has_made_are_left_alone(tmp_path: Path) -> 
     (tmp_path / "ais-test-notes").mkdir()
     with staging_directory("ais-test-", tmp_path):
         assert (tmp_path / "ais-test-notes").is_dir()
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "lock",
+    [
+        os.mkfifo,
+        _socket,
+        Path.mkdir,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("nothing"),
+    ],
+    ids=["pipe", "socket", "directory", "device", "dangling link"],
+)
+def test_whatever_lies_under_the_name_of_a_lock_stops_no_replica(
+    lock: Callable[[Path], object], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "ais-test-theirs"
+    theirs.mkdir()
+    lock(theirs / "owner.lock")
+    os.mkfifo(tmp_path / "ais-test-pipe")
+    with staging_directory("ais-test-", tmp_path) as own:
+        (own / "weights").write_bytes(b"many")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ais-test-pipe", "ais-test-theirs"]
+
+
+def test_a_link_to_another_replicas_directory_removes_nothing(tmp_path: Path) -> None:
+    with replica(tmp_path) as (process, left):
+        process.kill()
+        process.wait()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "ais-test-link").symlink_to(left)
+    with staging_directory("ais-test-", elsewhere):
+        assert (left / "weights").is_file()

@@ -104,6 +104,25 @@ async def test_two_ranks_train_every_batch_in_order_and_the_weights_arrive(
     assert (replica.version, replica.payload) == (4, weights)
 
 
+async def test_ranks_of_one_machine_listen_on_loopback_only(
+    run: RunSettings, trainer: Callable[..., Any], redis: Redis
+) -> None:
+    """Rendezvous, stores, gloo's pairs and the service's page: neither torchrun nor a rank has another listener."""
+    collector = asyncio.create_task(StandInCollector(redis, run).run())
+    async with asyncio.timeout(90), trainer("run.steps=2000") as process:
+        await until(lambda: len(steps_of(run)) > 0)
+        family = [psutil.Process(process.pid), *rank_processes(process)]
+        listeners = [
+            (one.pid, connection.laddr.ip)
+            for one in family
+            for connection in one.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+    await end_tasks(collector)
+    assert {pid for pid, _ in listeners} == {one.pid for one in family}
+    assert {address for _, address in listeners} <= {"127.0.0.1", "::1"}
+
+
 async def test_a_signal_to_torchrun_commits_what_is_trained_before_all_ranks_end(
     run: RunSettings, trainer: Callable[..., Any], redis: Redis
 ) -> None:

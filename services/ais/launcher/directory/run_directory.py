@@ -87,14 +87,15 @@ class RunDirectory:
 def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
     """Makes `parent/name`, or `name-2`, `name-3`, ... if an earlier run is there. Nothing is ever overwritten.
 
-    Raises UnavailableError when no directory can be made there.
+    Only its owner may look into it: a password may be in it. Raises UnavailableError when no directory can be made
+    there.
     """
     number = 1
     while True:
         path = parent / (name if number == 1 else f"{name}-{number}")
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
+            path.mkdir(mode=0o700)
         except FileExistsError:
             if not parent.is_dir():
                 raise UnavailableError(f"run.directory: {parent} is not a directory") from None

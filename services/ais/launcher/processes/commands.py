@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from ais.runtime.reading import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
+from ais.runtime.redis_url import RedisUrl
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,6 +22,9 @@ class Command:
     """Unique in the run: `rollout-0`. Names its log file."""
     arguments: tuple[str, ...]
     """Program and arguments."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What is added to the environment. Unlike arguments, which every user of the machine can list, it may hold a
+    password."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +47,40 @@ class TrainerRanks:
 
 
 def service_commands(
-    config: Path, redis_url: str, replicas: int, trainer: TrainerRanks = TrainerRanks()
+    config: Path, redis_url: RedisUrl, replicas: int, trainer: TrainerRanks = TrainerRanks()
 ) -> ServiceCommands:
     """Every service reads the same settings file; only the address of the server started for this run is added."""
-    arguments = ("-c", str(config), "--set", f"redis.url={redis_url}")
+    arguments, environment = ("-c", str(config)), redis_environment(redis_url)
+    replica = module("ais.rollout", *arguments)
     return ServiceCommands(
-        replicas=tuple(Command(f"rollout-{index}", module("ais.rollout", *arguments)) for index in range(replicas)),
-        collector=Command("collector", module("ais.collector", *arguments)),
-        trainer=Command("trainer", trainer_command(trainer, *arguments)),
+        replicas=tuple(Command(f"rollout-{index}", replica, environment) for index in range(replicas)),
+        collector=Command("collector", module("ais.collector", *arguments), environment),
+        trainer=Command("trainer", trainer_command(trainer, *arguments), environment),
     )
+
+
+def redis_environment(url: RedisUrl) -> Mapping[str, str]:
+    """The setting `redis.url` as a process's environment: a command line would show its password to everybody."""
+    return {f"{ENVIRONMENT_PREFIX}REDIS{ENVIRONMENT_SEPARATOR}URL": url.get_secret_value()}
 
 
 def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
     """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
     if trainer.count == 1:
         return module("ais.trainer", *arguments)
-    options = ("--standalone", "--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
-    return module("torch.distributed.run", *options, "-m", "ais.trainer", *arguments)
+    options = ("--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
+    return module("ais.trainer.ranks.torchrun", *options, "-m", "ais.trainer", *arguments)
 
 
-def evaluation_replica(config: Path, redis_url: str, run_name: str, overrides: Sequence[str]) -> Command:
+def evaluation_replica(config: Path, redis_url: RedisUrl, run_name: str, overrides: Sequence[str]) -> Command:
     """A replica that no trainer and no collector sees, because it registers under a run of its own."""
-    settings = (f"redis.url={redis_url}", f"run.name={run_name}", *overrides)
-    return Command(f"{run_name}-replica", module("ais.rollout", "-c", str(config), *_overrides(settings)))
+    arguments = ("-c", str(config), *_overrides((f"run.name={run_name}", *overrides)))
+    return Command(f"{run_name}-replica", module("ais.rollout", *arguments), redis_environment(redis_url))
 
 
 def evaluation(
     config: Path,
-    redis_url: str,
+    redis_url: RedisUrl,
     run_name: str,
     *,
     replica: tuple[str, str],
@@ -81,11 +93,12 @@ def evaluation(
         run_name,
         module(
             "ais.collector.evaluation",
-            *("-c", str(config), *_overrides((f"redis.url={redis_url}", f"run.name={run_name}"))),
+            *("-c", str(config), *_overrides((f"run.name={run_name}",))),
             *("--replica", ",".join(replica)),
             *("--checkpoints", *map(str, checkpoints)),
             *("--prompts", str(prompts), "--output", str(output)),
         ),
+        redis_environment(redis_url),
     )
 
 

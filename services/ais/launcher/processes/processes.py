@@ -90,7 +90,7 @@ class Processes:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
+                env={**self._environment, **command.environment},
                 start_new_session=True,
                 pass_fds=self._inherited,
             )

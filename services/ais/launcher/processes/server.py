@@ -10,6 +10,7 @@ from ais.launcher.processes.commands import LOOPBACK, Command, free_port, valkey
 from ais.launcher.processes.processes import Processes
 from ais.runtime.process import UnavailableError
 from ais.runtime.redis import RedisUnreachableError, connect
+from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 
@@ -23,7 +24,7 @@ ANSWER_SECONDS = 10.0
 class Server:
     """A server of ours that runs."""
 
-    url: str
+    url: RedisUrl
     command: Command
     """How to start it again: on the same port, with the same data."""
 
@@ -43,7 +44,7 @@ async def start_server(processes: Processes, directory: Path) -> Server:
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     for _attempt in range(ATTEMPTS):
         port = free_port()
-        server = Server(f"redis://{LOOPBACK}:{port}/0", valkey(directory, port))
+        server = Server(RedisUrl(f"redis://{LOOPBACK}:{port}/0"), valkey(directory, port))
         await processes.start(server.command)
         if await _answers(server.url, processes):
             return server
@@ -51,7 +52,7 @@ async def start_server(processes: Processes, directory: Path) -> Server:
     raise UnavailableError(f"the Valkey server does not start:\n{processes.log_tail('valkey')}")
 
 
-async def _answers(url: str, processes: Processes) -> bool:
+async def _answers(url: RedisUrl, processes: Processes) -> bool:
     connecting = asyncio.create_task(connect(RedisSettings(url=url, connect_timeout_seconds=ANSWER_SECONDS)))
     ended = asyncio.create_task(processes.exits.get())
     try:

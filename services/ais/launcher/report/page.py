@@ -15,6 +15,7 @@ from ais.launcher.report.results import Results, Score, read_results
 from ais.launcher.report.samples import Sample, read_samples
 from ais.launcher.report.summary import note, policy_name, rows, totals
 from ais.runtime.files import replace_file
+from ais.runtime.redis_url import without_passwords
 
 _STYLE = Path(__file__).with_name("style.css")
 _HOVER = Path(__file__).with_name("hover.js")
@@ -55,7 +56,7 @@ def page(results: Results) -> str:
 {_facts(results)}
 <details>
 <summary>Settings</summary>
-<pre>{escape(results.directory.config.read_text(encoding="utf-8"))}</pre>
+<pre>{escape(without_passwords(results.directory.config.read_text(encoding="utf-8")))}</pre>
 </details>
 </main>
 <script>

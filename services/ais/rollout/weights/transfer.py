@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from io import RawIOBase
 from pathlib import Path
@@ -15,6 +13,7 @@ from ais.contracts.weights.delta import apply_delta
 from ais.contracts.weights.delta_blocks import DeltaError
 from ais.contracts.weights.offer import DigestBuilder, Missing, MissingShard, Offer, RelayTarget, Shard
 from ais.contracts.weights.refusal import WeightsRefusedError
+from ais.runtime.owned_directory import OwnedDirectory
 
 STALLED_SECONDS = 30.0
 """A connection that sends nothing for this long is given up."""
@@ -82,9 +81,9 @@ class Transfer:
         self.offer = offer
         self.passed_on: set[tuple[int, RelayTarget]] = set()
         """Whom it is passed on to already, and for which incarnation of the trainer."""
-        self._directory = Path(tempfile.mkdtemp(prefix=f"version-{offer.version}-", dir=staging))
+        self._directory = OwnedDirectory(f"version-{offer.version}-", staging)
         suffix = ".delta" if offer.encoding == "delta" else ""
-        self.shards = [StagedShard(shard, self._directory / f"{shard.name}{suffix}") for shard in offer.shards]
+        self.shards = [StagedShard(shard, self._directory.path / f"{shard.name}{suffix}") for shard in offer.shards]
 
     def missing(self) -> Missing:
         return Missing(
@@ -109,7 +108,7 @@ class Transfer:
             return [staged.path for staged in self.shards]
         files = []
         for staged, shard, old in zip(self.shards, self.offer.shards, base, strict=True):
-            target = self._directory / shard.name
+            target = self._directory.path / shard.name
             try:
                 apply_delta(old, staged.path, target, shard.size, shard.digest, threads)
             except (DeltaError, OSError) as error:
@@ -118,4 +117,4 @@ class Transfer:
         return files
 
     def discard(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.remove()

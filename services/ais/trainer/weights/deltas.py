@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 import time
-import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ais.contracts.weights.delta import EncodedDelta, encode_delta
 from ais.contracts.weights.delta_blocks import DeltaError
 from ais.contracts.weights.offer import Base, Offer, Shard
+from ais.runtime.owned_directory import OwnedDirectory
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.weights.forms import FormMaker
@@ -31,6 +29,8 @@ class Parcel:
     """What is sent of each shard."""
     snapshot: Snapshot
     """Keeps the files of a full version."""
+    directory: OwnedDirectory | None = field(default=None, repr=False, compare=False)
+    """Keeps the files of a delta."""
 
 
 def full(snapshot: Snapshot, incarnation: int) -> Parcel:
@@ -98,28 +98,23 @@ def delta(base: Snapshot, new: Snapshot, incarnation: int, threads: int) -> Parc
     """Computes and proves the delta of every file. Raises DeltaError when the two differ in more than their values."""
     if [one.path.name for one in base.files] != [one.path.name for one in new.files]:
         raise DeltaError(f"expected {len(base.files)} files as in version {base.version}, got {len(new.files)}")
-    directory = Path(tempfile.mkdtemp(prefix="delta-", dir=new.files[0].path.parent.parent))
-    try:
-        files = [directory / f"{one.path.name}.delta" for one in new.files]
-        coded = [
-            encode_delta(old.path, one.path, file, one.digest, threads)
-            for old, one, file in zip(base.files, new.files, files, strict=True)
-        ]
-        offer = Offer(
-            version=new.version,
-            incarnation=incarnation,
-            digest=new.digest,
-            encoding="delta",
-            form=new.form,
-            base=Base(version=base.version, digest=base.digest),
-            shards=_shards(new, coded),
-        )
-        parcel = Parcel(offer, tuple(files), new)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    weakref.finalize(parcel, shutil.rmtree, directory, ignore_errors=True)
-    return parcel
+    assert new.directory is not None
+    directory = new.directory.beside("delta-")
+    files = [directory.path / f"{one.path.name}.delta" for one in new.files]
+    coded = [
+        encode_delta(old.path, one.path, file, one.digest, threads)
+        for old, one, file in zip(base.files, new.files, files, strict=True)
+    ]
+    offer = Offer(
+        version=new.version,
+        incarnation=incarnation,
+        digest=new.digest,
+        encoding="delta",
+        form=new.form,
+        base=Base(version=base.version, digest=base.digest),
+        shards=_shards(new, coded),
+    )
+    return Parcel(offer, tuple(files), new, directory)
 
 
 def _shards(new: Snapshot, coded: list[EncodedDelta]) -> tuple[Shard, ...]:

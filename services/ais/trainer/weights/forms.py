@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -77,17 +75,10 @@ class FormMaker:
 
 def quantised(snapshot: Snapshot, form: str) -> Snapshot:
     """Writes the version in a quantised form, tensor by tensor, into files of the same names. Raises OSError."""
-    beside = snapshot.files[0].path.parent.parent
-    directory = Path(tempfile.mkdtemp(prefix=f"form-{snapshot.version}-{form}-", dir=beside))
-    try:
-        made = replace(
-            snapshot, form=form, files=tuple(_quantised(one.path, directory, form) for one in snapshot.files)
-        )
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    weakref.finalize(made, shutil.rmtree, directory, ignore_errors=True)
-    return made
+    assert snapshot.directory is not None
+    directory = snapshot.directory.beside(f"form-{snapshot.version}-{form}-")
+    files = tuple(_quantised(one.path, directory.path, form) for one in snapshot.files)
+    return replace(snapshot, form=form, files=files, directory=directory)
 
 
 def _quantised(source: Path, directory: Path, form: str) -> SnapshotFile:

@@ -10,10 +10,8 @@ import json
 import math
 import os
 import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import IO
@@ -23,6 +21,7 @@ import torch
 from ais.contracts.weights.forms import BF16
 from ais.contracts.weights.offer import INDEX_FILE, DigestBuilder, digest_of, shard_name, version_digest
 from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
+from ais.runtime.owned_directory import OwnedDirectory
 
 SHARD_BYTES = 1 << 30
 """Files are begun anew beyond this size, unless said otherwise."""
@@ -49,13 +48,15 @@ class SnapshotFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An immutable policy version. Its files stay as long as the object does, and go with it."""
+    """An immutable policy version. Its files stay as long as the object or a copy of it does, and go with it."""
 
     version: int
     digest: str
-    """Of one BF16 file its own; of several, that over their digests in order."""
+    """For one BF16 file, its digest; for several, the digest of their digests, in order."""
     files: tuple[SnapshotFile, ...]
     """Safetensors files of BF16 tensors, which `transformers` loads; the first has the probe in its metadata."""
+    directory: OwnedDirectory | None = field(default=None, repr=False, compare=False)
+    """Where the files lie. None: there are none, as on ranks that only know the version."""
     form: str = BF16
     """Another one than BF16 has codes and scales in the place of some tensors: `ais.contracts.weights.forms`."""
 
@@ -71,12 +72,14 @@ class Snapshot:
     @classmethod
     def adopt(cls, version: int, files: Mapping[Path, str], staging: Staging) -> Snapshot:
         """The version that a checkpoint's `files` (with their digests, in order) are; they may be deleted there."""
-        directory = Path(tempfile.mkdtemp(prefix=f"version-{version}-", dir=staging.directory))
+        directory = OwnedDirectory(f"version-{version}-", staging.directory)
         source = next(iter(files)).parent
         for path in [*files, source / INDEX_FILE]:
             if path.is_file():
-                _link(path, directory / path.name)
-        adopted = [SnapshotFile(directory / path.name, path.stat().st_size, digest) for path, digest in files.items()]
+                _link(path, directory.path / path.name)
+        adopted = [
+            SnapshotFile(directory.path / path.name, path.stat().st_size, digest) for path, digest in files.items()
+        ]
         return _made(version, adopted, directory)
 
     def place_in(self, directory: Path) -> None:
@@ -143,7 +146,7 @@ class SnapshotWriter:
         self._probe = probe
         self._shards = layout(shapes, staging.shard_bytes)
         self._expected = iter(sorted(shapes))
-        self._directory = Path(tempfile.mkdtemp(prefix=f"version-{version}-", dir=staging.directory))
+        self._directory = OwnedDirectory(f"version-{version}-", staging.directory)
         self._written: list[SnapshotFile] = []
         self._file: IO[bytes] | RawIOBase | None = None
         self._left: list[str] = []
@@ -157,7 +160,7 @@ class SnapshotWriter:
             self._file.close()
             self._file = None
         if self._left or len(self._written) < len(self._shards):
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.remove()
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Rounds the next tensor to BF16 and writes it. Raises ValueError when it is not the one expected."""
@@ -177,13 +180,13 @@ class SnapshotWriter:
         if (missing := next(self._expected, None)) is not None:
             raise ValueError(f"expected every tensor before the end, got none for {missing}")
         if len(self._shards) > 1:
-            (self._directory / INDEX_FILE).write_text(self._index(), encoding="utf-8")
+            (self._directory.path / INDEX_FILE).write_text(self._index(), encoding="utf-8")
         return _made(self._version, self._written, self._directory)
 
     def _begin(self) -> None:
         number = len(self._written)
         self._left = list(self._shards[number])
-        path = self._directory / shard_name(number + 1, len(self._shards))
+        path = self._directory.path / shard_name(number + 1, len(self._shards))
         self._file = path.open("wb", buffering=0)
         self._digest = DigestBuilder()
         probe = self._probe if number == 0 else None
@@ -200,7 +203,7 @@ class SnapshotWriter:
         size = self._file.tell()
         self._file.close()
         self._file = None
-        path = self._directory / shard_name(len(self._written) + 1, len(self._shards))
+        path = self._directory.path / shard_name(len(self._written) + 1, len(self._shards))
         self._written.append(SnapshotFile(path, size, self._digest.result()))
 
     def _index(self) -> str:
@@ -210,10 +213,8 @@ class SnapshotWriter:
         return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1, sort_keys=True)
 
 
-def _made(version: int, files: Sequence[SnapshotFile], directory: Path) -> Snapshot:
-    snapshot = Snapshot(version, version_digest([file.digest for file in files]), tuple(files))
-    weakref.finalize(snapshot, shutil.rmtree, directory, ignore_errors=True)
-    return snapshot
+def _made(version: int, files: Sequence[SnapshotFile], directory: OwnedDirectory) -> Snapshot:
+    return Snapshot(version, version_digest([file.digest for file in files]), tuple(files), directory)
 
 
 def take_snapshot(
