@@ -23,7 +23,7 @@ def write_recording(file: Path, payloads: Iterable[bytes]) -> None:
 
 
 def read_recording(file: Path, bounds: TrajectoryBounds) -> Iterator[ScoredGroup]:
-    """Reads the groups of a file. Raises OSError, and MalformedRecordError for one that is malformed or outside `bounds`."""
+    """Reads the groups of a file. Raises OSError, and MalformedRecordError for one that is not within `bounds`."""
     with file.open("rb") as opened:
         while head := opened.read(_LENGTH_BYTES):
             length = int.from_bytes(head, "little")

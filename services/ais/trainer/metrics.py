@@ -14,7 +14,6 @@ SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100
 STALENESS_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 16)
 
 
-
 class TrainerMetrics:
     """All metrics of one trainer, on its own registry."""
 
