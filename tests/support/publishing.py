@@ -16,6 +16,7 @@ from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import PushSettings
+from ais.trainer.weights.deltas import Origin
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 from tests.support.replica_stand_ins import StandInReplica
@@ -47,12 +48,15 @@ async def publishing(
     redis: Redis, keys: Keys, registry: CollectorRegistry, incarnation: int = 0, **settings: object
 ) -> AsyncIterator[WeightPublisher]:
     chosen = PushSettings.model_validate({"registry_poll_seconds": 0.05, "deadline_seconds": 5.0, **settings})
-    publisher = WeightPublisher(ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), incarnation)
+    publisher = WeightPublisher(ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), Origin("", incarnation))
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher
     finally:
+        ended = task.done()
         await end_tasks(task)
+        if ended:
+            task.result()
 
 
 def sent(registry: CollectorRegistry, encoding: str) -> float:

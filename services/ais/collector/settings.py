@@ -96,7 +96,7 @@ class JudgingSettings(Section):
     """Worker processes."""
     seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
     """A judgement that takes longer is stopped, its worker killed and replaced."""
-    memory_megabytes: int = Field(default=2048, ge=16)
+    memory_megabytes: int = Field(default=2048, ge=16, le=1 << 24)
     """Memory that judging may take in a worker beyond what loading the verifier took. (Linux only.)"""
     on_failure: Literal["zero", "end"] = "zero"
     """A response whose judgement is stopped or fails gets the reward 0 and is counted in
@@ -160,7 +160,7 @@ class CollectorSettings(Section):
     max_attempts: Count = 50
     """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector.
     Calls to replicas that are full, too slow or leaving do not count."""
-    stall_seconds: float = Field(default=30.0, gt=0)
+    stall_seconds: Seconds = 30.0
     """When nothing has moved for this long, /readyz and the log say what is waited for; where nothing can change it,
     the collector ends with the reason. A running call may take `group_deadline_seconds`, a training step three times
     as long as the longest so far."""

@@ -72,7 +72,8 @@ class RolloutSettings(Section):
     """Number formats the behaviour policy computes in."""
     probe_tolerance: float | None = Field(default=None, gt=0.0, le=100.0)
     """New weights are refused when their log-probs are further than this from the trainer's on the probe it sends with
-    them: mean absolute gap, nats a token. None: what `precision` explains, 0.1 for BF16 to 1.0 for E2M1."""
+    them: mean absolute gap, nats a token. It is multiplied by a fifth of the probe's mean -log p where that is more
+    than 5 nats, as rounding errors are. None: what `precision` explains, 0.1 for BF16 to 1.0 for E2M1."""
     slots: int = Field(default=128, ge=1, le=1 << 20)
     """Sequences sampled at once. Each holds a row of the key-value cache of `max_model_len` positions."""
     max_model_len: int = Field(default=1024, ge=2, le=MOST)

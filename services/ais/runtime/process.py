@@ -32,16 +32,16 @@ class UnavailableError(RuntimeError):
 
 
 def die_with_parent() -> None:
-    """From now on this process is killed when the process that started it is gone, even by SIGKILL. (Linux only.)
+    """Asks for this process to be killed when the process that started it is gone, even by SIGKILL. (Linux only.)
 
-    Call it in the main thread: the wish ends with the thread that made it.
+    Call it in the main thread: the request ends with the thread that made it.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def service_arguments(description: str) -> argparse.Namespace:
-    """The command line every service shares."""
+    """Parses the command line that every service shares."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("-c", "--config", type=Path, help="TOML settings file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")

@@ -153,6 +153,10 @@ class TrainerMetrics:
         self.set_aside = gauge(
             "ais_weight_replicas_set_aside", "Replicas whose last upload failed or came too late; tried again."
         )
+        self.refused_by_all = gauge(
+            "ais_weight_version_refused_by_all",
+            "How often every replica has refused the newest version; the run ends at trainer.push.refusals.",
+        )
         self.delta_ratio = gauge(
             "ais_weight_delta_ratio", "Bytes of the last delta by those of the version. NaN: none was made yet."
         )

@@ -38,6 +38,7 @@ from ais.trainer.settings import Settings
 from ais.trainer.start import Start, start_of
 from ais.trainer.training import TrainingLoop
 from ais.trainer.warning_log import WarningLog
+from ais.trainer.weights.deltas import Origin
 from ais.trainer.weights.publisher import WeightPublisher
 
 STOP_SECONDS = 20.0
@@ -125,7 +126,8 @@ class TrainerService:
         self._settings = settings
         self._queue = TrajectoryQueue(redis.usual, keys)
         self._reader = GroupReader(TrajectoryQueue(redis.reading, keys, lease.incarnation), intake, metrics, settings)
-        self._publisher = WeightPublisher(replicas, trainer.push, metrics, lease.incarnation, run.use_proxy)
+        origin = Origin(lease.identity, lease.incarnation)
+        self._publisher = WeightPublisher(replicas, trainer.push, metrics, origin, run.use_proxy)
         events = TrainerEvents(redis.usual, keys, lease.incarnation)
         self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings)
         commits = Commits(settings, start.learner, start.store, self._reader, lease, metrics)

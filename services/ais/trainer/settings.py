@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.contracts.weights.offer import MOST_CHILDREN
 from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.settings import (
@@ -133,13 +134,16 @@ class PushSettings(Section):
     """Send a replica the exact difference to the version it serves, where that is smaller than the whole."""
     delta_threads: Threads = 2
     """Threads that compute it, beside the next step."""
-    fanout: Count = 8
+    fanout: int = Field(default=8, ge=1, le=MOST_CHILDREN)
     """Replicas the trainer sends a version to at once. Beyond that many, replicas pass it on to each other."""
     deadline_seconds: Seconds = 120.0
     """One upload of the weights to one replica may take this long; so may passing it on to those below it. A replica
     that takes longer is set aside, and tried again by itself, from where it was cut."""
     attempts: Count = 4
     """Uploads tried in a row, with back-off, before the replica is left alone until the next look at the registry."""
+    refusals: int = Field(default=3, ge=1, le=1000)
+    """How often every replica may refuse one version for good before the run ends, as it could only wait. The version
+    is offered again every ten seconds."""
     final_seconds: SecondsOrNone = 5.0
     """At the end of the run, how long the trainer waits for replicas to take the final version."""
     registry_poll_seconds: Seconds = 0.5
@@ -198,10 +202,10 @@ class TrainerSettings(Section):
     """Address to listen on."""
     http_port: Port = 0
     """Port to listen on; 0 takes a free one and logs it."""
-    stall_seconds: float = Field(default=60.0, gt=0.0)
+    stall_seconds: Seconds = 60.0
     """When no batch has come for this long, the trainer says what it waits for, and is not ready until one comes.
     Choose more than sampling one batch takes."""
-    untrusted_batches: int = Field(default=5, ge=1)
+    untrusted_batches: Count = 5
     """A batch that was sampled by another policy than the one trained, by `correction.mixing.mismatch_limit`, is not
     trained. After this many in a row the run ends with the reason."""
     samples_per_step: int = Field(default=4, ge=0, le=64)

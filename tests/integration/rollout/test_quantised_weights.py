@@ -29,7 +29,7 @@ from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.http import serve
 from ais.runtime.tasks import end_tasks
-from ais.trainer.weights.deltas import full
+from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 from tests.support.publishing import publishing, sent
@@ -314,7 +314,7 @@ async def test_a_replica_passes_on_only_the_form_that_it_holds(
             offer = parcel.offer.model_copy(update={"relay": relay})
             status = await upload(client, holder.url, offer, these(parcel.files))
             assert status.form == BF16
-        offer = full(new, 0).offer.model_copy(update={"relay": below})
+        offer = full(new, Origin()).offer.model_copy(update={"relay": below})
         await upload(client, holder.url, offer, these(files_of(new)))
         await child.serves(new, BF16)
     assert passed_on == [BF16], "its files are not the codes that were offered"

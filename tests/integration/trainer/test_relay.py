@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.weights.offer import RelayTarget
 from ais.contracts.weights.upload import these, upload, upload_client
-from ais.trainer.weights.deltas import full
+from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot
 from tests.support.publishing import CuttingProxy, payload_of, publishing, sent, served, versions
@@ -137,7 +137,7 @@ async def test_an_offer_that_is_repeated_with_other_replicas_to_pass_it_on_to_re
 ) -> None:
     """As when the one that was to serve them has died: the trainer hangs them under a replica that has begun."""
     above, below = await fleet.join("above"), await fleet.join("below")
-    parcel = full(snapshot(1), incarnation=1)
+    parcel = full(snapshot(1), Origin("", 1))
     relayed = parcel.offer.model_copy(update={"relay": (RelayTarget(url=below.url),)})
     async with upload_client(10.0) as client:
         if served_before:

@@ -13,7 +13,7 @@ import torch
 from ais.contracts.weights.upload import these, upload
 from ais.rollout.engine import WeightSwap
 from ais.runtime.http import serve
-from ais.trainer.weights.deltas import Parcel, delta, full
+from ais.trainer.weights.deltas import Origin, Parcel, delta, full
 from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
 from tests.support.replica_stand_ins import KeepingEngine, StandInReplica
 
@@ -56,8 +56,8 @@ async def test_a_version_and_its_delta_pass_through_in_bounded_memory(tmp_path: 
         tracemalloc.start()
         try:
             first, second = written(1, tmp_path), written(2, tmp_path)
-            await pushed(full(first, 0))
-            await pushed(coded := delta(first, second, 0, threads=1))
+            await pushed(full(first, Origin()))
+            await pushed(coded := delta(first, second, Origin(), threads=1))
             _now, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

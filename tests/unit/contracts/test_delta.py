@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -148,6 +153,43 @@ def test_a_delta_damaged_anywhere_is_refused_or_still_gives_the_file(pair: tuple
         else:
             assert (tmp_path / "result").read_bytes() == new.read_bytes()
     assert refusals > 0.95 * len(content)
+
+
+SOUND_HEAD = {"width": 2, "size": 1024, "block": 64, "header": "AAAA"}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[1, 2]",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        *(
+            json.dumps(SOUND_HEAD | {field: value}).encode()
+            for field in SOUND_HEAD
+            for value in (None, [], {}, True, 1.5, "1e9", -1, 10**400, math.inf, math.nan, "\0")
+        ),
+        *(
+            json.dumps(SOUND_HEAD | {"header": base64.b64encode(bytes(8) + entries).decode()}).encode()
+            for entries in (b"1", b"[]", b"{", b'{"a": 1}', b'{"a": null}', b"[" * 100_000, b"\xff")
+        ),
+    ],
+)
+def test_a_head_of_any_kind_is_refused_as_a_delta(pair: tuple[Path, Path], tmp_path: Path, head: bytes) -> None:
+    """So that the replica answers that it needs the whole version, not that it is in trouble."""
+    base, coded = pair
+    content = coded.read_bytes()
+    compressed = zstandard.compress(head)
+    refused(base, content[:8] + struct.pack("<I", len(compressed)) + compressed + content[64:], tmp_path)
+
+
+def test_a_head_that_unpacks_to_more_than_is_allowed_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, _coded = pair
+    bomb = zstandard.compress(bytes(3 * delta.LARGEST_HEADER))
+    refused(base, b"AISDELTA" + struct.pack("<I", len(bomb)) + bomb, tmp_path)
 
 
 def test_another_base_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:

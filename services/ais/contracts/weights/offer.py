@@ -70,8 +70,20 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PIECE_BYTES = 1 << 20
 
+LARGEST_NUMBER = 1 << 53
+"""Versions, incarnations and sizes; JSON numbers above are not exact everywhere."""
+OFFER_BYTES = 4 << 20
+"""Longest offer that a replica reads. One of `MOST_SHARDS` shards takes less than half of it."""
+MOST_SHARDS = 4096
+MOST_RELAYED = 4096
+"""Replicas that an offer may name below the one that it goes to."""
+MOST_CHILDREN = 64
+"""Replicas that one replica passes a version on to."""
+
 Digest = Annotated[str, Field(pattern=r"^blake3:[0-9a-f]{64}$")]
-Size = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
+Identity = tuple[int, str]
+"""Number and digest of a version."""
 
 
 class _Message(BaseModel):
@@ -86,7 +98,7 @@ class Shard(_Message):
     """Bytes of the file."""
     digest: Digest
     """Of the file."""
-    sent_size: int = Field(gt=0)
+    sent_size: int = Field(gt=0, le=LARGEST_NUMBER)
     """Bytes that are sent: the file's own, or those of its delta."""
     sent_digest: Digest
     """Of what is sent."""
@@ -95,37 +107,43 @@ class Shard(_Message):
 class Base(_Message):
     """The version that a delta starts from."""
 
-    version: int = Field(ge=0)
+    version: int = Field(ge=0, le=LARGEST_NUMBER)
     digest: Digest
 
 
 class RelayTarget(_Message):
     """A replica to pass a version on to, and whom it passes it on to in turn."""
 
-    url: str
+    url: str = Field(max_length=2048)
     """Base URL of its control API."""
-    children: tuple[RelayTarget, ...] = ()
+    children: tuple[RelayTarget, ...] = Field(default=(), max_length=MOST_CHILDREN)
+
+    def count(self) -> int:
+        """Replicas in this part of the tree."""
+        return 1 + sum(child.count() for child in self.children)
 
 
 class Offer(_Message):
     """A version that a replica is to serve."""
 
-    version: int = Field(ge=0)
-    incarnation: int = Field(ge=0)
-    """Which start of the trainer this comes from."""
+    version: int = Field(ge=0, le=LARGEST_NUMBER)
+    run: str = Field(default="", max_length=64)
+    """Identity of the run it is of, as Redis names it; empty: of no run that a replica could check."""
+    incarnation: int = Field(ge=0, le=LARGEST_NUMBER)
+    """Which start of the run's trainer this comes from."""
     digest: Digest
     """Of the version's BF16 files, whichever form is sent."""
-    encoding: str
+    encoding: str = Field(max_length=16)
     """What is sent: `full` or `delta`."""
-    form: str = BF16
+    form: str = Field(default=BF16, max_length=32)
     """Of the shards, and of the base's: `ais.contracts.weights.forms`."""
     base: Base | None = None
     """Of a delta."""
-    shards: tuple[Shard, ...] = Field(min_length=1)
+    shards: tuple[Shard, ...] = Field(min_length=1, max_length=MOST_SHARDS)
     """In the order of the digest."""
-    relay: tuple[RelayTarget, ...] = ()
+    relay: tuple[RelayTarget, ...] = Field(default=(), max_length=MOST_CHILDREN)
     """Replicas to pass it on to."""
-    relay_seconds: float = Field(default=120.0, gt=0.0)
+    relay_seconds: float = Field(default=120.0, gt=0.0, le=86_400.0)
     """How long passing it on may take."""
 
     @model_validator(mode="after")
@@ -134,6 +152,8 @@ class Offer(_Message):
             raise ValueError("base: expected one for encoding delta, and none for another")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("shards: expected names that differ")
+        if (named := sum(target.count() for target in self.relay)) > MOST_RELAYED:
+            raise ValueError(f"relay: expected up to {MOST_RELAYED} replicas, got {named}")
         combined = version_digest([shard.digest for shard in self.shards])
         if self.form == BF16 and combined != self.digest:
             raise ValueError(f"digest: expected that of the shards, {combined}, got {self.digest}")

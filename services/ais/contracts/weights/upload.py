@@ -6,6 +6,7 @@ Every pass begins with the offer, and the answer tells where to go on. So a pass
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,10 +35,18 @@ KEEPALIVE_SECONDS = 1.0
 """An idle connection is not used again after this time. The server closes one after five seconds: whoever waits as long
 may send just as it closes, and is answered by a reset."""
 ATTEMPTS = 4
+ANSWER_BYTES = 1 << 20
+"""Longest answer that is read; one that lists every shard of the largest version takes a fifth of it."""
 
-Answer = TypeVar("Answer", WeightsStatus, Missing)
+Message = TypeVar("Message", WeightsStatus, Missing)
 ShardFile = Callable[[int], Awaitable[Path]]
 """The file with the bytes to send of a shard, given its index, as soon as it is whole."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: bytes
 
 
 class UploadError(Exception):
@@ -77,26 +86,38 @@ async def upload(
     """One pass: returns when the replica at `url` serves the version. `sent` is told of bytes as they go out.
 
     Raises TransientUploadError, after which the next pass goes on where this one was cut; WeightsRefusedError when
-    trying again cannot help; UploadError for an answer that is not understood.
+    trying again cannot help; UploadError for an answer that no sound replica gives.
     """
     address = f"{url.rstrip('/')}/v1/weights/{offer.version}"
     stuck: Missing | None = None
     while True:
         answer = await _put(client, address, offer.model_dump_json().encode(), {"Content-Type": "application/json"})
-        if answer.status_code == httpx.codes.OK:
-            return _read(WeightsStatus, address, answer)
+        if answer.status == httpx.codes.OK:
+            return _confirmed(_read(WeightsStatus, address, answer), address, offer)
         missing = _read(Missing, address, answer)
         if not missing.shards or missing == stuck:
-            raise TransientUploadError(f"{address} still lacks what it was sent: {missing.shards}")
+            raise TransientUploadError(f"{address} still lacks what it was sent")
         stuck = missing
         for shard in missing.shards:
+            _check(shard, address, offer)
             await _send(client, address, offer, shard, await shard_file(shard.index), sent)
 
 
 async def upload_with_retries(
-    client: httpx.AsyncClient, url: str, offer: Offer, shard_file: ShardFile, attempts: int = ATTEMPTS
-) -> WeightsStatus:
-    """As `upload`, in up to `attempts` passes with back-off."""
+    client: httpx.AsyncClient,
+    url: str,
+    offer: Offer,
+    shard_file: ShardFile,
+    attempts: int = ATTEMPTS,
+    *,
+    wanted: Callable[[], bool] = lambda: True,
+    sent: Callable[[int], None] = lambda _size: None,
+    failed: Callable[[TransientUploadError], None] = lambda _error: None,
+) -> WeightsStatus | None:
+    """As `upload`, in up to `attempts` passes with back-off; `failed` is told of each that may be tried again.
+
+    None: the version was not `wanted` any more when a pass was to begin.
+    """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(TransientUploadError),
         stop=stop_after_attempt(attempts),
@@ -104,7 +125,13 @@ async def upload_with_retries(
         reraise=True,
     ):
         with attempt:
-            return await upload(client, url, offer, shard_file)
+            if not wanted():
+                return None
+            try:
+                return await upload(client, url, offer, shard_file, sent)
+            except TransientUploadError as error:
+                failed(error)
+                raise
     raise AssertionError("unreachable")
 
 
@@ -116,10 +143,7 @@ async def _send(
     file: Path,
     sent: Callable[[int], None],
 ) -> None:
-    try:
-        shard = offer.shards[missing.index]
-    except IndexError:
-        raise UploadError(f"{address} asks for shard {missing.index} of {len(offer.shards)}") from None
+    shard = offer.shards[missing.index]
     headers = {
         "Content-Type": CONTENT_TYPE,
         "Content-Length": str(shard.sent_size - missing.offset),
@@ -131,41 +155,70 @@ async def _send(
 
 async def _put(
     client: httpx.AsyncClient, address: str, content: bytes | AsyncIterator[bytes], headers: dict[str, str]
-) -> httpx.Response:
-    """An answer of 200 or 202. Raises UploadError."""
+) -> _Answer:
+    """An answer of 200 or 202. Raises UploadError or WeightsRefusedError."""
+    headers = headers | {"Accept-Encoding": "identity"}
     try:
-        answer = await client.put(address, content=content, headers=headers)
+        async with client.stream("PUT", address, content=content, headers=headers) as response:
+            answer = _Answer(response.status_code, await _bounded(response, address))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise TransientUploadError(f"{address}: {type(error).__name__} {error}") from error
-    if answer.is_success:
+    if answer.status in (httpx.codes.OK, httpx.codes.ACCEPTED):
         return answer
     refusal = _refusal(answer)
-    if _may_pass(answer.status_code, refusal):
-        raise TransientUploadError(f"{address} answered {answer.status_code}: {answer.text[:200]}")
-    refusal = refusal or WeightsRefused(field="", reason=answer.text[:500], serving_version=0)
-    raise WeightsRefusedError(refusal.field, refusal.reason, answer.status_code, refusal.probe_gap)
+    if _may_pass(answer.status, refusal):
+        raise TransientUploadError(f"{address} answered {answer.status}: {refusal.reason}")
+    raise WeightsRefusedError(refusal.field, refusal.reason, answer.status, refusal.probe_gap)
 
 
-def _may_pass(status: int, refusal: WeightsRefused | None) -> bool:
+async def _bounded(response: httpx.Response, address: str) -> bytes:
+    """The body as it comes, never unpacked. Raises UploadError for a long or an encoded one."""
+    if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise UploadError(f"{address} gave an answer in an encoding that was not asked for: {encoding[:50]}")
+    body = bytearray()
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > ANSWER_BYTES:
+            raise UploadError(f"{address} gave an answer of more than {ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _check(missing: MissingShard, address: str, offer: Offer) -> None:
+    """Raises UploadError when the replica asks for what was not offered."""
+    index, offset = missing.index, missing.offset
+    if not (0 <= index < len(offer.shards) and 0 <= offset <= offer.shards[index].sent_size):
+        raise UploadError(f"{address} asks for byte {offset} of shard {index}, of {len(offer.shards)} shards")
+
+
+def _may_pass(status: int, refusal: WeightsRefused) -> bool:
     """Whether the same upload may succeed next time."""
     if status >= 500 or status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.NOT_FOUND):
         return True
-    field = refusal.field if refusal else ""
-    return (status, field) in ((httpx.codes.CONFLICT, "offset"), (httpx.codes.UNPROCESSABLE_ENTITY, "digest"))
+    return (status, refusal.field) in ((httpx.codes.CONFLICT, "offset"), (httpx.codes.UNPROCESSABLE_ENTITY, "digest"))
 
 
-def _refusal(answer: httpx.Response) -> WeightsRefused | None:
+def _refusal(answer: _Answer) -> WeightsRefused:
+    """What the replica says; of an answer of another kind, its beginning."""
     try:
-        return WeightsRefused.model_validate_json(answer.content)
+        return WeightsRefused.model_validate_json(answer.body)
     except ValidationError:
-        return None
+        text = answer.body[:500].decode(errors="backslashreplace")
+        return WeightsRefused(field="", reason=text, serving_version=0)
 
 
-def _read(model: type[Answer], address: str, answer: httpx.Response) -> Answer:
+def _read(model: type[Message], address: str, answer: _Answer) -> Message:
     try:
-        return model.model_validate_json(answer.content)
+        return model.model_validate_json(answer.body)
     except ValidationError as error:
-        raise UploadError(f"{address} gave an answer that is not understood: {error}") from error
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UploadError(f"{address} gave an answer that is not understood: {where} {first['msg']}") from None
+
+
+def _confirmed(status: WeightsStatus, address: str, offer: Offer) -> WeightsStatus:
+    if (status.version, status.digest) != (offer.version, offer.digest):
+        raise UploadError(f"{address} says that it serves version {status.version}, not the one that it was offered")
+    return status
 
 
 async def _pieces(file: Path, offset: int, sent: Callable[[int], None]) -> AsyncIterator[bytes]:

@@ -55,9 +55,11 @@ _OWNER = TypeAdapter(_Owner)
 class Lease:
     """The right to train a run."""
 
-    def __init__(self, redis: Redis, keys: Keys, incarnation: int) -> None:
+    def __init__(self, redis: Redis, keys: Keys, identity: str, incarnation: int) -> None:
         self._redis = redis
         self._keys = keys
+        self.identity = identity
+        """The run's: it stands in Redis, in its directory and in every offer of weights."""
         self.incarnation = incarnation
         """Number of this trainer among those of the run, from 1."""
 
@@ -93,7 +95,7 @@ async def take_lease(redis: Redis, run: RunSettings, patience_seconds: float) ->
         _write(run.path, owner)
         ours: dict[str, str | int] = {keys.identity: owner.identity, keys.incarnation: owner.incarnation}
         await persist(lambda: redis.mset(ours), patience_seconds)
-        yield Lease(redis, keys, owner.incarnation)
+        yield Lease(redis, keys, owner.identity, owner.incarnation)
 
 
 def _number(value: bytes | None) -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ais.contracts.weights.delta import EncodedDelta, encode_delta
 from ais.contracts.weights.delta_blocks import DeltaError
-from ais.contracts.weights.offer import Base, Offer, Shard
+from ais.contracts.weights.offer import Base, Identity, Offer, Shard
 from ais.runtime.owned_directory import OwnedDirectory
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.weights.forms import FormMaker
-from ais.trainer.weights.snapshot import Identity, Snapshot
+from ais.trainer.weights.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,26 @@ class Parcel:
     """Keeps the files of a delta."""
 
 
-def full(snapshot: Snapshot, incarnation: int) -> Parcel:
+@dataclass(frozen=True)
+class Origin:
+    """Where offers come from."""
+
+    run: str = ""
+    """Identity of the run; empty: any run's."""
+    incarnation: int = 0
+    """Which start of the run's trainer this is."""
+
+
+def full(snapshot: Snapshot, origin: Origin) -> Parcel:
+    """The files of a version, as they are."""
     shards = tuple(
         Shard(name=one.path.name, size=one.size, digest=one.digest, sent_size=one.size, sent_digest=one.digest)
         for one in snapshot.files
     )
     offer = Offer(
         version=snapshot.version,
-        incarnation=incarnation,
+        run=origin.run,
+        incarnation=origin.incarnation,
         digest=snapshot.digest,
         encoding="full",
         form=snapshot.form,
@@ -52,9 +64,9 @@ def full(snapshot: Snapshot, incarnation: int) -> Parcel:
 class DeltaMaker:
     """Makes the parcels of the newest version."""
 
-    def __init__(self, forms: FormMaker, incarnation: int, threads: int, metrics: TrainerMetrics) -> None:
+    def __init__(self, forms: FormMaker, origin: Origin, threads: int, metrics: TrainerMetrics) -> None:
         self._forms = forms
-        self._incarnation = incarnation
+        self._origin = origin
         self._threads = threads
         self._metrics = metrics
         self._pair: tuple[Identity, Identity] | None = None
@@ -85,7 +97,7 @@ class DeltaMaker:
             return None
         begin = time.perf_counter()
         try:
-            parcel = await asyncio.to_thread(delta, base, new, self._incarnation, self._threads)
+            parcel = await asyncio.to_thread(delta, base, new, self._origin, self._threads)
         except (DeltaError, OSError) as error:
             logger.warning("no delta from version %d to %d: %s", base.version, new.version, error)
             return None
@@ -94,7 +106,7 @@ class DeltaMaker:
         return parcel if parcel.offer.sent_bytes < new.size else None
 
 
-def delta(base: Snapshot, new: Snapshot, incarnation: int, threads: int) -> Parcel:
+def delta(base: Snapshot, new: Snapshot, origin: Origin, threads: int) -> Parcel:
     """Computes and proves the delta of every file. Raises DeltaError when the two differ in more than their values."""
     if [one.path.name for one in base.files] != [one.path.name for one in new.files]:
         raise DeltaError(f"expected {len(base.files)} files as in version {base.version}, got {len(new.files)}")
@@ -107,7 +119,8 @@ def delta(base: Snapshot, new: Snapshot, incarnation: int, threads: int) -> Parc
     ]
     offer = Offer(
         version=new.version,
-        incarnation=incarnation,
+        run=origin.run,
+        incarnation=origin.incarnation,
         digest=new.digest,
         encoding="delta",
         form=new.form,

@@ -21,8 +21,12 @@ class Branch:
         return [name for child in self.children for name in (child.root, *child.below())]
 
     def targets(self, urls: dict[str, str]) -> tuple[RelayTarget, ...]:
-        """The root's part of an offer; `urls` by replica id."""
-        return tuple(RelayTarget(url=urls[child.root], children=child.targets(urls)) for child in self.children)
+        """The root's part of an offer; `urls` by replica id. Who has none has left, with those below."""
+        return tuple(
+            RelayTarget(url=urls[child.root], children=child.targets(urls))
+            for child in self.children
+            if child.root in urls
+        )
 
 
 def branches(replica_ids: Sequence[str], roots: int, fanout: int) -> list[Branch]:

@@ -19,7 +19,7 @@ from typing import IO
 import torch
 
 from ais.contracts.weights.forms import BF16
-from ais.contracts.weights.offer import INDEX_FILE, DigestBuilder, digest_of, shard_name, version_digest
+from ais.contracts.weights.offer import INDEX_FILE, DigestBuilder, Identity, digest_of, shard_name, version_digest
 from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 from ais.runtime.owned_directory import OwnedDirectory
 
@@ -31,8 +31,6 @@ _ALIGNMENT = 8
 """Bytes that the values of a safetensors file are aligned to."""
 
 Shape = Sequence[int]
-Identity = tuple[int, str]
-"""Version and digest."""
 
 
 @dataclass(frozen=True)
