@@ -15,7 +15,7 @@ OTHER_FIELD = "other"
 REFUSED = (
     *("group_id", "prompt_token_ids", "samples"),
     *(f"sampling.{name}" for name in SamplingParameters.model_fields),
-    *("queue", "draining", OTHER_FIELD),
+    *("queue", "draining", "policy", OTHER_FIELD),
 )
 """Why a call is refused: a closed set, whatever callers send."""
 
@@ -53,7 +53,8 @@ class RolloutMetrics:
         )
         self.rejected_requests = meter.counter(
             "ais_rollout_rejected_requests",
-            "Generate calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`.",
+            "Generate calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`; "
+            "`policy`: it gave no distribution for a sample.",
             ["field"],
         )
         for field in REFUSED:
@@ -125,7 +126,7 @@ class RolloutMetrics:
         self.rejected_requests.labels(name if name in REFUSED else OTHER_FIELD).inc()
 
     def show_probe_gap(self, gap: float | None) -> None:
-        """Of the version that serves from now on."""
+        """`gap` is that of the version that serves from now on; None: it came without a probe."""
         self._probe_gap.set(float("nan") if gap is None else gap)
 
     def decode_step(self, seconds: float, tokens: int) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
+from ais.contracts.limits import field_label
 from ais.runtime.metrics import Meter
 from ais.trainer.record import StepRecord
 from ais_core.plan import CONCERNS
 
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 STALENESS_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 16)
-
-_INDEX = re.compile(r"\[\d+\]")
 
 
 class TrainerMetrics:
@@ -174,8 +172,8 @@ class TrainerMetrics:
         )
 
     def count_discarded(self, field: str) -> None:
-        """`trajectories[3].token_ids` counts as `trajectories.token_ids`: labels must stay few."""
-        self._discarded.labels(field=_INDEX.sub("", field)).inc()
+        """Counts a refused group by the label of the `field` it was refused for."""
+        self._discarded.labels(field=field_label(field)).inc()
 
     def record(self, record: StepRecord, staleness: Sequence[int]) -> None:
         """Shows a finished step; `staleness` has one value a trajectory. A statistic that is None shows as NaN."""
