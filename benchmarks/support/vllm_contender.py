@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 
-from ais.collector.generation import GenerationClient
+from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.model_identity import identify_model
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds

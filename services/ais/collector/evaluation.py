@@ -24,9 +24,9 @@ import grpc
 import httpx
 
 from ais.collector.exercise import Exercise, open_exercise
-from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import run_without_torch
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import TrajectoryBounds

@@ -1,4 +1,4 @@
-"""A service's HTTP side: a FastAPI application served inside the service's event loop, with health and metrics.
+"""The HTTP server of a service: a FastAPI application inside the service's event loop, with health and metrics.
 
 `/healthz` answers while the process lives; `/readyz` answers 503 with the reason until the service can do its work;
 `/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.http_limits`.
@@ -24,7 +24,7 @@ from ais.runtime.process import UnavailableError
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0
-"""Requests still running this long after a stop are cut."""
+"""Requests that still run this long after the server was told to stop are cut off."""
 
 
 class Health(BaseModel):
@@ -35,7 +35,7 @@ class Health(BaseModel):
 
 
 def application(title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None]) -> FastAPI:
-    """An application with health and metrics. `not_ready` says why the service cannot work yet, or None."""
+    """An application with health and metrics. `not_ready` says why the service cannot work yet; None: it can."""
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     app.router.route_class = BoundedRoute
 

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from proxy import Proxy
 from redis.asyncio import Redis
 
-from ais.collector import generation
-from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.replicas import generation
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.contracts.events import Finished, VersionPublished
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue

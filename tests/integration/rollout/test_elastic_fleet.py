@@ -20,7 +20,7 @@ from ais.collector.judging.judge import OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import open_tokenizer
-from ais.collector.proof import Expected
+from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier

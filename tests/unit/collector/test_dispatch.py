@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ais.collector.dispatch import FIRST_REST_SECONDS, Dispatcher
+from ais.collector.replicas.dispatch import FIRST_REST_SECONDS, Dispatcher
 from ais.contracts.registry import ReplicaRecord
 from tests.support.records import replica_record
 
