@@ -102,6 +102,6 @@ def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
     record.write(run / "run.json")
     done = ais("resume", str(run))
     assert done.returncode == 0, done.stderr
-    assert "is finished: 2 of 2 steps" in done.stdout
+    assert "is finished: 2 of 2 steps are trained" in done.stdout
     assert f"train on:        ais resume {run} --set run.steps=4" in done.stdout.splitlines()
     assert not (run / "logs").exists()
