@@ -30,9 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ais_core.diagnostics import Diagnostics, describe, measuring
+from ais_core.diagnostics import Diagnostics, describe
 from ais_core.diagnostics.histogram import FINE_BINS
 from ais_core.diagnostics.ladder import rungs
+from ais_core.diagnostics.measuring import Measurement, unit_weights
 from ais_core.diagnostics.sums import DECISIVE, Sums, check
 from ais_core.errors import NonFiniteError, ShapeError, StateError
 from ais_core.levels import WHOLE, Levels
@@ -43,7 +44,7 @@ from ais_core.rejections import kept, masked_share, off_policy_sequences, offend
 from ais_core.settings import WEIGHTED, CorrectionSettings, RejectionSettings
 
 State = dict[str, Any]
-"""What a correction remembers between batches: JSON-able, None before the first batch with tokens, and part of a
+"""The memory of a correction between batches: JSON-able, None before the first batch with tokens, and part of a
 checkpoint."""
 
 SEVERE = 0.5
@@ -96,20 +97,13 @@ class Correction:
             ShapeError: advantages that are missing or of another shape.
             NonFiniteError: advantages that are NaN or infinite where a token is trainable.
         """
-        sums = Sums.zero(batch.log_ratio.device)
-        sums.section("batch")[4] = batch.non_finite_tokens
+        measurement = Measurement(batch, self.settings)
         per_token = self._advantages(batch, advantages)
-        whole = []
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
             lag = None if batch.version_lag is None else batch.version_lag[chunk.tokens]
-            measuring.add(sums, chunk, self.settings, self._kept(chunk, part), lag)
-            if self.settings.method == "m2po" and part is not None:
-                measuring.add_offending(sums, chunk.log_ratio, part)
-            whole.append(chunk.sequence_sum())
-        if whole:
-            measuring.add_sequences(sums, torch.cat(whole))
-        return sums.flat
+            measurement.add(chunk, self._kept(chunk, part), lag, part if self.settings.method == "m2po" else None)
+        return measurement.finish()
 
     def plan(self, sums: Tensor, state: State | None) -> tuple[Plan, State | None]:
         """The decision for a batch from its global sums, and the state after it.
@@ -253,6 +247,16 @@ class Correction:
     # Weighing.
 
     def _mixed(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> Tensor:
+        settings = self.settings
+        if settings.method in WEIGHTED and not (
+            self._adaptive or self._rejections or settings.mixing.uncorrected_bound is not None
+        ):
+            # All tokens of a unit have the same weight: mix before it is spread over them.
+            units = Levels(chunk, settings).fixed()
+            weights = unit_weights(units, settings)
+            if plan.alpha is not None:
+                weights = weights.mul_(plan.alpha).add_(1.0 - plan.alpha)
+            return units.spread(weights.float(), chunk.log_ratio.numel())
         weighted, uncorrected = self._weigh(chunk, advantages, plan)
         return weighted.add_(uncorrected)
 
@@ -266,7 +270,7 @@ class Correction:
             weights = Levels(chunk, self.settings).between(plan.rung)
         else:
             units = Levels(chunk, self.settings).fixed()
-            weights = units.spread(measuring.unit_weights(units, self.settings).float(), logs.numel())
+            weights = units.spread(unit_weights(units, self.settings).float(), logs.numel())
         rest = logs.new_zeros(())
         if self.settings.method == "ais":
             assert plan.alpha is not None

@@ -1,8 +1,8 @@
-"""The errors raised at the border of the library: what was expected, what came, what to do."""
+"""Defines the errors raised at the border of the library: what was expected, what came, what to do."""
 
 
 class AISError(ValueError):
-    """Anything this library refuses."""
+    """Any input that this library refuses."""
 
 
 class SettingError(AISError):
@@ -10,11 +10,11 @@ class SettingError(AISError):
 
 
 class ShapeError(AISError):
-    """Tensors whose shapes, lengths or dtypes do not describe one batch."""
+    """Tensors whose shapes, lengths, lags, dtypes or devices do not describe one batch."""
 
 
 class NonFiniteError(AISError):
-    """A NaN or an infinity where a log-probability was expected."""
+    """A NaN or an infinity among log-probabilities, advantages, rewards or sums."""
 
 
 class StateError(AISError):

@@ -14,8 +14,7 @@ behaviour is exactly 1 at every rung, because ratios multiply along the chain of
 weight gives the exact gradient of the reward of a policy that is proximal inside the block and behaviour elsewhere. A
 longer block has less bias and more variance. `adaptive` stands between two rungs: see `ais_core.mixing`.
 
-With `truncate_tokens` each l_t is min(l_t, log cap) before it is summed; every weight is truncated at the cap at the
-end.
+With `truncate_tokens` the sums are over min(l_t, log cap). Every weight is truncated at the cap at the end.
 """
 
 import math
@@ -100,7 +99,7 @@ class Levels:
         return max(chunk.sizes, default=0) if chunk.uniform else chunk.spread(chunk.occupied)
 
     def rung(self, rung: int) -> Units:
-        """The units of blocks of 2^rung tokens."""
+        """The units of a rung: blocks of 2^rung tokens, or whole sequences."""
         if rung == 0:
             return self.tokens()
         return self._sequences(1.0) if rung >= self.highest else self._blocks(rung, rung)[0]
@@ -186,10 +185,11 @@ class Levels:
 
     def _sequences(self, power: float | Tensor) -> Units:
         occupied = self._chunk.occupied
-        raw = self._chunk.sequence_sum() * power
+        raw = self._chunk.sequence_sum()
+        raw = raw if isinstance(power, float) and power == 1.0 else raw * power
         if not self._truncates:
             return Units(raw, raw, occupied, occupied, power)
-        whole = self._running_truncated[self._chunk.ends] - self._running_truncated[self._chunk.starts]
+        whole = self._running_truncated[self._chunk.bounds].diff()
         return Units(raw, whole * power, occupied, occupied, power)
 
 
@@ -202,7 +202,7 @@ def _differences(ends: Tensor, firsts: Tensor) -> Tensor:
 
 
 def _factors_of_two(sizes: tuple[int, ...]) -> int:
-    """How often 2 divides every size."""
+    """The number of times that 2 divides every size."""
     bits = 0
     for size in sizes:
         bits |= size

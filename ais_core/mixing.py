@@ -60,16 +60,16 @@ from ais_core.settings import MixingSettings
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """What a rule sees of a batch."""
+    """The statistics of a batch that a rule decides from."""
 
     effective_sequences: float
-    """Under the raw weights, at the level in force."""
+    """Effective number of sequences under the raw weights, at the level in force."""
     mean_abs_log_ratio: float
     """D, nats per token."""
     truncated: Moments
-    """Of the truncated weights, at the level in force."""
+    """Moments of the truncated weights, at the level in force."""
     raw: Moments
-    """Of the raw weights, at the same level."""
+    """Moments of the raw weights, at the same level."""
     sequence_abs_log_ratio: float = 0.0
     """Mean |log w| of whole sequences, nats."""
     limited_share: float = 0.0
@@ -78,13 +78,13 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What a rule decides."""
+    """The decision of a rule."""
 
     alpha: float
     rung: float
     terms: MixingTerms
     effective_sample_ratio: float
-    """Of h, on the batch measured."""
+    """Effective sample size of h on the batch measured, as a share of the tokens."""
 
 
 def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
@@ -118,7 +118,7 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
 
 
 def effect(sums: Sums, alpha: float, rung: float) -> Effect | None:
-    """What the weights h = 1 - alpha + alpha w do to the batch of these sums; None for a batch without tokens."""
+    """The effect of the weights h = 1 - alpha + alpha w on the batch of these sums; None without tokens."""
     _, _, tokens, kept, _ = sums.values("batch")
     if tokens == 0:
         return None

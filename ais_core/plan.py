@@ -1,4 +1,4 @@
-"""What is decided for a batch, and what the decision does to its gradient."""
+"""Defines the plan of a batch: the decision, its effect on the gradient, and what gives concern."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ CONCERNS: dict[Concern, str] = {
     "uncorrected": "the mismatch is severe and less than a tenth of the gradient is importance-weighted: training is "
     "practically uncorrected",
 }
-"""What can be wrong with a plan, in words for a person."""
+"""Each concern in words for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class MixingTerms:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What the weights h = 1 - alpha + alpha w do to the gradient of the batch that was measured.
+    """The effect of the weights h = 1 - alpha + alpha w on the gradient of the batch that was measured.
 
     Exact with rejections. With a bounded uncorrected branch (`uncorrected_bound`), and between two rungs of level
     `adaptive`, estimates.
@@ -56,7 +56,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one batch is weighed. Only `Correction.plan` and `Correction.recall` make one."""
+    """The decision on how one batch is weighed. Only `Correction.plan` and `Correction.recall` make one."""
 
     alpha: float | None
     """The mixing coefficient: 0 is uncorrected, 1 fully weighted. None for corrections that do not mix."""
@@ -68,16 +68,16 @@ class Plan:
     """False when the mean |log ratio| of the batch is over the limit (`recall`: of the one that alpha was chosen from):
     the batch is better skipped, and somebody told."""
     concerns: tuple[Concern, ...]
-    """What is wrong, if anything. `CONCERNS` has each in words."""
+    """The reasons for concern, if any. `CONCERNS` has each in words."""
     terms: MixingTerms | None
-    """How alpha came about; None for corrections that do not mix."""
+    """The factors of alpha; None for corrections that do not mix."""
     effective_sample_ratio: float
     """Effective sample size of the weights applied, as a share of the tokens, on the batch alpha was chosen from. A
     lower bound between two rungs, and an estimate with a bounded uncorrected branch."""
     learning_rate_scale: float = 1.0
     """Multiply the learning rate by this (VCPO); 1 for the others."""
     effect: Effect | None = None
-    """Of the mixed weights on the batch measured; None for corrections that do not mix, for a batch without tokens, and
-    in a plan recalled before its batch is measured."""
+    """The effect of the mixed weights on the batch measured; None for corrections that do not mix, for a batch without
+    tokens, and in a plan recalled before its batch is measured."""
     diagnostics: Diagnostics | None = None
-    """Of the batch measured; None in a plan recalled before its batch is measured."""
+    """The diagnostics of the batch measured; None in a plan recalled before its batch is measured."""

@@ -1,4 +1,4 @@
-"""Log-ratios between two policies over a batch of sequences, and the weights that products of ratios make.
+"""Holds the log-ratios between two policies over a batch of sequences, and forms products of ratios.
 
 The only implementation works on the packed layout: the trainable tokens of all sequences one after another, and how
 many each sequence has. A batch made from padded tensors or masks (prompts, tool output) is packed at once, and its
@@ -61,8 +61,10 @@ class SequenceBatch:
     """Trainable tokens of each sequence; 0 is allowed."""
     version_lag: Tensor | None
     """(tokens,) int64: policy versions between the one that sampled a token and the one training it."""
+    lags: tuple[int, int]
+    """The smallest and the largest version lag; 0 where there are none."""
     non_finite_tokens: int
-    """How many tokens were left out because their log-ratio was not finite."""
+    """The number of tokens left out because their log-ratio was not finite."""
     smallest: float
     """The smallest log-ratio; inf for a batch without tokens."""
     largest: float
@@ -162,8 +164,10 @@ class SequenceBatch:
         else:
             assert keep is not None
             counts = _kept_by_sequence(keep, counts, shape)
-        lag = None if version_lag is None else _checked_lag(version_lag.reshape(-1), keep)
-        return cls(kept, tuple(counts), lag, bad, smallest, largest, keep, shape)
+        lag, lags = None, (0, 0)
+        if version_lag is not None:
+            lag, lags = _checked_lag(version_lag.reshape(-1), keep)
+        return cls(kept, tuple(counts), lag, lags, bad, smallest, largest, keep, shape)
 
     def chunks(self) -> Iterator["Chunk"]:
         """The batch in pieces of whole sequences, in order. A batch of one piece keeps that piece and its sums."""
@@ -222,7 +226,7 @@ class Chunk:
     largest: float
     """No log-ratio of the batch is larger."""
     tokens: slice
-    """Where the tokens lie in the batch."""
+    """The place of the tokens in the batch."""
 
     @cached_property
     def uniform(self) -> bool:
@@ -247,12 +251,12 @@ class Chunk:
     @cached_property
     def ends(self) -> Tensor:
         """(occupied sequences,) int64: where each sequence ends."""
-        return self.occupied.cumsum(0)
+        return self.bounds[1:]
 
     @cached_property
     def starts(self) -> Tensor:
         """(occupied sequences,) int64: where each sequence starts."""
-        return self.ends - self.occupied
+        return self.bounds[:-1]
 
     def spread(self, values: Tensor) -> Tensor:
         """Values per occupied sequence, repeated over its tokens."""
@@ -260,14 +264,22 @@ class Chunk:
 
     def sequence_sum(self, values: Tensor | None = None) -> Tensor:
         """(occupied sequences,) float64 sums over each sequence of values (tokens,), or of the log-ratios."""
-        sums = self.running if values is None else cumulative(values)
-        return sums[self.ends] - sums[self.starts]
+        return self._totals if values is None else cumulative(values)[self.bounds].diff()
+
+    @cached_property
+    def _totals(self) -> Tensor:
+        return self.running[self.bounds].diff()
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """(occupied sequences + 1,) int64: 0 and the end of each sequence."""
+        return cumulative(self.occupied, torch.int64)
 
 
-def cumulative(values: Tensor) -> Tensor:
-    """(n + 1,) float64 sums of everything before each value, so that the sum of a range is a difference of two."""
-    sums = values.new_zeros(values.numel() + 1, dtype=torch.float64)
-    torch.cumsum(values, 0, dtype=torch.float64, out=sums[1:])
+def cumulative(values: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(n + 1,) sums of everything before each value, so that the sum of a range is a difference of two."""
+    sums = values.new_zeros(values.numel() + 1, dtype=dtype)
+    torch.cumsum(values, 0, dtype=dtype, out=sums[1:])
     return sums
 
 
@@ -285,7 +297,7 @@ def _extremes(values: Tensor) -> tuple[float, float]:
 
 
 def _kept_by_sequence(keep: Tensor, counts: list[int], shape: torch.Size) -> list[int]:
-    """How many places of each sequence are kept, from `keep` (shape.numel(),) and the sequences' lengths."""
+    """The number of places kept in each sequence, from `keep` (shape.numel(),) and the sequences' lengths."""
     if len(shape) == 2:
         by_row: list[int] = keep.view(shape).sum(1, dtype=torch.int32).tolist()
         return by_row
@@ -296,16 +308,17 @@ def _kept_by_sequence(keep: Tensor, counts: list[int], shape: torch.Size) -> lis
     return by_sequence
 
 
-def _checked_lag(lag: Tensor, keep: Tensor | None) -> Tensor:
-    """(tokens,) int64 version lags. Raises ShapeError for fractions, NaN and negative lags."""
+def _checked_lag(lag: Tensor, keep: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+    """(tokens,) int64 version lags, and their extremes. Raises ShapeError for fractions, NaN and negative lags."""
     if lag.is_floating_point() or lag.is_complex() or lag.dtype == torch.bool:
         raise ShapeError(f"version lags count policy versions and are integers, got {lag.dtype}")
     lag = lag.long() if keep is None else lag[keep].long()
-    if lag.numel() and int(lag.min()) < 0:
-        raise ShapeError(
-            f"version lags are 0 or more, got {int(lag.min())}: no token is sampled by a version that comes later"
-        )
-    return lag
+    if not lag.numel():
+        return lag, (0, 0)
+    oldest, newest = torch.stack(torch.aminmax(lag)).tolist()
+    if oldest < 0:
+        raise ShapeError(f"version lags are 0 or more, got {oldest}: no token is sampled by a version that comes later")
+    return lag, (oldest, newest)
 
 
 def _check_tensors(**tensors: Tensor | None) -> None:

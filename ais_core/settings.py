@@ -1,7 +1,7 @@
-"""Every setting of the library, and the only place where a default lives.
+"""Holds every setting of the library, and is the only place where a default lives.
 
 Standard library only. The dataclasses are frozen and check themselves, so that a wrong value fails where it is written.
-The string under each field says what it means; `ais_core.settings` is what a settings file is documented from.
+The string under each field says what it means, and documentation of settings files is made from these strings.
 """
 
 import math
@@ -61,11 +61,12 @@ class RejectionSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = UNKNOWN_KEYS
 
     statistic: Statistic = "ratio"
-    """What is bounded: the ratio r itself, k1 = -log r, k2 = (log r)^2 / 2, or k3 = r - 1 - log r."""
+    """The statistic that is bounded: the ratio r itself, k1 = -log r, k2 = (log r)^2 / 2, or k3 = r - 1 - log r."""
 
     over: Over = "token"
-    """Where it is bounded: each `token` alone, or a whole sequence by the sum, mean or maximum of the statistic over
-    its tokens. A `ratio` is summed and averaged in the logarithm: product of the ratios, and their geometric mean."""
+    """The tokens that the bounds apply to: each `token` alone, or a whole sequence by the sum, mean or maximum of the
+    statistic over its tokens. A `ratio` is summed and averaged in the logarithm: product of the ratios, and their
+    geometric mean."""
 
     lower: float = -math.inf
     """The smallest value kept. For k1 this bounds -log r itself, sign included."""
@@ -82,12 +83,12 @@ class RejectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class MixingSettings:
-    """How the mixing coefficient alpha in `h = (1 - alpha) * uncorrected + alpha * weight` is chosen on each batch."""
+    """The rule that chooses alpha in `h = (1 - alpha) * uncorrected + alpha * weight` on each batch."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = UNKNOWN_KEYS
 
     rule: Rule = "plateau"
-    """Which rule of `ais_core.mixing` turns the three diagnostics into alpha."""
+    """The rule of `ais_core.mixing` that turns the three diagnostics into alpha."""
 
     alpha_max: float = 1.0
     """The dial between the two policies, and the largest alpha allowed. 1 optimises the BF16 policy that is trained; 0
@@ -101,14 +102,14 @@ class MixingSettings:
     rejections or `uncorrected_bound`."""
 
     amplification_batch: float = 4.0
-    """How many effective sequences beyond the first count as one half of the trust in the raw weights."""
+    """Effective sequences beyond the first at which the trust in the raw weights is one half."""
 
     variation_scale: float = 1.0
     """CV of the raw weights that counts as large; only the rules `product`, `severity_effective_sample_variation` and
     the alarms look at it."""
 
     noise_weight: float = 0.05
-    """How much variance counts against bias; only the rules `shrinkage`, `bias_noise` and `severity_reliability` look
+    """The weight of variance against bias; only the rules `shrinkage`, `bias_noise` and `severity_reliability` look
     at it."""
 
     mismatch_limit: float = 1.0
@@ -150,7 +151,7 @@ class MixingSettings:
 
 @dataclass(frozen=True, slots=True)
 class CorrectionSettings:
-    """Which correction is applied, and its bounds. See `ais_core.corrections` for the formula of each method."""
+    """The correction to apply, and its bounds. See `ais_core.corrections` for the formula of each method."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = UNKNOWN_KEYS
 
@@ -181,7 +182,7 @@ class CorrectionSettings:
     and of `m2po` (mean squared log ratio). None takes the method's own."""
 
     over: Over | None = None
-    """Where `k1`, `k2`, `k3` are measured. None means `token`."""
+    """The tokens over which `k1`, `k2` and `k3` are measured. None means `token`."""
 
     rejections: tuple[RejectionSettings, ...] = ()
     """Further rejections, applied on top of any method (token truncation with sequence rejection, for instance)."""

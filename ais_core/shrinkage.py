@@ -1,4 +1,4 @@
-"""The mixing coefficient of least mean squared error, where the gradients' moments are known.
+"""Computes the mixing coefficient of least mean squared error, where the gradients' moments are known.
 
 For g(alpha) = g0 + alpha (g1 - g0) and the true gradient g*, with biases b0, b1, total variances V0, V1 and total
 covariance C01 (traces of the covariance matrices),
@@ -7,14 +7,14 @@ covariance C01 (traces of the covariance matrices),
 
 is a parabola in alpha. With b1 = 0 its minimum is the positive-part James-Stein shrinkage of g1 towards g0.
 
-The moments can be measured where gradients of two halves of a batch are at hand: with d = g1 - g0, halves A and B that
-are independent, and b1 = 0,
+Gradients of two halves of a batch give the moments: with d = g1 - g0, independent halves A and B, and b1 = 0,
 
     |b0|^2       estimated by d_A . d_B                        Var(d)       by |d_A - d_B|^2 / 4
     Cov(g0, d)   by (g0_A - g0_B) . (d_A - d_B) / 4            alpha* = clip01( (|b0|^2 - Cov) / (|b0|^2 + Var) )
 
-all of the gradients of the whole batch, the means of both halves. Each is unbiased; alpha of a single batch is noisy,
-so average the moments over batches first. It costs further backward passes, and is meant for studies.
+All of these describe the gradients of the whole batch, which are the means of both halves. Each estimate is unbiased.
+The alpha of a single batch is noisy, so average the moments over batches first. The half-batch gradients cost further
+backward passes: this is meant for studies.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ def optimal_alpha(
 
 @dataclass(frozen=True, slots=True)
 class HalfBatchMoments:
-    """What two halves of a batch tell of the uncorrected gradient g0 and the difference d = g1 - g0 to the weighted."""
+    """Estimates, from two halves of a batch, about the uncorrected gradient g0 and its difference d = g1 - g0 to the
+    weighted one."""
 
     squared_bias: float
     """Estimates |E d|^2, which is |b0|^2 when the weighted gradient is unbiased; may be negative."""

@@ -1,4 +1,4 @@
-"""What the correction of one batch costs: sums, diagnostics, alpha and weights, against the same written plainly.
+"""Measures what the correction of one batch costs: sums, diagnostics, alpha and weights, against other code.
 
     ais bench correction [--sequences 256] [--length 2048] [--step-seconds S] [--output FILE]
 
@@ -7,16 +7,26 @@ trainers of the field do: quantiles by sorting, one pass per metric; for level `
 length besides. Both take the same log-probs, in one process and one thread, and must agree on alpha. Memory is what a
 call allocates at its peak, in tensors of the batch (float32); the log-ratios and the weights are two of them.
 
-Where a batch is as small as the demo's (256 x 17), not tokens but calls into torch take the time; that case is timed
-and its calls are counted as well. As a share of a real step, see `benchmarks/train.py`. Prints a table, and one JSON
-object as its last line.
+verl's own helper (`verl.trainer.ppo.rollout_corr_helper`: truncated sequence weights, their metrics and its off-policy
+metrics) is a second reference wherever it can be imported, on a padded batch of answers of different lengths. Both must
+agree on the weights of `tis` at sequence level. verl is not a dependency; this makes it importable without installing
+what it does not need here:
+
+    pip install --no-deps --target DIRECTORY verl==0.9.1 ray msgpack tensordict pyvers omegaconf codetiming orjson
+    PYTHONPATH=DIRECTORY ais bench correction
+
+Where a batch is as small as the demo's (256 x 17), calls into torch take the time and not tokens; the benchmark times
+that case and counts its calls as well. As a share of a real step, see `benchmarks/train.py`. Prints a table, and one
+JSON object as its last line.
 """
 
 import argparse
+import importlib
 import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +108,9 @@ def plain(proximal: Tensor, behaviour: Tensor, mask: Tensor) -> tuple[float, Ten
     severity = d**2 / (d**2 + SETTINGS.severity_scale**2)
     k = math.sqrt(1 / SETTINGS.effective_sample_floor - 1)
     reliability = min(1.0, k / max(deviation + k * (1 - mean), 1e-12))
-    alpha = severity * reliability / (1 + SETTINGS.amplification_batch * (1 + v**2) / n)
+    effective = n / (1 + v**2)
+    amplification = (effective - 1) / (effective - 1 + SETTINGS.amplification_batch)
+    alpha = severity * reliability * amplification
     return alpha, ((1 - alpha + alpha * spread) * mask).float(), values
 
 
@@ -125,6 +137,76 @@ def plain_adaptive(proximal: Tensor, behaviour: Tensor, mask: Tensor) -> tuple[f
         )
         moments.append(tuple(float(value) for value in row))
     return alpha, weights, moments
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Answers of different lengths in padded rows, as peers hold them."""
+
+    proximal: Tensor
+    behaviour: Tensor
+    mask: Tensor
+    """(B, T), bool."""
+
+    @classmethod
+    def draw(cls, proximal: Tensor, behaviour: Tensor) -> "Padded":
+        rows, columns = proximal.shape
+        lengths = torch.linspace(columns / 8, columns, rows).round()
+        return cls(proximal, behaviour, torch.arange(columns) < lengths[:, None])
+
+    def library(self, settings: CorrectionSettings) -> Tensor:
+        """The library's weights, with sums, diagnostics and plan."""
+        correction = ais_core.build(settings)
+        batch = SequenceBatch.padded(ais_core.log_ratio(self.proximal, self.behaviour), self.mask)
+        plan, _ = correction.plan(correction.measure(batch), None)
+        return correction.weights(batch, None, plan)
+
+    def verl(self, helper: Any) -> Tensor:
+        """The weights of verl's helper, with its metrics."""
+        weights, _, _ = helper.compute_rollout_correction_and_rejection_mask(
+            self.proximal, self.behaviour, self.mask.float(), rollout_is="sequence", rollout_is_threshold=2.0
+        )
+        found: Tensor = weights.batch["rollout_is_weights"]
+        return found
+
+
+def verl_helper() -> Any:
+    """verl's helper, or None where it cannot be imported."""
+    try:
+        return importlib.import_module("verl.trainer.ppo.rollout_corr_helper")
+    except ImportError as error:
+        print(f"verl's helper is left out: {error}")
+        return None
+
+
+def compare_padded(batch: Padded, unit: int) -> dict[str, dict[str, Any]]:
+    """Time, memory and calls of the library on a padded batch, against verl's helper where there is one."""
+    calls: dict[str, Callable[[], Any]] = {"padded": lambda: batch.library(CorrectionSettings(mixing=SETTINGS))}
+    helper = verl_helper()
+    if helper is not None:
+        ours = batch.library(CorrectionSettings(method="tis", level="sequence"))
+        torch.testing.assert_close(batch.verl(helper) * batch.mask, ours, rtol=1e-4, atol=1e-6)
+        calls["verl"] = lambda: batch.verl(helper)
+    took = seconds(calls)
+    measured = {
+        name: {"time": took[name] * 1e3, "peak_memory": peak_bytes(call) / unit, "calls": torch_calls(call)}
+        for name, call in calls.items()
+    }
+    for name, label in (("padded", "ais_core, padded, sequence"), ("verl", "verl's helper, padded")):
+        if name in measured:
+            time_ms, peak, made = measured[name].values()
+            print(f"{label:28}{time_ms:9.1f}{'':14}{peak:28.2f}   in {made} calls into torch")
+    reference = measured.get("verl", {})
+    units = {"time": "ms", "peak_memory": "tensors of the batch", "calls": "torch calls"}
+    return {
+        f"padded_{kind}": {
+            "value": round(value, 4),
+            "unit": units[kind],
+            "reference": round(reference[kind], 4) if reference else None,
+            "ratio": round(reference[kind] / value, 3) if reference else None,
+        }
+        for kind, value in measured["padded"].items()
+    }
 
 
 def seconds(calls: dict[str, Callable[[], Any]], rounds: int = 15) -> dict[str, float]:
@@ -237,6 +319,7 @@ def main() -> None:
             ("peak_memory", memory, 1.0, "tensors of the batch"),
         )
     }
+    figures |= compare_padded(Padded.draw(proximal, behaviour), unit)
     figures["short_time"] = {"value": round(took["short"] * 1e3, 4), "unit": "ms", "reference": None, "ratio": None}
     figures["short_calls"] = {"value": made, "unit": "torch calls", "reference": None, "ratio": None}
     if options.step_seconds:

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ais.collector.generation import GenerationClient
 from ais.collector.prompts.prompts import Split, TaskSource
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
+from ais.collector.replicas.generation import GenerationClient
 from ais.collector.tasks.task import open_task
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TrajectoryBounds

@@ -72,7 +72,7 @@ MODEL = Path(__file__).parents[1] / "examples" / "sort16" / "model"
 VOCABULARY = 22
 START_SECONDS = 120.0
 KINDS = ("replicas", "collector", "queue", "trainer")
-"""Of processes."""
+"""Kinds of processes whose processor time is told apart."""
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,8 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
             },
             "redis": {"url": url},
             "trainer": {"checkpoints": {"every_steps": 1_000_000}},
+            # The made-up groups are of the first policy; the ones after it must train on them all the same.
+            "correction": {"mixing": {"mismatch_limit": 1e6}},
         }
     )
     # Forked before any event loop runs: a process of its own, as in a run, without importing torch again.

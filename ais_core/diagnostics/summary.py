@@ -110,8 +110,8 @@ class Diagnostics:
     raw_weight_cv: float
     """The amplification diagnostic: CV of the same weights with nothing truncated."""
     effective_sequences: float
-    """How many sequences carry the batch under these raw weights: Kish's effective number, sequences weighed by their
-    tokens. At least 1."""
+    """The number of sequences that carry the batch under these raw weights: Kish's effective number, with sequences
+    weighed by their tokens. At least 1."""
     truncated_share: float
     """Share of the tokens whose weight is at the cap."""
     limited_share: float

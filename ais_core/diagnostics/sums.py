@@ -5,6 +5,7 @@ and all-reducing over ranks therefore gives the same decision as one big batch.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ RAW = ("raw", "square_raw", "low", "high")
 MOMENTS = ("log_ratio", "abs_log_ratio", "square_log_ratio", "excess", "square_excess", *RAW)
 
 LADDER = (*RAW, "sequence_square_raw", "weight", "square_weight", "truncated")
-"""What one rung sums over tokens. `sequence_square_raw` multiplies each square by the length of its sequence."""
+"""The sums of one rung, over tokens. `sequence_square_raw` multiplies each square by the length of its sequence."""
 
 _SECTIONS = {
     "batch": ("sequences", "empty_sequences", "tokens", "kept_tokens", "non_finite_tokens"),
@@ -37,7 +38,7 @@ _SECTIONS = {
     "sequence_histogram_sum": 2 * BINS * ("log_ratio",),
     "lag": LAGS * ("tokens", *MOMENTS),
 }
-"""What is summed, in order. `excess` is ratio - 1 of the raw ratio: it keeps small mismatches exact where the ratio
+"""The sums in order. `excess` is ratio - 1 of the raw ratio: it keeps small mismatches exact where the ratio
 itself would lose them to rounding. The ladder, and the histogram of logarithms of truncated weights, have a row for
 each rung; a fixed level uses the first row."""
 
@@ -54,11 +55,14 @@ PLACES = _places()
 SIZE = PLACES["lag"].stop
 DECISIVE = PLACES["ladder"].stop
 """A mixing coefficient needs only the sums before this index, and a state keeps only those."""
+_LONG = slice(PLACES["log_weight"].start, PLACES["offending"].stop)
+"""Sections so long that they are read on their own, where they are needed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """A view of the flat tensor by section. Writing to a section writes to the tensor."""
+    """A view of the flat tensor by section. Writing to a section writes to the tensor; read values once all is
+    written."""
 
     flat: Tensor
 
@@ -73,7 +77,22 @@ class Sums:
 
     def values(self, name: str) -> list[float]:
         """A section as Python floats."""
-        floats: list[float] = self.section(name).tolist()
+        place = PLACES[name]
+        if place.stop <= _LONG.start:
+            return self._before[place]
+        if place.start >= _LONG.stop:
+            return self._after[place.start - _LONG.stop : place.stop - _LONG.stop]
+        floats: list[float] = self.flat[place].tolist()
+        return floats
+
+    @cached_property
+    def _before(self) -> list[float]:
+        floats: list[float] = self.flat[: _LONG.start].tolist()
+        return floats
+
+    @cached_property
+    def _after(self) -> list[float]:
+        floats: list[float] = self.flat[_LONG.stop :].tolist()
         return floats
 
     @property

@@ -1,15 +1,15 @@
-"""How heavy the tail of importance weights is: the shape k of a generalised Pareto distribution, from a histogram.
+"""Measures how heavy the tail of importance weights is: the shape k of a generalised Pareto, from a histogram.
 
 Weights with a tail of shape k have 1 / k finite moments. The diagnostic and its threshold of 0.7 are those of Pareto
 smoothed importance sampling (Vehtari et al., arXiv 1507.02646): the largest min(N / 5, 3 sqrt(N)) weights are taken as
 exceedances over a threshold, and k is fitted by Zhang and Stephens' (2009) empirical Bayes estimate, shrunk towards 0.5
-as ten more observations would.
+as if by ten more observations.
 
 The sums of a batch hold counts and sums of log w in bins of a quarter octave, so that they add. A bin's weights are put
 at two points around its mean, and the threshold lies on the edge of a bin. Against the fit to the weights themselves,
 for shapes of 0.1 to 1.2, k is the same on average to 0.03. Single estimates differ by 0.08 (root mean square) at 256
 weights and 0.06 at 1024 and more, where their own standard errors are 0.14 to 0.25 and 0.1 to 0.2
-(`tests/unit/ais_core/test_tail.py`). Far from w = 1 bins are too wide to resolve a tail, and there is no estimate.
+(`tests/unit/ais_core/test_tail.py`). Far from w = 1 the bins are too wide to resolve a tail, and there is no estimate.
 """
 
 import math
@@ -58,7 +58,7 @@ def tail_index(counts: list[float], sums: list[float]) -> float:
 
 
 def _points(index: int, count: float, total: float) -> list[tuple[float, float]]:
-    """Where in a bin its weights are put, as log w, and how many at each point."""
+    """The points of a bin that stand for its weights, as log w, and the number of weights at each."""
     low, high = _edges(index)
     mean = min(max(total / count, low), high)
     if count == 1:

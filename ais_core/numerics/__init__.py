@@ -1,4 +1,4 @@
-"""Number formats and quantisers: what a low-precision rollout engine really computes with.
+"""Provides number formats and quantisers that compute as a low-precision rollout engine does.
 
 Rounding here is real: codes and scales are made, and what is returned are the values those codes stand for. The product
 of two FP8 numbers is exact in FP32, so rounding both operands and multiplying in FP32 is an FP8 matrix product up to

@@ -1,4 +1,4 @@
-"""The number formats: their largest value, and how a float is rounded to their grid."""
+"""Defines the number formats: their largest value, and how a float is rounded to their grid."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ class NumberFormat:
 
     name: Format
     storage: torch.dtype
-    """What one code is kept in. e2m1 keeps its value in an int8 as twice the value: all its values are halves."""
+    """The dtype that stores one code. e2m1 stores twice its value in an int8, because all its values are halves."""
     largest: float
     """The largest finite value; a scale maps the absolute maximum of its group here."""
     mantissa_bits: int = 0

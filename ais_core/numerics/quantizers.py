@@ -1,4 +1,4 @@
-"""Quantise and dequantise weights (static scales) and activations (a scale per token, taken from the token itself).
+"""Quantises and dequantises weights (static scales) and activations (one scale a token, from the token itself).
 
 A group of values shares a scale, and each value becomes `round(x / scale) * scale`. A group is a weight's whole tensor,
 one output channel (row), or a square block; for an activation it is the last dimension.
@@ -151,7 +151,7 @@ def _weight_scales(
 
 
 def _least_squares(values: Tensor, widest: Tensor, block_size: int | None, number: NumberFormat) -> Tensor:
-    """Of `widest` shrunk by each of SHRINKAGES, the scale with the least squared error, group by group."""
+    """The scale with the least squared error of each group, from `widest` shrunk by each of SHRINKAGES."""
     best, least = widest, torch.full_like(widest, torch.inf)
     for shrinkage in SHRINKAGES:
         scales = (widest * shrinkage).clamp_(min=SMALLEST_MAXIMUM / number.largest)

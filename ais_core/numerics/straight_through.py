@@ -1,4 +1,4 @@
-"""Rounding that a gradient passes: the forward value is the rounded one, the backward pass takes it for the identity.
+"""Rounds, and lets gradients pass: the forward value is the rounded one, the backward pass takes it for the identity.
 
 The straight-through estimator (Bengio, Leonard, Courville 2013, arXiv 1308.3432). A trainer that rounds its weights and
 activations this way computes the policy that a low-precision engine samples from, and can be trained through it:

@@ -20,4 +20,10 @@ async def serve_many(settings: RolloutProcessSettings, stop: asyncio.Event) -> N
 
 
 if __name__ == "__main__":
-    run_service("rollout", RolloutProcessSettings, serve_many, __doc__ or "")
+    run_service(
+        "rollout",
+        RolloutProcessSettings,
+        serve_many,
+        __doc__ or "",
+        stop_seconds=lambda settings: settings.rollout.drain_seconds + 15.0,
+    )

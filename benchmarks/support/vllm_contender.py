@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 
-from ais.collector.generation import GenerationClient
+from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.model_identity import identify_model
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
@@ -33,7 +33,7 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
 
 DEADLINE_SECONDS = 1800.0
-"""Of one call: a slow contender is a result, not a failure."""
+"""Deadline of one call: a slow contender is a result, not a failure."""
 LOG_TAIL = 8000
 """Characters of a failed process's log that are shown."""
 

@@ -13,9 +13,9 @@ from ais.collector.prompts.prompts import Prompt
 from ais.collector.tasks.verifiers import exact_match
 from ais.contracts.sampling import Precision, SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, Trajectory
-from ais.rollout.engine import Completion, GenerationRequest
+from ais.rollout.engine import Completion, GenerationRequest, SamplingFailedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
-from ais.rollout.engines.torch_engine.batch import Batch, Policy
+from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.slots import Group
 from ais.rollout.engines.torch_engine.weights import rounded_weights
 
@@ -38,7 +38,7 @@ class Sampler:
         """Takes the BF16 rounding of `masters`, quantised as the precision says."""
         snapshot = {name: weight.detach().bfloat16() for name, weight in masters.items()}
         weights = rounded_weights(snapshot, self._architecture, self._precision)
-        policy = Policy(weights, version, digest="")
+        policy = ServedPolicy(weights, version, digest="")
         if self._batch is None:
             self._batch = Batch(self._architecture, self._precision, policy, SLOTS, self._positions)
         self._batch.replace(policy)
@@ -59,8 +59,10 @@ class Sampler:
             stops = self._architecture.stop_token_ids
             self._batch.submit(Group(ticket, request, stops, seed=sampling.seed + index, arrived=0.0))
         while not self._batch.slots.idle:
-            for ticket, completion in self._batch.step():
-                finished[ticket].append(completion)
+            for ended in self._batch.step():
+                if isinstance(ended.outcome, SamplingFailedError):
+                    raise ended.outcome
+                finished[ended.ticket].append(ended.outcome)
         return [
             self._score(prompt, ids, sorted(finished[ticket], key=lambda one: one.index), sampling)
             for prompt, ids, ticket in zip(prompts, tokens, order, strict=True)

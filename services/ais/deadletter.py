@@ -1,4 +1,4 @@
-"""`ais deadletter ...`: a person's look at what the trainer refused, and the way back for what was refused wrongly."""
+"""`ais deadletter ...`: shows what the trainer refused, and puts back what it refused wrongly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ais.settings import Settings
 
 CONNECT_SECONDS = 3.0
-"""A person waits for the answer."""
+"""How long to wait for the server: a person waits for the answer."""
 HEAD_BYTES = 64
 """Bytes shown of what does not decode."""
 LONGEST_LINE = 2_000
@@ -34,16 +34,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="""Look at groups that the trainer refused, and put them back.
 
-    A group that must not be trained on (malformed, too stale, of wrong settings) goes to the run's dead-letter stream
-    with its reason. Its ordinal is open again and the collector has it sampled anew, so mostly there is nothing to do
-    but to read the reasons:
+    The trainer moves a group that it must not train on (malformed, too stale, of other settings) to the run's
+    dead-letter stream, with the reason. The collector has the group's prompt sampled again, so that mostly there is
+    nothing to do but to read the reasons:
 
         ais deadletter list --run demo
-
         ais deadletter show 1764000000000-0 --run demo
 
-    After a mistake of yours is corrected, such as a trainer with other settings than the collector, letters whose
-    ordinal is still missing can go back; the trainer judges them again:
+    When the cause was a mistake that is corrected now, such as a trainer with other settings than the collector,
+    letters whose ordinal is still missing can go back. The trainer judges them again:
 
         ais deadletter requeue --all --run demo
 
@@ -69,7 +68,6 @@ def list_letters(
     """List the dead letters, oldest first.
 
     ais deadletter list --run demo
-
     ais deadletter list -c config.toml --set redis.url=redis://queue:6379/0 --json
     """
 
@@ -116,11 +114,10 @@ def requeue(
 ) -> None:
     """Put dead letters back into the queue, where the trainer judges them again.
 
-    Refused, with the reason, for a letter whose ordinal has another group by now or has been trained: nothing is ever
-    trained twice. Exit code 1 if one that you named did not go back.
+    A letter whose ordinal has another group by now, or has been trained, stays, and the reason is said: nothing is ever
+    trained twice. The exit code is 1 if a letter that you named did not go back.
 
         ais deadletter requeue 1764000000000-0 1764000000000-1 --run demo
-
         ais deadletter requeue --all --run demo
     """
     if bool(letter_ids) == everything:
@@ -215,7 +212,7 @@ def _with_letters(
     overrides: list[str] | None,
     work: Callable[[DeadLetters, Settings], Awaitable[int]],
 ) -> None:
-    """Finds the run and its server, does the work, ends the process with its code."""
+    """Finds the run and its server, does the work, and exits with its code."""
     from redis.exceptions import RedisError
 
     from ais.runtime.redis import RedisUnreachableError
@@ -235,7 +232,7 @@ def _with_letters(
 
 
 def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> Settings:
-    """With the address of the server that `ais run` has started for the run, where it has."""
+    """The settings of the run, with the address of the server that `ais run` has started for it, if it has."""
     from ais.launcher.directory.run_directory import RunDirectory
     from ais.runtime.redis_url import RedisUrl
     from ais.settings import load

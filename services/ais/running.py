@@ -185,7 +185,7 @@ def _is_finished(directory: RunDirectory, settings: Settings) -> bool:
 
 def _say_finished(directory: RunDirectory, settings: Settings) -> None:
     argument = _as_argument(directory)
-    print(f"{directory.path} is finished: {settings.run.steps} of {settings.run.steps} steps, evaluated.")
+    print(f"{directory.path} is finished: {settings.run.steps} of {settings.run.steps} steps are trained.")
     print(f"its report:      {directory.report}")
     print(f"train on:        ais resume {argument} --set run.steps={2 * settings.run.steps}")
 

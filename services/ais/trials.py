@@ -82,7 +82,8 @@ def evaluate_settings(settings: Settings, prompts: int) -> int:
     async def main() -> int:
         results = await score_model(directory, settings.redis, settings.launcher, prompts)
         for precision, scores in results.evaluations.items():
-            print(f"reward {scores[0]}  ({precision}, {prompts} held-out prompts, temperature {temperature:g})")
+            used = scores[0].prompts
+            print(f"reward {scores[0]}  ({precision}, {used} held-out prompts, temperature {temperature:g})")
         return 0
 
     with TemporaryDirectory(prefix="ais-eval-") as parent:

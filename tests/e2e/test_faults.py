@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,7 +123,9 @@ def test_a_stopped_run_ends_within_seconds_and_leaves_nothing(tmp_path: Path, nu
         family = psutil.Process(process.pid).children(recursive=True)
         begin = time.monotonic()
         os.kill(process.pid, number)
-        process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=30)
         assert time.monotonic() - begin < 15
+    assert f"go on:       ais resume {tmp_path / 'demo'}" in output.splitlines()  # whole, on a line of its own
+    assert re.search(r"trainer: metrics at http://127.0.0.1:\d+/metrics", output)
     assert process.returncode == 128 + number
     assert [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ais.contracts.recording import write_recording
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
-from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from ais.contracts.trajectory import ScoredGroup, encode_group
+from tests.support.records import trajectory_of
 
 
 def recorded_group(prompt: Sequence[int], lengths: Sequence[int], token: int = 3) -> ScoredGroup:
@@ -20,21 +20,12 @@ def recorded_group(prompt: Sequence[int], lengths: Sequence[int], token: int = 3
         prompt_id="recorded",
         prompt_token_ids=np.asarray(prompt, dtype=np.int32),
         trajectories=tuple(
-            Trajectory(
-                trajectory_id=f"recorded/{index}",
-                group_id="recorded",
-                sample_index=index,
-                token_ids=np.full(length, token, dtype=np.int32),
-                behaviour_logprobs=np.linspace(-1.0, -0.5, length, dtype=np.float32),
-                spans=(PolicySpan(0, 0, length),),
-                finish_reason=FinishReason.STOP,
-                sampling=SamplingParameters(),
-                precision=Precision(),
-                engine="test",
-                engine_version="0",
+            trajectory_of(
+                np.full(length, token, dtype=np.int32),
+                "recorded",
+                index,
+                np.linspace(-1.0, -0.5, length, dtype=np.float32),
                 replica_id="test",
-                first_token_seconds=0.0,
-                total_seconds=0.0,
             )
             for index, length in enumerate(lengths)
         ),

@@ -17,6 +17,7 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.http import serve
+from tests.support.records import replica_record
 
 Answer = Callable[[int], Awaitable[Response | None]]
 """Called with the version of every offer before it is looked at; a response refuses it."""
@@ -134,21 +135,8 @@ class Fleet:
         return replica
 
     async def register(self, name: str, url: str, version: int = 0, digest: str = "blake3:0") -> None:
-        self._records[name] = record = ReplicaRecord(
-            replica_id=name,
-            grpc_address="127.0.0.1:1",
-            http_url=url,
-            engine="stand-in",
-            precision=Precision(),
-            model_type="qwen3",
-            vocab_size=22,
-            parameter_count=1,
-            policy_version=version,
-            policy_digest=digest,
-            ready=True,
-            slots=1,
-            running_sequences=0,
-            waiting_sequences=0,
+        self._records[name] = record = replica_record(
+            name, http_url=url, vocab_size=22, policy_version=version, policy_digest=digest
         )
         await self._registry.heartbeat(record)
 

@@ -20,7 +20,7 @@ from ais.collector.judging.judge import Judge, OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
-from ais.collector.proof import Expected
+from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorSettings, PromptSettings, TaskSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
@@ -29,12 +29,10 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.queue import TrajectoryQueue
-from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import (
-    PolicySpan,
     ScoredGroup,
-    Trajectory,
     TrajectoryBounds,
     decode_group,
     encode_trajectory,
@@ -42,6 +40,7 @@ from ais.contracts.trajectory import (
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.settings import RunSettings
+from tests.support.records import replica_record, trajectory_of
 
 ALPHABET = "_^$0123456789="
 BOUNDS = TrajectoryBounds(vocab_size=len(ALPHABET))
@@ -63,21 +62,14 @@ def sample(request: rollout_pb2.GenerateRequest, index: int, correct: bool) -> p
     prompt = np.frombuffer(request.prompt_token_ids, dtype="<i4")[:-1]
     tokens = np.append(np.sort(prompt) if correct else prompt[::-1], ALPHABET.index("$")).astype(np.int32)
     return encode_trajectory(
-        Trajectory(
-            trajectory_id=f"{request.group_id}/{index}",
-            group_id=request.group_id,
-            sample_index=index,
-            token_ids=tokens,
-            behaviour_logprobs=np.full(len(tokens), -0.5, dtype=np.float32),
-            spans=(PolicySpan(0, 0, len(tokens)),),
-            finish_reason=FinishReason.STOP,
+        trajectory_of(
+            tokens,
+            request.group_id,
+            index,
+            np.full(len(tokens), -0.5, dtype=np.float32),
             sampling=SamplingParameters.from_proto(request.sampling),
-            precision=Precision(),
             engine="scripted",
-            engine_version="0",
             replica_id="scripted",
-            first_token_seconds=0.0,
-            total_seconds=0.0,
         )
     )
 
@@ -173,21 +165,17 @@ class Stage:
         return rollout_pb2.DescribeResponse(**honest | describes)
 
     async def register(self, name: str, port: int, version: int = 0, slots: int = 64, digest: str = "") -> None:
-        record = ReplicaRecord(
-            replica_id=name,
+        record = replica_record(
+            name,
             grpc_address=f"127.0.0.1:{port}",
             http_url="http://127.0.0.1:9",
             engine="scripted",
-            precision=Precision(),
             model_type="scripted",
             vocab_size=len(ALPHABET),
             parameter_count=0,
             policy_version=version,
             policy_digest=digest,
-            ready=True,
             slots=slots,
-            running_sequences=0,
-            waiting_sequences=0,
         )
         self.serving[name] = version, digest
         await self.redis.sadd(self.keys.replicas, name)

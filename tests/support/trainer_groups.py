@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ais.contracts.queue import Entry
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from tests.support.records import trajectory_of
 
 DIGITS = range(3, 13)
 """Token ids of the demo model's digits."""
@@ -23,20 +24,13 @@ def make_trajectory(
     version: int = 0,
     **sampling: Any,
 ) -> Trajectory:
-    length = len(token_ids)
-    return Trajectory(
-        trajectory_id=f"{group_id}/{index}",
-        group_id=group_id,
-        sample_index=index,
-        token_ids=np.array(token_ids, dtype=np.int32),
-        behaviour_logprobs=np.array(logprobs if logprobs is not None else [-1.0] * length, dtype=np.float32),
-        spans=(PolicySpan(version, 0, length),),
-        finish_reason=FinishReason.STOP,
+    return trajectory_of(
+        token_ids,
+        group_id,
+        index,
+        logprobs,
+        spans=(PolicySpan(version, 0, len(token_ids)),),
         sampling=SamplingParameters(**sampling),
-        precision=Precision(),
-        engine="test",
-        engine_version="0",
-        replica_id="replica-0",
         first_token_seconds=0.1,
         total_seconds=0.2,
     )

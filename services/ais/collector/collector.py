@@ -9,13 +9,13 @@ from functools import partial
 
 from ais.collector.admission import Admission
 from ais.collector.attempts import Attempts
-from ais.collector.dispatch import Dispatcher
 from ais.collector.exercise import Exercise
-from ais.collector.fleet import Fleet, Links
-from ais.collector.generation import Cause, GenerationError
 from ais.collector.group_sampling import Assignment, GroupSampling
 from ais.collector.metrics import CollectorMetrics
-from ais.collector.proof import Expected
+from ais.collector.replicas.dispatch import Dispatcher
+from ais.collector.replicas.fleet import Fleet, Links
+from ais.collector.replicas.generation import Cause, GenerationError
+from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorSettings
 from ais.collector.standstill import Standstill
 from ais.collector.trainer_watch import TrainerChannel, TrainerWatch

@@ -1,4 +1,4 @@
-"""Scores policies on held-out prompts, through a real replica: push the weights, sample, verify.
+"""Scores policies on held-out prompts, through a real replica: pushes the weights, samples, judges.
 
     python -m ais.collector.evaluation -c FILE --replica HOST:PORT,http://HOST:PORT --output FILE.jsonl \\
         [--prompts 256] [--checkpoints DIR DIR ...]
@@ -24,9 +24,9 @@ import grpc
 import httpx
 
 from ais.collector.exercise import Exercise, open_exercise
-from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import run_without_torch
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import TrajectoryBounds
@@ -45,7 +45,7 @@ CALL_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Score:
-    """Mean reward of one policy at one precision; the standard error is that of the mean over prompts."""
+    """Mean reward of one policy at one precision, over prompts, and the standard error of that mean."""
 
     step: int
     precision: str
@@ -72,8 +72,8 @@ class Replica:
 async def score(
     replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
 ) -> Score:
-    """One response to each of the first `prompts` held-out prompts, or to each that there is, under the policy the
-    replica serves now."""
+    """Scores the policy that the replica serves now, by one response to each of the first `prompts` held-out prompts,
+    or to each that there is. Raises GenerationError, and UnavailableError where a response cannot be judged."""
     prompts = min(prompts, exercise.task.distinct or prompts)
     async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
@@ -110,14 +110,14 @@ async def score(
 
 
 def weights_of(checkpoint: Path) -> list[Path]:
-    """Its safetensors files, in order. Raises UnavailableError when there are none."""
+    """The safetensors files of a checkpoint, in order. Raises UnavailableError when there are none."""
     if files := sorted(checkpoint.glob("model*.safetensors")):
         return files
     raise UnavailableError(f"{checkpoint} has no model.safetensors, nor shards of one")
 
 
 async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool) -> None:
-    """Makes the replica serve a checkpoint. Raises UnavailableError with the replica's reason."""
+    """Makes the replica serve the weights of a checkpoint. Raises UnavailableError with the replica's reason."""
     files = weights_of(checkpoint)
     try:
         async with upload_client(CALL_SECONDS, use_proxy) as client:
@@ -127,6 +127,7 @@ async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool
 
 
 async def evaluate(arguments: argparse.Namespace, settings: CollectorProcessSettings) -> None:
+    """Writes a line for each checkpoint, or for the replica's own policy where none is given."""
     async with open_exercise(settings, Split.HELD_OUT) as exercise:
         await _evaluate(arguments, settings, exercise)
 

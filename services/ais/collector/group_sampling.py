@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ais.collector.exercise import Exercise
-from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.settings import CollectorSettings
 from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+
+from ais.runtime.metrics import Meter
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _JUDGEMENT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30)
@@ -13,69 +15,55 @@ class CollectorMetrics:
     """One object for each registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.groups = Counter(
+        meter = Meter(registry)
+        self.groups = meter.counter(
             "ais_collector_groups",
             "Groups by outcome: published, duplicate (its ordinal was in the queue already); started again: failed, "
             "busy (the replica is full or too slow), refused (it can never serve the prompt), handed_back (it leaves).",
             ["outcome"],
-            registry=registry,
         )
-        self.failures = Counter(
+        self.failures = meter.counter(
             "ais_collector_call_failures",
             "Generation calls that came to nothing, by gRPC status, or `malformed` for what was not asked for.",
             ["reason"],
-            registry=registry,
         )
-        self.refused = Counter(
+        self.refused = meter.counter(
             "ais_collector_records_refused",
             "Answers refused at the border, by the field that was wrong, without indices; `other` for any unknown one.",
             ["field"],
-            registry=registry,
         )
-        self.running = Gauge("ais_collector_running_groups", "Groups being sampled now.", registry=registry)
-        self.waiting = Gauge(
+        self.running = meter.gauge("ais_collector_running_groups", "Groups being sampled now.")
+        self.waiting = meter.gauge(
             "ais_collector_open_groups",
             "Groups admitted and waiting for a replica that may take them.",
-            registry=registry,
         )
-        self.replicas = Gauge(
-            "ais_collector_ready_replicas", "Replicas in the registry that accept work.", registry=registry
-        )
-        self.version = Gauge(
-            "ais_collector_policy_version", "Newest policy version the trainer has announced.", registry=registry
-        )
-        self.idle_seconds = Gauge(
+        self.replicas = meter.gauge("ais_collector_ready_replicas", "Replicas in the registry that accept work.")
+        self.version = meter.gauge("ais_collector_policy_version", "Newest policy version the trainer has announced.")
+        self.idle_seconds = meter.gauge(
             "ais_collector_idle_seconds",
             "Time since a response arrived, a group was published or the trainer told something.",
-            registry=registry,
         )
-        self.group_seconds = Histogram(
+        self.group_seconds = meter.histogram(
             "ais_collector_group_seconds",
             "From sending a group to a replica to its publication, in seconds.",
             buckets=_SECONDS,
-            registry=registry,
         )
-        self.loop_lag = Histogram(
+        self.loop_lag = meter.histogram(
             "ais_collector_loop_lag_seconds",
             "How late the event loop was: what was due waited for so long because something else was computed.",
             buckets=_LAG_SECONDS,
-            registry=registry,
         )
-        self.reward = Gauge("ais_collector_reward_mean", "Mean reward of the last published group.", registry=registry)
-        self.tokens = Counter(
-            "ais_collector_response_tokens", "Response tokens in published groups.", registry=registry
-        )
-        self.judgements = Counter(
+        self.reward = meter.gauge("ais_collector_reward_mean", "Mean reward of the last published group.")
+        self.tokens = meter.counter("ais_collector_response_tokens", "Response tokens in published groups.")
+        self.judgements = meter.counter(
             "ais_collector_judgements",
             "Responses judged by workers, by outcome: judged, overtime, memory, error, died. All but the first failed.",
             ["outcome"],
-            registry=registry,
         )
-        self.judgement_seconds = Histogram(
+        self.judgement_seconds = meter.histogram(
             "ais_collector_judgement_seconds",
             "Time in which a worker judged a response, or failed to, in seconds.",
             buckets=_JUDGEMENT_SECONDS,
-            registry=registry,
         )
 
     def judged(self, outcome: str, seconds: float) -> None:

@@ -9,7 +9,7 @@ from ais.collector.collector import Collector
 from ais.collector.exercise import check_evaluation, open_exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
-from ais.collector.proof import Expected
+from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorProcessSettings
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents

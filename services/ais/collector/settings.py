@@ -31,9 +31,9 @@ class ReasoningGymDataset(Section):
     name: str
     """Its name there, such as chain_sum."""
     weight: float = Field(default=1.0, gt=0.0, le=1e9)
-    """How often its items are drawn, relative to the others'."""
+    """How often its items are drawn, relative to those of the other datasets."""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    """Its own parameters, such as {max_terms = 2}; those not given are the library's."""
+    """Its own parameters, such as {max_terms = 2}. The library sets those that are not given."""
 
     @model_validator(mode="after")
     def _seed_is_ours(self) -> Self:
@@ -46,8 +46,8 @@ class TaskSettings(Section):
     """Where prompts come from and how responses are judged."""
 
     name: Literal["sort", "jsonl", "reasoning_gym"] = "sort"
-    """`sort` makes digit-sorting problems; `jsonl` reads prompts and answers from a file; `reasoning_gym` makes
-    problems of the library of that name, about a hundred kinds."""
+    """`sort` makes digit-sorting problems, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
+    problems with the library of that name, which has about a hundred kinds."""
     digits: int = Field(default=16, ge=1, le=512)
     """Length of a problem of the sort task."""
     file: Path | None = None
@@ -96,7 +96,7 @@ class JudgingSettings(Section):
     """Worker processes."""
     seconds: float = Field(default=10.0, gt=0.0, le=3600.0)
     """A judgement that takes longer is stopped, its worker killed and replaced."""
-    memory_megabytes: int = Field(default=2048, ge=16)
+    memory_megabytes: int = Field(default=2048, ge=16, le=1 << 24)
     """Memory that judging may take in a worker beyond what loading the verifier took. (Linux only.)"""
     on_failure: Literal["zero", "end"] = "zero"
     """A response whose judgement is stopped or fails gets the reward 0 and is counted in
@@ -130,7 +130,7 @@ class PromptSettings(Section):
     use_chat_template: bool = True
     """Puts the text into the tokenizer's chat template, as a user's message, where the tokenizer has one."""
     system: str = ""
-    """System message of the chat. Empty: none of ours; some templates then put in one of their own."""
+    """System message of the chat. Empty: none, though some templates then add one of their own."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """What else the chat template is given, such as {enable_thinking = false} for Qwen3; `tools` and `documents` as
     transformers' apply_chat_template takes them."""
@@ -160,13 +160,13 @@ class CollectorSettings(Section):
     max_attempts: Count = 50
     """A group that has come to nothing this often, by failed calls or refusals of the trainer, ends the collector.
     Calls to replicas that are full, too slow or leaving do not count."""
-    stall_seconds: float = Field(default=30.0, gt=0)
+    stall_seconds: Seconds = 30.0
     """When nothing has moved for this long, /readyz and the log say what is waited for; where nothing can change it,
     the collector ends with the reason. A running call may take `group_deadline_seconds`, a training step three times
     as long as the longest so far."""
     queue_factor: float = Field(default=1.5, ge=1.0, le=1000.0)
-    """Sequences that a replica has been sent and not finished, relative to its slots: above 1 its slots refill without
-    waiting for us."""
+    """How many unfinished sequences a replica may have, relative to its slots. Above 1, a slot that becomes free is
+    filled at once, without asking the collector."""
     http_host: Host = "127.0.0.1"
     """Address the metrics and health endpoints listen on."""
     http_port: Port = 0

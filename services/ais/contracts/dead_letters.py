@@ -1,7 +1,7 @@
 """Dead letters: queue entries that must not be trained on, kept with their reason for a person to look at.
 
-An ordinal whose group was discarded is open again, and the collector has it generated anew. So a letter may go back to
-the queue only as long as nothing has taken its place; where it does, the trainer judges it again like any other entry.
+The ordinal of a discarded group is open again, and the collector has it sampled anew. So a letter may go back to the
+queue only while nothing has taken its place. The trainer then judges it again like any other entry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LETTERS_A_READ = 20
 LAST_ID = "-".join([str(2**64 - 1)] * 2)
 """The highest id that a stream can have."""
 ANY_VOCABULARY = 1 << 31
-"""Token ids are not judged here, where no model is known."""
+"""No model is known here, so token ids are not judged."""
 
 _REQUEUE = """
 local letters = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
@@ -68,9 +68,9 @@ class DeadLetter:
     """One discarded entry."""
 
     letter_id: str
-    """Its place in the dead-letter stream."""
+    """Its id in the dead-letter stream."""
     entry_id: str
-    """What it was in the queue."""
+    """The id it had in the queue."""
     ordinal: int
     reason: str
     payload: bytes
@@ -84,14 +84,14 @@ class DeadLetter:
             return None
 
     def message(self) -> pb.ScoredGroup | None:
-        """The group as far as protobuf can read it, nothing validated. None: it is no such message."""
+        """The group as far as protobuf can read it, without validation. None: the payload is no such message."""
         try:
             return pb.ScoredGroup.FromString(self.payload) if self.payload else None
         except DecodeError:
             return None
 
     def fault(self) -> str | None:
-        """What is wrong with the record itself. None: whatever it was refused for, it was not that."""
+        """What is wrong with the record itself. None: nothing, it was refused for another reason."""
         try:
             decode_group(self.payload, TrajectoryBounds(ANY_VOCABULARY))
         except MalformedRecordError as error:

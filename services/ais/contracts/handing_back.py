@@ -1,7 +1,7 @@
-"""How a replica that is about to leave says so to its callers.
+"""How a replica that is about to leave tells its callers.
 
-It ends a call that it will not take, or could not finish in time, with UNAVAILABLE and this in the trailing metadata. A
-broken replica cannot say that: the caller need not count the call as a failure of the replica or of the group.
+It ends a call that it will not take, or cannot finish in time, with UNAVAILABLE and this key in the trailing metadata.
+A broken replica does not send it, so a caller that finds it counts the call neither against the replica nor the group.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Recorded groups in a file: the queue's own bytes (ScoredGroup messages), each after its length in four bytes, little
-endian."""
+"""Recorded groups in a file: ScoredGroup messages as the queue holds them, each preceded by its length as four bytes,
+little endian."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_recording(file: Path, payloads: Iterable[bytes]) -> None:
 
 
 def read_recording(file: Path, bounds: TrajectoryBounds) -> Iterator[ScoredGroup]:
-    """The groups of a file. Raises OSError, and MalformedRecordError for what is not one, or is outside `bounds`."""
+    """Reads the groups of a file. Raises OSError, and MalformedRecordError for one that is not within `bounds`."""
     with file.open("rb") as opened:
         while head := opened.read(_LENGTH_BYTES):
             length = int.from_bytes(head, "little")

@@ -36,6 +36,9 @@ def commands_of(keys: Keys) -> list[tuple[str, ...]]:
         ("MGET", keys.identity, keys.incarnation),
         ("MSET", keys.identity, "", keys.incarnation, "0"),
         ("GET", keys.incarnation),
+        ("HSET", keys.position, "version", "0"),
+        ("HGET", keys.position, "version"),
+        ("HGETALL", keys.position),
         ("EVALSHA", "0" * 40, "1", groups),
         ("SCRIPT", "LOAD", "return 0"),
     ]

@@ -1,4 +1,4 @@
-"""How tokens are drawn and in which number formats: both are settings, both travel with every trajectory."""
+"""How tokens are drawn, and in which number formats. Both are settings and travel with every trajectory."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A run whose processes are killed at random, and the verdict on what it came to beside a calm one.
+"""Kills the processes of a run at random, and compares what the run came to with a calm one.
 
-Policy: each kill is due at a step drawn evenly from the first part of the run, and comes a random while after it, at
-any moment of whatever goes on then (steps, commits, uploads, starts), but before the run is `LATEST_STEPS` further.
-Victims are drawn from a bag that has every process once, so that none is spared; one that is being started again comes
-later.
+Policy: the step of each kill is drawn evenly from the first part of the run. The kill comes a random while after that
+step, whatever is going on then (steps, commits, uploads, starts), but before the run is `LATEST_STEPS` further. The
+victims are drawn from a bag that holds every process once, so that none is spared. A process that is just being started
+again is taken later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.02
 LONGEST_WAIT_SECONDS = 3.0
 LATEST_STEPS = 2
 LAST_SHARE = 0.8
-"""No kill is due in the rest of the run: it is to end by itself."""
+"""Kills come in this first share of the run; in the rest it has to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Chaos:
     done: list[Kill] = field(default_factory=list)
 
     async def run(self, processes: Processes) -> None:
-        """Returns when there were enough kills; cancelled when the run ends before."""
+        """Kills until there were enough kills. The caller cancels it when the run ends before that."""
         draw = random.Random(self.seed)
         await _until(lambda: self._reached(1))
         began = time.monotonic()
@@ -84,7 +84,7 @@ class Chaos:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  # of other processes, which set no event of ours
+    while not condition():  # noqa: ASYNC110  # other processes change it, and they cannot set an event here
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -94,11 +94,11 @@ class Verdict:
 
     machine: str
     settings: dict[str, Any]
-    """[run] of both, without names and places."""
+    """Section [run] of both runs, without names and paths."""
     kills: dict[str, int]
     """By process."""
     problems: list[str]
-    """What is wrong; none where the run held."""
+    """What is wrong; empty when the run held."""
     reward_calm: float
     """Mean training reward over the last steps of the calm run ..."""
     reward_spread: float
@@ -108,7 +108,7 @@ class Verdict:
     held_out: dict[str, str]
     """Held-out reward of the final BF16 policy, by run, ± standard error."""
     trainers: int
-    """Trainers the run under fire had, one after another."""
+    """How many trainers the run under fire had, one after another."""
     seconds_calm: float
     seconds_chaos: float
 

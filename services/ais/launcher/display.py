@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one calm live display on a terminal, a plain line now and then elsewhere."""
+"""What a person sees while a run goes on: on a terminal one calm live display, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 

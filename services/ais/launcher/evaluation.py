@@ -1,4 +1,4 @@
-"""Scores saved policies on held-out prompts, in BF16 and in the precision they were sampled in."""
+"""Scores saved policies on held-out prompts, in BF16 and in the precision that sampled them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ REPLICA_READY_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to score, and how the replica that samples differs from the settings file."""
+    """What to score, and how the replica that samples it differs from the settings file."""
 
     run_name: str
     """Prefix of the Redis keys; no other run may have it."""
     overrides: tuple[str, ...]
     """Settings of the replica: its precision, its model."""
     checkpoints: tuple[Path, ...]
-    """Directories whose weights are pushed to it one after another, by rising step."""
+    """Directories whose weights are pushed to the replica one after another, in the order of their steps."""
     prompts: int
     output: Path
-    """JSONL file that gets one line for the replica's own policy, and one for each checkpoint."""
+    """JSONL file to which one line is added for the replica's own policy and one for each checkpoint."""
 
 
 async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job: Evaluation) -> None:
@@ -51,7 +51,10 @@ async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job
 async def serving_replica(
     processes: Processes, config: Path, redis: RedisSettings, run_name: str, overrides: Sequence[str]
 ) -> AsyncIterator[ReplicaRecord]:
-    """A replica of its own run, ready for calls, and ended with the context. Raises ProcessFailedError."""
+    """Starts a replica under a run name of its own, gives it when it takes calls, and ends it with the context.
+
+    Raises ProcessFailedError.
+    """
     replica = evaluation_replica(config, redis.url, run_name, overrides)
     client = await connect(redis, commands_of(Keys(run_name)))
     try:

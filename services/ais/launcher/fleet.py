@@ -1,4 +1,4 @@
-"""The replicas of a run as the registry knows them."""
+"""The replicas of a run, as the registry knows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_SECONDS = 0.2
 
 
 class Fleet:
-    """Follows one run's replicas. While the server cannot be asked, or its answer read, what was known last stays."""
+    """Follows the replicas of one run. While the server does not answer, or not readably, the last answer stands."""
 
     def __init__(self, redis: Redis, run_name: str) -> None:
         self._registry = ReplicaRegistry(redis, Keys(run_name))
@@ -28,7 +28,7 @@ class Fleet:
         return self._ready
 
     async def first_ready(self) -> ReplicaRecord:
-        """Waits, without end, for a replica that takes calls."""
+        """Waits for ever for a replica that takes calls."""
         while True:
             if ready := await self.ready():
                 return ready[0]

@@ -1,4 +1,4 @@
-"""One run on this machine from beginning to end: server, services, training, evaluation."""
+"""One run on this machine, from beginning to end: server, services, training, evaluation."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ EVALUATION_FAILED = "training is finished, its evaluation failed"
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run is."""
+    """Everything that one run needs to know."""
 
     directory: RunDirectory
-    """Made already, with the settings file in it."""
+    """It exists already, and holds the settings file."""
     total_steps: int
     quantised: bool
-    """Whether rollouts are sampled in less than BF16, so that there are two policies to evaluate."""
+    """Whether rollouts are sampled in less than BF16: there are then two policies to evaluate."""
     redis: RedisSettings
     launcher: LauncherSettings
     services: Callable[[RedisUrl], ServiceCommands]
-    """The services' command lines, given the server's URL."""
+    """Gives the command lines of the services for a server's URL."""
     lock: int
     """Descriptor of the lock that the processes are to inherit."""
     trained: bool = False
@@ -56,7 +56,7 @@ class Plan:
 
 
 def processes_of(directory: RunDirectory, launcher: LauncherSettings, inherited: Sequence[int] = ()) -> Processes:
-    """No processes yet; those that are started log into `directory`."""
+    """An empty set of processes; those started in it log into `directory`."""
     return Processes(directory.logs, launcher.stop_grace_seconds, inherited)
 
 
@@ -145,7 +145,7 @@ async def _train(
 
 
 async def _evaluate(plan: Plan, processes: Processes, redis: RedisSettings, course: Course, display: Display) -> None:
-    """Both precisions at the same time, each on a replica of its own."""
+    """Evaluates in both precisions at the same time, each on a replica of its own."""
     checkpoints = tuple(spread(checkpoints_of(plan.directory), plan.launcher.evaluation_checkpoints))
     precisions = {"bf16": BF16} | ({"rollout": ()} if plan.quantised else {})
     scores = len(precisions) * (len(checkpoints) + 1)
@@ -185,7 +185,7 @@ async def _show_evaluation(plan: Plan, scores: int, course: Course, display: Dis
 async def score_model(
     directory: RunDirectory, redis: RedisSettings, launcher: LauncherSettings, prompts: int
 ) -> Results:
-    """Scores the model of the settings file in `directory` on held-out prompts, in the precision it says."""
+    """Scores a model on held-out prompts. The settings file in `directory` names the model and the precision."""
     async with processes_of(directory, launcher) as processes:
         shared, _server = await provide_redis(processes, redis, directory.valkey)
         job = Evaluation(

@@ -17,7 +17,8 @@ class LauncherSettings(Section):
     """How a run on one machine is started, evaluated and ended."""
 
     evaluation_prompts: CountOrNone = 512
-    """Held-out prompts each saved checkpoint is evaluated on after training; 0 leaves the evaluation out."""
+    """Held-out prompts each saved checkpoint is evaluated on after training, or all that there are; 0 leaves the
+    evaluation out."""
     evaluation_checkpoints: int = Field(default=8, ge=2, le=MOST)
     """Most checkpoints that are evaluated: the first, the last, and others evenly between."""
     deaths_limit: Count = 5

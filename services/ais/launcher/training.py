@@ -1,4 +1,4 @@
-"""The training part of a run: starts the services, keeps them alive, shows progress, until the trainer has ended."""
+"""The training part of a run: starts the services, keeps them alive and shows progress until the trainer has ended."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class _Keeper:
         self._processes = processes
         self._display = display
         self._restarts: dict[float, Exit] = {}
-        """Restarts to come, by the event loop's time, and what made them necessary."""
+        """When processes are to be started again (the event loop's time), and the exits that made that necessary."""
         if server:
             self._supervision.started(server.name, _now())
 
     def processes(self) -> list[str]:
-        """Names of all that are kept alive."""
+        """Names of the processes that are kept alive."""
         return list(self._commands)
 
     async def start(self, command: Command) -> None:
@@ -113,7 +113,7 @@ class _Keeper:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def _scale(self, wanted: int) -> None:
-        """The one started last ends first. All have the same command line."""
+        """Starts replicas, which all have the same command line, or ends those that were started last."""
         while len(self.replicas) < wanted:
             command = replace(self.replicas[0], name=f"rollout-{len(self.replicas)}")
             self.replicas.append(command)
@@ -140,7 +140,7 @@ class _Keeper:
                     return
 
     def _has_finished(self, ended: Exit) -> bool:
-        if ended.name not in self._commands:  # a replica that is not wanted any more, and ended by itself
+        if ended.name not in self._commands:  # a replica that was scaled away, and had ended by itself before
             return False
         log = self._processes.log_path(ended.name)
         match self._supervision.ended(ended.name, ended.code, _now()):
@@ -155,7 +155,7 @@ class _Keeper:
         return False
 
     async def _restart(self, ended: Exit) -> None:
-        if ended.name in self._commands:  # else it is not wanted any more
+        if ended.name in self._commands:  # else it was scaled away meanwhile
             self._display.note(f"{ended}; starting it again")
             await self.start(self._commands[ended.name])
 
@@ -166,9 +166,9 @@ class _Watch:
 
     fleet: Fleet
     processes: Callable[[], Iterable[str]]
-    """Names of those that have logs; changes as the run is scaled."""
+    """Gives the names of the processes whose logs to follow."""
     replicas: Sequence[Command]
-    """Those that are to be there; changes as the run is scaled."""
+    """The replicas that the run is to have; the list changes as the run is scaled."""
     listener: Listener
     steps: StepLog
     course: Course

@@ -29,7 +29,7 @@ def warm_start(output: Path, *, task: str, noise: float, steps: int, batch_size:
         env=environment,
     )
     assert demonstrations.stdout is not None
-    demonstrations.stdout.close()  # the trainer's end of the pipe is the only one: if it dies, the writer hears of it
+    demonstrations.stdout.close()  # the trainer alone holds the reading end: when it dies, the writer is told
     try:
         return training.wait() or demonstrations.wait()
     finally:

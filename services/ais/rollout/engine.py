@@ -42,6 +42,10 @@ class EngineFailedError(RuntimeError):
     """The engine broke and cannot go on; the process should end and be started again."""
 
 
+class SamplingFailedError(RuntimeError):
+    """The policy gave no distribution for one sample, such as NaN logits. Its call fails; the engine goes on."""
+
+
 class RollbackFailedError(EngineFailedError):
     """New weights were refused after they had replaced the old ones, and the old ones could not be put back."""
 
@@ -125,7 +129,8 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
         """Each sample as soon as it is finished, in any order. Closing the generator frees its slots.
 
-        The first step raises InvalidRequestError or EngineFullError; any step EngineDrainingError or EngineFailedError.
+        The first step raises InvalidRequestError or EngineFullError; any step SamplingFailedError, EngineDrainingError
+        or EngineFailedError.
         """
         ...
 

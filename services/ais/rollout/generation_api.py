@@ -26,6 +26,7 @@ from ais.rollout.engine import (
     EngineFullError,
     GenerationRequest,
     InvalidRequestError,
+    SamplingFailedError,
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.runtime.text import printable
@@ -91,6 +92,9 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         except EngineDrainingError as error:
             status = grpc.StatusCode.UNAVAILABLE
             await self._refuse(context, status, "draining", str(error), (HANDED_BACK,))
+        except SamplingFailedError as error:
+            status = grpc.StatusCode.INTERNAL
+            await self._refuse(context, status, "policy", str(error))
         except EngineFailedError as error:
             status = grpc.StatusCode.UNAVAILABLE
             await context.abort(status, printable(str(error)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from ais.contracts.sampling import FinishReason, SamplingParameters
 from ais.rollout.engine import Engine
+from ais.runtime.metrics import Meter
 
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _CALL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -14,7 +15,7 @@ OTHER_FIELD = "other"
 REFUSED = (
     *("group_id", "prompt_token_ids", "samples"),
     *(f"sampling.{name}" for name in SamplingParameters.model_fields),
-    *("queue", "draining", OTHER_FIELD),
+    *("queue", "draining", "policy", OTHER_FIELD),
 )
 """Why a call is refused: a closed set, whatever callers send."""
 
@@ -23,92 +24,80 @@ class RolloutMetrics:
     """Registered once per process. Implements `ais.rollout.engine.EngineObserver`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self.generated_tokens = Counter(
-            "ais_rollout_generated_tokens", "Tokens sampled, also those of calls cancelled later.", registry=registry
+        self._meter = meter = Meter(registry)
+        self.generated_tokens = meter.counter(
+            "ais_rollout_generated_tokens", "Tokens sampled, also those of calls cancelled later."
         )
-        self.step_seconds = Histogram(
+        self.step_seconds = meter.histogram(
             "ais_rollout_decode_step_seconds",
             "Time of one decode step: one token for every running sequence, with the prompts that entered.",
             buckets=_STEP_SECONDS,
-            registry=registry,
         )
-        self.sequences = Counter(
+        self.sequences = meter.counter(
             "ais_rollout_finished_sequences",
             "Sequences finished, by reason: stop (a stop token) or length.",
             ["reason"],
-            registry=registry,
         )
         for reason in FinishReason:
             self.sequences.labels(reason.value)
-        self.response_tokens = Histogram(
+        self.response_tokens = meter.histogram(
             "ais_rollout_response_tokens",
             "Length of a finished response, in tokens.",
             buckets=[2**power for power in range(2, 16)],
-            registry=registry,
         )
-        self.call_seconds = Histogram(
+        self.call_seconds = meter.histogram(
             "ais_rollout_call_seconds",
             "Time of one Generate call, by gRPC status.",
             ["status"],
             buckets=_CALL_SECONDS,
-            registry=registry,
         )
-        self.rejected_requests = Counter(
+        self.rejected_requests = meter.counter(
             "ais_rollout_rejected_requests",
-            "Generate calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`.",
+            "Generate calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`; "
+            "`policy`: it gave no distribution for a sample.",
             ["field"],
-            registry=registry,
         )
         for field in REFUSED:
             self.rejected_requests.labels(field)
-        self.weight_swaps = Counter(
+        self.weight_swaps = meter.counter(
             "ais_rollout_weight_swaps",
             "Weight pushes by outcome: applied, unchanged (served already), or the HTTP status of the refusal.",
             ["outcome"],
-            registry=registry,
         )
-        self.weight_bytes = Counter(
-            "ais_rollout_weight_received_bytes", "Bytes of weight pushes received.", registry=registry
-        )
-        self.weight_relays = Counter(
+        self.weight_bytes = meter.counter("ais_rollout_weight_received_bytes", "Bytes of weight pushes received.")
+        self.weight_relays = meter.counter(
             "ais_rollout_weight_relays",
             "Versions passed on to another replica, by outcome: served or failed (the trainer sees to it).",
             ["outcome"],
-            registry=registry,
         )
         for outcome in ("served", "failed"):
             self.weight_relays.labels(outcome)
-        self.swap_paused_seconds = Histogram(
+        self.swap_paused_seconds = meter.histogram(
             "ais_rollout_weight_swap_paused_seconds",
             "Time generation stood still for a new policy version.",
             buckets=_STEP_SECONDS,
-            registry=registry,
         )
-        self.swap_staging_seconds = Histogram(
+        self.swap_staging_seconds = meter.histogram(
             "ais_rollout_weight_swap_staging_seconds",
             "Time to read, verify and quantise new weights, beside generation that goes on.",
             buckets=_CALL_SECONDS,
-            registry=registry,
         )
-        self.probe_rejections = Counter(
+        self.probe_rejections = meter.counter(
             "ais_rollout_probe_rejections",
             "Pushed versions whose log-probs were not finite or too far from the trainer's, by what became of the "
             "version before: kept (it goes on serving) or lost (it could not be put back; the replica ends).",
             ["previous"],
-            registry=registry,
         )
         for previous in ("kept", "lost"):
             self.probe_rejections.labels(previous)
-        self._probe_gap = Gauge(
+        self._probe_gap = meter.gauge(
             "ais_rollout_probe_gap_nats",
             "Mean absolute difference of the replica's and the trainer's log-probs on the served version's probe, nats "
             "a token. NaN: the version came without one.",
-            registry=registry,
         )
         self.show_probe_gap(None)
-        self.heartbeat_failures = Counter(
-            "ais_rollout_heartbeat_failures", "Heartbeats that did not reach the registry.", registry=registry
+        self.heartbeat_failures = meter.counter(
+            "ais_rollout_heartbeat_failures", "Heartbeats that did not reach the registry."
         )
 
     def watch(self, engine: Engine) -> None:
@@ -129,7 +118,7 @@ class RolloutMetrics:
             ),
         }
         for name, (help_text, value) in gauges.items():
-            Gauge(name, help_text, registry=self._registry).set_function(value)
+            self._meter.gauge(name, help_text).set_function(value)
 
     def count_refusal(self, field: str) -> None:
         """`field` comes from the request: an index in it, or a name that is not known, gets no series of its own."""
@@ -137,7 +126,7 @@ class RolloutMetrics:
         self.rejected_requests.labels(name if name in REFUSED else OTHER_FIELD).inc()
 
     def show_probe_gap(self, gap: float | None) -> None:
-        """Of the version that serves from now on."""
+        """`gap` is that of the version that serves from now on; None: it came without a probe."""
         self._probe_gap.set(float("nan") if gap is None else gap)
 
     def decode_step(self, seconds: float, tokens: int) -> None:

@@ -1,7 +1,7 @@
-"""A service's HTTP side: a FastAPI application served inside the service's event loop, with health and metrics.
+"""The HTTP server of a service: a FastAPI application inside the service's event loop, with health and metrics.
 
 `/healthz` answers while the process lives; `/readyz` answers 503 with the reason until the service can do its work;
-`/metrics` is OpenMetrics.
+`/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.http_limits`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LAT
 from pydantic import BaseModel
 
 from ais.runtime.addresses import authority, http_url, listening_socket
+from ais.runtime.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
 from ais.runtime.process import UnavailableError
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0
-"""Requests still running this long after a stop are cut."""
+"""Requests that still run this long after the server was told to stop are cut off."""
 
 
 class Health(BaseModel):
@@ -34,8 +35,9 @@ class Health(BaseModel):
 
 
 def application(title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None]) -> FastAPI:
-    """An application with health and metrics. `not_ready` says why the service cannot work yet, or None."""
+    """An application with health and metrics. `not_ready` says why the service cannot work yet; None: it can."""
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
+    app.router.route_class = BoundedRoute
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -76,7 +78,14 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
     bound = int(listener.getsockname()[1])
     logger.info("metrics at %s/metrics", http_url(host, bound))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=int(STOP_SECONDS)
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(STOP_SECONDS),
     )
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]  # the service decides when it stops

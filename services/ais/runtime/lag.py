@@ -1,4 +1,4 @@
-"""How late the event loop is: the first sign that a service of one thread has more to do than it can."""
+"""How late the event loop is: the first sign that a single-threaded service has more work than it can do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PERIOD_SECONDS = 0.1
 
 
 async def watch_loop_lag(lag: Histogram) -> None:
-    """Observes, until cancelled, how much later than asked for a sleeping task wakes up, in seconds."""
+    """Observes how many seconds late a sleeping task wakes up, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + PERIOD_SECONDS

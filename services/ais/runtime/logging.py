@@ -21,7 +21,7 @@ LONGEST_FIELD = 1_000
 """Characters of one extra field."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "vllm_process_name"}
-"""What is no extra field of ours. (vLLM puts its name of the process on every record, whoever logs.)"""
+"""Attributes of a record that are not extra fields. (vLLM adds its process name to every record, whoever logs.)"""
 
 
 class LoggingSettings(Section):

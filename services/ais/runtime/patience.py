@@ -1,4 +1,4 @@
-"""Redis may go away in mid-run and come back: calls that matter are repeated until then."""
+"""Calls to Redis that are repeated while it is away, because it may come back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tenacity import (
 from ais.runtime.redis import RedisUnreachableError, is_away
 
 LONGEST_WAIT_SECONDS = 5.0
-"""Waits between two attempts double, with jitter, up to this."""
+"""The wait between two attempts doubles, with jitter, up to this."""
 
 RETRIES = Counter(
     "ais_redis_retries",
@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 async def persist(call: Callable[[], Awaitable[Result]], patience_seconds: float | None) -> Result:
     """Awaits `call()`, again with back-off while Redis is away. Raises RedisUnreachableError when patience ends.
 
-    The call must be safe to repeat: the first attempt may have worked and only its answer been lost. None: patience
-    without end, for who has something that must not be lost. Errors that waiting does not cure are raised at once.
+    The call must be safe to repeat: the first attempt may have worked and only its answer been lost. With None it waits
+    for ever, for callers holding data that must not be lost. Errors that waiting does not cure are raised at once.
     """
     waiting = _Waiting()
     try:
@@ -65,7 +65,7 @@ async def persist(call: Callable[[], Awaitable[Result]], patience_seconds: float
 
 
 class _Waiting:
-    """A call that may have to wait. The outage is told once for all calls of the process that wait, not by each."""
+    """A call that may have to wait. An outage is logged once for all waiting calls of the process, not by each."""
 
     _calls: ClassVar[int] = 0
     _since: ClassVar[float] = 0.0

@@ -19,6 +19,7 @@ from ais.runtime.logging import LoggingSettings, configure_logging
 from ais.runtime.reading import read_settings
 from ais.runtime.redis import RedisUnreachableError
 from ais.runtime.settings import SettingsError
+from ais.runtime.stopping import stop_on_signals
 
 PR_SET_PDEATHSIG = 1
 
@@ -32,16 +33,16 @@ class UnavailableError(RuntimeError):
 
 
 def die_with_parent() -> None:
-    """From now on this process is killed when the process that started it is gone, even by SIGKILL. (Linux only.)
+    """Asks for this process to be killed when the process that started it is gone, even by SIGKILL. (Linux only.)
 
-    Call it in the main thread: the wish ends with the thread that made it.
+    Call it in the main thread: the request ends with the thread that made it.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def service_arguments(description: str) -> argparse.Namespace:
-    """The command line every service shares."""
+    """Parses the command line that every service shares."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("-c", "--config", type=Path, help="TOML settings file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -53,10 +54,12 @@ def run_service(
     settings_model: type[Settings],
     serve: Callable[[Settings, asyncio.Event], Awaitable[None]],
     description: str,
+    stop_seconds: Callable[[Settings], float],
 ) -> None:
     """Reads settings, runs `serve(settings, stop)` until it returns, and exits the process with the right code.
 
-    `stop` is set by SIGTERM and SIGINT. `settings_model` may have a `logging: LoggingSettings` field. Sections of the
+    `stop` is set by SIGTERM and SIGINT; a process that still runs `stop_seconds` later ends all the same, with exit
+    code 1. `settings_model` may have a `logging: LoggingSettings` field. Sections of the
     file that the model does not know belong to other services and are left to them.
     """
     arguments = service_arguments(description)
@@ -67,7 +70,7 @@ def run_service(
         sys.exit(EXIT_SETTINGS)
     configure_logging(name, getattr(settings, "logging", LoggingSettings()))
     try:
-        asyncio.run(_until_stopped(settings, serve))
+        asyncio.run(_until_stopped(settings, serve, stop_seconds(settings)))
     except SettingsError as error:
         logger.error("%s", error)
         sys.exit(EXIT_SETTINGS)
@@ -79,9 +82,9 @@ def run_service(
         sys.exit(EXIT_FAILED)
 
 
-async def _until_stopped(settings: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+async def _until_stopped(
+    settings: Settings, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], seconds: float
+) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop_on_signals(stop, seconds)
     await serve(settings, stop)

@@ -1,4 +1,4 @@
-"""Ending asyncio tasks for certain."""
+"""Ending asyncio tasks reliably."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RECANCEL_SECONDS = 0.2
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels tasks until they have ended. Their results and errors stay with them.
+    """Cancels tasks until they have ended. Each keeps its result or error.
 
     Once is not enough: before Python 3.12 `asyncio.wait_for` can swallow a cancellation that races with its result, and
     redis-py sends every command through it. A loop of Redis calls would go on for ever.

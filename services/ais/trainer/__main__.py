@@ -9,6 +9,8 @@ from ais.runtime.process import die_with_parent, run_service
 from ais.trainer.settings import Settings
 
 RANK = int(os.environ.get("RANK", "0"))
+STOP_SECONDS = 600.0
+"""One step and one checkpoint, of a large model. Whoever started the process may well kill it before."""
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -27,4 +29,5 @@ if __name__ == "__main__":
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     name = f"trainer, rank {RANK}" if RANK else "trainer"
-    run_service(name, Settings, serve, "Trains the policy on the groups that the collector publishes.")
+    description = "Trains the policy on the groups that the collector publishes."
+    run_service(name, Settings, serve, description, stop_seconds=lambda _settings: STOP_SECONDS)

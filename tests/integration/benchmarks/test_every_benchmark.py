@@ -21,9 +21,9 @@ SMALL = {
     "ranks": ("--steps", "1"),
     "rollout": ("--rounds", "1"),
     "scale": ("--replicas", "1", "--seconds", "2", "--no-limit"),
-    "train": ("--steps", "2"),
+    "train": ("--steps", "5"),
     "updates": ("--engine", "torch", "--updates", "2"),
-    "weights": ("--megabytes", "4", "--rounds", "1", "--deltas", "1"),
+    "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }
 VLLM = {
     "rollout": (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from ais.collector import fleet
+from ais.collector.replicas import fleet
 from ais.contracts.events import Resumed, VersionPublished
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb

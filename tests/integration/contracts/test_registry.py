@@ -9,25 +9,12 @@ from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
-from ais.contracts.sampling import Precision
+from tests.support.records import replica_record
 
 
 def record(replica_id: str, version: int = 0) -> ReplicaRecord:
-    return ReplicaRecord(
-        replica_id=replica_id,
-        grpc_address="127.0.0.1:1",
-        http_url="http://127.0.0.1:2",
-        engine="torch",
-        precision=Precision(),
-        model_type="qwen3",
-        vocab_size=23,
-        parameter_count=100,
-        policy_version=version,
-        policy_digest="blake3:0",
-        ready=True,
-        slots=8,
-        running_sequences=0,
-        waiting_sequences=0,
+    return replica_record(
+        replica_id, http_url="http://127.0.0.1:2", engine="torch", parameter_count=100, policy_version=version, slots=8
     )
 
 

@@ -15,13 +15,13 @@ from prometheus_client import CollectorRegistry
 from proxy import Proxy
 from redis.asyncio import Redis
 
-from ais.collector import generation
-from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.replicas import generation
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.contracts.events import Finished, VersionPublished
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
-from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
-from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds, encode_group
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb
@@ -36,6 +36,7 @@ from ais.trainer.groups.reader import GroupReader, no_hidden_retries
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import Settings
 from tests.support.publishing import publishing, served, versions
+from tests.support.records import replica_record
 from tests.support.replica_stand_ins import Fleet
 from tests.support.scripted_replicas import ALPHABET, Servicer, Stage, honest
 from tests.support.trainer_groups import make_group
@@ -283,22 +284,7 @@ async def test_a_collector_that_waits_for_redis_still_ends_when_asked(
 async def test_a_heartbeat_over_a_half_open_connection_fails_in_time_and_the_next_works(
     redis: Redis, keys: Keys, to_redis: Proxy
 ) -> None:
-    record = ReplicaRecord(
-        replica_id="a",
-        grpc_address="127.0.0.1:1",
-        http_url="http://127.0.0.1:1",
-        engine="stand-in",
-        precision=Precision(),
-        model_type="none",
-        vocab_size=1,
-        parameter_count=1,
-        policy_version=0,
-        policy_digest="",
-        ready=True,
-        slots=1,
-        running_sequences=0,
-        waiting_sequences=0,
-    )
+    record = replica_record("a", model_type="none", vocab_size=1, policy_digest="")
     patient = RedisSettings(url=f"redis://127.0.0.1:{to_redis.port}/0", operation_timeout_seconds=600)
     client = await connect(patient)
     registration = Registration(ReplicaRegistry(client, keys), lambda: record, RolloutMetrics(CollectorRegistry()))

@@ -15,9 +15,9 @@ from redis import Redis
 from test_run import ENDLESS, Launcher, eventually, launch, running  # noqa: F401  # `launch` is a fixture
 
 from ais.contracts.keys import Keys
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
-from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
+from ais.contracts.trajectory import PolicySpan, ScoredGroup, encode_group
 from ais.contracts.v1 import trajectory_pb2 as pb
+from tests.support.records import trajectory_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,21 +36,15 @@ def ais(*arguments: str) -> subprocess.CompletedProcess[str]:
 def payload() -> bytes:
     import numpy as np
 
-    one = Trajectory(
-        trajectory_id="demo-3-1/0",
-        group_id="demo-3-1",
-        sample_index=0,
-        token_ids=np.arange(6, dtype=np.int32),
-        behaviour_logprobs=np.full(6, -0.5, dtype=np.float32),
+    one = trajectory_of(
+        np.arange(6, dtype=np.int32),
+        "demo-3-1",
+        0,
+        np.full(6, -0.5, dtype=np.float32),
         spans=(PolicySpan(1, 0, 2), PolicySpan(2, 2, 6)),
-        finish_reason=FinishReason.STOP,
-        sampling=SamplingParameters(),
-        precision=Precision(),
         engine="torch",
         engine_version="1",
         replica_id="replica-7",
-        first_token_seconds=0.0,
-        total_seconds=0.0,
     )
     prompt = np.arange(4, dtype=np.int32)
     return encode_group(

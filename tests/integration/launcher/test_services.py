@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from ais.launcher.directory.record import record_of
+from ais.settings import load, to_toml
+
 ROOT = Path(__file__).parents[3]
 CONFIG = "examples/sort16/config.toml"
 
@@ -60,3 +63,45 @@ def test_a_saved_model_is_scored_on_held_out_prompts() -> None:
     mean, standard_error = map(float, found.groups())
     assert 0.1 < mean < 0.5  # the warm start solves about 30%
     assert standard_error == pytest.approx((mean * (1 - mean) / 63) ** 0.5, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_evaluation_that_fails_costs_no_report_and_resume_only_evaluates(tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "manifest.json").write_text(json.dumps({"step": 2}))
+    (run / "checkpoints" / "step-000002").mkdir(parents=True)  # without weights
+    (run / "steps.jsonl").write_text("".join(json.dumps({"step": n, "reward_mean": 0.25}) + "\n" for n in (1, 2)))
+    settings = load(ROOT / CONFIG, ["run.steps=2", "launcher.evaluation_prompts=4", "rollout.precision.weights=bf16"])
+    (run / "config.toml").write_text(to_toml(settings), encoding="utf-8")
+    for _ in range(2):  # the second time it is still to be evaluated
+        done = ais("resume", str(run))
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "training is finished, its evaluation failed" in done.stderr
+        assert "has no model.safetensors" in done.stderr
+        assert f"evaluate again:  ais resume {run}" in done.stderr.splitlines()
+        assert "training reward" in done.stdout
+        assert "held-out reward" in done.stdout  # the policy it began with was scored
+        assert "0.250" in (run / "report.html").read_text(encoding="utf-8")
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        assert record["status"] == "finished"
+        assert record["reason"].startswith("training is finished, its evaluation failed")
+        assert not (run / "logs" / "trainer.log").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "manifest.json").write_text(json.dumps({"step": 2}))
+    (run / "config.toml").write_text(to_toml(load(ROOT / CONFIG, ["run.steps=2"])), encoding="utf-8")
+    (run / "replicas").write_text("9\n")
+    record = record_of("demo")
+    record.status = "finished"
+    record.write(run / "run.json")
+    done = ais("resume", str(run))
+    assert done.returncode == 0, done.stderr
+    assert "is finished: 2 of 2 steps are trained" in done.stdout
+    assert f"train on:        ais resume {run} --set run.steps=4" in done.stdout.splitlines()
+    assert not (run / "logs").exists()

@@ -20,7 +20,7 @@ from ais.collector.judging.judge import OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import open_tokenizer
-from ais.collector.proof import Expected
+from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.tasks.verifiers import open_verifier
@@ -39,7 +39,7 @@ from tests.support.tiny_models import until
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"
 SAMPLES = 4
 LENGTHS = [4, 6, 8, 40]
-"""Of the responses, in tokens: the last one keeps its group waiting."""
+"""Lengths of the responses, in tokens: the last one keeps its group waiting."""
 PACE = 100.0
 """Tokens a second of each sequence."""
 SLOTS = 8

@@ -34,6 +34,7 @@ from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 from tests.support.publishing import publishing, sent
 from tests.support.pushing import push
+from tests.support.records import replica_record
 from tests.support.tiny_models import collect, request_for, until
 
 E4M3 = Precision(weights="e4m3")
@@ -74,12 +75,17 @@ class Replica:
 
     def record(self, name: str) -> ReplicaRecord:
         told = self.engine.describe()
-        return ReplicaRecord(
-            replica_id=name, grpc_address="127.0.0.1:1", http_url=self.url, engine=told.engine,
-            precision=told.precision, model_type=told.model_type, vocab_size=told.vocab_size,
-            parameter_count=told.parameter_count, policy_version=told.version, policy_digest=told.digest,
-            ready=True, slots=1, running_sequences=0, waiting_sequences=0,
-        )  # fmt: skip
+        return replica_record(
+            name,
+            http_url=self.url,
+            engine=told.engine,
+            precision=told.precision,
+            model_type=told.model_type,
+            vocab_size=told.vocab_size,
+            parameter_count=told.parameter_count,
+            policy_version=told.version,
+            policy_digest=told.digest,
+        )
 
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.get_sample_value(name, labels) or 0.0

@@ -24,10 +24,13 @@ from ais.rollout.engine import (
     GenerationRequest,
     InvalidRequestError,
     ModelUnsupportedError,
+    SamplingFailedError,
 )
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.rollout.engines.torch_engine.cache import KeyValueCache
+from ais.rollout.engines.torch_engine.decoder import Decoder
 from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
@@ -207,6 +210,49 @@ async def test_greedy_takes_the_most_likely_token(
     chosen = logits.gather(-1, torch.tensor(completion.token_ids, dtype=torch.int64)[:, None])[:, 0]
     assert (logits.max(-1).values - chosen).max() < 0.2, "within BF16's noise of the largest logit"
     assert (completion.logprobs == 0.0).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-45, 1e-300])
+async def test_a_temperature_near_zero_harms_nobody_and_its_log_probs_are_numbers(
+    temperature: float, open_engine: Callable
+) -> None:
+    engine = await open_engine()
+    cold, warm = await asyncio.gather(
+        collect(engine, request_for(PROMPT, samples=3, temperature=temperature)),
+        collect(engine, request_for(PROMPT, samples=3)),
+    )
+    for completion in (*cold, *warm):
+        assert np.isfinite(completion.logprobs).all()
+        assert (completion.logprobs <= 0.0).all()
+
+
+async def test_a_sample_without_a_distribution_fails_its_call_alone_and_leaves_nothing_behind(
+    open_engine: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a poisoned token is fed, keys, values and logits are NaN, as an overflow in the model makes them."""
+    poison, sound = 47, Decoder.decode
+
+    def decode(self: Decoder, weights: object, tokens: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache):  # type: ignore[no-untyped-def]
+        logits = sound(self, weights, tokens, positions, cache)
+        for row in (tokens == poison).nonzero().flatten().tolist():
+            logits[row] = torch.nan
+            for tensor in (*cache.keys, *cache.values):
+                tensor[row, :, : int(positions[row]) + 1] = torch.nan
+        return logits
+
+    observer = Observer()
+    engine = await open_engine(slots=2, observer=observer)
+    monkeypatch.setattr(Decoder, "decode", decode)
+    last = {"stop_token_ids": (poison,)}
+    beside = asyncio.create_task(collect(engine, request_for(PROMPT * 4, new_tokens=440, **last)))
+    await observer.wait_for_steps(1)
+    with pytest.raises(SamplingFailedError, match=r"sample 0 of group: .* NaN"):
+        await collect(engine, request_for((*PROMPT, *PROMPT, poison), **last))
+    # It takes the place of what failed, which lies behind it under the mask: the one beside it is longer.
+    (shorter,) = await collect(engine, request_for(PROMPT[:2], new_tokens=10, **last))
+    (longer,) = await beside
+    assert np.isfinite(shorter.logprobs).all()
+    assert np.isfinite(longer.logprobs).all()
 
 
 async def test_weights_swapped_in_mid_flight_own_the_tokens_sampled_after_them(

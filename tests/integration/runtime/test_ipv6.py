@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ais.collector.generation import GenerationClient
+from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from ais.collector.generation import GenerationClient, GenerationError
+from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters

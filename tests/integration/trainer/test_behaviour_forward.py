@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
-from ais.contracts.trajectory import Trajectory
+from ais.contracts.sampling import Precision, SamplingParameters
 from ais.rollout.engine import GenerationRequest
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
@@ -19,6 +18,7 @@ from ais.rollout.engines.torch_engine.slots import Group
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
+from tests.support.records import trajectory_of
 
 MODEL = Path("examples/sort16/model")
 PROMPT = (1, 7, 3, 9, 12, 5, 5, 4, 8, 11, 10, 3, 6, 6, 9, 4, 12, 14)
@@ -37,12 +37,19 @@ def sampled(precision: Precision) -> list[Sample]:
     samples = []
     while not batch.slots.idle:
         for _, completion in batch.step():
-            trajectory = Trajectory(
-                trajectory_id=str(completion.index), group_id="group", sample_index=completion.index,
-                token_ids=completion.token_ids, behaviour_logprobs=completion.logprobs, spans=completion.spans,
-                finish_reason=FinishReason.STOP, sampling=sampling, precision=precision, engine="torch",
-                engine_version="", replica_id="", first_token_seconds=0.0, total_seconds=0.0,
-            )  # fmt: skip
+            trajectory = trajectory_of(
+                completion.token_ids,
+                "group",
+                completion.index,
+                completion.logprobs,
+                trajectory_id=str(completion.index),
+                spans=completion.spans,
+                sampling=sampling,
+                precision=precision,
+                engine="torch",
+                engine_version="",
+                replica_id="",
+            )
             samples.append(Sample(np.array(PROMPT), trajectory))
     return samples
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ais_core
 from ais_core import (
@@ -512,3 +513,29 @@ def test_settings_that_mean_nothing_are_refused() -> None:
             MixingSettings(**mixing)
     with pytest.raises(SettingError, match="finite"):
         RejectionSettings()
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations that reach torch's kernels."""
+
+    made = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.made += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")
+def test_calls_into_torch_do_not_grow_with_the_number_of_sequences(settings: CorrectionSettings) -> None:
+    correction, made = ais_core.build(settings), []
+    for repeats in (2, 2, 200):  # the first fills caches
+        lengths = torch.tensor([64, 40, 0, 3] * repeats)
+        mask = torch.arange(64) < lengths[:, None]
+        rows = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)).clamp(-2, 2) * 0.1
+        advantages = torch.ones(len(lengths))
+        with Calls() as calls:
+            batch = SequenceBatch.padded(rows, mask)
+            plan, _ = correction.plan(correction.measure(batch, advantages), None)
+            correction.weights(batch, advantages, plan)
+        made.append(calls.made)
+    assert made[1] == made[2]

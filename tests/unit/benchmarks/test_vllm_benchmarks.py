@@ -7,8 +7,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import PolicySpan, Trajectory
+from tests.support.records import trajectory_of
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -59,19 +60,13 @@ def test_a_response_with_versions_that_cannot_be_is_counted(versions: tuple[int,
 
 def response(versions: tuple[int, ...]) -> Trajectory:
     """A token of each version."""
-    return Trajectory(
-        trajectory_id="group/0",
-        group_id="group",
-        sample_index=0,
-        token_ids=np.zeros(len(versions), dtype=np.int32),
-        behaviour_logprobs=np.zeros(len(versions), dtype=np.float32),
+    return trajectory_of(
+        np.zeros(len(versions), dtype=np.int32),
+        "group",
+        0,
+        np.zeros(len(versions), dtype=np.float32),
         spans=tuple(PolicySpan(version, index, index + 1) for index, version in enumerate(versions)),
         finish_reason=FinishReason.LENGTH,
-        sampling=SamplingParameters(),
-        precision=Precision(),
         engine="vllm",
-        engine_version="0",
         replica_id="replica",
-        first_token_seconds=0.0,
-        total_seconds=0.0,
     )

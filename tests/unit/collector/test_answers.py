@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ais.collector.announced import VERSIONS_KEPT, Announced
-from ais.collector.answers import Question
-from ais.collector.proof import Expected, WrongReplicaError
+from ais.collector.replicas.answers import Question
+from ais.collector.replicas.proof import Expected, WrongReplicaError
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import MalformedRecordError, PolicySpan, Trajectory

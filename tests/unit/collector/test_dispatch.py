@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from ais.collector.dispatch import FIRST_REST_SECONDS, Dispatcher
+from ais.collector.replicas.dispatch import FIRST_REST_SECONDS, Dispatcher
 from ais.contracts.registry import ReplicaRecord
-from ais.contracts.sampling import Precision
+from tests.support.records import replica_record
 
 
 def replica(name: str, version: int = 0, slots: int = 16, ready: bool = True) -> ReplicaRecord:
-    return ReplicaRecord(
-        replica_id=name,
+    return replica_record(
+        name,
         grpc_address=f"{name}:1",
         http_url=f"http://{name}:2",
         engine="torch",
-        precision=Precision(),
-        model_type="qwen3",
-        vocab_size=23,
-        parameter_count=1,
         policy_version=version,
         policy_digest="",
         ready=ready,
         slots=slots,
-        running_sequences=0,
-        waiting_sequences=0,
     )
 
 

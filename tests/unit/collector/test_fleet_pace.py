@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ais.collector.fleet import POLL_SECONDS, URGENT_POLL_SECONDS
+from ais.collector.replicas.fleet import POLL_SECONDS, URGENT_POLL_SECONDS
 from ais.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS
 from ais.trainer.settings import PushSettings
 

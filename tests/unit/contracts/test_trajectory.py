@@ -18,7 +18,7 @@ from ais.contracts.limits import (
     OTHER_FIELD,
     field_label,
 )
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import (
     LONGEST_ANSWER,
     MalformedRecordError,
@@ -31,6 +31,7 @@ from ais.contracts.trajectory import (
     encode_trajectory,
 )
 from ais.contracts.v1 import trajectory_pb2 as pb
+from tests.support.records import trajectory_of
 
 VOCABULARY = 100
 DIGEST = "blake3:" + 64 * "a"
@@ -39,18 +40,15 @@ BOUNDS = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=7)
 
 def make_trajectory(tokens: int = 5, index: int = 0, group: str = "g") -> Trajectory:
     generator = np.random.default_rng(index)
-    return Trajectory(
-        trajectory_id=f"{group}/{index}",
-        group_id=group,
-        sample_index=index,
-        token_ids=generator.integers(0, VOCABULARY, tokens).astype(np.int32),
-        behaviour_logprobs=-generator.random(tokens).astype(np.float32),
+    return trajectory_of(
+        generator.integers(0, VOCABULARY, tokens).astype(np.int32),
+        group,
+        index,
+        -generator.random(tokens).astype(np.float32),
         spans=(PolicySpan(3, 0, 2, DIGEST), PolicySpan(4, 2, tokens, DIGEST))
         if tokens > 2
         else (PolicySpan(3, 0, tokens),),
-        finish_reason=FinishReason.STOP,
         sampling=SamplingParameters(temperature=0.5, seed=1),
-        precision=Precision(),
         engine="torch",
         engine_version="1",
         replica_id="r",

@@ -19,6 +19,38 @@ def test_temperature_divides_the_logits() -> None:
     torch.testing.assert_close(sampled_from(temperature=0.5), torch.softmax(LOGITS[0] / 0.5, -1))
 
 
+@pytest.mark.parametrize("temperature", [1e-2, 1e-3, 9e-4, 1e-6, 1e-30, 1e-38, 1e-40, 1e-45])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
+def test_a_temperature_near_zero_is_greedy_and_its_log_probs_are_numbers(temperature: float, scale: float) -> None:
+    rows = torch.tensor([[2.0, 1.0, -3.0], [1.0, 1.0, -1.0], [-5.0, -4.0, -6.0]]) * scale
+    for top_k, top_p in ((0, 1.0), (2, 1.0), (0, 0.5)):
+        logprobs = distribution(rows, torch.full((3,), temperature), torch.full((3,), top_k), torch.full((3,), top_p))
+        assert not torch.isnan(logprobs).any()
+        tokens, chosen = draw(logprobs, torch.full((3,), 0.3, dtype=torch.float64))
+        assert tokens.tolist() == [0, 0, 1]
+        assert torch.isfinite(chosen).all()
+        assert chosen[0] == chosen[2] == 0.0
+
+
+def test_a_cold_row_leaves_the_bits_of_the_others_alone() -> None:
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    plain = distribution(logits, torch.ones(4), torch.zeros(4, dtype=torch.int64), torch.ones(4))
+    beside = distribution(
+        logits, torch.tensor([1.0, 1e-38, 1.0, 1.0]), torch.zeros(4, dtype=torch.int64), torch.ones(4)
+    )
+    assert torch.equal(plain[[0, 2, 3]], beside[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_without_a_distribution_is_told_by_its_log_prob_and_the_others_are_drawn(bad: float) -> None:
+    logits = LOGITS.repeat(3, 1)
+    logits[1, 2] = bad
+    logprobs = distribution(logits, torch.ones(3), torch.zeros(3, dtype=torch.int64), torch.ones(3))
+    tokens, chosen = draw(logprobs, torch.full((3,), 0.5, dtype=torch.float64))
+    assert torch.isfinite(chosen).tolist() == [True, False, True]
+    assert ((tokens >= 0) & (tokens < 5)).all()
+
+
 def test_top_k_keeps_the_most_likely_and_renormalises() -> None:
     expected = torch.cat((torch.softmax(LOGITS[0, :2], -1), torch.zeros(3)))
     torch.testing.assert_close(sampled_from(top_k=2), expected)

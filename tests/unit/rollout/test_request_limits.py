@@ -39,6 +39,17 @@ def test_a_request_no_engine_could_serve_names_its_field(wrong: GenerationReques
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(("temperature", "taken"), [(0.0, True), (0.01, True), (0.0099, False), (1e-38, False)])
+def test_a_temperature_below_the_lowest_is_refused_but_greedy_is_not(temperature: float, taken: bool) -> None:
+    limits = Limits(vocab_size=100, max_model_len=8, room=10, lowest_temperature=0.01)
+    asked = GenerationRequest("group", (1,), 1, SamplingParameters(temperature=temperature))
+    if taken:
+        limits.check(asked, outstanding=0)
+    else:
+        with pytest.raises(InvalidRequestError, match=r"sampling\.temperature: expected 0"):
+            limits.check(asked, outstanding=0)
+
+
 def test_a_request_there_is_no_room_for_now_may_come_again() -> None:
     with pytest.raises(EngineFullError) as caught:
         LIMITS.check(request(samples=4), outstanding=7)

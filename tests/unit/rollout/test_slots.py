@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ais.contracts.sampling import FinishReason, SamplingParameters
 from ais.contracts.trajectory import PolicySpan
 from ais.rollout.engine import Completion, GenerationRequest
-from ais.rollout.engines.torch_engine.slots import Admission, Group, Slots, policy_spans
+from ais.rollout.engines.torch_engine.slots import CacheChanges, Group, Slots, policy_spans
 
 STOP = 9
 
@@ -30,16 +30,19 @@ class Simulation:
     cache: dict[int, tuple[int, ...]] = field(default_factory=dict)
     prompts_computed: int = 0
     steps: int = 0
+    poisoned: int = -1
+    """Prompts that begin with this token have no distribution."""
     finished: list[tuple[int, Completion]] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
 
-    def step(self, token: int = 5, version: int = 0) -> Admission:
-        admission = self.slots.admit()
-        for row in admission.filled:
+    def step(self, token: int = 5, version: int = 0) -> CacheChanges:
+        changes = self.slots.admit()
+        for row in changes.filled:
             self.cache[row] = tuple(self.slots.tokens[row, : self.slots.positions[row]])
             self.prompts_computed += 1
         for sources, targets, positions in (
-            (admission.copied_from, admission.copied_to, admission.copied_positions),
-            (admission.moved_from, admission.moved_to, admission.moved_positions),
+            (changes.copied_from, changes.copied_to, changes.copied_positions),
+            (changes.moved_from, changes.moved_to, changes.moved_positions),
         ):
             assert not set(sources) & set(targets)
             for source, target in zip(sources, targets, strict=True):
@@ -51,9 +54,14 @@ class Simulation:
         count = self.slots.count
         assert count == self.slots.running > 0
         logprobs = np.full(count, -0.5, dtype=np.float32)
-        self.finished += self.slots.record(np.full(count, token), logprobs, version, now=float(self.steps + 1))
+        logprobs[[row for row in range(count) if self.slots.tokens[row, 0] == self.poisoned]] = np.nan
+        for ended in self.slots.record(np.full(count, token), logprobs, version, now=float(self.steps + 1)):
+            if isinstance(ended.outcome, Completion):
+                self.finished.append((ended.ticket, ended.outcome))
+            else:
+                self.failed.append((ended.ticket, str(ended.outcome)))
         self.steps += 1
-        return admission
+        return changes
 
     def run(self) -> None:
         while not self.slots.idle:
@@ -158,3 +166,15 @@ def test_every_sample_is_finished_exactly_once_from_its_own_prompt(
         else:
             assert done == list(range(samples))
         assert all(len(c.token_ids) == new_tokens for other, c in simulation.finished if other == ticket)
+
+
+def test_a_row_without_a_distribution_fails_alone_and_frees_its_place() -> None:
+    simulation = Simulation(Slots(4, 16), poisoned=9)
+    for ticket, first in enumerate((1, 9, 2)):
+        simulation.slots.submit(group(ticket, samples=2, prompt=(first, 3), new_tokens=3))
+    simulation.run()
+    assert sorted(ticket for ticket, _ in simulation.finished) == [0, 0, 2, 2]
+    assert [ticket for ticket, _ in simulation.failed] == [1, 1]
+    assert "sample 0 of group-1" in simulation.failed[0][1]
+    assert "token 0 " in simulation.failed[0][1]
+    assert all(np.isfinite(completion.logprobs).all() for _, completion in simulation.finished)

@@ -22,6 +22,15 @@ HEALTHY = Vitals(
 )
 
 
+def test_a_run_whose_answers_are_too_long_for_its_weights_is_told_so_within_what_is_shown() -> None:
+    signs = VitalSigns()
+    sick = replace(HEALTHY, concerns=("exponent_limit", "uncorrected"))
+    (warned,) = [one for _ in range(PATIENCE) for one in signs.add(sick)]
+    assert "too long" in warned.message
+    assert "correction.level" in warned.message
+    assert len(warned.message) <= 300
+
+
 def told(run: Iterable[Vitals]) -> list[tuple[int, str]]:
     """Step and kind of every warning of a run."""
     signs = VitalSigns()
@@ -63,6 +72,8 @@ def line(begin: float, end: float) -> Callable[[float], float]:
         ("responses_truncated", replace(HEALTHY, truncated_share=1.0)),
         ("responses_truncated", replace(HEALTHY, truncated_share=0.95)),
         ("gradient_zero", replace(HEALTHY, gradient_norm=0.0)),
+        ("uncorrected", replace(HEALTHY, concerns=("uncorrected",))),
+        ("uncorrected", replace(HEALTHY, concerns=("exponent_limit", "uncorrected"))),
         ("gradient_zero", replace(HEALTHY, gradient_norm=0.0, zero_variance_share=0.9)),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 
 class TaskError(ValueError):
-    """The task cannot be used. The message says which file and line, or which setting, and what was expected."""
+    """The task cannot be used. The message names the file and line, or the setting, and says what was expected."""
 
 
 Fits = Callable[[str], bool]
@@ -25,7 +25,7 @@ def anything_fits(text: str) -> bool:  # noqa: ARG001
 
 
 class Split(StrEnum):
-    """No prompt serves in two splits."""
+    """What a prompt is for. No prompt is in two splits, except that `sort` with few digits makes the same one twice."""
 
     DEMONSTRATION = "demonstration"
     TRAIN = "train"
@@ -34,13 +34,13 @@ class Split(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question with what a verifier judges its responses by."""
+    """A question, and what a verifier judges responses to it by."""
 
     prompt_id: str
     text: str
     answer: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What a verifier may need besides the answer; for `reasoning_gym` that library's own metadata."""
+    """What a verifier needs besides the answer: for `reasoning_gym`, that library's own metadata."""
 
 
 class TaskSource(Protocol):

@@ -85,6 +85,6 @@ def open_tokenizer(model: Path, settings: PromptSettings) -> PolicyTokenizer:
 
 
 def run_without_torch() -> None:
-    """From now on this process cannot import torch. Call it before transformers is imported."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # how Python says that a module is not there
+    """From now on this process cannot import torch, unless it has. Call it before transformers is imported."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # how Python says that a module is not there
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

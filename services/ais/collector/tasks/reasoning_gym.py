@@ -1,7 +1,7 @@
-"""Procedural tasks of the reasoning-gym library: prompts made as they are asked for, judged by the library's rules.
+"""Tasks of the reasoning-gym library: prompts are made on demand, and judged by the library's rules.
 
 reasoning-gym (Apache-2.0) has about a hundred datasets: arithmetic, algebra, logic, games. A dataset makes its items
-from a seed, and small ones make the same item from many seeds; so a prompt's text decides which split it is in.
+from a seed. Small datasets make the same item from many seeds, so the text of a prompt decides which split it is in.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ ORDINALS_A_SEED = 4096
 SHARES = {Split.HELD_OUT: range(1), Split.DEMONSTRATION: range(1, 2), Split.TRAIN: range(2, 8)}
 """Eighths of all texts that belong to each split."""
 MOST_DRAWS = 256
-"""Items drawn for one prompt before its split is called empty: of 1000 texts, each split gets one with certainty."""
+"""Items drawn for one prompt before its split counts as empty. With 1000 different texts, no split ever does."""
 SOURCE = "source_dataset"
-"""Key of the metadata that says which dataset an item is of."""
+"""Key of the metadata that names an item's dataset."""
 
 logger = logging.getLogger(__name__)
 
 
 class ReasoningGymTask:
-    """Items of one or more datasets, drawn by weight."""
+    """Draws items from one or more datasets, by weight."""
 
     distinct: int | None = None
 
@@ -76,12 +76,12 @@ class ReasoningGymTask:
 
 
 class Scorer:
-    """Judges an extracted answer by the rules of the dataset that its prompt is of."""
+    """Judges an extracted answer by the rules of the dataset that made its prompt."""
 
     def __init__(self, datasets: Iterable[ReasoningGymDataset] = ()) -> None:
-        """Datasets that are not given are opened, when a prompt of theirs comes, with the library's own parameters.
+        """Opens `datasets`. Others are opened when their first prompt comes, with the library's own parameters.
 
-        Raises TaskError."""
+        Raises TaskError for an unknown dataset or parameter."""
         self._opened = {dataset.name: open_dataset(dataset.name, dataset.parameters) for dataset in datasets}
 
     def score(self, answer: str, prompt: Prompt) -> float:
@@ -99,7 +99,7 @@ class Scorer:
 
 
 def check_scorable(prompts: Iterable[Prompt]) -> None:
-    """Raises TaskError for the first prompt that does not say which dataset it is of, or a dataset there is not."""
+    """Raises TaskError for the first prompt that does not name its dataset, or names one that does not exist."""
     for prompt in prompts:
         name = prompt.metadata.get(SOURCE)
         if not isinstance(name, str):
@@ -111,7 +111,7 @@ def check_scorable(prompts: Iterable[Prompt]) -> None:
 
 
 def eighth_of(text: str) -> int:
-    """Which of eight equal shares of all texts this one is in."""
+    """The eighth of all texts, 0 to 7, that this one belongs to."""
     return hashlib.sha256(text.encode()).digest()[0] % 8
 
 

@@ -19,7 +19,7 @@ DEFAULT_PATTERNS = {"regular_expression": r"####\s*(\S+)", "reasoning_gym": r"(?
 
 
 def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
-    """1 if the response, ended by its stop token, is the answer but for white space around it."""
+    """1 if the response was ended by a stop token and is the answer, white space around it aside."""
     return float(finish_reason is FinishReason.STOP and response.strip() == prompt.answer.strip())
 
 
@@ -43,9 +43,9 @@ def same_answer(given: str, expected: str) -> bool:
 
 
 def reasoning_gym(pattern: re.Pattern[str], scorer: Scorer) -> Verifier:
-    """The reward reasoning-gym gives to what the last match of `pattern` captures; 0 where nothing matches.
+    """The reward that reasoning-gym gives to what the last match of `pattern` captures; 0 where nothing matches.
 
-    It may be a fraction: some datasets give part of it to an answer in another form, `countdown` 0.01 even to nonsense.
+    It may be a fraction: some datasets give a part to an answer in another form, `countdown` 0.01 even to nonsense.
     """
 
     def verify(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:  # noqa: ARG001
@@ -68,7 +68,8 @@ def last_capture(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def open_verifier(settings: TaskSettings) -> Verifier:
-    """Raises TaskError for a pattern that does not compile, and for a dataset there is not."""
+    """The verifier that the settings ask for. Raises TaskError for a pattern that does not compile, and for a dataset
+    that does not exist."""
     name = settings.effective_verifier
     if name == "exact_match":
         return exact_match

@@ -53,7 +53,9 @@ class RolloutServicer:
     def Generate(self, request, context):
         """Samples a group of responses to one prompt. Each trajectory is sent as soon as it is finished, in any order.
 
-        INVALID_ARGUMENT names the field that is wrong. RESOURCE_EXHAUSTED: the replica's waiting queue is full, try another.
+        INVALID_ARGUMENT names the field that is wrong. RESOURCE_EXHAUSTED: the replica's waiting queue is full, try another;
+        or the request is larger than any that the replica could serve. INTERNAL: the policy gave no distribution for a
+        sample, such as NaN logits; other calls go on.
         UNAVAILABLE with `ais-handed-back` in the trailing metadata: the replica is about to leave and takes no new call, or
         could not finish this one in time; without it: the replica is broken or gone. Cancelling the call, or its deadline,
         frees the slots of the group at once.

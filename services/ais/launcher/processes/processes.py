@@ -1,4 +1,4 @@
-"""The processes of a run: started, logged, waited for, and ended without remainder."""
+"""The processes of a run: starts them, logs their output, waits for them, and ends them all."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def failure(ended: Exit, why: str, log: Path, tail: str) -> ProcessFailedError:
 
 
 class Processes:
-    """Children of the launcher, ended with the `async with` block they live in.
+    """Child processes of the launcher. The `async with` block ends them when it is left.
 
-    Each leads a session of its own, so that the terminal's Ctrl-C reaches only the launcher, and a whole family of
-    processes can be ended at once. Each has one log file.
+    Each child leads a session of its own: the terminal's Ctrl-C then reaches the launcher alone, and a child can be
+    ended together with everything it has started. Each has one log file.
     """
 
     def __init__(self, logs: Path, grace_seconds: float, inherited: Sequence[int] = ()) -> None:
-        """`inherited`: open file descriptors that the processes keep open as long as they live."""
+        """`inherited`: file descriptors that the processes keep open as long as they live."""
         self._inherited = tuple(inherited)
         self._logs = logs
         self._grace_seconds = grace_seconds
@@ -72,7 +72,7 @@ class Processes:
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping: set[str] = set()
         self.exits: asyncio.Queue[Exit] = asyncio.Queue()
-        """Those that ended without having been asked to, in order."""
+        """Processes that ended without being asked to, in the order of their ends."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,16 +101,16 @@ class Processes:
         watcher.add_done_callback(self._watchers.discard)
 
     async def run(self, command: Command) -> int:
-        """Starts a process and waits for its end. Gives its exit code; cancelled, it ends the process."""
+        """Starts a process, waits for its end, and gives its exit code. Ends the process when cancelled."""
         await self.start(command)
-        self._stopping.add(command.name)  # its end is awaited here
+        self._stopping.add(command.name)  # its end belongs to this call, and not into `exits`
         try:
             return await self._running[command.name].wait()
         finally:
             await self.stop([command.name])
 
     async def stop(self, names: Iterable[str] | None = None) -> None:
-        """Ends the named processes, or all: SIGTERM, and SIGKILL for whoever is still there after the grace."""
+        """Ends the named processes, or all: with SIGTERM, and with SIGKILL those still alive after the grace period."""
         chosen = list(self._running) if names is None else list(names)
         stopping = {name: self._running[name] for name in chosen if name in self._running}
         self._stopping |= stopping.keys()
@@ -129,18 +129,18 @@ class Processes:
 
     @property
     def running(self) -> list[str]:
-        """Names of those that run now, in order."""
+        """Names of the processes that run now, sorted."""
         return sorted(name for name, process in self._running.items() if process.returncode is None)
 
     def kill(self, name: str) -> None:
-        """SIGKILL to this one process, as a crash or the kernel would: what follows is up to whoever watches it."""
+        """Kills this one process with SIGKILL, as a crash or the kernel would. Its end comes out of `exits`."""
         self._running[name].kill()
 
     def log_path(self, name: str) -> Path:
         return self._logs / f"{name}.log"
 
     def log_tail(self, name: str, lines: int = 20) -> str:
-        """Last lines of a process's log."""
+        """The last lines of a process's log."""
         try:
             with self.log_path(name).open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -158,9 +158,9 @@ class Processes:
 
 
 def service_environment() -> dict[str, str]:
-    """Environment of a service: ours without settings, which are all in the run's file.
+    """The environment of a service: ours without the settings in it, because the run's file has them all.
 
-    One compute thread, unless the service's own settings ask its library for more.
+    It asks libraries for one compute thread; a service whose settings say more asks for them itself.
     """
     environment = {
         name: value
@@ -173,6 +173,6 @@ def service_environment() -> dict[str, str]:
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """To the process and all it started."""
+    """Sends a signal to the process and to everything it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

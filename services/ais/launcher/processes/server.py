@@ -1,4 +1,4 @@
-"""The run's own Valkey server, for when no Redis is given."""
+"""The run's own Valkey server, for runs without `redis.url`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 
 ATTEMPTS = 3
-"""Ports tried: between finding a free one and binding it, another program may take it."""
+"""Ports tried: another program may take a free port before the server binds it."""
 ANSWER_SECONDS = 10.0
 """A started server answers within this time."""
 
@@ -26,13 +26,13 @@ class Server:
 
     url: RedisUrl
     command: Command
-    """How to start it again: on the same port, with the same data."""
+    """Starts it again on the same port, with the same data."""
 
 
 async def provide_redis(
     processes: Processes, redis: RedisSettings, directory: Path
 ) -> tuple[RedisSettings, Command | None]:
-    """The given server, or a Valkey server of our own and the command that starts it again."""
+    """The server that the settings name and None, or a Valkey server of our own and the command to start it again."""
     if redis.url:
         return redis, None
     server = await start_server(processes, directory)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the launcher's work by cancelling it, so that whatever it started is ended on the way out."""
+"""Ctrl-C and SIGTERM cancel the launcher's work, which ends everything it has started on its way out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNAL_EXIT_BASE = 128
 
 
 def run_cancellable(main: Coroutine[Any, Any, int]) -> int:
-    """Runs `main` and gives its exit code, or 128 + the signal's number. A second signal hurries the cleaning up."""
+    """Runs `main` and gives its exit code, or 128 + the signal's number. A second signal cuts the cleaning up short."""
     return asyncio.run(_cancelled_by_signals(main))
 
 

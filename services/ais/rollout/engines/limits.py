@@ -21,6 +21,8 @@ class Limits:
     """Longest prompt plus response, in tokens."""
     room: int
     """Sequences that may run or wait together."""
+    lowest_temperature: float = 0.0
+    """Lowest one above 0 (greedy) that the engine samples with as it is asked to."""
 
     def check(self, request: GenerationRequest, outstanding: int) -> None:
         """`outstanding` sequences run or wait already. Raises InvalidRequestError or EngineFullError."""
@@ -38,6 +40,10 @@ class Limits:
                 )
         if len(stops) > MOST_STOP_TOKENS:
             raise InvalidRequestError("sampling.stop_token_ids", f"expected up to {MOST_STOP_TOKENS}, got {len(stops)}")
+        if 0.0 < (temperature := request.sampling.temperature) < self.lowest_temperature:
+            raise InvalidRequestError(
+                "sampling.temperature", f"expected 0 (greedy) or at least {self.lowest_temperature}, got {temperature}"
+            )
         if not 1 <= samples <= self.room:
             raise InvalidRequestError("samples", f"expected 1 to {self.room}, got {samples}")
         if outstanding + samples > self.room:

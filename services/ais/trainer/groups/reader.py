@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 class QueueLostError(RuntimeError):
-    """The queue that this trainer has prepared and read from is not there any more."""
+    """The queue that this trainer prepared and read from is gone."""
 
 
 def no_hidden_retries(redis: Redis) -> None:
     """Makes the client report a lost connection at once, as a reader needs.
 
-    When the answer to a read is lost, the server has handed its entries out. A client that quietly reads again gets the
-    entries after them, and nobody ever looks for the first ones.
+    When the answer to a read is lost, the server has already handed its entries out. A client that quietly reads again
+    gets the entries after them, and nobody ever looks for the first ones.
     """
     redis.set_retry(Retry(NoBackoff(), 0))
 

@@ -1,10 +1,10 @@
-"""Checkpoints: a Hugging Face directory, the state of training and a manifest, whole or not there at all.
+"""Writes and reads checkpoints: a Hugging Face directory with the training state and a manifest, whole or not at all.
 
-A checkpoint is written to a directory aside, flushed to the disk and renamed: the rename is the commit. The groups that
-it covers are acknowledged with the commit after it. When the newest one turns out to be damaged, the queue still holds
-what came after the one before.
+A checkpoint is written to another directory, flushed to the disk and renamed; the rename is the commit. The groups that
+it covers are acknowledged with the next commit, so when the newest checkpoint turns out to be damaged, the queue still
+holds what came after the one before.
 
-The newest two can be resumed from; older ones are kept as models, to look at and to evaluate.
+Training can resume from the newest two. Older ones stay as models, to look at and to evaluate.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DamagedCheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint stands for."""
+    """Describes a checkpoint, and how training goes on from it."""
 
     step: int
     """Batches trained."""
@@ -74,7 +74,7 @@ class Manifest:
     incarnation: int
     """The trainer that wrote it."""
     next_ordinal: int
-    """The prompt cursor: the first ordinal that is not trained."""
+    """The first ordinal that is not trained."""
     ordinals: tuple[int, ...]
     """Ordinals of the groups trained since the checkpoint before this one."""
     group_ids: tuple[str, ...]
@@ -126,11 +126,11 @@ class CheckpointStore:
         self._config.dtype = torch.bfloat16
 
     def begin(self, step: int) -> Path:
-        """An empty directory aside for the checkpoint of `step`; its `training` is the caller's to fill."""
+        """Makes an empty directory for the checkpoint of `step`. The caller fills its `training`."""
         return _fresh(self._directory / _name(step))
 
     def commit(self, writing: Path, snapshot: Snapshot, manifest: Manifest) -> Path:
-        """Completes what `begin` began and puts it in its place; the oldest go. The same step again replaces it."""
+        """Completes what `begin` began and puts it in its place, over one of the same step. Removes the oldest."""
         target = self._directory / _name(manifest.step)
         self._publish(writing, target, snapshot, manifest)
         replace_link(self._directory / LATEST, target.name)
@@ -144,7 +144,7 @@ class CheckpointStore:
         return target
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None if there was never one. Damaged ones are set aside, loudly.
+        """Returns the newest checkpoint that is whole, None if there was never one. Sets damaged ones aside, loudly.
 
         Raises UnavailableError when there are checkpoints and none is whole.
         """
@@ -206,7 +206,7 @@ class CheckpointStore:
 
 
 def verified(path: Path) -> Manifest:
-    """The manifest of a checkpoint whose every file is as it was written. Raises DamagedCheckpointError."""
+    """Returns the manifest of a checkpoint. Raises DamagedCheckpointError unless every file is as it was written."""
     try:
         manifest = _MANIFEST.validate_json((path / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -226,7 +226,7 @@ def _name(step: int) -> str:
 
 
 def _fresh(target: Path) -> Path:
-    """An empty directory beside `target` for its successor."""
+    """Makes an empty directory beside `target`, for its successor."""
     writing = target.with_name(f".{target.name}.writing")
     _remove(writing)
     writing.mkdir(parents=True)

@@ -1,9 +1,11 @@
-"""Makes trained batches durable while training goes on, and only then forgets the groups they were made of.
+"""Makes trained batches durable while training goes on, and only then lets the queue forget their groups.
 
-Order: the training state is copied between two steps; in the background it is written, the steps' records are flushed,
-the checkpoint is renamed into its place, which is the commit, and gets its line in the ledger; then the groups of the
-checkpoint before are acknowledged. A death anywhere in between leaves a whole checkpoint and, in the queue, every group
-that is not in it.
+1. Between two steps the training state is copied.
+2. In the background the copy is written and the steps' records are flushed.
+3. The checkpoint is renamed into its place. This is the commit; it gets its line in the ledger.
+4. The groups of the checkpoint before are acknowledged.
+
+A trainer that dies at any point leaves a whole checkpoint and, in the queue, every group that is not in it.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class Commits:
         return len(self._covered) + len(self._consumed.entries)
 
     def consumed(self, batch: Sequence[Buffered]) -> None:
-        """The batch is trained."""
+        """Takes note that the batch is trained."""
         self._consumed.group_ids += [item.group.group_id for item in batch]
         self._consumed.entries |= {item.entry.entry_id: item.entry.ordinal for item in batch}
 

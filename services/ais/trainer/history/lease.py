@@ -43,7 +43,7 @@ class _Owner:
     """What the directory knows of its trainers."""
 
     identity: str
-    """Of the run; the same in Redis, so that a directory and a server that do not belong together are noticed."""
+    """The run's own name for itself. Redis has the same, so a directory and a server of two runs are noticed."""
     incarnation: int
     groups_per_batch: int
     """Ordinals and batches mean what they do by this number: it cannot change in mid-run."""

@@ -1,4 +1,4 @@
-"""One optimizer batch: groups turned into advantages, updates and microbatches."""
+"""Turns groups into one optimizer batch: advantages, updates and microbatches."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ais_core.objectives import Normalizer
 
 @dataclass(frozen=True)
 class Update:
-    """The part of a batch that one optimizer update is made from."""
+    """The part of a batch that makes one optimizer update."""
 
     microbatches: list[Microbatch]
-    """This rank's; each rank has as many, of which some may hold nothing."""
+    """This rank's. Each rank has as many; some may hold nothing."""
     normaliser: Normalizer
-    """Counts over the whole update, of all ranks: what makes the microbatches' losses add up."""
+    """Counts over the whole update and all ranks; they make the microbatches' losses add up."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measures where the time of a step goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PHASES = ("wait", "prepare", "forward_backward", "correction", "optimizer", "pro
 
 
 class PhaseClock:
-    """Adds up wall seconds by phase. Phases do not nest; what none claims is `other`."""
+    """Adds up wall seconds by phase. Phases do not nest; time outside them counts as `other`."""
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
@@ -26,7 +26,7 @@ class PhaseClock:
             self._seconds[name] += time.perf_counter() - begin
 
     def finish(self) -> tuple[float, dict[str, float]]:
-        """Seconds since the start or the last finish, in all and by phase; begins anew."""
+        """Returns the seconds since the start or the last call, in all and by phase, and starts over."""
         now = time.perf_counter()
         total = now - self._begin
         seconds = {name: self._seconds[name] for name in PHASES}

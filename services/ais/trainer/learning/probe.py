@@ -1,4 +1,4 @@
-"""What the trainer sends with each version so that a replica can tell whether it computes the same policy."""
+"""Makes the probe of a version: log-probs that a replica must reproduce, to show that it computes the same policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def probe_sequences(groups: Sequence[ScoredGroup], sequences: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Up to `sequences` prompts with a response, each cut to its first `tokens`, of as many groups as there are."""
+    """Up to `sequences` prompts with a response each, cut to the first `tokens`, from as many groups as possible."""
     candidates = [(index, group) for group in groups for index in range(len(group.trajectories))]
     candidates.sort(key=lambda candidate: candidate[0])
     return tuple(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ais.trainer.warning_log import Warned
+from ais_core.plan import CONCERNS
 
 WINDOW = 20
 """Batches whose means are compared with those of other batches."""
@@ -40,6 +41,7 @@ class Vitals:
     gradient_norm: float
     entropy: float
     updates: int
+    concerns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Vitals:
@@ -58,6 +60,7 @@ class Vitals:
             gradient_norm=number("gradient_norm"),
             entropy=number("entropy"),
             updates=int(record.get("updates", 0)),
+            concerns=tuple(record.get("concerns", ())),
         )
 
 
@@ -96,6 +99,7 @@ class VitalSigns:
             _Sign("rewards_equal", PATIENCE, self._rewards_equal),
             _Sign("responses_truncated", PATIENCE, self._responses_truncated),
             _Sign("gradient_zero", PATIENCE, self._gradient_zero),
+            _Sign("uncorrected", PATIENCE, self._uncorrected),
             _Sign("reward_collapsed", 1, self._reward_collapsed),
             _Sign("entropy_collapsed", 1, self._entropy_collapsed),
         )
@@ -137,6 +141,16 @@ class VitalSigns:
         return (
             "rewards differ and the gradient is exactly 0: every token is masked, clipped or weighted with 0. Look at "
             "ess_ratio_applied and log_ratio_abs_mean in steps.jsonl, and at the limits in [correction]"
+        )
+
+    def _uncorrected(self) -> str | None:
+        # A batch over the mismatch limit is not trained, and has a warning of its own.
+        reasons = [CONCERNS[one] for one in CONCERNS if one in self._recent[-1].concerns and one != "mismatch_limit"]
+        if not reasons:
+            return None
+        return (
+            f"{reasons[0]}. Lower the mismatch (rollout.precision), or set a correction.level below sequence; "
+            "see weighted_share in steps.jsonl"
         )
 
     def _reward_collapsed(self) -> str | None:

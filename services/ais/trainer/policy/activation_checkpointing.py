@@ -1,4 +1,4 @@
-"""Activations of a layer that are computed again in the backward pass instead of being kept: torch's own checkpoint."""
+"""Computes a layer's activations again in the backward pass instead of keeping them, by torch's own checkpoint."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The policy that samples, computed by the trainer: weights and activations rounded as the rollout engine rounds them.
+"""Computes the sampling policy in the trainer: rounds weights and activations as the rollout engine does.
 
-Gradients pass the rounding by straight-through, so that the trainer can improve the quantised policy itself instead of
-applying to it the gradient of the BF16 one. Products of rounded operands are made in float32, where they are exact.
+Gradients go straight through the rounding, so the trainer can improve the quantised policy itself instead of applying
+the gradient of the BF16 policy to it. Products of rounded operands are made in float32, where they are exact.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ais_core.numerics.straight_through import straight_through_activation, stra
 class BehaviourProducts(TorchFunctionMode):
     """Computes linear layers of BF16 tensors as an engine of that precision does: on its grids, with BF16 results.
 
-    Every linear layer that is called is meant: what stays BF16 in the engine (the head unless `precision.head`) is to
-    be called outside.
+    It applies to every linear layer called inside. Call outside what stays BF16 in the engine: the head, unless
+    `precision.head`.
     """
 
     def __init__(self, precision: Precision) -> None:

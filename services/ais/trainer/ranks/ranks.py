@@ -1,8 +1,8 @@
-"""The processes that train one policy together, started by torchrun; a process that stands alone is one of one.
+"""Joins the processes that train one policy together, which torchrun starts. A process alone is one rank of one.
 
-Rank 0 is the service. All ranks do the same work on shares of the same batch, and add up what they find: every decision
-is made from global sums, by each of them, and is therefore the same. Collectives are issued by one thread of a process,
-in one order, each in a phase that has a name (`watchdog.py`).
+Rank 0 is the service. All ranks do the same work on shares of the same batch and add up their results. Each rank takes
+every decision from these global sums, so all decide alike. One thread of a process issues the collectives, in one
+order, each in a phase with a name (`watchdog.py`).
 """
 
 from __future__ import annotations
@@ -55,36 +55,37 @@ class Ranks:
 
     @property
     def saving(self) -> dist.ProcessGroup | None:
-        """The group that a checkpoint's writers agree through, in the background; None alone."""
+        """The process group through which a checkpoint's writers agree, in the background; None alone."""
         return None
 
     def attach_thread(self) -> None:
-        """Call first in a thread that uses the device."""
+        """Prepares a thread that uses the device. Call it there first."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
 
     @contextmanager
     def phase(self, name: str, deadline: bool = True) -> Iterator[None]:
-        """Names what collectives in the block are for. Without a `deadline` it may last: waiting for work does."""
+        """Names the purpose of the collectives in the block. Without a `deadline` they may take any time, as waiting
+        for work does."""
         yield
 
     def sum(self, values: torch.Tensor, what: str) -> torch.Tensor:
-        """The element-wise sum over ranks, the same bits on each of them. `what` is being summed names the phase."""
+        """Returns the element-wise sum over ranks, the same bits on each. `what` names the phase."""
         return values
 
     def agree(self, condition: bool, what: str) -> bool:
-        """Whether `condition`, that of `what`, holds on every rank."""
+        """Returns whether `condition` holds on every rank. `what` names the phase."""
         return condition
 
     def tell(self, command: str, payloads: Iterable[bytes] = ()) -> None:
         """Rank 0 gives the others a command."""
 
     def leave(self) -> None:
-        """The end, reached by all ranks."""
+        """Ends the common work. All ranks call it."""
 
 
 class JoinedRanks(Ranks):
-    """One of several, from torchrun's environment."""
+    """One rank of several, described by torchrun's environment."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         """Waits for the others. Raises UnavailableError when there is no GPU for this rank, or torchrun has been

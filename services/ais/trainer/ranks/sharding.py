@@ -1,4 +1,4 @@
-"""The policy over several ranks: FSDP2 shards the float32 masters, each layer is gathered in BF16 while it computes."""
+"""Spreads the policy over ranks: FSDP2 shards the float32 masters and gathers each layer in BF16 while it computes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ais.trainer.settings import TrainerSettings
 
 
 def load_policy(model: Path, settings: TrainerSettings, ranks: Ranks) -> Policy:
-    """The policy to be trained, sharded where there are several ranks. Each rank reads all of it into the host's memory
-    first. Raises UnavailableError."""
+    """Loads the policy to be trained and shards it over several ranks. Each rank first reads all of it into the host's
+    memory. Raises UnavailableError."""
     ranks.attach_thread()
     policy = Policy.load(model, "cpu" if ranks.mesh else str(ranks.device))
     if settings.compute.activation_checkpointing:
@@ -28,7 +28,7 @@ def load_policy(model: Path, settings: TrainerSettings, ranks: Ranks) -> Policy:
 
 
 def shard(policy: Policy, mesh: DeviceMesh) -> None:
-    """Leaves this rank its shard of the masters, on the mesh's device.
+    """Keeps this rank's shard of the masters, on the mesh's device, and lets the rest go.
 
     Gradients are summed over ranks in float32, not averaged: each rank's loss is normalised for the whole batch.
     """
@@ -51,9 +51,9 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 
 
 def gathered(policy: Policy, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights in BF16 on the CPU, whole, one after the other by sorted name: on rank 0 only.
+    """Yields the weights in BF16 on the CPU, whole, one after the other by sorted name, on rank 0 only.
 
-    The other ranks must exhaust the iterator as well, which yields them nothing. One tensor is whole at a time.
+    The other ranks must exhaust the iterator too; it yields them nothing. Only one tensor is whole at a time.
     """
     for name, master in sorted(policy.masters.items()):
         with ranks.phase(f"gathering {name}"):
@@ -63,5 +63,5 @@ def gathered(policy: Policy, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as one process has it. Of a DTensor, a collective."""
+    """Returns a whole tensor. For a DTensor this is a collective."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

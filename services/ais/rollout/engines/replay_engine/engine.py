@@ -8,7 +8,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +20,17 @@ from ais.contracts.trajectory import MalformedRecordError, ScoredGroup, Trajecto
 from ais.rollout.engine import (
     Completion,
     EngineDescription,
-    EngineDrainingError,
-    EngineFailedError,
     EngineLoad,
     EngineObserver,
     GenerationRequest,
     ModelUnsupportedError,
     WeightSwap,
 )
+from ais.rollout.engines.life import Call, EngineLife, sample_each
 from ais.rollout.engines.limits import Limits
 from ais.rollout.engines.replay_engine.pace import Pace, Slots, Swap, replayed_spans
 from ais.rollout.engines.snapshots import digest_of_files, snapshot_files, tensor_shapes
 from ais.rollout.settings import RolloutSettings
-from ais.runtime.tasks import end_tasks
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Recording:
         return groups[zlib.crc32(request.group_id.encode()) % len(groups)].trajectories
 
 
-class ReplayEngine:
+class ReplayEngine(EngineLife):
     """Implements `ais.rollout.engine.Engine`. Make one with `open`, inside the event loop that will use it."""
 
     def __init__(
@@ -76,22 +74,15 @@ class ReplayEngine:
         slots: int,
         limits: Limits,
     ) -> None:
+        super().__init__(limits)
         self._model = model
         self._recording = recording
         self._precision = precision
         self._pace = pace
         self._observer = observer
-        self._limits = limits
         self._slots = Slots(slots)
         self._swaps = [Swap(-math.inf, 0)]
         self._digest = model.digest
-        self._samples: set[asyncio.Task[Completion]] = set()
-        self._settled = asyncio.Event()
-        self._settled.set()
-        self._ending: EngineDrainingError | EngineFailedError | None = None
-        """Why running samples are cancelled."""
-        self._draining = False
-        self._failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def open(cls, directory: Path, settings: RolloutSettings, observer: EngineObserver) -> ReplayEngine:
@@ -116,23 +107,15 @@ class ReplayEngine:
             Limits(model.vocab_size, settings.max_model_len, settings.slots + settings.max_waiting_sequences),
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
-        self._check(request)
+    async def sample(self, call: Call) -> None:
         arrived = time.monotonic()
-        responses = self._recording.responses(request)
-        samples = [
-            asyncio.create_task(self._sample(request, index, responses[index % len(responses)], arrived))
-            for index in range(request.samples)
-        ]
-        self._samples.update(samples)
-        self._settled.clear()
-        for sample in samples:
-            sample.add_done_callback(self._ended)
-        try:
-            for finished in asyncio.as_completed(samples):
-                yield await finished
-        finally:
-            await end_tasks(*samples)
+        responses = self._recording.responses(call.request)
+        await sample_each(
+            call, lambda index: self._replay(call.request, index, responses[index % len(responses)], arrived)
+        )
+
+    async def release(self) -> None:
+        """Nothing is held."""
 
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:  # noqa: ARG002
         """The bytes were verified on their way in; here is nobody to look into them."""
@@ -154,49 +137,21 @@ class ReplayEngine:
         )
 
     def load(self) -> EngineLoad:
-        running = min(self._slots.taken, len(self._samples))
-        return EngineLoad(running, len(self._samples) - running, self._slots.capacity)
+        running = min(self._slots.taken, self.outstanding)
+        return EngineLoad(running, self.outstanding - running, self._slots.capacity)
 
-    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
-        self._failure.add_done_callback(lambda failure: callback(failure.result()))
-
-    async def drain(self, deadline_seconds: float) -> None:
-        self._draining = True
-        try:
-            await asyncio.wait_for(self._settled.wait(), deadline_seconds)
-        except TimeoutError:
-            self._end_all(EngineDrainingError(f"not finished {deadline_seconds:g} s after the drain began"))
-
-    async def close(self) -> None:
-        failure = EngineFailedError("the engine was closed while the request was running")
-        if not self._failure.done():
-            self._failure.set_result(failure)
-        self._end_all(failure)
-
-    def _check(self, request: GenerationRequest) -> None:
-        if self._failure.done():
-            raise self._failure.result()
-        if self._draining:
-            raise EngineDrainingError("this replica is draining and takes no new work")
-        self._limits.check(request, outstanding=len(self._samples))
-
-    async def _sample(self, request: GenerationRequest, index: int, recorded: Trajectory, arrived: float) -> Completion:
+    async def _replay(self, request: GenerationRequest, index: int, recorded: Trajectory, arrived: float) -> Completion:
         longest = min(request.sampling.max_new_tokens, self._limits.max_model_len - len(request.prompt_token_ids))
         tokens = min(longest, len(recorded.token_ids))
+        begin = await self._slots.enter(arrived)
+        ended = self._pace.due(begin, tokens - 1)
         try:
-            begin = await self._slots.enter(arrived)
-            ended = self._pace.due(begin, tokens - 1)
-            try:
-                await asyncio.sleep(ended - time.monotonic())
-            except asyncio.CancelledError:
-                ended = time.monotonic()
-                raise
-            finally:
-                self._slots.leave(ended)
+            await asyncio.sleep(ended - time.monotonic())
         except asyncio.CancelledError:
-            if self._ending is not None:
-                raise self._ending from None
+            ended = time.monotonic()
             raise
+        finally:
+            self._slots.leave(ended)
         self._observer.decode_step(1 / self._pace.tokens_per_second, tokens)  # one step stands for all of them
         return Completion(
             index=index,
@@ -207,18 +162,6 @@ class ReplayEngine:
             first_token_seconds=self._pace.due(begin, 0) - arrived,
             total_seconds=ended - arrived,
         )
-
-    def _ended(self, sample: asyncio.Task[Completion]) -> None:
-        self._samples.discard(sample)
-        if not self._samples:
-            self._settled.set()
-        if not sample.cancelled():
-            sample.exception()  # seen, also where its siblings' came first
-
-    def _end_all(self, why: EngineDrainingError | EngineFailedError) -> None:
-        self._ending = why
-        for sample in self._samples:
-            sample.cancel()
 
 
 def _read_model(directory: Path) -> ReplayedModel:

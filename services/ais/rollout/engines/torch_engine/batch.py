@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from ais.contracts.sampling import Precision
-from ais.rollout.engine import Completion
+from ais.rollout.engine import SamplingFailedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.decoder import Decoder
 from ais.rollout.engines.torch_engine.sampling import distribution, draw, uniforms
-from ais.rollout.engines.torch_engine.slots import Group, Slots
+from ais.rollout.engines.torch_engine.slots import Ended, Group, Slots
 from ais.rollout.engines.torch_engine.weights import DecoderWeights
 
 FILL_TOKENS = 8192
@@ -22,7 +22,7 @@ FILL_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Policy:
+class ServedPolicy:
     """Weights and the name of what they are."""
 
     weights: DecoderWeights
@@ -34,7 +34,7 @@ class Batch:
     """Samples with one policy at a time; the policy may change between two steps."""
 
     def __init__(
-        self, architecture: Architecture, precision: Precision, policy: Policy, slots: int, positions: int
+        self, architecture: Architecture, precision: Precision, policy: ServedPolicy, slots: int, positions: int
     ) -> None:
         self.policy = policy
         self.slots = Slots(slots, positions)
@@ -47,7 +47,7 @@ class Batch:
     def cancel(self, ticket: int) -> None:
         self.slots.cancel(ticket)
 
-    def replace(self, policy: Policy) -> None:
+    def replace(self, policy: ServedPolicy) -> None:
         """Takes a new policy. What running sequences have in the cache is computed again with it.
 
         So each token's log-prob is that of one policy over its whole prefix, which a trainer can recompute; a cache
@@ -56,15 +56,15 @@ class Batch:
         self.policy = policy
         self._fill(list(range(self.slots.count)))
 
-    def step(self) -> list[tuple[int, Completion]]:
-        """One token for every running sequence; gives what is finished with its ticket. Needs a batch not idle."""
+    def step(self) -> list[Ended]:
+        """One token for every running sequence; gives what has ended. Needs a batch that is not idle."""
         slots = self.slots
-        admission = slots.admit()
-        self._fill(admission.filled)
-        if admission.copied_to:
-            self._cache.copy_rows(admission.copied_from, admission.copied_to, admission.copied_positions)
-        if admission.moved_to:
-            self._cache.copy_rows(admission.moved_from, admission.moved_to, admission.moved_positions)
+        changes = slots.admit()
+        self._fill(changes.filled)
+        if changes.copied_to:
+            self._cache.copy_rows(changes.copied_from, changes.copied_to, changes.copied_positions)
+        if changes.moved_to:
+            self._cache.copy_rows(changes.moved_from, changes.moved_to, changes.moved_positions)
         count = slots.count
         positions = slots.positions[:count]
         logits = self._decoder.decode(
@@ -80,7 +80,9 @@ class Batch:
             torch.from_numpy(slots.top_p[:count]),
         )
         tokens, chosen = draw(logprobs, torch.from_numpy(uniforms(slots.keys[:count], slots.draws[:count])))
-        return slots.record(tokens.numpy(), chosen.numpy(), self.policy.version, time.monotonic())
+        ended = slots.record(tokens.numpy(), chosen.numpy(), self.policy.version, time.monotonic())
+        self._cache.clear_rows([one.row for one in ended if isinstance(one.outcome, SamplingFailedError)])
+        return ended
 
     def _fill(self, rows: list[int]) -> None:
         """Computes keys and values of everything before each row's next token, many rows at once."""

@@ -34,6 +34,12 @@ class KeyValueCache:
         for tensor in (*self.keys, *self.values):
             tensor[targets, :, :positions] = tensor[sources, :, :positions]
 
+    def clear_rows(self, rows: list[int]) -> None:
+        """Forgets rows that may hold NaN. Attention masks what lies behind a sequence, and NaN shows through a mask."""
+        if rows:
+            for tensor in (*self.keys, *self.values):
+                tensor[rows] = 0.0
+
     def write_prefix(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes positions 0 .. L-1 of `rows`; keys and values [rows, key_value_heads, L, head_size]."""
         length = keys.shape[2]

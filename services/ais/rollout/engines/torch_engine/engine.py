@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,61 +17,54 @@ from ais.contracts.sampling import Precision
 from ais.contracts.weights.forms import BF16, form_of_precision
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engine import (
-    Completion,
     EngineDescription,
-    EngineDrainingError,
     EngineFailedError,
     EngineLoad,
     EngineObserver,
-    GenerationRequest,
     ModelUnsupportedError,
+    SamplingFailedError,
     WeightSwap,
 )
+from ais.rollout.engines.life import Call, EngineLife
 from ais.rollout.engines.limits import Limits
 from ais.rollout.engines.probe import judge, probe_of
 from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_files
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
-from ais.rollout.engines.torch_engine.batch import Batch, Policy
+from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.probe import check_finite, score
-from ais.rollout.engines.torch_engine.slots import Group
+from ais.rollout.engines.torch_engine.slots import Ended, Group
 from ais.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from ais.rollout.engines.torch_engine.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-Outcome = Completion | EngineDrainingError | EngineFailedError
 
-
-class TorchEngine:
+class TorchEngine(EngineLife):
     """Implements `ais.rollout.engine.Engine`. Make one with `open`, inside the event loop that will use it."""
 
     def __init__(
         self,
         architecture: Architecture,
         precision: Precision,
-        policy: Policy,
+        policy: ServedPolicy,
         observer: EngineObserver,
         slots: int,
         max_model_len: int,
         max_waiting_sequences: int,
         probe_tolerance: float,
     ) -> None:
+        super().__init__(Limits(architecture.vocab_size, max_model_len, room=slots + max_waiting_sequences))
         self._architecture = architecture
         self._parameter_count = sum(math.prod(shape) for shape in architecture.tensor_shapes().values())
         self._precision = precision
         self._policy = policy
         self._slots = slots
-        self._limits = Limits(architecture.vocab_size, max_model_len, room=slots + max_waiting_sequences)
         self._probe_tolerance = probe_tolerance
         self._loop = asyncio.get_running_loop()
         self._tickets = itertools.count()
-        self._results: dict[int, asyncio.Queue[Outcome]] = {}
-        self._outstanding: dict[int, int] = {}
+        self._sampling: dict[int, Call] = {}
+        """By ticket."""
         self._swapping = asyncio.Lock()
-        self._draining = False
-        self._failure: asyncio.Future[EngineFailedError] = self._loop.create_future()
-        self._settled = asyncio.Event()
-        self._settled.set()
         self._worker = Worker(
             Batch(architecture, precision, policy, slots, max_model_len), observer, self._deliver, self._failed
         )
@@ -94,32 +87,28 @@ class TorchEngine:
         `probe_tolerance`: mean gap to the trainer's log-probs, nats a token, above which a pushed version is refused.
         """
 
-        def read() -> tuple[Architecture, Policy]:
+        def read() -> tuple[Architecture, ServedPolicy]:
             architecture = read_architecture(directory)
             files = snapshot_files(directory)
             try:
                 weights = _staged(files, architecture, precision)
             except WeightsRefusedError as error:
                 raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
-            return architecture, Policy(weights, version=0, digest=digest_of_files(files))
+            return architecture, ServedPolicy(weights, version=0, digest=digest_of_files(files))
 
         architecture, policy = await asyncio.to_thread(read)
         positions = min(max_model_len, architecture.max_positions)
         return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences, probe_tolerance)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
-        """See the protocol.
+    async def sample(self, call: Call) -> None:
+        """See the base.
 
         A seed fixes every random number of the request, whatever else is in the batch. Log-probs still depend on the
         batch by the last bits of float32, because a matrix product of another height may add in another order; now and
         then BF16 rounds that to another value, and rarely another token follows.
         """
-        self._check(request)
-        ticket = next(self._tickets)
-        results: asyncio.Queue[Outcome] = asyncio.Queue()
-        self._results[ticket] = results
-        self._outstanding[ticket] = request.samples
-        self._settled.clear()
+        ticket, request = next(self._tickets), call.request
+        self._sampling[ticket] = call
         seed = request.sampling.seed
         self._worker.submit(
             Group(
@@ -131,30 +120,24 @@ class TorchEngine:
             )
         )
         try:
-            for _ in range(request.samples):
-                outcome = await results.get()
-                if isinstance(outcome, Exception):
-                    raise outcome
-                yield outcome
+            await asyncio.Event().wait()  # until the call ends: the worker's thread tells what is finished
         finally:
-            if self._outstanding.pop(ticket):
+            del self._sampling[ticket]
+            if call.unfinished:
                 self._worker.cancel(ticket)
-            del self._results[ticket]
-            if not self._results:
-                self._settled.set()
+
+    async def release(self) -> None:
+        await asyncio.to_thread(self._worker.stop)
 
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         async with self._swapping:
             begun = time.monotonic()
             weights, gap = await asyncio.to_thread(self._probed, files)
             staged = time.monotonic()
-            policy = Policy(weights, version, digest)
-            paused = asyncio.wrap_future(self._worker.replace(policy))
-            await asyncio.wait((paused, self._failure), return_when=asyncio.FIRST_COMPLETED)
-            if self._failure.done():
-                raise self._failure.result()
+            policy = ServedPolicy(weights, version, digest)
+            paused_seconds = await self.unless_it_fails(asyncio.wrap_future(self._worker.replace(policy)))
             self._policy = policy
-            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused.result(), probe_gap=gap)
+            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused_seconds, probe_gap=gap)
 
     def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, float | None]:
         """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRefusedError."""
@@ -184,55 +167,29 @@ class TorchEngine:
         running = self._worker.running_sequences
         return EngineLoad(
             running_sequences=running,
-            waiting_sequences=max(0, sum(self._outstanding.values()) - running),
+            waiting_sequences=max(0, self.outstanding - running),
             slots=self._slots,
         )
 
-    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
-        self._failure.add_done_callback(lambda failure: callback(failure.result()))
-
-    async def drain(self, deadline_seconds: float) -> None:
-        self._draining = True
-        try:
-            await asyncio.wait_for(self._settled.wait(), deadline_seconds)
-        except TimeoutError:
-            for results in self._results.values():
-                results.put_nowait(EngineDrainingError(f"not finished {deadline_seconds:g} s after the drain began"))
-
-    async def close(self) -> None:
-        self._draining = True
-        await asyncio.to_thread(self._worker.stop)
-        self._fail_all(EngineFailedError("the engine was closed while the request was running"))
-
-    def _check(self, request: GenerationRequest) -> None:
-        if self._failure.done():
-            raise self._failure.result()
-        if self._draining:
-            raise EngineDrainingError("this replica is draining and takes no new work")
-        self._limits.check(request, outstanding=sum(self._outstanding.values()))
-
-    def _deliver(self, completions: list[tuple[int, Completion]]) -> None:
+    def _deliver(self, ended: list[Ended]) -> None:
         """Called in the worker's thread."""
-        self._loop.call_soon_threadsafe(self._take, completions)
+        self._loop.call_soon_threadsafe(self._take, ended)
 
-    def _take(self, completions: list[tuple[int, Completion]]) -> None:
-        for ticket, completion in completions:
-            if ticket in self._results:  # else it was cancelled meanwhile
-                self._outstanding[ticket] -= 1
-                self._results[ticket].put_nowait(completion)
+    def _take(self, ended: list[Ended]) -> None:
+        for one in ended:
+            call = self._sampling.get(one.ticket)
+            if call is None:  # it was cancelled meanwhile
+                continue
+            if isinstance(one.outcome, SamplingFailedError):
+                call.fail(one.outcome)
+            else:
+                call.finish(one.outcome)
 
     def _failed(self, error: BaseException) -> None:
         """Called in the worker's thread, which ends."""
         logger.error("the engine failed", exc_info=error)
-        self._loop.call_soon_threadsafe(
-            self._fail_all, EngineFailedError(f"the engine failed: {type(error).__name__}: {error}")
-        )
-
-    def _fail_all(self, failure: EngineFailedError) -> None:
-        if not self._failure.done():
-            self._failure.set_result(failure)
-        for results in self._results.values():
-            results.put_nowait(failure)
+        failure = EngineFailedError(f"the engine failed: {type(error).__name__}: {error}")
+        self._loop.call_soon_threadsafe(self.fail, failure)
 
 
 def _forms(precision: Precision) -> frozenset[str]:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 _INCREMENT = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_COLD = 1e-3
+"""Temperature below which a logit divided by it may overflow."""
 _UNIFORM_BITS = 52
 """Bits of a uniform number u: few enough that u * total < total holds after rounding, whatever the total."""
 
@@ -47,6 +49,10 @@ def distribution(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tens
     `logits` f32 [n, V]; `temperature` and `top_p` f32 [n]; `top_k` int64 [n], 0 keeps all. The most likely token is
     always kept.
     """
+    cold = (temperature < _COLD).nonzero().squeeze(1)
+    if cold.numel():  # the largest logit becomes 0, which stays 0: the same distribution, without an overflow
+        shifted = logits[cold] - logits[cold].amax(dim=-1, keepdim=True)
+        logits = logits.index_copy(0, cold, shifted)
     tempered = torch.log_softmax(logits / temperature[:, None], dim=-1)
     truncated = ((top_k > 0) | (top_p < 1.0)).nonzero().squeeze(1)
     if truncated.numel():
@@ -65,7 +71,11 @@ def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 
 
 def draw(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of each row: int64 [n], and its log-prob f32 [n]. `logprobs` f32 [n, V], `uniform` f64 [n]."""
+    """One token of each row: int64 [n], and its log-prob f32 [n]. `logprobs` f32 [n, V], `uniform` f64 [n].
+
+    A row with NaN among its log-probs has no distribution: its log-prob is NaN, its token means nothing.
+    """
     cumulative = torch.cumsum(logprobs.exp(), dim=-1, dtype=torch.float64)
     tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    tokens.clamp_(max=logprobs.shape[-1] - 1)  # beyond the last one where the row is NaN
     return tokens.squeeze(1), logprobs.gather(-1, tokens).squeeze(1)

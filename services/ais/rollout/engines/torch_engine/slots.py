@@ -21,7 +21,7 @@ import numpy as np
 
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import PolicySpan
-from ais.rollout.engine import Completion, GenerationRequest
+from ais.rollout.engine import Completion, GenerationRequest, SamplingFailedError
 from ais.rollout.engines.limits import MOST_STOP_TOKENS
 from ais.rollout.engines.torch_engine.sampling import sample_key
 
@@ -44,7 +44,17 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Admission:
+class Ended:
+    """A sample that is over."""
+
+    ticket: int
+    row: int
+    """Where it was; free now."""
+    outcome: Completion | SamplingFailedError
+
+
+@dataclass(frozen=True)
+class CacheChanges:
     """What the cache must get before the next decode step: prompts of `filled` rows, then copies, then moves."""
 
     filled: list[int]
@@ -117,7 +127,7 @@ class Slots:
             if occupant is not None and occupant[0].ticket == ticket:
                 self._occupants[row] = None
 
-    def admit(self) -> Admission:
+    def admit(self) -> CacheChanges:
         """Fills free rows from the queue and closes the holes that are left."""
         filled: list[int] = []
         copied_from: list[int] = []
@@ -142,7 +152,7 @@ class Slots:
             if group.entered == group.request.samples:
                 self._waiting.popleft()
         moved_from, moved_to = self._close_holes()
-        return Admission(
+        return CacheChanges(
             filled=filled,
             copied_from=copied_from,
             copied_to=copied_to,
@@ -152,10 +162,11 @@ class Slots:
             moved_positions=int(self.positions[moved_to].max(initial=0)),
         )
 
-    def record(
-        self, tokens: np.ndarray, logprobs: np.ndarray, version: int, now: float
-    ) -> list[tuple[int, Completion]]:
-        """Takes one sampled token of every row, int64 and float32 [count]; gives what is finished, with its ticket."""
+    def record(self, tokens: np.ndarray, logprobs: np.ndarray, version: int, now: float) -> list[Ended]:
+        """Takes one sampled token of every row, int64 and float32 [count]; gives what has ended.
+
+        A row whose log-prob is not finite had no distribution to sample from: that sample has failed.
+        """
         count = self.count
         rows = np.arange(count)
         positions = self.positions[:count]
@@ -165,16 +176,18 @@ class Slots:
         self._versions[rows, positions] = version
         self._first_token[:count][self.draws[:count] == 0] = now
         self.draws[:count] += np.uint64(1)
+        broken = ~np.isfinite(logprobs)
         stopped = (tokens[:, None] == self._stop_tokens[:count]).any(axis=1)
-        ended = stopped | (positions >= self._last_positions[:count])
-        completions = []
-        for row in np.flatnonzero(ended).tolist():
+        over = broken | stopped | (positions >= self._last_positions[:count])
+        ended = []
+        for row in np.flatnonzero(over).tolist():
             occupant = self._occupants[row]
             assert occupant is not None
             reason = FinishReason.STOP if stopped[row] else FinishReason.LENGTH
-            completions.append((occupant[0].ticket, self._completion(row, occupant, reason, now)))
+            outcome = self._failure(row, occupant) if broken[row] else self._completion(row, occupant, reason, now)
+            ended.append(Ended(occupant[0].ticket, row, outcome))
             self._occupants[row] = None
-        return completions
+        return ended
 
     def _enter(self, group: Group, row: int) -> None:
         request, sampling = group.request, group.request.sampling
@@ -189,9 +202,8 @@ class Slots:
         self._stop_tokens[row] = NO_TOKEN
         self._stop_tokens[row, : len(group.stop_token_ids)] = group.stop_token_ids
         # Greedy is the distribution truncated to its most likely token.
-        self.temperature[row], self.top_k[row] = (
-            (sampling.temperature, sampling.top_k) if sampling.temperature > 0 else (1.0, 1)
-        )
+        temperature = np.float32(sampling.temperature)  # the smallest ones become 0
+        self.temperature[row], self.top_k[row] = (temperature, sampling.top_k) if temperature > 0 else (1.0, 1)
         self.top_p[row] = sampling.top_p
         self.keys[row] = sample_key(group.seed, group.entered)
         self.draws[row] = 0
@@ -213,6 +225,13 @@ class Slots:
                 array[targets] = array[sources]
         del self._occupants[kept:]
         return sources, targets
+
+    def _failure(self, row: int, occupant: tuple[Group, int]) -> SamplingFailedError:
+        group, index = occupant
+        return SamplingFailedError(
+            f"sample {index} of {group.request.group_id}: the policy's log-probs of response token "
+            f"{int(self.draws[row]) - 1} are NaN or infinite at temperature {group.request.sampling.temperature:g}"
+        )
 
     def _completion(self, row: int, occupant: tuple[Group, int], reason: FinishReason, now: float) -> Completion:
         group, index = occupant

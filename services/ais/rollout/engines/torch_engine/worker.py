@@ -10,12 +10,12 @@ from queue import SimpleQueue
 
 import torch
 
-from ais.rollout.engine import Completion, EngineObserver
-from ais.rollout.engines.torch_engine.batch import Batch, Policy
-from ais.rollout.engines.torch_engine.slots import Group
+from ais.rollout.engine import EngineObserver
+from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
+from ais.rollout.engines.torch_engine.slots import Ended, Group
 
 Command = Callable[[Batch], None]
-Deliver = Callable[[list[tuple[int, Completion]]], None]
+Deliver = Callable[[list[Ended]], None]
 
 
 class Worker:
@@ -24,7 +24,7 @@ class Worker:
     def __init__(
         self, batch: Batch, observer: EngineObserver, deliver: Deliver, failed: Callable[[BaseException], None]
     ) -> None:
-        """`deliver` gets what each step finished, `failed` the error that ended the thread; both in this thread."""
+        """`deliver` gets what ended with each step, `failed` the error that ended the thread; both in this thread."""
         self.running_sequences = 0
         """Sequences in the batch; read from any thread."""
         self._batch = batch
@@ -44,7 +44,7 @@ class Worker:
     def cancel(self, ticket: int) -> None:
         self._commands.put(lambda batch: batch.cancel(ticket))
 
-    def replace(self, policy: Policy) -> Future[float]:
+    def replace(self, policy: ServedPolicy) -> Future[float]:
         """Swaps the policy between two steps; the result is the time generation stood still, in seconds."""
         paused: Future[float] = Future()
 
@@ -87,8 +87,8 @@ class Worker:
 
     def _step(self) -> None:
         begun = time.monotonic()
-        finished = self._batch.step()
+        ended = self._batch.step()
         self._observer.decode_step(time.monotonic() - begun, self._batch.slots.count)
         self.running_sequences = self._batch.slots.running
-        if finished:
-            self._deliver(finished)
+        if ended:
+            self._deliver(ended)

@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from ais.contracts.trajectory import PolicySpan
 from ais.rollout.engine import (
     Completion,
     EngineDescription,
-    EngineDrainingError,
     EngineFailedError,
     EngineLoad,
     GenerationRequest,
-    InvalidRequestError,
     RollbackFailedError,
+    SamplingFailedError,
     WeightSwap,
 )
+from ais.rollout.engines.life import Call, EngineLife, sample_each
 from ais.rollout.engines.limits import Limits
 from ais.rollout.engines.probe import probe_of
 from ais.rollout.engines.snapshots import checked_tensors
@@ -44,7 +44,7 @@ LOWEST_TEMPERATURE = 0.01
 """vLLM raises lower ones to this, and would then sample from another distribution than the trainer scores with."""
 
 
-class VllmEngine:
+class VllmEngine(EngineLife):
     """Implements `ais.rollout.engine.Engine`. Made by `opening.open_vllm`, in the event loop that will use it."""
 
     def __init__(
@@ -53,6 +53,8 @@ class VllmEngine:
         resources: ExitStack,
     ) -> None:  # fmt: skip
         """`directory` keeps the snapshots that are served; `resources` is closed with the engine."""
+        room = settings.slots + settings.max_waiting_sequences
+        super().__init__(Limits(model.vocab_size, model.max_model_len, room, LOWEST_TEMPERATURE))
         self._llm = llm
         self._model = model
         self._settings = settings
@@ -61,12 +63,7 @@ class VllmEngine:
         self._statistics = statistics
         self._directory = directory
         self._resources = resources
-        self._limits = Limits(model.vocab_size, model.max_model_len, settings.slots + settings.max_waiting_sequences)
         self._tickets = itertools.count()
-        self._outstanding = 0
-        """Samples that were taken in and have not ended."""
-        self._settled = _event(True)
-        """There are none."""
         self._inside = 0
         """Samples that vLLM has."""
         self._idle = _event(True)
@@ -74,30 +71,23 @@ class VllmEngine:
         self._admitting = _event(True)
         """vLLM may be given more."""
         self._swapping = asyncio.Lock()
-        self._draining = False
-        self._handing_back = False
-        self._samples: set[asyncio.Task[Completion]] = set()
-        self._failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
         self._health = asyncio.create_task(self._watch(), name="vllm health")
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
-        """See the protocol. A seed fixes the random numbers of each sample, whatever else is in the batch."""
-        self._check(request)
-        arrived = time.monotonic()
+    async def sample(self, call: Call) -> None:
+        """See the base. A seed fixes the random numbers of each sample, whatever else is in the batch."""
+        arrived, request = time.monotonic(), call.request
         seed = request.sampling.seed
-        samples = []
-        for index in range(request.samples):
+
+        async def one(index: int) -> Completion:
             sampling = self._vllm_sampling(request.sampling, None if seed is None else _sample_seed(seed, index))
-            samples.append(asyncio.create_task(self._sample(request, index, sampling, arrived)))
-            samples[-1].add_done_callback(self._ended)
-        self._samples.update(samples)
-        self._outstanding += len(samples)
-        self._settled.clear()
-        try:
-            for finished in asyncio.as_completed(samples):
-                yield await finished
-        finally:
-            await end_tasks(*samples)
+            await self._admitting.wait()
+            return await self._inside_vllm(request, index, sampling, arrived)
+
+        await sample_each(call, one)
+
+    async def release(self) -> None:
+        await end_tasks(self._health)
+        await asyncio.to_thread(self._resources.close)
 
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         # A task of its own: a caller that goes away must not leave the engine half-way between two versions.
@@ -118,53 +108,14 @@ class VllmEngine:
 
     def load(self) -> EngineLoad:
         """Running is what vLLM says it runs; all else that was taken in waits, in vLLM's queue or on the way there."""
-        running = min(sum(rank.running for rank in self._statistics), self._outstanding)
+        running = min(sum(rank.running for rank in self._statistics), self.outstanding)
         return EngineLoad(
             running_sequences=running,
-            waiting_sequences=self._outstanding - running,
+            waiting_sequences=self.outstanding - running,
             slots=self._settings.slots * self._settings.vllm.data_parallel_size,
         )
 
-    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
-        self._failure.add_done_callback(lambda failure: callback(failure.result()))
-
-    async def drain(self, deadline_seconds: float) -> None:
-        self._draining = True
-        try:
-            await asyncio.wait_for(self._settled.wait(), deadline_seconds)
-        except TimeoutError:
-            self._handing_back = True
-            for sample in self._samples:
-                sample.cancel()
-
-    async def close(self) -> None:
-        self._draining = True
-        await end_tasks(self._health)
-        self._fail(EngineFailedError("the engine was closed while the request was running"))
-        await asyncio.to_thread(self._resources.close)
-
-    def _check(self, request: GenerationRequest) -> None:
-        if self._failure.done():
-            raise self._failure.result()
-        if self._draining:
-            raise EngineDrainingError("this replica is draining and takes no new work")
-        self._limits.check(request, outstanding=self._outstanding)
-        if 0.0 < request.sampling.temperature < LOWEST_TEMPERATURE:
-            raise InvalidRequestError(
-                "sampling.temperature",
-                f"expected 0 (greedy) or at least {LOWEST_TEMPERATURE}, got {request.sampling.temperature}",
-            )
-
     # Sampling.
-
-    async def _sample(self, request: GenerationRequest, index: int, sampling: Any, arrived: float) -> Completion:
-        try:
-            await self._admitting.wait()
-            return await self._inside_vllm(request, index, sampling, arrived)
-        except asyncio.CancelledError:
-            if self._handing_back:
-                raise EngineDrainingError("not finished at the end of the drain") from None
-            raise
 
     async def _inside_vllm(self, request: GenerationRequest, index: int, sampling: Any, arrived: float) -> Completion:
         self._inside += 1
@@ -205,6 +156,11 @@ class VllmEngine:
         logprobs = np.minimum(np.array(sample.logprobs.logprobs, dtype=np.float32), 0.0)
         if request.sampling.temperature == 0.0:
             logprobs = np.zeros_like(logprobs)  # greedy: the distribution sampled from has one token
+        if not np.isfinite(logprobs).all():
+            raise SamplingFailedError(
+                f"sample {index} of {request.group_id}: the policy's log-probs are NaN or infinite for "
+                f"{int((~np.isfinite(logprobs)).sum())} of {len(logprobs)} tokens"
+            )
         return Completion(
             index=index,
             token_ids=np.array(sample.token_ids, dtype=np.int32),
@@ -214,14 +170,6 @@ class VllmEngine:
             first_token_seconds=output.metrics.first_token_latency,
             total_seconds=time.monotonic() - arrived,
         )
-
-    def _ended(self, sample: asyncio.Task[Completion]) -> None:
-        self._samples.discard(sample)
-        if not sample.cancelled():
-            sample.exception()  # seen, also where its siblings' came first
-        self._outstanding -= 1
-        if not self._outstanding:
-            self._settled.set()
 
     # Weights.
 
@@ -237,7 +185,7 @@ class VllmEngine:
                     await self._idle.wait()
                 change = await self._weights.change(new)
             except RollbackFailedError as failure:
-                self._fail(failure)
+                self.fail(failure)
                 raise
             finally:
                 self._admitting.set()
@@ -274,11 +222,7 @@ class VllmEngine:
     async def _watch(self) -> None:
         while not self._llm.errored:  # noqa: ASYNC110  # vLLM has no event for it
             await asyncio.sleep(HEALTH_SECONDS)
-        self._fail(EngineFailedError("vLLM's engine process has ended; its output above says why"))
-
-    def _fail(self, failure: EngineFailedError) -> None:
-        if not self._failure.done():
-            self._failure.set_result(failure)
+        self.fail(EngineFailedError("vLLM's engine process has ended; its output above says why"))
 
 
 def _sample_seed(seed: int, index: int) -> int:

@@ -15,8 +15,11 @@ from prometheus_client import CollectorRegistry
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engine import Engine, EngineObserver, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
+from ais.rollout.engines.snapshots import checked_tensors
 from ais.rollout.engines.vllm_engine.arguments import engine_arguments, prepare_environment
+from ais.rollout.engines.vllm_engine.model import ServedModel, read_model
 from ais.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
+from ais.rollout.engines.vllm_engine.support import require_support, this_installation
 from ais.rollout.settings import RolloutSettings
 from ais.rollout.weights.staging import staging_directory
 from ais.runtime.tasks import end_tasks
@@ -39,6 +42,7 @@ async def open_vllm(
         raise ModelUnsupportedError(
             "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
         )
+    require_support(directory, settings.precision, this_installation())
     prepare_environment(settings)
     progress = asyncio.create_task(_tell_progress())
     try:
@@ -52,7 +56,6 @@ async def _open(
 ) -> Engine:
     from ais.rollout.engines.vllm_engine.engine import VllmEngine
     from ais.rollout.engines.vllm_engine.load import EngineStatistics, expose_vllm_metrics
-    from ais.rollout.engines.vllm_engine.model import read_model
     from ais.rollout.engines.vllm_engine.updates import LiveWeights, Version
     from ais.rollout.engines.vllm_engine.watchdog import watchdog
 
@@ -78,10 +81,21 @@ async def _open(
         try:
             await weights.prepare()
         except WeightsRefusedError as error:
-            raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
+            reason = await asyncio.to_thread(_wrong_tensor, model) or error
+            raise ModelUnsupportedError(f"{directory} cannot be served: {reason}") from error
         await _require_dtype(llm, mode)
         expose_vllm_metrics(registry)
         return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
+
+
+def _wrong_tensor(model: ServedModel) -> WeightsRefusedError | None:
+    """The tensor that makes the model's log-probs NaN, if one is wrong by itself. Reads all of them."""
+    try:
+        for _name, _tensor in checked_tensors(model.files, model.shapes, model.tied_embeddings):
+            pass
+    except WeightsRefusedError as error:
+        return error
+    return None
 
 
 def _checkpoint(directory: Path, mode: LinearMode, work: Path) -> Path:

@@ -9,7 +9,7 @@ from enum import StrEnum
 import grpc
 import numpy as np
 
-from ais.collector.answers import Question
+from ais.collector.replicas.answers import Question
 from ais.contracts.handing_back import is_handed_back
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import (

@@ -20,7 +20,7 @@ class Expected:
 
     run_name: str
     model: ModelIdentity
-    """Of run.model; an empty digest is not compared."""
+    """The digests of run.model; an empty one is not compared."""
 
     def check(self, record: ReplicaRecord, answer: rollout_pb2.DescribeResponse) -> None:
         """Raises WrongReplicaError unless the record's replica listens at its address and serves this run's model."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from ais.collector.announced import Announced
-from ais.collector.dispatch import Dispatcher
-from ais.collector.generation import GenerationClient, GenerationError
 from ais.collector.metrics import CollectorMetrics
-from ais.collector.proof import Expected, WrongReplicaError
+from ais.collector.replicas.dispatch import Dispatcher
+from ais.collector.replicas.generation import GenerationClient, GenerationError
+from ais.collector.replicas.proof import Expected, WrongReplicaError
 from ais.contracts.registry import EXPIRY_SECONDS, ReplicaRecord, ReplicaRegistry
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable

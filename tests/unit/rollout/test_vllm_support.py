@@ -1,0 +1,68 @@
+"""Models that vLLM cannot serve on a machine, told from config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ais.contracts.sampling import Precision
+from ais.rollout.engine import ModelUnsupportedError
+from ais.rollout.engines.vllm_engine.support import CPU_HEAD_SIZES, Installation, require_support, unsupported
+
+CPU, GPU = Installation(cpu=True, torchvision=False), Installation(cpu=False, torchvision=True)
+DENSE = {"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, "head_dim": 128}
+EXPERTS = {**DENSE, "model_type": "qwen3_moe", "num_experts": 64}
+FP8, BF16, INT8 = Precision(), Precision(weights="bf16"), Precision(weights="int8", activations="int8")
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "installation", "reason"),
+    [
+        (DENSE, FP8, CPU, None),
+        (DENSE | {"head_dim": 16}, FP8, CPU, "size 16"),
+        (DENSE | {"head_dim": 16}, BF16, CPU, "size 16"),
+        (DENSE | {"head_dim": 16}, FP8, GPU, None),
+        (DENSE | {"head_dim": 32}, FP8, CPU, None),
+        (DENSE | {"head_dim": None}, FP8, CPU, None),
+        (DENSE | {"head_dim": None, "hidden_size": 768}, FP8, CPU, "size 48"),
+        ({"model_type": "x"}, FP8, CPU, None),
+        (EXPERTS, FP8, CPU, "64 experts"),
+        (EXPERTS, Precision(weights="e5m2"), CPU, "64 experts"),
+        (EXPERTS, BF16, CPU, None),
+        (EXPERTS, FP8, GPU, None),
+        (DENSE | {"num_local_experts": 8}, FP8, CPU, "8 experts"),
+        (DENSE | {"n_routed_experts": 4, "kv_lora_rank": 512, "head_dim": 7}, BF16, CPU, None),
+        ({"model_type": "gemma", "text_config": DENSE | {"head_dim": 48}}, BF16, CPU, "size 48"),
+        ({"model_type": "m", "text_config": EXPERTS}, FP8, CPU, "64 experts"),
+        ({"model_type": "qwen3_5", "text_config": DENSE}, BF16, CPU, "torchvision"),
+        ({"model_type": "qwen3_5", "text_config": DENSE}, BF16, GPU, None),
+        ({"model_type": "qwen3_5_moe", "text_config": EXPERTS}, BF16, Installation(False, False), "torchvision"),
+        (DENSE, INT8, CPU, None),
+    ],
+)
+def test_what_cannot_be_served_here_is_told_with_what_can(
+    config: dict, precision: Precision, installation: Installation, reason: str | None
+) -> None:
+    got = unsupported(config, precision, installation)
+    assert got is None if reason is None else reason in (got or "")
+
+
+@pytest.mark.parametrize("content", ["{", "\udcff"])
+def test_a_config_that_cannot_be_read_is_a_clear_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ModelUnsupportedError, match=r"config\.json cannot be read"):
+        require_support(tmp_path, FP8, CPU)
+
+
+def test_a_model_that_cannot_be_served_is_refused_by_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(DENSE | {"head_dim": 16}))
+    with pytest.raises(ModelUnsupportedError, match="size 16"):
+        require_support(tmp_path, BF16, CPU)
+
+
+@pytest.mark.vllm
+def test_the_sizes_of_heads_are_vllms_own() -> None:
+    backend = pytest.importorskip("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackend
+    assert tuple(backend.get_supported_head_sizes()) == CPU_HEAD_SIZES

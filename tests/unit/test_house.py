@@ -1,0 +1,35 @@
+"""The shape of the repository: what a newcomer opens is never too much at once, and is written in plain English."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MOST_FILES = 16
+"""Python files that lie flat in one folder: more of them have packages within."""
+
+
+def python_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def test_no_folder_has_too_many_files_flat() -> None:
+    counts = Counter(path.parent.relative_to(ROOT) for path in python_files())
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_no_docstring_begins_with_of() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in python_files()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        and node.value.value.lstrip().startswith("Of ")
+    ]
+    assert found == []
