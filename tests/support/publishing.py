@@ -45,10 +45,12 @@ def payload_of(snapshot: Snapshot) -> bytes:
 
 @asynccontextmanager
 async def publishing(
-    redis: Redis, keys: Keys, registry: CollectorRegistry, incarnation: int = 0, **settings: object
+    redis: Redis, keys: Keys, registry: CollectorRegistry, incarnation: int = 0, run: str = "", **settings: object
 ) -> AsyncIterator[WeightPublisher]:
     chosen = PushSettings.model_validate({"registry_poll_seconds": 0.05, "deadline_seconds": 5.0, **settings})
-    publisher = WeightPublisher(ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), Origin("", incarnation))
+    publisher = WeightPublisher(
+        ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), Origin(run, incarnation)
+    )
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher

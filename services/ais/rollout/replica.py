@@ -9,6 +9,7 @@ import secrets
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 from prometheus_client import CollectorRegistry
 
@@ -63,6 +64,10 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             service.note_version()
             registration.changed()
 
+        async def named_run() -> str | None:
+            identity = cast(bytes | None, await redis.get(Keys(settings.run.name).identity))
+            return None if identity is None else identity.decode(errors="backslashreplace")
+
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
         intake = WeightIntake(
             engine,
@@ -71,6 +76,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             applied=applied,
             threads=rollout.unpack_threads,
             use_proxy=settings.run.use_proxy,
+            named_run=named_run,
         )
         stack.push_async_callback(intake.close)
 

@@ -18,6 +18,9 @@ from safetensors.torch import load, save
 from ais.contracts.sampling import Precision
 from ais.contracts.weights.offer import (
     DIGEST_HEADER,
+    MOST_CHILDREN,
+    MOST_SHARDS,
+    OFFER_BYTES,
     Missing,
     MissingShard,
     WeightsStatus,
@@ -205,6 +208,56 @@ async def test_an_offer_is_checked_before_any_byte_is_taken(replica: Replica, sn
     answers.append(await replica.client.put("/v1/weights/1", json=offer_of(1, [body])))
     assert [answer.status_code for answer in answers] == [413, 415, 422, 422, 422, 503]
     assert all(WeightsRefused.model_validate(answer.json()).reason for answer in answers)
+    assert replica.staged() == []
+
+
+def too_many_shards(offer: dict[str, Any]) -> None:
+    shard = offer["shards"][0]
+    offer["shards"] = [
+        shard | {"name": f"model-{number:05d}-of-99999.safetensors"} for number in range(MOST_SHARDS + 1)
+    ]
+
+
+def wide(offer: dict[str, Any]) -> None:
+    offer["relay"] = [{"url": f"http://127.0.0.1:{port}"} for port in range(1, MOST_CHILDREN + 2)]
+
+
+def deep(offer: dict[str, Any]) -> None:
+    for _ in range(150):
+        offer["relay"] = [{"url": "http://127.0.0.1:1", "children": offer.get("relay", [])}]
+
+
+def many(offer: dict[str, Any]) -> None:
+    leaves = [{"url": "http://127.0.0.1:1"}] * MOST_CHILDREN
+    offer["relay"] = [{"url": "http://127.0.0.1:1", "children": leaves}] * MOST_CHILDREN
+
+
+def too_long(offer: dict[str, Any]) -> None:
+    offer["comment"] = "x" * OFFER_BYTES
+
+
+def a_size_beyond_all(offer: dict[str, Any]) -> None:
+    offer["shards"][0]["size"] = 10**30
+
+
+def endless(offer: dict[str, Any]) -> None:
+    offer["relay_seconds"] = 1e300
+
+
+@pytest.mark.parametrize(
+    ("grow", "status"),
+    [
+        (too_many_shards, 422), (wide, 422), (deep, 422), (many, 422), (a_size_beyond_all, 422), (endless, 422),
+        (too_long, 413),
+    ],
+)  # fmt: skip
+async def test_an_offer_beyond_the_limits_is_refused_before_anything_is_kept(
+    grow: Callable[[dict[str, Any]], None], status: int, replica: Replica, snapshot: Callable
+) -> None:
+    offer = offer_of(1, [snapshot()[0]])
+    grow(offer)
+    answer = await replica.client.put("/v1/weights/1", json=offer)
+    assert answer.status_code == status, answer.text[:300]
     assert replica.staged() == []
 
 

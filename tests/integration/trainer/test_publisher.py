@@ -313,3 +313,29 @@ async def test_a_connection_is_not_used_again_when_the_server_may_be_closing_it(
     import uvicorn
 
     assert uvicorn.Config("unused").timeout_keep_alive > 2 * KEEPALIVE_SECONDS
+
+
+async def test_a_run_that_is_begun_anew_gets_the_replicas_that_were_left_running(
+    redis: Redis, keys: Keys, fleet: Fleet, snapshot: Callable[..., Snapshot]
+) -> None:
+    """As documented: the directory and the keys are removed, and the trainer counts its starts from 1 again."""
+    replica = await fleet.join("replica")
+
+    async def named_run() -> str:
+        return (await redis.get(keys.identity) or b"").decode()
+
+    replica.intake._named_run = named_run
+    for run, incarnation, version in (("old", 2, 9), ("new", 1, 0)):
+        await redis.set(keys.identity, run)
+        registry = CollectorRegistry()
+        async with publishing(redis, keys, registry, incarnation, run) as publisher:
+            publisher.offer(new := snapshot(version))
+            await served(new, replica)
+            assert await publisher.settle(5.0)
+    old_registry = CollectorRegistry()
+    async with publishing(redis, keys, old_registry, 3, "old") as publisher:
+        publisher.offer(snapshot(10))
+        await replica.until(lambda: replica.offers[-1] == 10)
+        assert await publisher.settle(5.0)
+    assert pushes(old_registry, "refused") == 1
+    assert replica.version == 0

@@ -144,7 +144,6 @@ class Peer:
     refused_otherwise: set[tuple[Identity, str]] = field(default_factory=set)
     aside: bool = False
     rests: bool = False
-    rests_until: float = -math.inf
     expects: Identity | None = None
     expects_until: float = math.inf
 
@@ -166,7 +165,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.joined = 0
         self.running: list[Push] = []
         self.begun: set[int] = set()
-        self.rounds = 0
+        self.rounds, self.again_at = 0, math.inf
         self.made: set[MakeDelta] = set()
 
     # The world.
@@ -311,20 +310,21 @@ class AnyOrder(RuleBasedStateMachine):
         assert all(peer.refused == self.newest for peer in self.peers.values())
         assert set(told.reasons) == set(self.peers)
         assert told.final == (self.rounds == self.refusals)
-        if not told.final:
-            for peer in self.peers.values():
-                peer.refused = None
-                peer.rests_until = self.now + OFFERED_AGAIN_SECONDS
+        self.again_at = math.inf if told.final else self.now + OFFERED_AGAIN_SECONDS
 
     def an_upload_begins(self, push: Push) -> None:
         assert push.version == self.newest
         names = [push.branch.root, *push.branch.below()]
+        if any(self.peers[name].refused == self.newest for name in names):
+            assert self.now >= self.again_at, "nobody is asked again at once, or after the last time"
+            assert all(peer.refused == self.newest for peer in self.peers.values()), "or where one may take it"
+            for peer in self.peers.values():
+                peer.refused = None
         for name in names:
             peer = self.peers[name]
             assert not self.busy(name), "one upload at a time"
             assert not peer.done(self.newest), "it has it, or has refused it"
             assert not peer.rests
-            assert peer.rests_until <= self.now
             assert push.form == peer.form
             if push.base is not None:
                 assert peer.believed == push.base
@@ -360,9 +360,8 @@ class AnyOrder(RuleBasedStateMachine):
         for name, peer in self.peers.items():
             if self.newest is None or peer.done(self.newest) or self.busy(name):
                 continue
-            resting = peer.rests or peer.rests_until > self.now
             crowded = len(self.peers) > self.fanout and not peer.aside and self.counted() == self.fanout
-            assert resting or crowded, name
+            assert peer.rests or crowded, name
 
     @invariant()
     def counts_agree(self) -> None:

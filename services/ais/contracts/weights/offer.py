@@ -27,7 +27,9 @@ by shard as they become whole, each with the part of the tree below it; where on
 taken over. Whether it succeeds changes nothing for the replica itself: the trainer looks at the registry and serves who
 is left behind.
 
-Fencing: each start of a trainer has a higher `incarnation`. A replica takes a version when (incarnation, version) is
+Fencing: an offer names its run and the start of the run's trainer. A replica follows the run that Redis names: one
+that is begun anew under the same name is followed, and what the old one still sends is refused. Within a run each start
+of a trainer has a higher `incarnation`. A replica takes a version when (incarnation, version) is
 greater than what it serves, so a trainer that resumed from an older checkpoint can go back in versions, and a trainer
 that was replaced cannot go on. Weights a replica loaded from disk itself are older than any offer.
 
@@ -37,9 +39,9 @@ Answers:
     202  an offer was taken, or a shard: these bytes are missing
     404  a shard of a version that is not on its way: offer it (again)
     408  the body stalled
-    409  `version`: serving or receiving something newer; `digest`: this version is served with another digest; `base`:
-         the base of a delta is not here in its form, send the full version; `offset`: the shard goes on at another
-         offset, offer the version again to learn where
+    409  `run`: of a run that Redis does not name; `version`: serving or receiving something newer; `digest`: this
+         version is served with another digest; `base`: the base of a delta is not here in its form, send the full
+         version; `offset`: the shard goes on at another offset, offer the version again to learn where
     411  no Content-Length
     413  larger than the model it is meant for
     415  `encoding`: unknown; `form`: this replica does not compute with that one, send BF16

@@ -9,9 +9,18 @@ from fastapi import FastAPI, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from ais.contracts.weights.offer import DIGEST_HEADER, OFFSET_HEADER, Missing, Offer, WeightsStatus
+from ais.contracts.weights.offer import (
+    DIGEST_HEADER,
+    LARGEST_NUMBER,
+    OFFER_BYTES,
+    OFFSET_HEADER,
+    Missing,
+    Offer,
+    WeightsStatus,
+)
 from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.http import application
@@ -19,7 +28,7 @@ from ais.runtime.http import application
 _REFUSALS: dict[int | str, dict[str, object]] = {
     status: {"model": WeightsRefused} for status in (404, 408, 409, 411, 413, 415, 422, 503)
 }
-Version = Annotated[int, Path(ge=0)]
+Version = Annotated[int, Path(ge=0, le=LARGEST_NUMBER)]
 
 
 def control_application(
@@ -51,7 +60,8 @@ def control_application(
         return intake.status()
 
     @app.put("/v1/weights/{version}", responses=_REFUSALS | {202: {"model": Missing}})
-    async def offer(version: Version, offer: Offer, response: Response) -> WeightsStatus | Missing:
+    async def offer(version: Version, request: Request, response: Response) -> WeightsStatus | Missing:
+        offer = await _read_offer(request)
         if version != offer.version:
             raise WeightsRefusedError("version", f"expected that of the address, {version}, got {offer.version}")
         answer = await intake.offer(offer)
@@ -73,3 +83,18 @@ def control_application(
             raise WeightsRefusedError("body", "the connection was cut; what came is kept", 408) from None
 
     return app
+
+
+async def _read_offer(request: Request) -> Offer:
+    """No more of it than an offer may have is ever in memory. Raises WeightsRefusedError."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > OFFER_BYTES:
+            raise WeightsRefusedError("length", f"expected an offer of at most {OFFER_BYTES} bytes, got more", 413)
+    try:
+        return Offer.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "offer"
+        raise WeightsRefusedError(field, first["msg"]) from None

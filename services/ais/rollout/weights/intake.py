@@ -9,8 +9,10 @@ where the offer asks for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+
+from redis.exceptions import RedisError
 
 from ais.contracts.weights.forms import BF16
 from ais.contracts.weights.offer import Missing, Offer, WeightsStatus
@@ -24,13 +26,16 @@ from ais.rollout.engine import (
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.relay import Relay
+from ais.rollout.weights.standing import FROM_DISK, Standing, Verdict, follow, judge, same_bytes
 from ais.rollout.weights.transfer import Transfer
 
 LARGEST_DTYPE_BYTES = 4
 HEADER_BYTES = 64 * 1024 * 1024
 """Room for the safetensors headers beside the values."""
-FROM_DISK = -1
-"""Incarnation of what the replica loaded itself: any trainer's offer is newer."""
+
+
+async def no_run() -> None:
+    """Names no run: whoever offers first is followed."""
 
 
 class WeightIntake:
@@ -44,10 +49,13 @@ class WeightIntake:
         applied: Callable[[], None],
         threads: int = 1,
         use_proxy: bool = False,
+        named_run: Callable[[], Awaitable[str | None]] = no_run,
     ) -> None:
         """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
-        new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on."""
+        new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on; `named_run`
+        gives the identity that Redis has for the run's name, and raises RedisError."""
         self._engine = engine
+        self._named_run = named_run
         self._staging = staging
         self._metrics = metrics
         self._applied = applied
@@ -60,7 +68,7 @@ class WeightIntake:
         self._serving: Transfer | None = None
         """Where the version that serves came from; None while it is the one loaded from disk."""
         self._files: list[Path] = []
-        self._incarnation = FROM_DISK
+        self._run, self._incarnation = "", FROM_DISK
         self._applied_seconds = 0.0
         self._probe_gap: float | None = None
         self.draining = False
@@ -85,11 +93,14 @@ class WeightIntake:
         try:
             self._check_envelope(offer)
             async with self._offers:
-                if self._is_served(offer):
+                standing = await self._follow(offer)
+                verdict = judge(standing, offer)
+                if verdict is Verdict.SERVED:
+                    self._run, self._incarnation = offer.run, max(standing.incarnation, offer.incarnation)
                     self._metrics.weight_swaps.labels("unchanged").inc()
                     self._pass_on_served(offer)
                     return self.status()
-                transfer = self._transfer(offer)
+                transfer = self._transfer(offer, verdict)
                 missing = transfer.missing()
                 return missing if missing.shards else await self._apply(transfer)
         except WeightsRefusedError as refusal:
@@ -132,34 +143,31 @@ class WeightIntake:
         if (size := max(offer.sent_bytes, sum(shard.size for shard in offer.shards))) > largest:
             raise WeightsRefusedError("length", f"expected at most {largest} bytes for this model, got {size}", 413)
 
-    def _is_served(self, offer: Offer) -> bool:
-        """Whether nothing is to be done. Raises WeightsRefusedError for what must not be served any more."""
-        serving = self._engine.describe()
-        if (offer.version, offer.digest) == (serving.version, serving.digest):
-            self._incarnation = max(self._incarnation, offer.incarnation)
-            return True
-        if (offer.incarnation, offer.version) == (self._incarnation, serving.version):
-            reason = f"version {offer.version} is served with digest {serving.digest}; a version never changes"
-            raise WeightsRefusedError("digest", reason, 409)
-        newest = (self._incarnation, serving.version)
-        if self._incoming is not None:
-            newest = max(newest, (self._incoming.offer.incarnation, self._incoming.offer.version))
-        if (offer.incarnation, offer.version) < newest:
-            raise WeightsRefusedError(
-                "version",
-                f"expected something newer than version {newest[1]} of the trainer's incarnation {newest[0]}, got "
-                f"version {offer.version} of incarnation {offer.incarnation}",
-                409,
-            )
-        return False
+    async def _follow(self, offer: Offer) -> Standing:
+        """How the offer finds this replica. Redis is asked only about a run that is not followed yet."""
+        standing = Standing(
+            version=(serving := self._engine.describe()).version,
+            digest=serving.digest,
+            form=self._form(),
+            files=tuple(file.name for file in self._files),
+            run=self._run,
+            incarnation=self._incarnation,
+            coming=self._incoming.offer if self._incoming else None,
+        )
+        if offer.run == standing.run:
+            return standing
+        try:
+            named = await self._named_run()
+        except (RedisError, TimeoutError) as error:
+            raise WeightsRefusedError("run", f"Redis does not say which run has this name: {error}", 503) from error
+        return follow(standing, offer, named)
 
-    def _transfer(self, offer: Offer) -> Transfer:
+    def _transfer(self, offer: Offer, verdict: Verdict) -> Transfer:
         """The transfer under way for this offer; a new one takes the place of whatever was coming."""
         coming = self._incoming
-        if coming is not None and _same(coming.offer, offer):
+        if coming is not None and verdict is Verdict.COMING:
             self._pass_on(offer, coming, coming.whole)
             return coming
-        self._check_base(offer)
         if coming is not None:
             for task in self._passing_on(coming):
                 task.cancel()  # it would wait for shards that never become whole
@@ -182,7 +190,7 @@ class WeightIntake:
         serving = self._serving
         if serving is None:
             return
-        if _same(serving.offer.model_copy(update={"incarnation": offer.incarnation}), offer):
+        if same_bytes(serving.offer.model_copy(update={"run": offer.run, "incarnation": offer.incarnation}), offer):
             self._pass_on(offer, serving, serving.whole)
         elif offer.encoding == "full" and offer.form == self._form():
             self._pass_on(offer, serving, these(self._files))
@@ -204,19 +212,6 @@ class WeightIntake:
         """Of the files of the version that serves."""
         return BF16 if self._serving is None else self._serving.offer.form
 
-    def _check_base(self, offer: Offer) -> None:
-        if offer.base is None:
-            return
-        serving = self._engine.describe()
-        form = self._form()
-        here = (serving.version, serving.digest, form, [file.name for file in self._files])
-        if here != (offer.base.version, offer.base.digest, offer.form, [shard.name for shard in offer.shards]):
-            reason = (
-                f"expected a delta to version {serving.version} in the form {form}, with its files here, got one to "
-                f"{offer.base.version} in {offer.form}"
-            )
-            raise WeightsRefusedError("base", f"{reason}; send the full version", 409)
-
     async def _apply(self, transfer: Transfer) -> WeightsStatus:
         offer = transfer.offer
         try:
@@ -228,7 +223,7 @@ class WeightIntake:
             raise
         self._incoming = None
         old, self._serving, self._files = self._serving, transfer, files
-        self._incarnation = offer.incarnation
+        self._run, self._incarnation = offer.run, offer.incarnation
         if old is not None:
             self._discard(old)
         self._tell(swap)
@@ -254,9 +249,3 @@ class WeightIntake:
         self._metrics.swap_paused_seconds.observe(swap.paused_seconds)
         self._metrics.swap_staging_seconds.observe(swap.staging_seconds)
         self._metrics.show_probe_gap(swap.probe_gap)
-
-
-def _same(one: Offer, other: Offer) -> bool:
-    """Whether the same bytes are on their way, whoever sends them and whomever they are passed on to."""
-    fields = {"version", "incarnation", "digest", "encoding", "form", "base", "shards"}
-    return one.model_dump(include=fields) == other.model_dump(include=fields)

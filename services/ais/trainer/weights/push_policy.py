@@ -125,8 +125,8 @@ class _Replica:
     """Until when."""
     whole: Identity | None = None
     """This version must come whole."""
-    rests_until: float = -math.inf
-    """It is left alone until then; infinity: until the next look at the registry."""
+    rests: bool = False
+    """Its upload failed: it is left alone until the next look at the registry."""
     set_aside: bool = False
 
     @property
@@ -150,6 +150,8 @@ class PushPolicy:
         self._replicas: dict[str, _Replica] = {}
         self._told: list[Decision] = []
         self._refusals = 0
+        self._again_at: float | None = None
+        """When every replica has refused the newest version: when it is offered again."""
 
     @property
     def newest(self) -> Identity | None:
@@ -187,7 +189,8 @@ class PushPolicy:
             return
         if self._newest is not None:
             self._bases.add(self._newest)
-        self._newest, self._base, self._refusals = version, None, 0
+        self._newest, self._base = version, None
+        self._refusals, self._again_at = 0, None
         self._made.clear()
         self._forget_bases()
 
@@ -214,7 +217,7 @@ class PushPolicy:
             replica.serving = push.version
             replica.settle(push.version)
             if push.version == self._newest:
-                self._refusals = 0
+                self._refusals, self._again_at = 0, None
 
     def overtaken(self, push: Push) -> None:
         """A newer version came before this one was taken."""
@@ -226,7 +229,7 @@ class PushPolicy:
         if (replica := self._ended(push)) is not None:
             self._take_back(push)
             self._put_aside(replica, reason)
-            replica.rests_until = math.inf
+            replica.rests = True
 
     def refused(self, push: Push, error: WeightsRefusedError) -> Literal["otherwise", "superseded", "refused"]:
         """The replica does not take the version: as it was sent, because it follows a newer trainer, or at all."""
@@ -253,7 +256,7 @@ class PushPolicy:
             waiting = {
                 name: one
                 for name, one in sorted(self._replicas.items())
-                if self._needs(one) and not one.busy and one.rests_until <= now
+                if self._needs(one) and not one.busy and not one.rests
             }
             self._choose_base(self._newest, waiting)
             self._start(self._newest, waiting)
@@ -311,15 +314,17 @@ class PushPolicy:
         replicas = self._replicas
         if not replicas or any(one.settled != newest or one.refusal is None for one in replicas.values()):
             return
-        if self._refusals == self._limits.refusals:
-            return  # told as final
+        if self._again_at is not None:
+            if now >= self._again_at:
+                self._again_at = None
+                for replica in replicas.values():
+                    replica.settled, replica.refusal = None, None
+            return
         self._refusals += 1
+        final = self._refusals == self._limits.refusals
+        self._again_at = math.inf if final else now + OFFERED_AGAIN_SECONDS
         reasons = {name: one.refusal for name, one in sorted(replicas.items()) if one.refusal is not None}
-        self._told.append(RefusedByAll(newest, reasons, self._refusals == self._limits.refusals))
-        if self._refusals < self._limits.refusals:
-            for replica in replicas.values():
-                replica.settled, replica.refusal = None, None
-                replica.rests_until = now + OFFERED_AGAIN_SECONDS
+        self._told.append(RefusedByAll(newest, reasons, final))
 
     # What came of it.
 
@@ -327,8 +332,7 @@ class PushPolicy:
         if seen.serving != replica.seen.serving:
             replica.serving = seen.serving
         replica.seen = seen
-        if replica.rests_until == math.inf:
-            replica.rests_until = -math.inf
+        replica.rests = False
         if replica.passed is None:
             return
         if replica.passed == seen.serving:
