@@ -64,7 +64,7 @@ def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[i
 
 
 def form_of(files: Sequence[Path]) -> str:
-    """Of a snapshot, as its first file says. Raises WeightsRefusedError."""
+    """The form of a snapshot, as its first file says. Raises WeightsRefusedError."""
     try:
         with safe_open(files[0], framework="numpy") as opened:
             metadata: Mapping[str, str] = opened.metadata() or {}

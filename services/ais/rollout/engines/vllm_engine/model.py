@@ -28,7 +28,7 @@ class ServedModel:
     files: tuple[Path, ...]
     """The first version."""
     digest: str
-    """Of the first version."""
+    """Digest of the first version."""
 
     @property
     def parameter_count(self) -> int:
