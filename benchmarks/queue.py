@@ -60,7 +60,7 @@ from ais.contracts.trajectory import (
     encode_group,
 )
 from ais.launcher.processes.commands import LOOPBACK, free_port, valkey
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from benchmarks.support.report import publish, spread
 

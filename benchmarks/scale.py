@@ -43,7 +43,7 @@ from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.trajectory import TrajectoryBounds, decode_group
 from ais.launcher.processes.commands import free_port
 from ais.launcher.processes.signals import run_cancellable
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from benchmarks.support.recorded_groups import write_made_up
@@ -116,7 +116,7 @@ class StandIn:
     queue: TrajectoryQueue
     events: TrainerEvents
     digest: str
-    """Of the weights that every replica serves from its start to its end."""
+    """Digest of the weights that every replica serves from its start to its end."""
     tokens: int = 0
     trajectories: int = 0
     arrived: dict[int, int] = field(default_factory=dict)

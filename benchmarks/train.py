@@ -39,8 +39,8 @@ from ais.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegi
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory, encode_group
 from ais.contracts.weights.offer import Missing, MissingShard, Offer, WeightsStatus
-from ais.runtime.http import serve
-from ais.runtime.redis import connect
+from ais.runtime.network.http import serve
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy

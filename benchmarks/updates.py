@@ -47,7 +47,7 @@ from ais.contracts.trajectory import Trajectory, TrajectoryBounds
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import these, upload
 from ais.launcher.processes.signals import run_cancellable
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.learning.probe import take_probe

@@ -49,7 +49,7 @@ from ais.contracts.weights.delta import encode_delta
 from ais.contracts.weights.offer import DigestBuilder
 from ais.contracts.weights.upload import PIECE_BYTES
 from ais.launcher.processes.signals import run_cancellable
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics

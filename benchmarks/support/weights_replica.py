@@ -24,8 +24,8 @@ from ais.rollout.engine import EngineDescription, WeightSwap
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.http import serve
-from ais.runtime.redis import connect
+from ais.runtime.network.http import serve
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 PARAMETERS = 1 << 31

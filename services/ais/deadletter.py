@@ -215,7 +215,7 @@ def _with_letters(
     """Finds the run and its server, does the work, and exits with its code."""
     from redis.exceptions import RedisError
 
-    from ais.runtime.redis import RedisUnreachableError
+    from ais.runtime.network.redis import RedisUnreachableError
 
     settings = _settings_of(run, config, overrides or [])
 
@@ -234,7 +234,7 @@ def _with_letters(
 def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> Settings:
     """The settings of the run, with the address of the server that `ais run` has started for it, if it has."""
     from ais.launcher.directory.run_directory import RunDirectory
-    from ais.runtime.redis_url import RedisUrl
+    from ais.runtime.network.redis_url import RedisUrl
     from ais.settings import load
 
     if run is not None:
@@ -261,7 +261,7 @@ def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> 
 async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
     from ais.contracts.dead_letters import DeadLetters
     from ais.contracts.keys import Keys
-    from ais.runtime.redis import connect
+    from ais.runtime.network.redis import connect
 
     impatient = settings.redis.model_copy(update={"connect_timeout_seconds": CONNECT_SECONDS})
     redis = await connect(impatient)

@@ -24,10 +24,10 @@ from ais.launcher.report.summary import print_summary
 from ais.launcher.run import Plan, run
 from ais.resuming import check_resumable
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.network.redis import RedisUnreachableError
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
-from ais.runtime.redis import RedisUnreachableError
 from ais.runtime.settings import RunSettings, SettingsError
 from ais.settings import Settings, save
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
-from ais.runtime.http import STOP_SECONDS
+from ais.runtime.network.http import STOP_SECONDS
 from ais.settings import load
 
 

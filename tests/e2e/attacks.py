@@ -26,7 +26,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

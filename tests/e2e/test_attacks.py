@@ -21,6 +21,7 @@ def test_a_run_under_attack_goes_on_and_loses_nothing(tmp_path: Path) -> None:
         wait_for(lambda: len(steps(tmp_path)) >= 2, process)
         for name, attack in ATTACKS.items():
             before = len(steps(tmp_path))
+            print(f"step {before}: {name}")
             asyncio.run(against(tmp_path / "demo", attack))
             try:
                 wait_for(lambda before=before: len(steps(tmp_path)) >= before + 2, process, seconds=60)

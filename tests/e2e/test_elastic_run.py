@@ -17,7 +17,7 @@ from test_faults import ROOT, ais_run, assert_ledger, services_of, steps, wait_f
 
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 

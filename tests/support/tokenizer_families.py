@@ -29,7 +29,7 @@ class Family:
 
     tokenizer: Tokenizer
     configuration: Mapping[str, Any]
-    """Of tokenizer_config.json."""
+    """Contents of tokenizer_config.json."""
     template: str | None = None
     named_templates: Mapping[str, str] = field(default_factory=dict)
     """Templates by name, where there are several."""

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from ais.launcher.processes.commands import LOOPBACK, free_port, valkey
-from ais.runtime.addresses import authority
+from ais.runtime.network.addresses import authority
 
 
 class ValkeyProcess:

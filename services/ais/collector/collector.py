@@ -24,7 +24,7 @@ from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.trajectory import ScoredGroup, encode_group
 from ais.runtime.lag import watch_loop_lag
-from ais.runtime.patience import persist
+from ais.runtime.network.patience import persist
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks

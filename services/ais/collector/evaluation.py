@@ -33,8 +33,8 @@ from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import UploadError, these, upload_client, upload_with_retries
-from ais.runtime.channel import open_channel
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.network.channel import open_channel
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import SettingsError

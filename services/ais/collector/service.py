@@ -18,10 +18,10 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
-from ais.runtime.patience import persist
-from ais.runtime.redis import connect
+from ais.runtime.network.http import application, serve
+from ais.runtime.network.patience import persist
+from ais.runtime.network.redis import connect
 
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:

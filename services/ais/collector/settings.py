@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from ais.contracts.sampling import SamplingParameters
-from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
+from ais.runtime.network.addresses import Host
 from ais.runtime.settings import (
     Count,
     Port,

@@ -24,7 +24,7 @@ from ais.contracts.events import (
 )
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.trajectory import Trajectory
-from ais.runtime.patience import persist
+from ais.runtime.network.patience import persist
 
 EVENT_BLOCK_SECONDS = 1.0
 """How long one read waits for the trainer's next event; bounds how long an end can take."""

@@ -14,7 +14,7 @@ from ais.contracts.registry import ReplicaRecord
 from ais.launcher.fleet import Fleet
 from ais.launcher.processes.commands import evaluation, evaluation_replica
 from ais.launcher.processes.processes import Exit, Processes, ProcessFailedError, failure
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 

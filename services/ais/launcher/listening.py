@@ -10,7 +10,7 @@ from ais.launcher.display import Display
 from ais.launcher.troubles import Troubles
 
 METRICS = "metrics at "
-"""Begins the line in which every service says where it serves them (ais.runtime.http)."""
+"""Begins the line in which every service says where it serves them (ais.runtime.network.http)."""
 
 
 class Listener:

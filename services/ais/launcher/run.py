@@ -24,9 +24,9 @@ from ais.launcher.report.results import Results, read_results
 from ais.launcher.settings import LauncherSettings
 from ais.launcher.training import REFRESH_SECONDS, train
 from ais.runtime.files import FOR_OWNER, replace_file
+from ais.runtime.network.redis import RedisUnreachableError, connect
+from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.process import UnavailableError
-from ais.runtime.redis import RedisUnreachableError, connect
-from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 

@@ -92,7 +92,7 @@ class EngineDescription:
     version: int
     digest: str
     forms: frozenset[str] = frozenset((BF16,))
-    """Of the bytes that `swap_weights` takes: `ais.contracts.weights.forms`."""
+    """Form of the bytes that `swap_weights` takes: `ais.contracts.weights.forms`."""
 
 
 @dataclass(frozen=True)

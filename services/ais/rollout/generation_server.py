@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.rollout.generation_api import GenerationService
-from ais.runtime.addresses import authority
+from ais.runtime.network.addresses import authority
 from ais.runtime.process import UnavailableError
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name

@@ -12,7 +12,7 @@ from ais.contracts.registry import EXPIRY_SECONDS, HEARTBEAT_SECONDS, ReplicaRec
 from ais.rollout.engine import Engine
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
-from ais.runtime.addresses import authority, http_url
+from ais.runtime.network.addresses import authority, http_url
 
 logger = logging.getLogger(__name__)
 

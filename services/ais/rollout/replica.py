@@ -27,11 +27,11 @@ from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.staging import staging_directory
-from ais.runtime.addresses import authority
-from ais.runtime.http import serve
 from ais.runtime.metrics import service_registry
+from ais.runtime.network.addresses import authority
+from ais.runtime.network.http import serve
+from ais.runtime.network.redis import connect
 from ais.runtime.process import UnavailableError
-from ais.runtime.redis import connect
 from ais.runtime.tasks import end_tasks
 
 logger = logging.getLogger(__name__)

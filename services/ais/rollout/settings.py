@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from ais.contracts.sampling import Precision
-from ais.runtime.addresses import Host, reachable_host
 from ais.runtime.logging import LoggingSettings
+from ais.runtime.network.addresses import Host, reachable_host
 from ais.runtime.settings import (
     MOST,
     CountOrNone,

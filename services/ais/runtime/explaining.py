@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel
 
-from ais.runtime.redis_url import without_passwords
+from ais.runtime.network.redis_url import without_passwords
 
 LONGEST = 80
 """Characters of a value or key that a message repeats."""

@@ -11,7 +11,7 @@ import logging
 import time
 from typing import Literal
 
-from ais.runtime.redis_url import without_passwords
+from ais.runtime.network.redis_url import without_passwords
 from ais.runtime.settings import Section
 from ais.runtime.text import escaped, printable
 

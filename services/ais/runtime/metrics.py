@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from ais.runtime.patience import RETRIES
+from ais.runtime.network.patience import RETRIES
 from ais.runtime.strays import STRAYS
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.logging import LoggingSettings, configure_logging
+from ais.runtime.network.redis import RedisUnreachableError
 from ais.runtime.reading import read_settings
-from ais.runtime.redis import RedisUnreachableError
 from ais.runtime.settings import SettingsError
 from ais.runtime.stopping import stop_on_signals
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ais.runtime.explaining import explain, shown
-from ais.runtime.redis_url import RedisUrl
+from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.settings import SettingsError
 
 ENVIRONMENT_PREFIX = "AIS_"

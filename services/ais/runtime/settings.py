@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ais.runtime.redis_url import RedisServer, RedisUrl, without_passwords
+from ais.runtime.network.redis_url import RedisServer, RedisUrl, without_passwords
 
 MOST = 2**31 - 1
 """No number of things is larger: it fits every place it goes to."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
 from ais.contracts.queue import TrajectoryQueue
-from ais.runtime.patience import persist
+from ais.runtime.network.patience import persist
 from ais.trainer import record
 from ais.trainer.groups.intake import Buffered
 from ais.trainer.learning.learner import StepOutcome

@@ -19,11 +19,11 @@ from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.addresses import http_url
-from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
-from ais.runtime.patience import persist
-from ais.runtime.redis import connect
+from ais.runtime.network.addresses import http_url
+from ais.runtime.network.http import application, serve
+from ais.runtime.network.patience import persist
+from ais.runtime.network.redis import connect
 from ais.runtime.tasks import end_tasks
 from ais.trainer.announcer import Announcer
 from ais.trainer.groups.intake import Intake

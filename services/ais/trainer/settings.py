@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ais.contracts.weights.offer import MOST_CHILDREN
-from ais.runtime.addresses import Host
 from ais.runtime.logging import LoggingSettings
+from ais.runtime.network.addresses import Host
 from ais.runtime.settings import (
     MOST,
     Count,

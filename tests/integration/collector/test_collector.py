@@ -15,7 +15,7 @@ from ais.contracts.handing_back import HANDED_BACK
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.process import UnavailableError
-from tests.support.scripted_replicas import Servicer, Stage, honest, sample
+from tests.support.replicas.scripted_replicas import Servicer, Stage, honest, sample
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ais.collector.settings import CollectorSettings, JudgingSettings, TaskSetti
 from ais.contracts.events import VersionPublished
 from ais.contracts.sampling import FinishReason
 from ais.runtime.process import UnavailableError
-from tests.support.scripted_replicas import Stage, honest
+from tests.support.replicas.scripted_replicas import Stage, honest
 
 PROMPT = Prompt("p", "q", "42")
 ENDLESS_PATTERN = r"(?:(a+)+\$|####\s*(\S+))"

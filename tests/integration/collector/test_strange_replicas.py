@@ -17,7 +17,7 @@ from ais.contracts.events import Resumed, VersionPublished
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.process import UnavailableError
-from tests.support.scripted_replicas import Behaviour, Stage, honest, sample
+from tests.support.replicas.scripted_replicas import Behaviour, Stage, honest, sample
 
 Spoil = Callable[[pb.Trajectory], object]
 

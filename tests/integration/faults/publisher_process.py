@@ -11,8 +11,8 @@ from functools import partial
 
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
-from ais.runtime.patience import persist
-from ais.runtime.redis import connect
+from ais.runtime.network.patience import persist
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 CONCURRENCY = 4

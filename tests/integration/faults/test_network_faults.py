@@ -28,17 +28,17 @@ from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.rollout import generation_server
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings, RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.groups.intake import Intake
 from ais.trainer.groups.reader import GroupReader, no_hidden_retries
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import Settings
-from tests.support.publishing import publishing, served, versions
 from tests.support.records import replica_record
-from tests.support.replica_stand_ins import Fleet
-from tests.support.scripted_replicas import ALPHABET, Servicer, Stage, honest
+from tests.support.replicas.publishing import publishing, served, versions
+from tests.support.replicas.replica_stand_ins import Fleet
+from tests.support.replicas.scripted_replicas import ALPHABET, Servicer, Stage, honest
 from tests.support.trainer_groups import make_group
 
 BOUNDS = TrajectoryBounds(len(ALPHABET))

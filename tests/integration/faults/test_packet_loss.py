@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.launcher.processes.commands import valkey
-from ais.runtime.patience import persist
-from ais.runtime.redis import connect
+from ais.runtime.network.patience import persist
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 LOSS, DELAY_SECONDS = 0.01, 0.01

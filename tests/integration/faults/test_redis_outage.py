@@ -16,8 +16,8 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from ais.contracts.keys import Keys
 from ais.contracts.queue import Entry, TrajectoryQueue
-from ais.runtime.patience import persist
-from ais.runtime.redis import connect, is_away
+from ais.runtime.network.patience import persist
+from ais.runtime.network.redis import connect, is_away
 from ais.runtime.settings import RedisSettings
 from ais.trainer.groups.reader import no_hidden_retries
 from tests.support.valkey_process import ValkeyProcess

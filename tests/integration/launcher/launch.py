@@ -15,9 +15,9 @@ from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.run import Plan, run
 from ais.launcher.settings import LauncherSettings
 from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_UNAVAILABLE
+from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
-from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 
 STAND_IN = str(Path(__file__).with_name("stand_in.py"))

@@ -18,7 +18,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.sampling import Precision
 from ais.runtime.logging import LoggingSettings, configure_logging
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 

@@ -23,9 +23,9 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.http import serve
+from ais.runtime.network.http import serve
+from tests.support.replicas.vllm_replica import SORT16, VllmReplica
 from tests.support.tiny_models import VOCABULARY, Observer, random_model
-from tests.support.vllm_replica import SORT16, VllmReplica
 
 OpenEngine = Callable[..., Awaitable[TorchEngine]]
 

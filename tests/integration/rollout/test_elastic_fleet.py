@@ -33,7 +33,7 @@ from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
 from ais.runtime.settings import RunSettings
 from tests.support.recordings import recorded_group, recording
-from tests.support.replica_process import overrides, process
+from tests.support.replicas.replica_process import overrides, process
 from tests.support.tiny_models import until
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"

@@ -27,14 +27,14 @@ from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.http import serve
+from ais.runtime.network.http import serve
 from ais.runtime.tasks import end_tasks
 from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
-from tests.support.publishing import publishing, sent
-from tests.support.pushing import push
 from tests.support.records import replica_record
+from tests.support.replicas.publishing import publishing, sent
+from tests.support.replicas.pushing import push
 from tests.support.tiny_models import collect, request_for, until
 
 E4M3 = Precision(weights="e4m3")

@@ -12,7 +12,7 @@ from ais.contracts.registry import ReplicaRegistry
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutSettings
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 
 

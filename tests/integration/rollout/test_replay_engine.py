@@ -25,9 +25,9 @@ from ais.contracts.weights.offer import digest_of
 from ais.rollout.engine import EngineDrainingError, EngineFailedError, EngineFullError, ModelUnsupportedError
 from ais.rollout.engines.replay_engine.engine import ReplayEngine
 from ais.rollout.settings import ReplaySettings, RolloutSettings
-from tests.support.pushing import push
 from tests.support.recordings import recorded_group, recording
-from tests.support.replica_process import overrides, process, registered
+from tests.support.replicas.pushing import push
+from tests.support.replicas.replica_process import overrides, process, registered
 from tests.support.tiny_models import Observer, collect, request_for, until
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"

@@ -19,8 +19,8 @@ from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from tests.support.pushing import push
-from tests.support.replica_process import overrides, process, registered
+from tests.support.replicas.pushing import push
+from tests.support.replicas.replica_process import overrides, process, registered
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

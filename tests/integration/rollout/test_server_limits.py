@@ -24,7 +24,7 @@ from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from tests.support.recordings import recorded_group, recording
-from tests.support.replica_process import overrides, process, registered
+from tests.support.replicas.replica_process import overrides, process, registered
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"
 TOKEN = (5).to_bytes(4, "little")

@@ -10,7 +10,7 @@ import pytest
 
 from ais.contracts.sampling import FinishReason, SamplingParameters
 from ais.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
-from tests.support.vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
+from tests.support.replicas.vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
 
 pytestmark = [
     pytest.mark.vllm,

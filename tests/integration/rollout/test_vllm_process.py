@@ -25,11 +25,11 @@ from ais.contracts.trajectory import TOKEN_DTYPE, Trajectory, TrajectoryBounds, 
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import WeightsStatus
 from ais.contracts.weights.probe import Probe
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
-from tests.support.pushing import push
-from tests.support.replica_process import overrides, process, registered
-from tests.support.vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request, shaken
+from tests.support.replicas.pushing import push
+from tests.support.replicas.replica_process import overrides, process, registered
+from tests.support.replicas.vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request, shaken
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow, pytest.mark.timeout(300)]
 

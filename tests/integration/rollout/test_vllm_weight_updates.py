@@ -14,7 +14,7 @@ from ais.contracts.weights.offer import WeightsStatus
 from ais.contracts.weights.probe import Probe
 from ais.contracts.weights.refusal import WeightsRefused
 from ais.rollout.engine import Completion
-from tests.support.vllm_replica import (
+from tests.support.replicas.vllm_replica import (
     PROMPT,
     SORT16,
     Tensors,

@@ -34,8 +34,8 @@ from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.http import serve
-from tests.support.pushing import offer_of, push, send
+from ais.runtime.network.http import serve
+from tests.support.replicas.pushing import offer_of, push, send
 from tests.support.tiny_models import VOCABULARY, collect, request_for, until
 
 Tensors = dict[str, torch.Tensor]

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
+from ais.runtime.network.http import application, serve
 from ais.runtime.process import UnavailableError
 
 

@@ -11,8 +11,8 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from ais.runtime import http_limits
-from ais.runtime.http import application, serve
+from ais.runtime.network import http_limits
+from ais.runtime.network.http import application, serve
 
 
 class Named(BaseModel):

@@ -15,14 +15,14 @@ from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import these, upload_client, upload_with_retries
-from ais.runtime.addresses import http_url
-from ais.runtime.http import application, serve
 from ais.runtime.metrics import service_registry
-from ais.runtime.redis import connect
+from ais.runtime.network.addresses import http_url
+from ais.runtime.network.http import application, serve
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from tests.support.ipv6 import needs_ipv6
 from tests.support.recordings import recorded_group, recording
-from tests.support.replica_process import overrides, process, registered
+from tests.support.replicas.replica_process import overrides, process, registered
 from tests.support.valkey_process import ValkeyProcess
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"

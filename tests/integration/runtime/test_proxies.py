@@ -15,12 +15,12 @@ from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import TransientUploadError, these, upload, upload_client
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from tests.support.forward_proxy import ForwardProxy, forward_proxy
 from tests.support.recordings import recorded_group, recording
-from tests.support.replica_process import overrides, process, registered
-from tests.support.scripted_replicas import BOUNDS, Stage, honest
+from tests.support.replicas.replica_process import overrides, process, registered
+from tests.support.replicas.scripted_replicas import BOUNDS, Stage, honest
 
 MODEL = Path(__file__).parents[3] / "examples/sort16/model"
 

@@ -17,7 +17,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.redis import RIGHTS, RedisUnreachableError, connect
+from ais.runtime.network.redis import RIGHTS, RedisUnreachableError, connect
 from ais.runtime.settings import RedisSettings
 from tests.support.ipv6 import needs_ipv6
 from tests.support.valkey_process import ValkeyProcess

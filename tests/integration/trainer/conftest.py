@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.tasks import end_tasks
-from tests.support.replica_stand_ins import Fleet
+from tests.support.replicas.replica_stand_ins import Fleet
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from ais.contracts.sampling import Precision, SamplingParameters
 from ais.rollout.engine import GenerationRequest
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
-from ais.rollout.engines.torch_engine.batch import Batch
-from ais.rollout.engines.torch_engine.batch import Policy as Served
+from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.slots import Group
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.trainer.policy.microbatch import Sample, cut
@@ -30,7 +29,7 @@ def sampled(precision: Precision) -> list[Sample]:
     """32 responses of the demo policy, sampled by the engine at that precision."""
     architecture = read_architecture(MODEL)
     weights = rounded_weights(read_tensors(snapshot_files(MODEL), architecture), architecture, precision)
-    batch = Batch(architecture, precision, Served(weights, version=0, digest=""), slots=32, positions=40)
+    batch = Batch(architecture, precision, ServedPolicy(weights, version=0, digest=""), slots=32, positions=40)
     sampling = SamplingParameters(max_new_tokens=20)
     request = GenerationRequest("group", PROMPT, samples=32, sampling=sampling)
     batch.submit(Group(0, request, architecture.stop_token_ids, seed=0, arrived=0.0))

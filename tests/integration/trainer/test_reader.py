@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.trajectory import encode_group
-from ais.runtime.redis import connect
+from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings, RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.groups.intake import Intake

@@ -27,7 +27,7 @@ from ais.trainer.history import ledger
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
-from tests.support.replica_stand_ins import Fleet
+from tests.support.replicas.replica_stand_ins import Fleet
 from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import nested
 

@@ -23,7 +23,7 @@ from ais.runtime.tasks import end_tasks
 from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer
 from ais.trainer.history import ledger
 from tests.support.collector_stand_in import StandInCollector
-from tests.support.replica_stand_ins import Fleet
+from tests.support.replicas.replica_stand_ins import Fleet
 from tests.support.torchrun import rank_processes, torchrun, torchrun_on_two_machines
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from ais.contracts.redis_commands import commands_of
 
 SOURCES = [path.read_text(encoding="utf-8") for path in Path(ais.__path__[0]).rglob("*.py")]
 NO_COMMANDS = {"aclose", "pipeline", "execute", "register", "ping", "info", "call", "model"}
-"""Of the client itself, of every connection, of scripts and of settings."""
+"""Commands of the client itself, of every connection, of scripts and of settings."""
 
 
 def test_every_command_in_the_source_is_checked() -> None:

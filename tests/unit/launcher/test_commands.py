@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ais.launcher.processes.commands import TrainerRanks, evaluation, evaluation_replica, service_commands
-from ais.runtime.redis_url import RedisUrl
+from ais.runtime.network.redis_url import RedisUrl
 
 URL = RedisUrl("redis://user:hidden@h:1/0")
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ais.rollout.settings import RolloutSettings
-from ais.runtime.addresses import authority, bare_host, http_url, is_wildcard, reachable_host
+from ais.runtime.network.addresses import authority, bare_host, http_url, is_wildcard, reachable_host
 
 
 @pytest.mark.parametrize(

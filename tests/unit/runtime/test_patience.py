@@ -16,8 +16,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ais.runtime.patience import RETRIES, persist
-from ais.runtime.redis import RedisUnreachableError
+from ais.runtime.network.patience import RETRIES, persist
+from ais.runtime.network.redis import RedisUnreachableError
 
 
 class Flaky:

@@ -12,8 +12,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ais.runtime.logging import LoggingSettings, configure_logging
+from ais.runtime.network.redis_url import MASK, RedisServer, RedisUrl, without_passwords
 from ais.runtime.reading import read_settings
-from ais.runtime.redis_url import MASK, RedisServer, RedisUrl, without_passwords
 from ais.runtime.settings import RedisSettings, SettingsError
 from ais.settings import Settings, save, to_toml
 

@@ -21,7 +21,7 @@ from ais.contracts.trajectory import (
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
-from ais.runtime.channel import open_channel
+from ais.runtime.network.channel import open_channel
 from ais.runtime.text import printable
 
 LONGEST_RESPONSE = 1 << 20

@@ -39,7 +39,7 @@ BLOCK_BYTES = 1 << 20
 """Bytes of values coded at once, in memory a few times over for each thread. Larger ones are slower: they leave the
 processor's caches."""
 LARGEST_BLOCK = 64 << 20
-"""Of a delta that comes in."""
+"""Most bytes of a block of a delta that comes in."""
 LARGEST_HEADER = 16 << 20
 """Bytes of a safetensors header, or of this format's own: some 100,000 tensors in one file."""
 _MAGIC = b"AISDELTA"
@@ -57,7 +57,7 @@ class EncodedDelta:
     size: int
     """Bytes."""
     digest: str
-    """Of these bytes."""
+    """Digest of these bytes."""
 
 
 def encode_delta(base: Path, new: Path, target: Path, new_digest: str, threads: int = 1) -> EncodedDelta:

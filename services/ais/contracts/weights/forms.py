@@ -55,17 +55,17 @@ def is_quantised(name: str, form: str) -> bool:
 
 
 def number_format_of(form: str) -> str:
-    """Of the codes of a quantised form."""
+    """Number format of the codes of a quantised form."""
     return form.removesuffix(_HEAD_TOO)
 
 
 def scale_name(name: str) -> str:
-    """Of the scales of the weight `name`."""
+    """Name of the tensor that holds the scales of the weight `name`."""
     return name + _SCALE
 
 
 def weight_name(name: str) -> str:
-    """Of the weight that `name` is of: itself, or the one whose scales it names."""
+    """Name of the weight that `name` belongs to: itself, or the one whose scales it names."""
     return name.removesuffix(_SCALE)
 
 

@@ -63,9 +63,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ais.contracts.weights.forms import BF16
 
 OFFSET_HEADER = "X-AIS-Offset"
-"""Of a shard's bytes: where in the shard they begin."""
+"""Header of a shard's bytes: where in the shard they begin."""
 DIGEST_HEADER = "X-AIS-Digest"
-"""Of a shard's bytes: `sent_digest` of the shard that they are part of."""
+"""Header of a shard's bytes: `sent_digest` of the shard that they are part of."""
 CONTENT_TYPE = "application/octet-stream"
 SINGLE_FILE = "model.safetensors"
 """Name of a version that is one file; shards are named as Hugging Face names them."""
@@ -99,11 +99,11 @@ class Shard(_Message):
     size: Size
     """Bytes of the file."""
     digest: Digest
-    """Of the file."""
+    """Digest of the file."""
     sent_size: int = Field(gt=0, le=LARGEST_NUMBER)
     """Bytes that are sent: the file's own, or those of its delta."""
     sent_digest: Digest
-    """Of what is sent."""
+    """Digest of what is sent."""
 
 
 class Base(_Message):
@@ -134,13 +134,13 @@ class Offer(_Message):
     incarnation: int = Field(ge=0, le=LARGEST_NUMBER)
     """Which start of the run's trainer this comes from."""
     digest: Digest
-    """Of the version's BF16 files, whichever form is sent."""
+    """Digest of the version's BF16 files, whichever form is sent."""
     encoding: str = Field(max_length=16)
     """What is sent: `full` or `delta`."""
     form: str = Field(default=BF16, max_length=32)
-    """Of the shards, and of the base's: `ais.contracts.weights.forms`."""
+    """Form of the shards and of the base's: `ais.contracts.weights.forms`."""
     base: Base | None = None
-    """Of a delta."""
+    """The version that a delta starts from."""
     shards: tuple[Shard, ...] = Field(min_length=1, max_length=MOST_SHARDS)
     """In the order of the digest."""
     relay: tuple[RelayTarget, ...] = Field(default=(), max_length=MOST_CHILDREN)

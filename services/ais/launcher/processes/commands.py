@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.reading import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
-from ais.runtime.redis_url import RedisUrl
 
 LOOPBACK = "127.0.0.1"
 

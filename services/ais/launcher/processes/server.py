@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ais.launcher.processes.commands import LOOPBACK, Command, free_port, valkey
 from ais.launcher.processes.processes import Processes
+from ais.runtime.network.redis import RedisUnreachableError, connect
+from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.process import UnavailableError
-from ais.runtime.redis import RedisUnreachableError, connect
-from ais.runtime.redis_url import RedisUrl
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 

@@ -15,7 +15,7 @@ from ais.launcher.report.results import Results, Score, read_results
 from ais.launcher.report.samples import Sample, read_samples
 from ais.launcher.report.summary import note, policy_name, rows, totals
 from ais.runtime.files import replace_file
-from ais.runtime.redis_url import without_passwords
+from ais.runtime.network.redis_url import without_passwords
 
 _STYLE = Path(__file__).with_name("style.css")
 _HOVER = Path(__file__).with_name("hover.js")

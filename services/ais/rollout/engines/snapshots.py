@@ -30,9 +30,14 @@ def snapshot_files(directory: Path) -> list[Path]:
     """The safetensors files of a model directory, in order. Raises ModelUnsupportedError when there are none."""
     index = directory / INDEX_FILE
     if index.is_file():
-        return sorted(
-            {directory / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = sorted({directory / name for name in named.values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelUnsupportedError(f"{index} has no weight_map that can be read: {error!r}") from error
+        if missing := [file for file in files if not file.is_file()]:
+            raise ModelUnsupportedError(f"{missing[0]} is missing: {INDEX_FILE} names it")
+        return files
     single = directory / SINGLE_FILE
     if not single.is_file():
         raise ModelUnsupportedError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
@@ -59,7 +64,7 @@ def tensor_shapes(files: list[Path], tied_embeddings: bool) -> dict[str, tuple[i
 
 
 def form_of(files: Sequence[Path]) -> str:
-    """Of a snapshot, as its first file says. Raises WeightsRefusedError."""
+    """The form of a snapshot, as its first file says. Raises WeightsRefusedError."""
     try:
         with safe_open(files[0], framework="numpy") as opened:
             metadata: Mapping[str, str] = opened.metadata() or {}

@@ -23,7 +23,7 @@ from ais.contracts.weights.offer import (
 )
 from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.http import application
+from ais.runtime.network.http import application
 
 _REFUSALS: dict[int | str, dict[str, object]] = {
     status: {"model": WeightsRefused} for status in (404, 408, 409, 411, 413, 415, 422, 503)

@@ -209,7 +209,7 @@ class WeightIntake:
             transfer.discard()
 
     def _form(self) -> str:
-        """Of the files of the version that serves."""
+        """The form of the files that serve."""
         return BF16 if self._serving is None else self._serving.offer.form
 
     async def _apply(self, transfer: Transfer) -> WeightsStatus:

@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from ais.contracts.queue import Entry, TrajectoryQueue
-from ais.runtime.patience import persist
-from ais.runtime.redis import is_away
+from ais.runtime.network.patience import persist
+from ais.runtime.network.redis import is_away
 from ais.trainer.groups.intake import Buffered, Duplicate, Intake, Known, Refused
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import Settings

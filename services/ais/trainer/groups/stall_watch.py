@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.patience import persist
+from ais.runtime.network.patience import persist
 from ais.trainer.groups.intake import Intake
 from ais.trainer.groups.stall import Wait, explanation
 from ais.trainer.metrics import TrainerMetrics

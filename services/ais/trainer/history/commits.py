@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ais.runtime.patience import persist
+from ais.runtime.network.patience import persist
 from ais.runtime.tasks import end_tasks
 from ais.trainer import record
 from ais.trainer.free_memory import give_back_free_memory

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.limits import HIGHEST_VERSION
 from ais.runtime.files import replace_file
-from ais.runtime.patience import persist
+from ais.runtime.network.patience import persist
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
 from ais.runtime.text import printable

@@ -68,7 +68,7 @@ class WeightPublisher:
         )
         self._snapshots: dict[Identity, Snapshot] = {}
         self._urls: dict[str, str] = {}
-        """Of the control APIs, by replica."""
+        """URLs of the control APIs, by replica."""
         self._uploads: dict[Push, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._client = upload_client(settings.deadline_seconds, use_proxy)

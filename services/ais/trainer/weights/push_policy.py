@@ -145,7 +145,7 @@ class PushPolicy:
         self._newest: Identity | None = None
         self._bases: set[Identity] = set()
         self._base: Identity | None = None
-        """Of the delta to the newest version."""
+        """The base of the delta to the newest version."""
         self._made: set[MakeDelta] = set()
         self._replicas: dict[str, _Replica] = {}
         self._told: list[Decision] = []

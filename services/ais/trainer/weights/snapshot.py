@@ -26,7 +26,7 @@ from ais.runtime.owned_directory import OwnedDirectory
 SHARD_BYTES = 1 << 30
 """Files are begun anew beyond this size, unless said otherwise."""
 VALUE_BYTES = 2
-"""Of BF16."""
+"""Bytes of a BF16 value."""
 _ALIGNMENT = 8
 """Bytes that the values of a safetensors file are aligned to."""
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ais.rollout.engine import ModelUnsupportedError
+from ais.rollout.engines.model_config import read_config
 from ais.rollout.engines.stop_tokens import stop_token_ids
 
 MODEL_TYPES = ("qwen3", "llama")
@@ -86,11 +86,7 @@ class Architecture:
 
 def read_architecture(directory: Path) -> Architecture:
     """Raises ModelUnsupportedError for a directory that is missing or a model this engine does not compute."""
-    if not (directory / "config.json").is_file():
-        raise ModelUnsupportedError(
-            f"{directory} is not a Hugging Face model directory: it has no config.json. Set run.model to one that is."
-        )
-    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config = read_config(directory)
     _require(config.model_type in MODEL_TYPES, "model_type", " or ".join(MODEL_TYPES), config.model_type)
     _require(config.hidden_act == "silu", "hidden_act", "silu", config.hidden_act)
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())

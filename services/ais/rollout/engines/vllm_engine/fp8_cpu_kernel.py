@@ -33,7 +33,7 @@ BF16_COPY = "bf16_copy"
 
 E4M3 = FORMATS["e4m3"]
 SMALLEST_SCALE = 1 / (512 * E4M3.largest)
-"""Of a token of zeros; vLLM's value."""
+"""Least scale, that of a token of zeros; vLLM's value."""
 
 
 class Bf16CopyFp8Kernel(FP8ScaledMMLinearKernel):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ais.rollout.engine import ModelUnsupportedError
+from ais.rollout.engines.model_config import read_config
 from ais.rollout.engines.snapshots import Shapes, digest_of_files, snapshot_files, tensor_shapes
 from ais.rollout.engines.stop_tokens import stop_token_ids
 
@@ -29,7 +28,7 @@ class ServedModel:
     files: tuple[Path, ...]
     """The first version."""
     digest: str
-    """Of the first version."""
+    """Digest of the first version."""
 
     @property
     def parameter_count(self) -> int:
@@ -39,13 +38,8 @@ class ServedModel:
 def read_model(directory: Path, max_model_len: int) -> ServedModel:
     """Raises ModelUnsupportedError for a directory without config or weights. Imports vLLM."""
     import vllm
-    from transformers import AutoConfig
 
-    if not (directory / "config.json").is_file():
-        raise ModelUnsupportedError(
-            f"{directory} is not a Hugging Face model directory: it has no config.json. Set run.model to one that is."
-        )
-    config: Any = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config = read_config(directory)
     files = snapshot_files(directory)
     tied = bool(getattr(config, "tie_word_embeddings", False))
     return ServedModel(

@@ -16,7 +16,7 @@ from ais.rollout.engine import EngineDescription, WeightSwap
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.http import serve
+from ais.runtime.network.http import serve
 from tests.support.records import replica_record
 
 Answer = Callable[[int], Awaitable[Response | None]]

@@ -18,13 +18,13 @@ from ais.contracts.keys import Keys
 from ais.contracts.weights.offer import WeightsStatus
 from ais.contracts.weights.refusal import WeightsRefused
 from ais.contracts.weights.upload import ANSWER_BYTES, UploadError, these, upload, upload_client
-from ais.runtime.http import serve
+from ais.runtime.network.http import serve
 from ais.trainer.weights import push_policy
 from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.publisher import VersionRefusedError
 from ais.trainer.weights.snapshot import Snapshot
-from tests.support.publishing import publishing, served, versions
-from tests.support.replica_stand_ins import Fleet
+from tests.support.replicas.publishing import publishing, served, versions
+from tests.support.replicas.replica_stand_ins import Fleet
 
 GZIPPED = {"Content-Encoding": "gzip"}
 OTHER = WeightsStatus(version=9, digest="blake3:9", applied_seconds=0.0).model_dump_json()

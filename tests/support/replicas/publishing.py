@@ -19,7 +19,7 @@ from ais.trainer.settings import PushSettings
 from ais.trainer.weights.deltas import Origin
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
-from tests.support.replica_stand_ins import StandInReplica
+from tests.support.replicas.replica_stand_ins import StandInReplica
 
 
 def versions(directory: Path) -> Callable[..., Snapshot]:

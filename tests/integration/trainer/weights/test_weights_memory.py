@@ -12,10 +12,10 @@ import torch
 
 from ais.contracts.weights.upload import these, upload
 from ais.rollout.engine import WeightSwap
-from ais.runtime.http import serve
+from ais.runtime.network.http import serve
 from ais.trainer.weights.deltas import Origin, Parcel, delta, full
 from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
-from tests.support.replica_stand_ins import KeepingEngine, StandInReplica
+from tests.support.replicas.replica_stand_ins import KeepingEngine, StandInReplica
 
 TENSORS, ROWS = 64, 1024
 MODEL_BYTES = TENSORS * ROWS * 1024 * 2

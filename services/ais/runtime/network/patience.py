@@ -19,7 +19,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ais.runtime.redis import RedisUnreachableError, is_away
+from ais.runtime.network.redis import RedisUnreachableError, is_away
 
 LONGEST_WAIT_SECONDS = 5.0
 """The wait between two attempts doubles, with jitter, up to this."""

@@ -1,7 +1,7 @@
 """The HTTP server of a service: a FastAPI application inside the service's event loop, with health and metrics.
 
 `/healthz` answers while the process lives; `/readyz` answers 503 with the reason until the service can do its work;
-`/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.http_limits`.
+`/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.network.http_limits`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from ais.runtime.addresses import authority, http_url, listening_socket
-from ais.runtime.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
+from ais.runtime.network.addresses import authority, http_url, listening_socket
+from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
 from ais.runtime.process import UnavailableError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from fastapi import Response
 from ais.collector.evaluation import Replica, push
 from ais.runtime.process import UnavailableError
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
-from tests.support.replica_stand_ins import Fleet
+from tests.support.replicas.replica_stand_ins import Fleet
 
 
 def checkpoint(directory: Path, shard_bytes: int) -> Snapshot:

@@ -18,8 +18,8 @@ from ais.contracts.weights.refusal import WeightsRefused
 from ais.contracts.weights.upload import KEEPALIVE_SECONDS
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
-from tests.support.publishing import CuttingProxy, publishing, sent, served, versions
-from tests.support.replica_stand_ins import Fleet
+from tests.support.replicas.publishing import CuttingProxy, publishing, sent, served, versions
+from tests.support.replicas.replica_stand_ins import Fleet
 
 
 @pytest.fixture

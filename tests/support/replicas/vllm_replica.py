@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 from ais.rollout.engine import Completion, GenerationRequest
-from tests.support.pushing import push
+from tests.support.replicas.pushing import push
 
-SORT16 = Path(__file__).parents[2] / "examples/sort16/model"
+SORT16 = Path(__file__).parents[3] / "examples/sort16/model"
 PROMPT = (1, 5, 6, 7, 8, 9, 3, 4, 5, 6, 7, 8, 9, 3, 4, 5, 6, 13)
 """A prompt of the demo's task."""
 UNUSED_TOKEN = 0

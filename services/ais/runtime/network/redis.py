@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from ais.runtime.redis_url import RedisServer
+from ais.runtime.network.redis_url import RedisServer
 from ais.runtime.settings import RedisSettings
 
 CALL_RETRIES = 3

@@ -18,8 +18,8 @@ from ais.contracts.weights.upload import these, upload, upload_client
 from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot
-from tests.support.publishing import CuttingProxy, payload_of, publishing, sent, served, versions
-from tests.support.replica_stand_ins import Fleet, StandInReplica
+from tests.support.replicas.publishing import CuttingProxy, payload_of, publishing, sent, served, versions
+from tests.support.replicas.replica_stand_ins import Fleet, StandInReplica
 
 SEVEN = [f"replica-{index}" for index in range(7)]
 """With a fan-out of 2: the trainer to 0 and 1; 0 to 2 and 4, 2 to 6; 1 to 3 and 5."""
