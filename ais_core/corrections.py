@@ -139,6 +139,14 @@ class Correction:
             raise StateError(f"{self.settings.method!r} must measure this batch first: measure, then plan")
         return self._decide(None if state is None else _read(state), None)
 
+    def accepts(self, state: State) -> bool:
+        """Whether `plan` of this release can have made the state. An older release measured other sums."""
+        try:
+            _read(state)
+        except StateError:
+            return False
+        return True
+
     @torch.no_grad()
     def weights(self, batch: SequenceBatch, advantages: Tensor | None, plan: Plan) -> Tensor:
         """The weight of each token's loss, detached.

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory
@@ -44,22 +44,28 @@ from ais.trainer.settings import ComputeSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings
 from benchmarks.support.report import Figure, figure, publish
 
-CONFIG = Qwen3Config(
-    vocab_size=32_000, hidden_size=640, num_hidden_layers=10, num_attention_heads=10, num_key_value_heads=5,
-    head_dim=64, intermediate_size=1920, max_position_embeddings=512, tie_word_embeddings=True,
-)  # fmt: skip
+VOCABULARY = 32_000
+LAYERS = 10
 GROUPS, SAMPLES, PROMPT, RESPONSE = 2, 4, 32, 128
 WARM_UP_STEPS = 1
 MEBIBYTE = 1 << 20
 
 
-def group(ordinal: int) -> ScoredGroup:
+def config(layers: int, vocabulary: int) -> Qwen3Config:
+    """70M parameters with ten layers."""
+    return Qwen3Config(
+        vocab_size=vocabulary, hidden_size=640, num_hidden_layers=layers, num_attention_heads=10, num_key_value_heads=5,
+        head_dim=64, intermediate_size=1920, max_position_embeddings=512, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def group(ordinal: int, vocabulary: int) -> ScoredGroup:
     random = np.random.default_rng(ordinal)
 
     def trajectory(index: int) -> Trajectory:
         return Trajectory(
             trajectory_id=f"{ordinal}/{index}", group_id=str(ordinal), sample_index=index,
-            token_ids=random.integers(CONFIG.vocab_size, size=RESPONSE, dtype=np.int32),
+            token_ids=random.integers(vocabulary, size=RESPONSE, dtype=np.int32),
             behaviour_logprobs=np.full(RESPONSE, -10.0, np.float32), spans=(PolicySpan(0, 0, RESPONSE),),
             finish_reason=FinishReason.LENGTH, sampling=SamplingParameters(max_new_tokens=RESPONSE),
             precision=Precision(), engine="made up", engine_version="0", replica_id="none",
@@ -97,6 +103,7 @@ def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     )
     torch.set_num_threads(1)
     ranks = join(settings)
+    vocabulary = AutoConfig.from_pretrained(model).vocab_size
     bare = status("VmRSS")
     policy = load_policy(model, settings, ranks)
     learner = Learner(policy, RunSettings(steps=steps), settings, CorrectionSettings(), ranks=ranks)
@@ -105,7 +112,7 @@ def work(model: Path, steps: int, activation_checkpointing: bool) -> None:
     seconds = []
     for step in range(WARM_UP_STEPS + steps):
         begin = time.perf_counter()
-        learner.step([group(GROUPS * step + index) for index in range(GROUPS)], PhaseClock())
+        learner.step([group(GROUPS * step + index, vocabulary) for index in range(GROUPS)], PhaseClock())
         seconds.append(time.perf_counter() - begin)
     peak = status("VmHWM") - bare
     trim()
@@ -132,19 +139,21 @@ def measure(model: Path, ranks: int, steps: int, activation_checkpointing: bool)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="steps that are measured, after one that is not")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
+    parser.add_argument("--layers", type=int, default=LAYERS, help="layers of the model")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--activation-checkpointing", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
         work(arguments.work, arguments.steps, arguments.activation_checkpointing)
         return
-    title = "70M parameters, 8 sequences of 160 tokens; memory of rank 0"
-    table = Table("processes", "activations", "state, MiB", "peak, MiB", "step, s", title=title)
+    table = Table("processes", "activations", "state, MiB", "peak, MiB", "step, s")
     figures: dict[str, Figure] = {}
     with tempfile.TemporaryDirectory() as directory:
         torch.manual_seed(0)
-        model = Qwen3ForCausalLM(CONFIG)
-        figures["parameters"] = figure(model.num_parameters(), "parameters")
+        model = Qwen3ForCausalLM(config(arguments.layers, arguments.vocabulary))
+        parameters = model.num_parameters()
+        figures["parameters"] = figure(parameters, "parameters")
         model.save_pretrained(directory)
         alone: dict[str, float] = {}
         for checkpointing, kept in ((False, "kept"), (True, "computed again")):
@@ -157,6 +166,7 @@ def main() -> None:
                 figures[f"{name}_step"] = figure(found["seconds"], "s", alone["seconds"])
                 sizes = (f"{found[memory] / MEBIBYTE:.0f}" for memory in ("state", "peak"))
                 table.add_row(str(ranks), kept, *sizes, f"{found['seconds']:.2f}")
+    table.title = f"{parameters / 1e6:.0f}M parameters, 8 sequences of 160 tokens; memory of rank 0"
     Console().print(table)
     publish("ranks", figures)
 

@@ -45,8 +45,6 @@ FIGURES = (
     Figure("alpha", "alpha", "{:.2f}".format, ceiling=1.0),
     Figure("ESS ratio", "ess_ratio_raw", "{:.3f}".format, ceiling=1.0),
     Figure("|log-ratio|", "log_ratio_abs_mean", "{:.4f}".format),
-    Figure("truncated", "truncated_share", "{:.0%}".format, ceiling=1.0),
-    Figure("equal rewards", "zero_variance_share", "{:.0%}".format, ceiling=1.0),
     Figure("cut off", "truncated_share", "{:.0%}".format, ceiling=1.0),
     Figure("all alike", "zero_variance_share", "{:.0%}".format, ceiling=1.0),
     Figure("staleness", "staleness_mean", "{:.1f}".format),

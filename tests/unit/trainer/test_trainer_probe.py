@@ -18,18 +18,20 @@ from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.probe import probe_sequences, take_probe
 from ais.trainer.policy.policy import Policy
 from ais.trainer.weights.snapshot import Snapshot
-from ais_core.settings import CorrectionSettings
+from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import trainer_settings
 
 VOCABULARY = 22
+FAR_APART = CorrectionSettings(mixing=MixingSettings(mismatch_limit=100.0))
+"""The batches are all of the first policy: later ones would not be trusted, and not be trained."""
 BATCHES = [[make_group(ordinal, samples=2, seed=batch) for ordinal in range(3)] for batch in range(3)]
 
 
 def steps(**settings: object) -> Iterator[Snapshot]:
     """The snapshots of a learner that trains one batch after another, far enough each time to be told apart."""
     trainer = trainer_settings(warmup_steps=0, learning_rate=1e-2, **settings)
-    learner = Learner(Policy(demo_model(seed=2)), RunSettings(steps=100), trainer, CorrectionSettings())
+    learner = Learner(Policy(demo_model(seed=2)), RunSettings(steps=100), trainer, FAR_APART)
     for groups in BATCHES:
         yield learner.step(groups, PhaseClock()).snapshot
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_resuming_equals_going_on(tmp_path: Path, correction: CorrectionSettings
     assert [outcome.snapshot.identity for outcome in resumed] == [
         outcome.snapshot.identity for outcome in expected[step:]
     ]
+
+
+def test_a_state_of_another_release_is_dropped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    learner = new_learner(PREVIOUS_BATCH)
+    train(learner, 0, 2)
+    memory, saving = learner.memory, learner.save(tmp_path / "state")
+    saving.result()
+    assert memory.correction is not None
+    older = replace(memory, correction={"sums": memory.correction["sums"][:-3]})
+    resumed = new_learner(PREVIOUS_BATCH)
+    resumed.resume(older, tmp_path / "state")
+    assert "of another release" in caplog.text
+    (outcome,) = train(resumed, 2, 3)
+    assert outcome.figures.skipped_updates == 0
 
 
 def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path: Path) -> None:

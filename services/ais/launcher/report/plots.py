@@ -84,6 +84,13 @@ PLOTS = (
         Scale(share=True),
     ),
     Plot(
+        "What the weights do",
+        "Weighted share: the part of the gradient that is importance-weighted, whatever alpha says. Slope: how much a "
+        "token's weight follows its own ratio. Mean weight: the size of the step against an uncorrected one.",
+        _curves(("weighted_share", "weighted share"), ("weight_slope", "slope"), ("weight_mean", "mean weight")),
+        Scale(from_zero=True),
+    ),
+    Plot(
         "Effective sample size",
         "Share of the samples that the importance weights leave effective; 1 is no mismatch.",
         _curves(
@@ -140,6 +147,12 @@ PLOTS = (
         "At the sampled positions. A policy without entropy explores no more.",
         _curves(("entropy", "entropy")),
         Scale("nats", from_zero=True),
+    ),
+    Plot(
+        "Batches that teach little",
+        "Groups whose responses all have the same reward give no gradient; responses that are cut off never finish.",
+        _curves(("zero_variance_share", "groups with equal rewards"), ("truncated_share", "responses cut off")),
+        Scale(share=True),
     ),
     Plot(
         "Response length",

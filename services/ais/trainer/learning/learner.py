@@ -125,6 +125,9 @@ class Learner:
             load_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
         self._version = memory.version
         self._state = memory.correction
+        if self._state is not None and not self._correction.accepts(self._state):
+            logger.warning("the checkpoint's state of the correction is of another release: it begins anew, unmixed")
+            self._state = None
         self._probe_sequences = memory.probe_sequences
 
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
