@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ais.contracts.sampling import Precision, SamplingParameters
-from ais.rollout.engine import GenerationRequest
+from ais.rollout.engine import Completion, GenerationRequest
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
@@ -35,7 +35,9 @@ def sampled(precision: Precision) -> list[Sample]:
     batch.submit(Group(0, request, architecture.stop_token_ids, seed=0, arrived=0.0))
     samples = []
     while not batch.slots.idle:
-        for _, completion in batch.step():
+        for ended in batch.step():
+            completion = ended.outcome
+            assert isinstance(completion, Completion)
             trajectory = trajectory_of(
                 completion.token_ids,
                 "group",

@@ -12,6 +12,8 @@ of the mismatch with BF16 is the same. The price is memory: two bytes a weight, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from vllm import _custom_ops as ops
@@ -57,19 +59,33 @@ class Bf16CopyFp8Kernel(FP8ScaledMMLinearKernel):
         weight_name, scale_name, _, _ = self.layer_param_names
         weight, scale = getattr(layer, weight_name), getattr(layer, scale_name)
         # oneDNN packs the weight into memory of its own: nothing of it needs to stay on the layer.
-        self._product = ops.create_onednn_mm(weight.to(torch.bfloat16), 32)
+        self._product = _product_with(weight)
         replace_parameter(layer, weight_name, weight.new_empty(0))
         replace_parameter(layer, scale_name, scale.reshape(1, -1).float())
 
     def apply_weights(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         codes, token_scale = rounded_tokens(x.reshape(-1, x.shape[-1]))
-        product = ops.onednn_mm(self._product, codes, None)
+        product = self._product(codes)
         scales = token_scale * getattr(layer, self.layer_param_names[1])
         y = torch.mul(product, scales, out=product) if bias is None else product * scales + bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
     def apply_scaled_mm(self, **_: object) -> Tensor:
         raise NotImplementedError("apply_weights does all of it")
+
+
+def _product_with(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Multiplies codes (tokens, features) by the E4M3 `weight` (features, outputs).
+
+    oneDNN multiplies BF16 only where the processor has AVX-512. Elsewhere a float32 copy does: the products of E4M3
+    numbers are exact in it, at twice the memory.
+    """
+    try:
+        packed = ops.create_onednn_mm(weight.to(torch.bfloat16), 32)
+    except RuntimeError:
+        copy = weight.float()
+        return lambda codes: codes.float() @ copy
+    return lambda codes: ops.onednn_mm(packed, codes, None)
 
 
 def rounded_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
