@@ -42,6 +42,8 @@ def test_every_benchmark_has_a_small_run() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
+    if name == "weights" and "avx512f" not in Path("/proc/cpuinfo").read_text("utf-8"):
+        pytest.skip("its deltas are of 107M parameters trained in BF16: minutes on a processor without AVX-512")
     assert_figures(name, SMALL[name], tmp_path)
 
 

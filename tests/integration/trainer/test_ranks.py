@@ -78,7 +78,7 @@ def assert_same_figures(
         for name in expected.keys() - {DEALT_OUT}:
             value = expected[name]
             exact = value is None or isinstance(value, list)  # codes of concern
-            close = value if exact else pytest.approx(value, rel=relative, abs=absolute)
+            close = value if exact else pytest.approx(value, rel=relative, abs=absolute, nan_ok=True)
             assert figures[name] == close, (step, name)
 
 
