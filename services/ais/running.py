@@ -15,13 +15,14 @@ from ais.launcher.directory.record import RunRecord, read_record
 from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, open_display
-from ais.launcher.processes.commands import TrainerRanks, service_commands
+from ais.launcher.processes.commands import TrainerRanks, service_commands, tracker
 from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.report import write_report
 from ais.launcher.report.results import read_results
 from ais.launcher.report.summary import print_summary
 from ais.launcher.run import Plan, run
+from ais.launcher.tracking.run import write_tracked_run
 from ais.resuming import check_resumable
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.network.redis import RedisUnreachableError
@@ -100,6 +101,7 @@ def _drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside:
                 return 0
             display = open_display(console, _title(directory, settings))
             started.append(settings)
+            write_tracked_run(directory, settings.model_dump(mode="json"))
             record = await run(_plan(directory, settings, lock), display, beside(display) if beside else None)
         return _conclude(directory, record, console)
 
@@ -144,6 +146,8 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
             trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
         ),
         lock=lock,
+        trackers=tuple(tracker(directory.path, name) for name in settings.tracking.trackers),
+        tracking_seconds=settings.tracking.final_seconds,
         trained=_is_trained(directory, settings),
         hidden=() if settings.correction.method == "ais" else ("alpha",),  # the others do not mix
     )

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Secret, model_validator
 
 from ais.collector.settings import CollectorSettings
 from ais.launcher.settings import LauncherSettings
+from ais.launcher.tracking.settings import TrackingSettings
 from ais.rollout.settings import RolloutSettings
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
@@ -39,6 +40,7 @@ class Settings(Section):
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
     launcher: LauncherSettings = LauncherSettings()
+    tracking: TrackingSettings = TrackingSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

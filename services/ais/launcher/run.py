@@ -22,6 +22,7 @@ from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.server import provide_redis
 from ais.launcher.report.results import Results, read_results
 from ais.launcher.settings import LauncherSettings
+from ais.launcher.tracking.ending import end_trackers
 from ais.launcher.training import REFRESH_SECONDS, train
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.network.redis import RedisUnreachableError, connect
@@ -51,6 +52,10 @@ class Plan:
     """Descriptor of the lock that the processes are to inherit."""
     trained: bool = False
     """Whether training has come to its end before, so that only the evaluation is left."""
+    trackers: tuple[Command, ...] = ()
+    """They look on, also at the evaluation."""
+    tracking_seconds: float = 0.0
+    """How long they may take at the end."""
     hidden: Collection[str] = ()
     """Quantities that the display leaves out."""
 
@@ -97,6 +102,7 @@ async def run(
                     await _evaluate(plan, processes, redis, course, display)
                 except (ProcessFailedError, UnavailableError, RedisUnreachableError) as error:
                     record.reason = f"{EVALUATION_FAILED}: {error}"
+            await end_trackers(processes, plan.trackers, plan.directory, plan.tracking_seconds, display.note)
         record.status = "finished"
     except BrokenPipeError:
         record.status, record.reason = "stopped", "its standard output was closed"
@@ -129,6 +135,7 @@ async def _train(
             processes,
             plan.services(redis.url),
             server,
+            trackers=plan.trackers,
             fleet=Fleet(client, plan.directory.name),
             steps_file=plan.directory.steps,
             scale_file=plan.directory.replicas,

@@ -28,6 +28,7 @@ async def train(
     services: ServiceCommands,
     server: Command | None,
     *,
+    trackers: Sequence[Command] = (),
     fleet: Fleet,
     steps_file: Path,
     scale_file: Path,
@@ -36,19 +37,19 @@ async def train(
     deaths_limit: int,
     display: Display,
 ) -> None:
-    """Runs the services until the trainer ends well, and ends them then, or when cancelled.
+    """Runs the services until the trainer ends well, and ends them then, or when cancelled; `trackers` go on.
 
     `server` is our own Valkey server, running already. `scale_file`, once it is there, says how many replicas there are
     to be (scaling.py). `course` takes in the steps. Raises ProcessFailedError.
     """
-    keeper = _Keeper(processes, services, server, deaths_limit, display)
+    keeper = _Keeper(processes, services, server, trackers, deaths_limit, display)
     listener = Listener(processes.log_path, display)
     watch = _Watch(
         fleet, keeper.processes, keeper.replicas, listener, StepLog(steps_file), course, total_steps, display
     )
     background = [asyncio.create_task(watch.look_forever())]
     try:
-        for command in (*services.replicas, services.collector, services.trainer):
+        for command in (*services.replicas, services.collector, services.trainer, *trackers):
             await keeper.start(command)
         background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
         await _first_end(keeper.until_the_end(), *background)
@@ -80,12 +81,14 @@ class _Keeper:
         processes: Processes,
         services: ServiceCommands,
         server: Command | None,
+        trackers: Sequence[Command],
         deaths_limit: int,
         display: Display,
     ) -> None:
         roles = [(command, Role.REPLICA) for command in services.replicas]
         roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
         roles += [(server, Role.SERVER)] if server else []
+        roles += [(tracker, Role.TRACKER) for tracker in trackers]
         self.replicas = list(services.replicas)
         self._commands = {command.name: command for command, _role in roles}
         self._supervision = Supervision({command.name: role for command, role in roles}, deaths_limit)
