@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.settings import load, save
 from tests.support.waiting import eventually
 
+LAUNCH = str(Path(__file__).with_name("launch.py"))
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -194,6 +196,20 @@ def test_what_a_killed_follower_had_told_and_a_server_never_got_is_told_again(tm
     del server.steps[3:]
     Follower(run.directory, "server", server).catch_up()
     assert server.steps == [1, 2, 3, 4, 5]
+
+
+def test_a_server_that_never_answers_delays_no_run_and_what_it_lacks_is_told(tmp_path: Path) -> None:
+    run = Run(tmp_path / "demo", trackers='["wandb"]')
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "WANDB_API_KEY": "0" * 40}
+        command = [sys.executable, LAUNCH, str(run.directory.path), '["--steps", "5", "--step-seconds", "0.5"]']
+        environment = os.environ | server | {"AIS_TEST_TRACKERS": "wandb"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 5/5" in done.stdout
+    assert "tracker-wandb has 0 of 5 entries" in done.stdout
+    times = [record["time"] for record in read_records(run.directory.steps)]
+    assert times[-1] - times[0] < 4 * 0.5 + 2.0  # the steps themselves take 0.5 s each
 
 
 def test_telling_a_tracker_that_was_not_chosen_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.tracking.follower import Follower
 from ais.launcher.tracking.run import read_tracked_run
 from ais.launcher.tracking.settings import TrackerName
-from ais.launcher.tracking.tracker import open_tracker
+from ais.launcher.tracking.tracker import TrackedRun, open_tracker
 from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from ais.runtime.logging import LoggingSettings, configure_logging
 from ais.runtime.process import UnavailableError
@@ -51,9 +51,10 @@ def main() -> None:
     stop = threading.Event()
     if arguments.once:
         stop.set()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        track(RunDirectory(arguments.directory), arguments.tracker, stop)
+        run = read_tracked_run(RunDirectory(arguments.directory))
+        signal.signal(signal.SIGTERM, lambda *_: _end(stop, run.settings.final_seconds))
+        track(run, arguments.tracker, stop)
     except UnavailableError as error:
         logger.error("%s", error)
         sys.exit(EXIT_UNAVAILABLE)
@@ -62,17 +63,25 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
 
 
-def track(directory: RunDirectory, name: TrackerName, stop: threading.Event) -> None:
+def track(run: TrackedRun, name: TrackerName, stop: threading.Event) -> None:
     """Tells the tracker until `stop` is set, then what has come by then, and closes it."""
-    tracker = open_tracker(name, read_tracked_run(directory))
-    follower = Follower(directory, f"tracker-{name}", tracker)
-    logger.info("follows %s", directory.path)
+    tracker = open_tracker(name, run)
+    follower = Follower(RunDirectory(run.path), f"tracker-{name}", tracker)
+    logger.info("follows %s", run.path)
     last = False
     while not last:
         last = stop.wait(POLL_SECONDS)
         follower.catch_up()
     tracker.close()
     logger.info("has told everything", extra={"entries": follower.told, "kept": follower.kept})
+
+
+def _end(stop: threading.Event, seconds: float) -> None:
+    """A library that hangs, when the launcher that would kill us is gone, holds the run's directory no longer."""
+    stop.set()
+    last = threading.Timer(seconds, os._exit, (EXIT_FAILED,))
+    last.daemon = True
+    last.start()
 
 
 if __name__ == "__main__":
