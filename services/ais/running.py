@@ -12,7 +12,7 @@ from typing import Any
 from ais.checks import check_before_start
 from ais.launcher.directory.lock import held
 from ais.launcher.directory.record import RunRecord, read_record
-from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
+from ais.launcher.directory.run_directory import RunDirectory, early_end, fresh_run_directory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, open_display
 from ais.launcher.processes.commands import TrainerRanks, service_commands, tracker
@@ -174,10 +174,11 @@ def _conclude(directory: RunDirectory, record: RunRecord, console: Screen) -> in
 
 
 def _is_trained(directory: RunDirectory, settings: Settings) -> bool:
-    """Whether the final model of the run is there, after as many steps as are wanted."""
+    """Whether the final model of the run is there, after as many steps as are wanted or make sense."""
     try:
         manifest = json.loads((directory.model / "manifest.json").read_bytes())
-        return int(manifest["step"]) >= settings.run.steps
+        in_vain = settings.evaluation.patience > 0 and early_end(directory) is not None
+        return int(manifest["step"]) >= settings.run.steps or in_vain
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -189,7 +190,8 @@ def _is_finished(directory: RunDirectory, settings: Settings) -> bool:
 
 def _say_finished(directory: RunDirectory, settings: Settings) -> None:
     argument = _as_argument(directory)
-    print(f"{directory.path} is finished: {settings.run.steps} of {settings.run.steps} steps are trained.")
+    step, why = early_end(directory) or (settings.run.steps, "")
+    print(f"{directory.path} is finished: {step} of {settings.run.steps} steps are trained.{why and f' {why}'}")
     print(f"its report:      {directory.report}")
     print(f"train on:        ais resume {argument} --set run.steps={2 * settings.run.steps}")
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Secret, model_validator
 
 from ais.collector.settings import CollectorSettings
+from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.launcher.settings import LauncherSettings
 from ais.launcher.tracking.settings import TrackingSettings
 from ais.rollout.settings import RolloutSettings
@@ -39,6 +40,7 @@ class Settings(Section):
     collector: CollectorSettings = CollectorSettings()
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     launcher: LauncherSettings = LauncherSettings()
     tracking: TrackingSettings = TrackingSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -12,7 +12,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.redis_commands import commands_of
 from ais.launcher.course import Course
 from ais.launcher.directory.record import RunRecord, read_record, record_of
-from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, spread
+from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, early_end, spread
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, Snapshot, course_of_a_run, duration
 from ais.launcher.evaluation import BF16, Evaluation, evaluate
@@ -138,6 +138,7 @@ async def _train(
             trackers=plan.trackers,
             fleet=Fleet(client, plan.directory.name),
             steps_file=plan.directory.steps,
+            held_out=StepLog(plan.directory.held_out),
             scale_file=plan.directory.replicas,
             course=course,
             total_steps=plan.total_steps,
@@ -147,7 +148,8 @@ async def _train(
     finally:
         await client.aclose()
     done = StepLog(plan.directory.steps).catch_up()
-    if done < plan.total_steps:
+    early = early_end(plan.directory)
+    if done < plan.total_steps and (early is None or early[0] != done):
         raise ProcessFailedError(f"the trainer was asked to end after {done} of {plan.total_steps} steps")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ais.launcher.course import Course
 from ais.launcher.directory.scaling import asked
 from ais.launcher.directory.steps import StepLog
-from ais.launcher.display import Display, Snapshot
+from ais.launcher.display import Display, Snapshot, score_line
 from ais.launcher.fleet import Fleet
 from ais.launcher.listening import Listener
 from ais.launcher.processes.commands import Command, ServiceCommands
@@ -31,6 +31,7 @@ async def train(
     trackers: Sequence[Command] = (),
     fleet: Fleet,
     steps_file: Path,
+    held_out: StepLog,
     scale_file: Path,
     course: Course,
     total_steps: int,
@@ -45,8 +46,9 @@ async def train(
     keeper = _Keeper(processes, services, server, trackers, deaths_limit, display)
     listener = Listener(processes.log_path, display)
     watch = _Watch(
-        fleet, keeper.processes, keeper.replicas, listener, StepLog(steps_file), course, total_steps, display
+        fleet, keeper.processes, keeper.replicas, listener, StepLog(steps_file), course, total_steps, display, held_out
     )
+    held_out.catch_up()  # those before were told by another launcher
     background = [asyncio.create_task(watch.look_forever())]
     try:
         for command in (*services.replicas, services.collector, services.trainer, *trackers):
@@ -177,6 +179,8 @@ class _Watch:
     course: Course
     total_steps: int
     display: Display
+    held_out: StepLog
+    """Evaluations while training."""
     began: float | None = None
     """When the first replica was ready, by the event loop's time."""
 
@@ -187,6 +191,8 @@ class _Watch:
 
     async def look(self) -> None:
         self.course.follow(self.steps)
+        for score in self.held_out.new_records():
+            self.display.note(score_line(score))
         self.listener.listen(self.processes(), _now())
         ready = len(await self.fleet.ready())
         if self.began is None and ready:

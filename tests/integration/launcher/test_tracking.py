@@ -17,7 +17,7 @@ import pytest
 
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.directory.steps import read_records
-from ais.launcher.tracking.figures import Entry, of_evaluation, of_step
+from ais.launcher.tracking.figures import Entry, of_evaluation, of_held_out, of_step
 from ais.launcher.tracking.follower import Follower, told_to
 from ais.launcher.tracking.run import write_tracked_run
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
@@ -45,6 +45,10 @@ def line(step: int, incarnation: int) -> dict[str, Any]:
     }
 
 
+def held_out(step: int) -> dict[str, Any]:
+    return {"step": step, "source": "sums", "time": 1_700_000_000.0 + step, "reward_mean": step / 13, "pass@2": 0.5}
+
+
 def score(step: int) -> dict[str, Any]:
     return {"step": step, "precision": "bf16", "reward_mean": step / 11, "reward_standard_error": 0.1, "prompts": 8}
 
@@ -65,6 +69,9 @@ class Run:
     def write_scores(self, *lines: dict[str, Any]) -> None:
         self._append(self.directory.evaluations, lines)
 
+    def write_held_out(self, *lines: dict[str, Any]) -> None:
+        self._append(self.directory.held_out, lines)
+
     def rewind(self, step: int) -> None:
         """What a trainer that resumes does."""
         kept = [
@@ -78,6 +85,7 @@ class Run:
         """What its files say, by name and step."""
         columns: dict[str, dict[int, float]] = {}
         entries = [*map(of_step, read_records(self.directory.steps))]
+        entries += map(of_held_out, read_records(self.directory.held_out))
         entries += map(of_evaluation, read_records(self.directory.evaluations))
         for entry in entries:
             for name, value in entry.figures.items():
@@ -143,7 +151,8 @@ def test_a_tracker_has_what_the_files_have_after_a_kill_and_a_rewind(
         eventually(lambda: len(told_to(run.directory, f"tracker-{name}")) == 8 or process.poll() is not None, 60)
         os.killpg(process.pid, signal.SIGKILL)
     run.write_steps(line(8, 2))
-    run.write_scores(score(7))
+    run.write_held_out(held_out(6))
+    run.write_scores(score(0), score(7))
     tell(run, name, environment)
     assert_same(read(run, name, environment), run.expected(), name)
 

@@ -26,7 +26,8 @@ async def end_trackers(
     lacking = [tracker for tracker, well in zip(trackers, ends, strict=True) if not well]
     if not lacking:
         return
-    entries = StepLog(directory.steps).catch_up() + StepLog(directory.evaluations).catch_up()
+    files = (directory.steps, directory.held_out, directory.evaluations)
+    entries = sum(StepLog(file).catch_up() for file in files)
     for tracker in lacking:
         told = len(told_to(directory, tracker.name))
         note(

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 EVALUATION = "evaluation/"
-"""Begins the names of an evaluation's figures."""
+"""Begins the names of the figures of a saved checkpoint, by precision."""
+HELD_OUT = "held_out/"
+"""Begins the names of the figures of an evaluation while training, by source."""
 _NO_FIGURES = frozenset({"step", "version", "time"})
 """Where an entry belongs, and when it was made: a tracker has its own places for these."""
 
@@ -35,6 +37,12 @@ def of_evaluation(record: Mapping[str, Any]) -> Entry:
     """The entry of a line of evaluations.jsonl."""
     step, group = int(record["step"]), f"{EVALUATION}{record['precision']}/"
     return Entry(f"{group}{step}", float(record.get("time") or record["reward_mean"]), step, _numbers(record, group))
+
+
+def of_held_out(record: Mapping[str, Any]) -> Entry:
+    """The entry of a line of held_out.jsonl: one source of an evaluation while training."""
+    step, group = int(record["step"]), f"{HELD_OUT}{record['source']}/"
+    return Entry(f"{group}{step}", float(record["time"]), step, _numbers(record, group))
 
 
 def _numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.directory.steps import StepLog
-from ais.launcher.tracking.figures import Entry, of_evaluation, of_step
+from ais.launcher.tracking.figures import Entry, of_evaluation, of_held_out, of_step
 from ais.launcher.tracking.tracker import Tracker
 
 DIRECTORY = "tracking"
@@ -60,13 +61,13 @@ class Follower:
         has = self._tracker.begin()
         self._told = dict(list(told_to(self._directory, self._file.name).items())[:has])
         """When each entry that the tracker has was made, in the order in which it was told."""
-        self._steps, self._evaluations = self._open()
+        self._logs = self._open()
         with self._file.open("w", encoding="utf-8") as file:
             file.writelines(_line(key, made) for key, made in self._told.items())
 
     def _rewrite(self) -> None:
         """Tells everything again, of each entry the last form."""
-        self._steps, self._evaluations = self._open()
+        self._logs = self._open()
         last = {entry.key: entry.made for entry in self._new_entries()}
         self._begin()
         for entry in self._new_entries():
@@ -79,12 +80,17 @@ class Follower:
         self._tracker.log(entry)
         self._told[entry.key] = entry.made
 
-    def _open(self) -> tuple[StepLog, StepLog]:
-        return StepLog(self._directory.steps), StepLog(self._directory.evaluations)
+    def _open(self) -> tuple[tuple[StepLog, Callable[[Mapping[str, Any]], Entry]], ...]:
+        directory = self._directory
+        return (
+            (StepLog(directory.steps), of_step),
+            (StepLog(directory.held_out), of_held_out),
+            (StepLog(directory.evaluations), of_evaluation),
+        )
 
     def _new_entries(self) -> Iterator[Entry]:
-        yield from map(of_step, self._steps.new_records())
-        yield from map(of_evaluation, self._evaluations.new_records())
+        for log, entry_of in self._logs:
+            yield from map(entry_of, log.new_records())
 
 
 def told_to(directory: RunDirectory, name: str) -> Mapping[str, float]:
