@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from ais.collector.collector import Collector
 from ais.collector.evaluating.while_training import Evaluator
-from ais.collector.exercise import Exercise, check_evaluation, open_exercise, open_prompts
+from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.proof import Expected
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
-    check_evaluation(settings)
     registry = service_registry("collector")
     metrics = CollectorMetrics(registry)
     keys = Keys(settings.run.name)
@@ -65,16 +64,15 @@ async def _evaluate_beside(
     redis: Redis,
     metrics: CollectorMetrics,
 ) -> None:
-    """Evaluates while `collector` collects, where the settings ask for it; `exercise` has its judge and tokenizer."""
-    if settings.evaluation.every_steps == 0:
+    """Evaluates on the held-out prompts of `exercise` while `collector` collects, where the settings ask for it."""
+    if settings.evaluation.every_steps == 0 or exercise.held_out is None:
         return
     keys = Keys(settings.run.name)
-    held_out, _tokenizer = await asyncio.to_thread(open_prompts, settings, Split.HELD_OUT)
     evaluator = Evaluator(
         run=settings.run,
         collector=settings.collector,
         settings=settings.evaluation,
-        exercise=replace(exercise, task=held_out),
+        exercise=replace(exercise, task=exercise.held_out),
         events=TrainerEvents(redis, keys),
         board=EvaluationBoard(redis, keys),
         fleet=collector.fleet,

@@ -137,6 +137,8 @@ class _Round:
         try:
             while waiting or running:
                 while waiting and (replica := self._with_room()):
+                    self.outstanding[replica.replica_id] += self.evaluator.settings.samples
+                    self.evaluator.fleet.dispatcher.sent(replica.replica_id, self.evaluator.settings.samples)
                     running.add(asyncio.create_task(self._ask(waiting.popleft(), replica)))
                 if not running:
                     await asyncio.sleep(LOOK_SECONDS)
@@ -158,7 +160,7 @@ class _Round:
         return min(able, key=lambda replica: self.outstanding[replica.replica_id], default=None)
 
     async def _ask(self, question: Question, replica: ReplicaRecord) -> Question | None:
-        """Gives the question back if it is to be asked again."""
+        """Asks a replica that owes the responses from now on. Gives the question back if it is to be asked again."""
         evaluator, name = self.evaluator, replica.replica_id
         settings, dispatcher = evaluator.settings, evaluator.fleet.dispatcher
         asking = Asking(
@@ -171,8 +173,6 @@ class _Round:
             deadline_seconds=evaluator.collector.group_deadline_seconds,
         )
         owed = settings.samples
-        self.outstanding[name] += owed
-        dispatcher.sent(name, owed)
 
         def arrived() -> None:
             nonlocal owed
