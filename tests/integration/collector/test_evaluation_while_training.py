@@ -63,7 +63,7 @@ async def evaluator(stage: Stage, **settings: Any) -> AsyncIterator[EvaluationBo
 
 
 async def results(board: EvaluationBoard, count: int) -> Mapping[int, EvaluationResult]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found := await board.results()) < count:
             await asyncio.sleep(0.02)
     return found

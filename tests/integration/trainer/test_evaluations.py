@@ -43,6 +43,9 @@ class Evaluating(StandInCollector):
         self._settings = settings
         self._board = EvaluationBoard(redis, Keys(settings.run.name))
         self._scores = scores
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+        """Clear: it publishes nothing from step 4 on."""
 
     async def publish(self, ordinal: int) -> None:
         position = await self._trainer.position()
@@ -50,6 +53,8 @@ class Evaluating(StandInCollector):
             await self._board.publish(evaluation_result(position.version, sums=score), position.incarnation)
             while not any(line["step"] == position.version for line in lines(self._settings)):
                 await asyncio.sleep(0.02)
+        if position is not None and position.version >= 4:
+            await self.may_go_on.wait()
         await super().publish(ordinal)
 
 
@@ -90,28 +95,22 @@ async def test_a_run_that_gets_no_better_ends_early_and_says_why(settings: Setti
     assert "2 evaluations in a row were not better than that of step 2" in manifest["early_stop"]
 
 
-async def test_evaluations_of_steps_that_are_trained_again_are_forgotten(
-    settings: Settings, redis: Redis, keys: Keys
-) -> None:
-    scores = {0: 0.1, 2: 0.5, 4: 0.9}
-    collector = asyncio.create_task(Evaluating(redis, settings, scores).run())
-    stop = asyncio.Event()
+async def test_evaluations_of_steps_that_are_trained_again_are_forgotten(settings: Settings, redis: Redis) -> None:
+    events = Evaluating(redis, settings, {0: 0.1, 2: 0.5, 4: 0.9})
+    events.may_go_on.clear()
+    collector, stop = asyncio.create_task(events.run()), asyncio.Event()
     training = asyncio.create_task(train(settings, stop))
+    checkpoints = settings.run.path / "checkpoints"
     async with asyncio.timeout(60):
-        while len(lines(settings)) < len(scores):
+        while len(lines(settings)) < 3 or not (checkpoints / "step-000004").is_dir():
             await asyncio.sleep(0.02)
     stop.set()
     await training
-    await end_tasks(collector)
-    board = EvaluationBoard(redis, keys)
-    newest = max(int(path.name[-6:]) for path in (settings.run.path / "checkpoints").glob("step-*"))
-    assert newest >= 4
-    for path in (settings.run.path / "checkpoints").glob("step-*"):
-        if int(path.name[-6:]) > 2:
-            (path / "manifest.json").write_text("damaged")  # training goes on from step 2
-    again = asyncio.create_task(Evaluating(redis, settings, {4: 0.2}).run())
+    assert (checkpoints / "best").readlink() == Path("step-000004")
+    (checkpoints / "step-000004/manifest.json").write_text("damaged")  # training goes on from step 2
+    events.may_go_on.set()
     await train(settings)
-    await end_tasks(again)
-    assert {line["step"]: line["reward_mean"] for line in lines(settings)} == {0: 0.1, 2: 0.5, 4: 0.2}
-    assert list(await board.results()) == [0, 2, 4]
-    assert (settings.run.path / "checkpoints/best").readlink() == Path("step-000002")
+    await end_tasks(collector)
+    assert {line["step"]: line["reward_mean"] for line in lines(settings)} == {0: 0.1, 2: 0.5}
+    assert list(await EvaluationBoard(redis, Keys(settings.run.name)).results()) == [0, 2]
+    assert (checkpoints / "best").readlink() == Path("step-000002")
