@@ -121,9 +121,9 @@ class MixingSettings:
     """`handover` only: the part of every token's weight that stays 1, whatever the ratios say."""
 
     uncorrected_bound: float | None = None
-    """`ais` only: bound the uncorrected branch by min(1, this * r) per token, so that a token the trained policy finds very
-    unlikely is not pushed at full weight. None leaves the branch at 1. The study of the rule used 4. With a bound the
-    effective sample, its floor and the plan's effect are estimates."""
+    """`ais` only: bound the uncorrected branch by min(1, this * r) per token, so that a token the trained policy finds
+    very unlikely is not pushed at full weight. None leaves the branch at 1. The study of the rule used 4. With a bound
+    the effective sample, its floor and the plan's effect are estimates."""
 
     evaluation: Evaluation = "previous_batch"
     """`previous_batch` takes alpha from the batches before: no pass over the batch ahead of its weights, and alpha is

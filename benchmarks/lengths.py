@@ -5,13 +5,15 @@ and what a batch of 256 is worth. The rules that mix are also shown batches of l
 alpha and its spread over batches.
 
     ais bench lengths
-    ais bench lengths --lengths 16,512 --worlds 1 --batches 2      # a trial
+    ais bench lengths --write docs/algorithm.md       # make the document's table from what was recorded
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,8 +24,9 @@ from rich.table import Table
 
 from benchmarks.long_answers.chain import make
 from benchmarks.long_answers.gradients import Quality, qualities
+from benchmarks.long_answers.report import filled
 from benchmarks.long_answers.rules import RULES, Response, respond
-from benchmarks.support.report import Figure, figure, publish
+from benchmarks.support.report import RESULTS, Figure, figure, publish
 
 DRAWN = 4096
 """Answers drawn in a chain for what is not known exactly: sequence weights and variances."""
@@ -37,7 +40,13 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=3, help="chains of each kind, by seed")
     parser.add_argument("--sequences", type=int, default=64, help="answers of a batch shown to the rules")
     parser.add_argument("--batches", type=int, default=16, help="batches shown to each rule")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="measure nothing; make the table of a document")
     arguments = parser.parse_args()
+    if document := arguments.write:
+        recorded = json.loads((RESULTS / "lengths.json").read_text(encoding="utf-8"))
+        document.write_text(filled(document.read_text(encoding="utf-8"), recorded["figures"]), encoding="utf-8")
+        print(json.dumps(recorded))
+        return
     torch.set_num_threads(1)
     lengths = [int(length) for length in arguments.lengths.split(",")]
     figures: dict[str, Figure] = {}

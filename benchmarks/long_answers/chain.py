@@ -1,8 +1,8 @@
 """A world of any length whose gradients are sums over a few hundred cells.
 
-An answer has T tokens. At each one a context, uniform and independent of everything, and a flag, alive or dead, are
-seen; the policy draws an action from a table of logits. An alive answer dies at a token with probability
-hazard(context, action) / T (T is 16 or more), so that about half of them end alive at any T, and one token matters the less the more
+An answer has T tokens, 16 or more. At each one a context, uniform and independent of everything, and a flag, alive or
+dead, are seen; the policy draws an action from a table of logits. An alive answer dies at a token with probability
+hazard(context, action) / T, so that about half of them end alive at any T, and one token matters the less the more
 there are. The reward is 1 for an answer that ends alive. What a prefix is worth therefore stays for the rest of the
 answer, as with a mistake in a calculation, and the policy can see it.
 

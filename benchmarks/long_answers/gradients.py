@@ -32,8 +32,8 @@ class Quality:
     """|m - g| / |g|."""
     cosine: float
     efficiency: float
-    """(m . g)^2 / ((|m|^2 + V / 256) |g|^2), with V the variance of a sequence's part: the squared cosine that a batch of
-    256 sequences has with g, whatever the length of m."""
+    """(m . g)^2 / ((|m|^2 + V / 256) |g|^2), with V the variance of a sequence's part: the squared cosine that a batch
+    of 256 sequences has with g, whatever the length of m."""
     alpha: float | None
 
 
@@ -89,8 +89,10 @@ def qualities(chain: Chain, sequences: int, seed: int) -> list[Quality]:
 
 
 def alpha(settings: CorrectionSettings, chain: Chain, drawn: Sequences) -> tuple[float, float]:
-    """alpha, and the corrected part of a hand-over, on the first batch of `drawn`; in a batch too large to write out, on
-    as many of its sequences as there is room for."""
+    """alpha, and the corrected part of a hand-over, on the first batch of `drawn`.
+
+    Of a batch too large to write out, it takes as many sequences as there is room for.
+    """
     number = min(BATCH, max(ALPHA_TOKENS // chain.tokens, 2), len(drawn.rewards))
     counts = drawn.counts[:number].flatten(1).long()
     logs = chain.log_ratio.flatten().float().expand(number, -1).flatten().repeat_interleave(counts.flatten())

@@ -102,7 +102,7 @@ def classes(microbatch: Microbatch, answers: Sequence[Sequence[int]]) -> torch.T
     """(tokens,) int64, index into `CLASSES`: on the right way, the first step off it, and all that follows."""
     found = []
     for tokens, index in zip(
-        microbatch.targets.split(microbatch.lengths.tolist()), microbatch.sequences.tolist(), strict=True
+        torch.split(microbatch.targets, microbatch.lengths.tolist()), microbatch.sequences.tolist(), strict=True
     ):
         answer = torch.tensor([*answers[index], *[-1] * len(tokens)])[: len(tokens)]
         wrong = tokens != answer
@@ -116,15 +116,16 @@ def dissect(
     policy: Policy,
     microbatch: Microbatch,
     advantages: torch.Tensor,
-    kinds: torch.Tensor,
+    answers: Sequence[Sequence[int]],
     correction: Correction,
     plan: Plan,
     study: Study,
 ) -> Half:
-    """The gradient of a batch and its make-up. `advantages` (R,) in the microbatch's order, `kinds` (T,).
+    """The gradient of a batch and its make-up.
 
-    `plan` is that of the whole batch.
+    `advantages` (R,) in the microbatch's order, `answers` the right ones of the whole batch, `plan` its own.
     """
+    kinds = classes(microbatch, answers)
     distribution = policy.distribution(microbatch)
     chosen = distribution.gather(1, microbatch.targets[:, None]).squeeze(1)
     logs = log_ratio(chosen, microbatch.behaviour_logprobs)
@@ -213,9 +214,7 @@ def run(
             plan = _plan(policy, whole, batch.advantages, correction)
             parts = [part for part in halves(whole) if len(part.lengths)]
             cut = [
-                dissect(
-                    policy, part, batch.advantages[part.sequences], classes(part, answers), correction, plan, study
-                )  # fmt: skip
+                dissect(policy, part, batch.advantages[part.sequences], answers, correction, plan, study)
                 for part in parts
             ]
             gradient = torch.stack([half.gradient for half in cut]).mean(0)
@@ -225,7 +224,7 @@ def run(
             rate = learning_rate(adam, step, study.steps) * study.rate
             rate *= informative if study.pace == "signal" else 1.0
             gradient *= min(1.0, adam.max_grad_norm / (norm + 1e-6))
-            for master, piece in zip(masters, gradient.split([m.numel() for m in masters]), strict=True):
+            for master, piece in zip(masters, torch.split(gradient, [m.numel() for m in masters]), strict=True):
                 master.grad = piece.view_as(master)
             before = torch.cat([master.detach().reshape(-1) for master in masters])
             for group in optimizer.param_groups:
