@@ -15,8 +15,8 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 SMALL = {
     "collapse": (
-        *("--runs", "tis_token+signal,none+centred", "--task", "sort16", "--model", "examples/sort16/model"),
-        *("--steps", "1"),
+        *("--runs", "tis_token+signal,none+centred", "--task", "sort16", "--steps", "1"),
+        *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model")),
     ),
     "correction": ("--sequences", "8", "--length", "64"),
     "frontier": ("--methods", "none,honest_plateau_1", "--precisions", "e5m2", "--seeds", "1", "--steps", "1"),

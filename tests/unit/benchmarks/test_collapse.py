@@ -52,9 +52,7 @@ def test_the_sampler_runs_dry_while_the_mismatch_is_what_it_was(record: Record) 
 @pytest.mark.parametrize("record", LOST)
 def test_steps_do_not_shrink_as_their_gradients_do(record: Record) -> None:
     steps, end = record["steps"], last_signal(record)
-    gradient, moved = (
-        steps[end][key] / max(step[key] for step in steps[end - 10 : end]) for key in ("norm", "moved")
-    )
+    gradient, moved = (steps[end][key] / max(step[key] for step in steps[end - 10 : end]) for key in ("norm", "moved"))
     assert gradient < 0.2
     assert moved > 0.4
 
