@@ -31,6 +31,7 @@ from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import RunSettings, SettingsError
 from ais.settings import Settings, save
+from ais_core.settings import MIXING
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
 """What goes on beside training, given the run's display."""
@@ -149,7 +150,7 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
         trackers=tuple(tracker(directory.path, name) for name in settings.tracking.trackers),
         tracking_seconds=settings.tracking.final_seconds,
         trained=_is_trained(directory, settings),
-        hidden=() if settings.correction.method == "ais" else ("alpha",),  # the others do not mix
+        hidden=() if settings.correction.method in MIXING else ("alpha",),  # the others do not mix
     )
 
 
