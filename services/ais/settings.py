@@ -48,6 +48,10 @@ class Settings(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         check_sections(self.run, self.trainer, self.correction)
+        source = self.evaluation.metric.rpartition("/")[0]
+        known = [one.effective_label for one in self.collector.task.each_source]
+        if source and source not in known:
+            raise ValueError(f"evaluation.metric names the source {source!r}; there are: {', '.join(known)}")
         if self.rollout.drain_seconds >= self.launcher.stop_grace_seconds:
             raise ValueError(
                 f"launcher.stop_grace_seconds = {self.launcher.stop_grace_seconds:g} must be more than "
