@@ -22,7 +22,14 @@ from ais.runtime.settings import (
 LEAST_TEMPERATURE = 0.01
 """Below it, the most likely token's probability rounds to 1 and every other one's to 0."""
 
-VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
+VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym", "last_step"]
+
+WORKED_TASKS = ("sort_swaps", "column_sum")
+"""Tasks whose answers are written-out work: the tasks/worked package."""
+MOST_SWAPPED = 20
+"""Digits of `sort_swaps`: 20 take some 1,800 tokens."""
+MOST_ADDED = 15
+"""Digits of a number of `column_sum`: a hundred of those take 1,800 tokens."""
 
 
 class ReasoningGymDataset(Section):
@@ -45,11 +52,15 @@ class ReasoningGymDataset(Section):
 class TaskSettings(Section):
     """Where prompts come from and how responses are judged."""
 
-    name: Literal["sort", "jsonl", "reasoning_gym"] = "sort"
-    """`sort` makes digit-sorting problems, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
+    name: Literal["sort", "sort_swaps", "column_sum", "jsonl", "reasoning_gym"] = "sort"
+    """`sort` makes digit-sorting problems, `sort_swaps` has every swap of the sorting written, `column_sum` adds up a
+    column of numbers with its running totals, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
     problems with the library of that name, which has about a hundred kinds."""
     digits: int = Field(default=16, ge=1, le=512)
-    """Length of a problem of the sort task."""
+    """Digits to sort, for `sort` and `sort_swaps` (10 take about 220 tokens, 16 about 920); digits of each number, for
+    `column_sum`."""
+    terms: int = Field(default=40, ge=2, le=100)
+    """For `column_sum`: numbers to add. An answer has `terms` times `digits` + 3 tokens."""
     file: Path | None = None
     """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
     held_out_file: Path | None = None
@@ -63,10 +74,11 @@ class TaskSettings(Section):
     datasets: tuple[ReasoningGymDataset, ...] = ()
     """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
     verifier: VerifierName | None = None
-    """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
-    answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
-    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
-    docs/data.md."""
+    """`exact_match`: the response is the answer, letter by letter, with the work where it is written out. `last_step`:
+    what the response ends in, after its last comma, is what the answer ends in. `regular_expression`: what `pattern`
+    captures is the answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what
+    `pattern` captures; a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name,
+    `last_step` for `sort_swaps` and `column_sum`, else `exact_match`. See docs/data.md."""
     pattern: str | None = None
     r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
     `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
@@ -74,7 +86,11 @@ class TaskSettings(Section):
     @property
     def effective_verifier(self) -> VerifierName:
         """The verifier that judges."""
-        return self.verifier or ("reasoning_gym" if self.name == "reasoning_gym" else "exact_match")
+        if self.verifier is not None:
+            return self.verifier
+        if self.name == "reasoning_gym":
+            return "reasoning_gym"
+        return "last_step" if self.name in WORKED_TASKS else "exact_match"
 
     @model_validator(mode="after")
     def _source_is_given(self) -> Self:
@@ -82,8 +98,14 @@ class TaskSettings(Section):
             raise ValueError("task jsonl needs collector.task.file, a JSONL file of prompts and answers")
         if self.name == "reasoning_gym" and not self.datasets:
             raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
-        if self.name == "sort" and self.effective_verifier == "reasoning_gym":
-            raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
+        if self.name in ("sort", *WORKED_TASKS) and self.effective_verifier == "reasoning_gym":
+            raise ValueError(
+                f"the verifier reasoning_gym judges prompts of that library; {self.name} has none of its metadata"
+            )
+        if self.name == "sort_swaps" and not 4 <= self.digits <= MOST_SWAPPED:
+            raise ValueError(f"sort_swaps takes 4 to {MOST_SWAPPED} collector.task.digits, got {self.digits}")
+        if self.name == "column_sum" and self.digits > MOST_ADDED:
+            raise ValueError(f"column_sum takes 1 to {MOST_ADDED} collector.task.digits, got {self.digits}")
         return self
 
 

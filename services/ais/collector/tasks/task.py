@@ -8,6 +8,8 @@ from ais.collector.prompts.prompts import Fits, Prompt, Split, TaskSource, anyth
 from ais.collector.settings import TaskSettings
 from ais.collector.tasks.jsonl import open_jsonl
 from ais.collector.tasks.reasoning_gym import ReasoningGymTask, check_scorable
+from ais.collector.tasks.worked.column_sum import ColumnSumTask
+from ais.collector.tasks.worked.sort_swaps import SortSwapsTask
 
 
 class SortTask:
@@ -35,6 +37,10 @@ def open_task(settings: TaskSettings, seed: int, split: Split, fits: Fits = anyt
     """
     if settings.name == "sort":
         return SortTask(settings.digits, seed, split)
+    if settings.name == "sort_swaps":
+        return SortSwapsTask(settings.digits, seed, split)
+    if settings.name == "column_sum":
+        return ColumnSumTask(settings.terms, settings.digits, seed, split)
     if settings.name == "reasoning_gym":
         return ReasoningGymTask(settings.datasets, seed, split, fits)
     task = open_jsonl(settings, seed, split, fits)

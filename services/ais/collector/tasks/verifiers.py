@@ -9,6 +9,7 @@ from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings import TaskSettings
 from ais.collector.tasks.numbers import number_in
 from ais.collector.tasks.reasoning_gym import Scorer
+from ais.collector.tasks.worked.sort_swaps import STEP_END
 from ais.contracts.sampling import FinishReason
 
 Verifier = Callable[[str, Prompt, FinishReason], float]
@@ -21,6 +22,12 @@ DEFAULT_PATTERNS = {"regular_expression": r"####\s*(\S+)", "reasoning_gym": r"(?
 def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
     """1 if the response was ended by a stop token and is the answer, white space around it aside."""
     return float(finish_reason is FinishReason.STOP and response.strip() == prompt.answer.strip())
+
+
+def last_step(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
+    """1 if the response was ended by a stop token and ends in the answer's last step. The steps before it are free."""
+    given, expected = (text.rpartition(STEP_END)[2].strip() for text in (response, prompt.answer))
+    return float(finish_reason is FinishReason.STOP and given == expected)
 
 
 def regular_expression(pattern: re.Pattern[str]) -> Verifier:
@@ -73,6 +80,8 @@ def open_verifier(settings: TaskSettings) -> Verifier:
     name = settings.effective_verifier
     if name == "exact_match":
         return exact_match
+    if name == "last_step":
+        return last_step
     text = DEFAULT_PATTERNS[name] if settings.pattern is None else settings.pattern
     try:
         pattern = re.compile(text)
