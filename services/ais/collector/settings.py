@@ -24,12 +24,12 @@ LEAST_TEMPERATURE = 0.01
 
 VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym", "last_step"]
 
-WORKED_TASKS = ("sort_swaps", "column_sum")
+WORKED_TASKS = ("sort_swaps", "sum_chain")
 """Tasks whose answers are written-out work: the tasks/worked package."""
-MOST_SWAPPED = 20
-"""Digits of `sort_swaps`: 20 take some 1,800 tokens."""
-MOST_ADDED = 15
-"""Digits of a number of `column_sum`: a hundred of those take 1,800 tokens."""
+LEAST_DIGITS = 4
+"""... of those, so that there are problems enough for every split."""
+MOST_WORK = 2048
+"""Tokens of a prompt and its answer there: the context of the small policies."""
 
 
 class ReasoningGymDataset(Section):
@@ -52,15 +52,15 @@ class ReasoningGymDataset(Section):
 class TaskSettings(Section):
     """Where prompts come from and how responses are judged."""
 
-    name: Literal["sort", "sort_swaps", "column_sum", "jsonl", "reasoning_gym"] = "sort"
-    """`sort` makes digit-sorting problems, `sort_swaps` has every swap of the sorting written, `column_sum` adds up a
-    column of numbers with its running totals, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
-    problems with the library of that name, which has about a hundred kinds."""
+    name: Literal["sort", "sort_swaps", "sum_chain", "jsonl", "reasoning_gym"] = "sort"
+    """`sort` makes digit-sorting problems, `sort_swaps` has the sorting written out, round by round of swaps,
+    `sum_chain` long additions one after another, `jsonl` reads prompts and answers from a file, and `reasoning_gym`
+    makes problems with the library of that name, which has about a hundred kinds."""
     digits: int = Field(default=16, ge=1, le=512)
-    """Digits to sort, for `sort` and `sort_swaps` (10 take about 220 tokens, 16 about 920); digits of each number, for
-    `column_sum`."""
-    terms: int = Field(default=40, ge=2, le=100)
-    """For `column_sum`: numbers to add. An answer has `terms` times `digits` + 3 tokens."""
+    """Digits to sort, for `sort` and `sort_swaps`; digits of a number, for `sum_chain`."""
+    terms: int = Field(default=30, ge=1, le=512)
+    """For `sum_chain`: how many sums. Its answers have terms * (digits + 1) tokens, those of `sort_swaps`
+    digits * (digits + 1)."""
     file: Path | None = None
     """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
     held_out_file: Path | None = None
@@ -75,13 +75,19 @@ class TaskSettings(Section):
     """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
     verifier: VerifierName | None = None
     """`exact_match`: the response is the answer, letter by letter, with the work where it is written out. `last_step`:
-    what the response ends in, after its last comma, is what the answer ends in. `regular_expression`: what `pattern`
-    captures is the answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what
-    `pattern` captures; a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name,
-    `last_step` for `sort_swaps` and `column_sum`, else `exact_match`. See docs/data.md."""
+    what the response ends in, after its last `,` or `;`, is what the answer ends in. `regular_expression`: what
+    `pattern` captures is the answer, compared as a number where the answer is one. `reasoning_gym`: that library scores
+    what `pattern` captures; a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name,
+    `last_step` for `sort_swaps` and `sum_chain`, else `exact_match`. See docs/data.md."""
     pattern: str | None = None
     r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
     `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
+
+    @property
+    def work_tokens(self) -> int:
+        """Tokens of a prompt and its answer where that is written-out work, both ends included; 0 for other tasks."""
+        rows = {"sort_swaps": 1 + self.digits, "sum_chain": 2 + self.terms}.get(self.name)
+        return 1 + rows * (self.digits + 1) if rows else 0
 
     @property
     def effective_verifier(self) -> VerifierName:
@@ -102,10 +108,12 @@ class TaskSettings(Section):
             raise ValueError(
                 f"the verifier reasoning_gym judges prompts of that library; {self.name} has none of its metadata"
             )
-        if self.name == "sort_swaps" and not 4 <= self.digits <= MOST_SWAPPED:
-            raise ValueError(f"sort_swaps takes 4 to {MOST_SWAPPED} collector.task.digits, got {self.digits}")
-        if self.name == "column_sum" and self.digits > MOST_ADDED:
-            raise ValueError(f"column_sum takes 1 to {MOST_ADDED} collector.task.digits, got {self.digits}")
+        if self.name in WORKED_TASKS and self.digits < LEAST_DIGITS:
+            raise ValueError(f"{self.name} needs collector.task.digits of at least {LEAST_DIGITS}, got {self.digits}")
+        if self.work_tokens > MOST_WORK:
+            raise ValueError(
+                f"{self.name}: a prompt and its answer would have {self.work_tokens} tokens, more than {MOST_WORK}"
+            )
         return self
 
 

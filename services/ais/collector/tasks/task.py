@@ -8,8 +8,8 @@ from ais.collector.prompts.prompts import Fits, Prompt, Split, TaskSource, anyth
 from ais.collector.settings import TaskSettings
 from ais.collector.tasks.jsonl import open_jsonl
 from ais.collector.tasks.reasoning_gym import ReasoningGymTask, check_scorable
-from ais.collector.tasks.worked.column_sum import ColumnSumTask
 from ais.collector.tasks.worked.sort_swaps import SortSwapsTask
+from ais.collector.tasks.worked.sum_chain import SumChainTask
 
 
 class SortTask:
@@ -39,8 +39,8 @@ def open_task(settings: TaskSettings, seed: int, split: Split, fits: Fits = anyt
         return SortTask(settings.digits, seed, split)
     if settings.name == "sort_swaps":
         return SortSwapsTask(settings.digits, seed, split)
-    if settings.name == "column_sum":
-        return ColumnSumTask(settings.terms, settings.digits, seed, split)
+    if settings.name == "sum_chain":
+        return SumChainTask(settings.terms, settings.digits, seed, split)
     if settings.name == "reasoning_gym":
         return ReasoningGymTask(settings.datasets, seed, split, fits)
     task = open_jsonl(settings, seed, split, fits)

@@ -9,7 +9,6 @@ from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings import TaskSettings
 from ais.collector.tasks.numbers import number_in
 from ais.collector.tasks.reasoning_gym import Scorer
-from ais.collector.tasks.worked.sort_swaps import STEP_END
 from ais.contracts.sampling import FinishReason
 
 Verifier = Callable[[str, Prompt, FinishReason], float]
@@ -19,6 +18,10 @@ DEFAULT_PATTERNS = {"regular_expression": r"####\s*(\S+)", "reasoning_gym": r"(?
 """What captures the answer when collector.task.pattern is not set."""
 
 
+STEP_END = re.compile("[,;]")
+"""Ends a step of written-out work, but for the last."""
+
+
 def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
     """1 if the response was ended by a stop token and is the answer, white space around it aside."""
     return float(finish_reason is FinishReason.STOP and response.strip() == prompt.answer.strip())
@@ -26,7 +29,7 @@ def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> f
 
 def last_step(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
     """1 if the response was ended by a stop token and ends in the answer's last step. The steps before it are free."""
-    given, expected = (text.rpartition(STEP_END)[2].strip() for text in (response, prompt.answer))
+    given, expected = (STEP_END.split(text)[-1].strip() for text in (response, prompt.answer))
     return float(finish_reason is FinishReason.STOP and given == expected)
 
 

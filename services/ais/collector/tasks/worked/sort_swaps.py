@@ -1,23 +1,20 @@
-"""Sort digits by swaps of neighbours, the whole row written after each swap.
+"""Sort digits by rounds of swaps between neighbours, the row written after each round.
 
-`3142=` is answered by `1342,1324,1234`: the leftmost pair that is out of order is swapped, until there is none. Sixteen
-digits take sixty swaps and a thousand characters. One wrong character is carried on to the end, so the work matters.
+`3142=` is answered by `1324;1234,1234;1234`: in the first round the pairs (1, 2), (3, 4) ... are put in order, in the
+second (2, 3), (4, 5) ..., and so on in turn. n rounds sort any n digits (Knuth, The Art of Computer Programming, 5.3.4,
+exercise 37). `;` ends odd rounds, `,` even ones. A digit lost in one round is lost to the end, so the work matters.
 """
 
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 
 from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.tasks.worked.splits import draw
 
-STEP_END = ","
-"""Stands between two steps of written-out work."""
-
 
 class SortSwapsTask:
-    """Sorting with its swaps. Random digits need 0.225 n (n - 1) swaps on average, of n + 1 characters each."""
+    """Sorting with its swaps. An answer to n digits has n (n + 1) tokens, its end token included."""
 
     distinct: int | None = None
 
@@ -27,20 +24,19 @@ class SortSwapsTask:
 
     def prompt(self, ordinal: int) -> Prompt:
         row = draw(self._row, self._seed, self._split, ordinal)
-        return Prompt(prompt_id=f"{self.name}-{row}", text=f"{row}=", answer=STEP_END.join(rows_after_swaps(row)))
+        rows = rows_after_rounds(row)
+        answer = "".join(text + ";,"[count % 2] for count, text in enumerate(rows[:-1])) + rows[-1]
+        return Prompt(prompt_id=f"{self.name}-{row}", text=f"{row}=", answer=answer)
 
     def _row(self, generator: random.Random) -> str:
         return "".join(generator.choices("0123456789", k=self._digits))
 
 
-def rows_after_swaps(row: str) -> list[str]:
-    """`row` after each swap; itself alone where it is sorted already."""
-    rows = [row]
-    while (at := _first_pair_out_of_order(rows[-1])) is not None:
-        last = rows[-1]
-        rows.append(last[:at] + last[at + 1] + last[at] + last[at + 2 :])
-    return rows[1:] or rows
-
-
-def _first_pair_out_of_order(row: str) -> int | None:
-    return next((at for at, (left, right) in enumerate(pairwise(row)) if left > right), None)
+def rows_after_rounds(row: str) -> list[str]:
+    """`row` after each of as many rounds as it has digits; the last is sorted."""
+    digits, rows = list(row), []
+    for count in range(len(digits)):
+        for left in range(count % 2, len(digits) - 1, 2):
+            digits[left : left + 2] = sorted(digits[left : left + 2])
+        rows.append("".join(digits))
+    return rows
