@@ -18,15 +18,19 @@ class SortSwapsTask:
 
     distinct: int | None = None
 
-    def __init__(self, digits: int, seed: int, split: Split) -> None:
-        self.name = f"sort_swaps{digits}"
+    def __init__(self, digits: int, seed: int, split: Split, label: str) -> None:
+        self.name = label
         self._digits, self._seed, self._split = digits, seed, split
+
+    @property
+    def sources(self) -> tuple[SortSwapsTask, ...]:
+        return (self,)
 
     def prompt(self, ordinal: int) -> Prompt:
         row = draw(self._row, self._seed, self._split, ordinal)
         rows = rows_after_rounds(row)
         answer = "".join(text + ";,"[count % 2] for count, text in enumerate(rows[:-1])) + rows[-1]
-        return Prompt(prompt_id=f"{self.name}-{row}", text=f"{row}=", answer=answer)
+        return Prompt(f"sort_swaps{self._digits}-{row}", f"{row}=", answer, source=self.name)
 
     def _row(self, generator: random.Random) -> str:
         return "".join(generator.choices("0123456789", k=self._digits))

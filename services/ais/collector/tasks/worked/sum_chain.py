@@ -18,14 +18,18 @@ class SumChainTask:
 
     distinct: int | None = None
 
-    def __init__(self, terms: int, digits: int, seed: int, split: Split) -> None:
-        self.name = f"sum_chain{terms}x{digits}"
+    def __init__(self, terms: int, digits: int, seed: int, split: Split, label: str) -> None:
+        self.name = label
         self._terms, self._digits, self._seed, self._split = terms, digits, seed, split
+
+    @property
+    def sources(self) -> tuple[SumChainTask, ...]:
+        return (self,)
 
     def prompt(self, ordinal: int) -> Prompt:
         pair = draw(self._pair, self._seed, self._split, ordinal)
         answer = ",".join(chain(*pair.split("+"), self._terms))
-        return Prompt(prompt_id=f"{self.name}-{pair}", text=f"{pair}=", answer=answer)
+        return Prompt(f"sum_chain{self._terms}-{pair}", f"{pair}=", answer, source=self.name)
 
     def _pair(self, generator: random.Random) -> str:
         return "+".join("".join(generator.choices("0123456789", k=self._digits)) for _ in range(2))
