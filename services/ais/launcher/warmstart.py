@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from ais.launcher.processes.commands import module
-from ais.launcher.processes.processes import service_environment
+from ais.launcher.processes.processes import guarded, service_environment
 from ais.launcher.settings import WarmStartSettings
 
 
@@ -18,16 +18,18 @@ def warm_start(output: Path, config: Path, settings: WarmStartSettings) -> int:
     environment = service_environment()
     target = ("--accuracy", str(settings.accuracy), "--seed", str(settings.seed))
     demonstrations = subprocess.Popen(
-        module("ais.collector.tasks.demonstrations", "-c", str(config), *target),
+        guarded(module("ais.collector.tasks.demonstrations", "-c", str(config), *target)),
         stdout=subprocess.PIPE,
         env=environment,
     )
     training = subprocess.Popen(
-        module(
-            "ais.trainer.demo.warmstart",
-            *("--output", str(output), "--size", settings.size, *target),
-            *("--steps", str(settings.steps), "--batch-size", str(settings.batch_size)),
-            *("--learning-rate", str(settings.learning_rate)),
+        guarded(
+            module(
+                "ais.trainer.demo.warmstart",
+                *("--output", str(output), "--size", settings.size, *target),
+                *("--steps", str(settings.steps), "--batch-size", str(settings.batch_size)),
+                *("--learning-rate", str(settings.learning_rate)),
+            )
         ),
         stdin=demonstrations.stdout,
         env=environment,

@@ -139,7 +139,10 @@ def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress
         optimizer.step()
         if (step + 1) % MEASURE_EVERY == 0 or step + 1 == recipe.steps:
             reached = accuracy(model, measured)
-        progress.update(shown, advance=1, state=f"loss {loss.item():.3f}, {reached:.0%} right")
+        state = f"loss {loss.item():.3f}, {reached:.0%} right"
+        progress.update(shown, advance=1, state=state)
+        if not progress.console.is_terminal and (step + 1) % MEASURE_EVERY == 0:
+            progress.console.print(f"warm start: step {step + 1}, {state}")
         if reached >= recipe.accuracy:
             return model
     raise TargetMissedError(

@@ -28,7 +28,8 @@ class SumChainTask:
 
     def prompt(self, ordinal: int) -> Prompt:
         pair = draw(self._pair, self._seed, self._split, ordinal)
-        answer = ",".join(chain(*pair.split("+"), self._terms))
+        first, _, second = pair.partition("+")
+        answer = ",".join(chain(first, second, self._terms))
         return Prompt(f"sum_chain{self._terms}-{pair}", f"{pair}=", answer, source=self.name)
 
     def _pair(self, generator: random.Random) -> str:
