@@ -28,7 +28,7 @@ MADE = ("sort", "sort_swaps", "sum_chain")
 """Tasks that there are demonstrations of without end."""
 LOOKED_AT = 64
 """Answers whose mean length is taken for that of all."""
-OWN_MISTAKES = 0.4
+OWN_MISTAKES = 0.5
 """Share of its mistakes that the policy is left to make by itself, being no perfect writer."""
 DIGITS = "0123456789"
 

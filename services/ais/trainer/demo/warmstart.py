@@ -88,7 +88,7 @@ def read_demonstrations(lines: Iterable[str], tokenizer: Tokenizer) -> Iterator[
 
 
 def padded(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of R prompts and answers: inputs int64 [R, L], next-token labels int64 [R, L] (IGNORED where untrained)."""
+    """R prompts and answers, padded: inputs int64 [R, L], next-token labels int64 [R, L] (IGNORED where untrained)."""
     length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     tokens = torch.full((len(pairs), length), PAD_ID)
     labels = torch.full((len(pairs), length), IGNORED)

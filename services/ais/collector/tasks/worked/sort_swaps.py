@@ -17,6 +17,7 @@ class SortSwapsTask:
     """Sorting with its swaps. An answer to n digits has n (n + 1) tokens, its end token included."""
 
     distinct: int | None = None
+    too_long = 0
 
     def __init__(self, digits: int, seed: int, split: Split, label: str) -> None:
         self.name = label

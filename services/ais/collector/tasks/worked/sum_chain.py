@@ -17,6 +17,7 @@ class SumChainTask:
     """`terms` sums of `digits` digits. An answer has terms (digits + 1) tokens, its end token included."""
 
     distinct: int | None = None
+    too_long = 0
 
     def __init__(self, terms: int, digits: int, seed: int, split: Split, label: str) -> None:
         self.name = label
