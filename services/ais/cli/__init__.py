@@ -35,6 +35,7 @@ app = typer.Typer(
 for command in (runs.run, runs.resume, runs.chaos, services.rollout, services.collector, services.trainer):
     app.command()(command)
 app.command(name="eval")(models.evaluate)
+app.command()(models.chat)
 app.command()(runs.report)
 app.command()(runs.track)
 app.command()(runs.scale)
