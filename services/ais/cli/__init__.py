@@ -40,6 +40,7 @@ app.command()(runs.report)
 app.command()(runs.track)
 app.command()(runs.scale)
 app.command()(workshop.init)
+app.command()(services.data)
 app.command(name="config")(workshop.show_config)
 app.command()(models.warmstart)
 app.command(
