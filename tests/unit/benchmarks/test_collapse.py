@@ -9,7 +9,9 @@ import torch
 
 from benchmarks.tiny_grpo.report import Record, read
 
-RECORDS = read(Path(__file__).parents[3] / "benchmarks" / "results" / "collapse.jsonl")
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+RECORDS = read(RESULTS / "collapse.jsonl")
+FROZEN = {record["policy"]: record for record in read(RESULTS / "collapse_frozen.jsonl")}
 
 
 def lost(record: Record) -> bool:
@@ -63,6 +65,19 @@ def test_the_policy_goes_on_changing_for_the_worse_without_a_gradient(record: Re
     after = record["steps"][end + 1 :]
     assert sum(step["moved"] for step in after) > 5 * record["steps"][end]["moved"]
     assert right_share(after[-1]) < 0.8 * right_share(record["steps"][end])
+
+
+def test_token_ratios_point_the_right_way_at_policies_about_to_be_lost() -> None:
+    for step in (20, 30):
+        record = FROZEN[f"tis_token-0/{step}"]
+        assert record["tis_token"]["cosine"] > record["none"]["cosine"] + 0.2 > 0.6
+    before, late = (FROZEN[f"tis_token-0/{step}"]["tis_token"] for step in (20, 30))
+    assert late["length"] < 0.2
+    assert late["batches"] < 0.5 * before["batches"]
+
+
+def test_uncorrected_rollouts_point_away_from_bf16_ones_at_the_start() -> None:
+    assert FROZEN["start"]["none"]["cosine"] < 0.0 < FROZEN["start"]["tis_token"]["cosine"]
 
 
 def test_adam_walks_on_for_about_eleven_of_its_steps_when_gradients_end() -> None:
