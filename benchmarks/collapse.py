@@ -115,7 +115,9 @@ def main() -> None:
         made = filled(document.read_text(encoding="utf-8"), read(arguments.frozen_results))
         document.write_text(made, encoding="utf-8")
     found = {
-        f"{record['policy']}_{method}_cosine": figure(record[method]["cosine"], "with the gradient of BF16 rollouts")
+        f"{record['policy']}_{record['compute']}_{method}_cosine": figure(
+            record[method]["cosine"], "with the gradient of BF16 rollouts"
+        )
         for record in read(arguments.frozen_results)
         for method in METHODS
         if method in record

@@ -19,10 +19,10 @@ def filled(text: str, records: Sequence[Record]) -> str:
 def table(records: Sequence[Record]) -> str:
     """A line for each policy: both rewards, and of each method cosine, length and agreement of batches."""
     shown = [method for method in METHODS if any(method in record for record in records)]
-    head = ["policy", "p", "q", "BF16 rollouts", *(METHODS[method] for method in shown)]
+    head = ["policy", "trainer", "p", "q", "BF16 rollouts", *(METHODS[method] for method in shown)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for record in records:
-        cells = [record["policy"], f"{record['p']:.3f}", f"{record['q']:.3f}"]
+        cells = [record["policy"], record["compute"], f"{record['p']:.3f}", f"{record['q']:.3f}"]
         cells.append(f"1, 1, {record['bf16_batches']:.2f}")
         for method in shown:
             one = record.get(method)
