@@ -45,4 +45,12 @@ def test_an_examples_responses_fit_its_replicas(config: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {config.parent.name for config in CONFIGS} >= {"sort16", "sort_swaps", "smollm2", "qwen3-0.6b", "qwen3-8b"}
+    assert {config.parent.name for config in CONFIGS} >= {
+        "sort16",
+        "sort_swaps",
+        "smollm2",
+        "qwen3-0.6b",
+        "qwen3-8b",
+        "own_data",
+        "mixture",
+    }
