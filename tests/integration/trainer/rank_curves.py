@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ from ais.runtime.settings import RunSettings
 from ais.trainer.demo.demo_model import demo_model
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.learning.reference import load_reference
 from ais.trainer.policy import scoring
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks, join
-from ais.trainer.ranks.sharding import shard
+from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import ComputeSettings, RanksSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
@@ -61,6 +63,15 @@ CASES = {
     "uneven": Case(samples=(5, 2), settings={"tokens_per_microbatch": 30}),
     "tied embeddings": Case(tied=True),
     "head in pieces": Case(tied=True, logits_at_once=22 * 16),
+    "gspo": Case(settings={"name": "gspo", "updates_per_batch": 2, "aggregation": "sequence_mean"}),
+    "cispo": Case(settings={"name": "cispo", "updates_per_batch": 2, "advantage": "rloo"}),
+    "dppo": Case(settings={"name": "dppo", "updates_per_batch": 2, "aggregation": "constant_length"}),
+    "policy gradient": Case(settings={"name": "policy_gradient", "entropy_coefficient": 0.1}),
+    "start": Case(settings={"reference": {"policy": "start", "coefficient": 1.0}, "tokens_per_microbatch": 40}),
+    "average": Case(settings={"reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
+    "penalised rewards": Case(settings={"reference": {"policy": "start", "coefficient": 1.0, "place": "reward"}}),
+    "adapters": Case(settings={"rank": 4, "reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
+    "adapters in bf16": Case(settings={"rank": 4, "tokens_per_microbatch": 40}, dtype=torch.bfloat16),
     "straight-through": Case(SAME_BATCH, {"straight_through": True}, torch.bfloat16),
     "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
     "activation checkpointing": Case(settings={"activation_checkpointing": True, "tokens_per_microbatch": 40}),
@@ -114,12 +125,12 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
 
 def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
     settings = trainer_settings(warmup_steps=0, learning_rate=1e-3, max_grad_norm=0.5, **case.settings)
-    policy = Policy(model_of(case), case.dtype)
-    if settings.compute.activation_checkpointing:
-        policy.scoring.checkpoint_activations()
-    if ranks.mesh:
-        shard(policy, ranks.mesh)
-    return Learner(policy, RunSettings(steps=100), settings, case.correction, ranks=ranks), policy
+    with TemporaryDirectory() as directory:
+        run = RunSettings(steps=100, model=Path(directory))
+        model_of(case).save_pretrained(directory)
+        policy = load_policy(run.model, settings, ranks, compute_dtype=case.dtype)
+        reference = load_reference(run, settings, policy, ranks)
+    return Learner(policy, run, settings, case.correction, ranks=ranks, reference=reference), policy
 
 
 def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
