@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, save
+from ais.trainer.settings import WITHOUT_PEFT
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -25,6 +27,8 @@ def check_before_start(settings: Settings) -> None:
     Raises ProcessFailedError when looking at them fails for another reason.
     """
     _check_model(settings)
+    if settings.trainer.lora.rank and find_spec("peft") is None:
+        raise UnavailableError(WITHOUT_PEFT)
     _check_prompts(settings)
 
 

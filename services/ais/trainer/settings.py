@@ -47,6 +47,10 @@ class OptimizerSettings(Section):
     """Gradients are scaled down to this global norm."""
 
 
+WITHOUT_PEFT = "trainer.lora needs peft: pip install 'ais-rl[lora]'"
+"""What a run with adapters is told where they cannot be made."""
+
+
 class LoraSettings(Section):
     """Low-rank adapters (needs the extra lora): the model's weights are frozen, in BF16, and adapters are trained."""
 

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import trainer_settings
 
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
+DIRECTORY = TemporaryDirectory()
 STEPS = 3
 POISONED_STEP = 1
 
@@ -52,7 +54,19 @@ class Case:
     """What is not finite in the last rank's step POISONED_STEP: logprobs or gradient."""
 
 
+OBJECTIVES = {
+    "gspo": Case(settings={"name": "gspo", "updates_per_batch": 2, "aggregation": "sequence_mean"}),
+    "cispo": Case(settings={"name": "cispo", "updates_per_batch": 2, "advantage": "rloo"}),
+    "dppo": Case(settings={"name": "dppo", "updates_per_batch": 2, "aggregation": "constant_length"}),
+    "policy gradient": Case(settings={"name": "policy_gradient", "entropy_coefficient": 0.1}),
+    "start": Case(settings={"reference": {"policy": "start", "coefficient": 1.0}, "tokens_per_microbatch": 40}),
+    "average": Case(settings={"reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
+    "penalised rewards": Case(settings={"reference": {"policy": "start", "coefficient": 1.0, "place": "reward"}}),
+    "adapters": Case(settings={"rank": 4, "reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
+    "adapters in bf16": Case(settings={"rank": 4, "tokens_per_microbatch": 40}, dtype=torch.bfloat16),
+}
 CASES = {
+    **OBJECTIVES,
     "sequence": Case(),
     "small microbatches": Case(settings={"tokens_per_microbatch": 40}),
     "two updates": Case(settings={"updates_per_batch": 2, "tokens_per_microbatch": 40}),
@@ -63,15 +77,6 @@ CASES = {
     "uneven": Case(samples=(5, 2), settings={"tokens_per_microbatch": 30}),
     "tied embeddings": Case(tied=True),
     "head in pieces": Case(tied=True, logits_at_once=22 * 16),
-    "gspo": Case(settings={"name": "gspo", "updates_per_batch": 2, "aggregation": "sequence_mean"}),
-    "cispo": Case(settings={"name": "cispo", "updates_per_batch": 2, "advantage": "rloo"}),
-    "dppo": Case(settings={"name": "dppo", "updates_per_batch": 2, "aggregation": "constant_length"}),
-    "policy gradient": Case(settings={"name": "policy_gradient", "entropy_coefficient": 0.1}),
-    "start": Case(settings={"reference": {"policy": "start", "coefficient": 1.0}, "tokens_per_microbatch": 40}),
-    "average": Case(settings={"reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
-    "penalised rewards": Case(settings={"reference": {"policy": "start", "coefficient": 1.0, "place": "reward"}}),
-    "adapters": Case(settings={"rank": 4, "reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
-    "adapters in bf16": Case(settings={"rank": 4, "tokens_per_microbatch": 40}, dtype=torch.bfloat16),
     "straight-through": Case(SAME_BATCH, {"straight_through": True}, torch.bfloat16),
     "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
     "activation checkpointing": Case(settings={"activation_checkpointing": True, "tokens_per_microbatch": 40}),
@@ -80,9 +85,17 @@ CASES = {
 }
 
 
-def model_of(case: Case) -> Any:
+@cache
+def model_directory(tied: bool) -> Path:
+    """Where the model lies. Call it before ranks meet: transformers lets only the first of them save."""
+    directory = Path(DIRECTORY.name) / ("tied" if tied else "untied")
+    model_of(tied).save_pretrained(directory)
+    return directory
+
+
+def model_of(tied: bool) -> Any:
     model = demo_model(seed=2)
-    if case.tied:
+    if tied:
         model.config.tie_word_embeddings = True
         model.tie_weights()
         with torch.no_grad():
@@ -92,7 +105,7 @@ def model_of(case: Case) -> Any:
 
 def batches_of(case: Case) -> list[list[ScoredGroup]]:
     """Groups sampled by a policy near the initial one: their log-probs are its own with some noise."""
-    policy, noise = Policy(model_of(case), torch.float32), torch.Generator().manual_seed(7)
+    policy, noise = Policy(model_of(case.tied), torch.float32), torch.Generator().manual_seed(7)
     batches = []
     for step in range(STEPS):
         batch = []
@@ -125,11 +138,9 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
 
 def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
     settings = trainer_settings(warmup_steps=0, learning_rate=1e-3, max_grad_norm=0.5, **case.settings)
-    with TemporaryDirectory() as directory:
-        run = RunSettings(steps=100, model=Path(directory))
-        model_of(case).save_pretrained(directory)
-        policy = load_policy(run.model, settings, ranks, compute_dtype=case.dtype)
-        reference = load_reference(run, settings, policy, ranks)
+    run = RunSettings(steps=100, model=model_directory(case.tied))
+    policy = load_policy(run.model, settings, ranks, compute_dtype=case.dtype)
+    reference = load_reference(run, settings, policy, ranks)
     return Learner(policy, run, settings, case.correction, ranks=ranks, reference=reference), policy
 
 
@@ -151,6 +162,8 @@ def main() -> None:
     die_with_parent()
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
+    for tied in (False, True):
+        model_directory(tied)
     ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     for name in sys.argv[2:]:
         figures, weights = train(CASES[name], ranks)

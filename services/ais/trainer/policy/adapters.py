@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ais.runtime.process import UnavailableError
-from ais.trainer.settings import LoraSettings
+from ais.trainer.settings import WITHOUT_PEFT, LoraSettings
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -85,7 +85,7 @@ def adapters_of(model: PreTrainedModel, directory: Path, settings: LoraSettings,
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import Linear
     except ImportError:
-        raise UnavailableError("trainer.lora needs peft: pip install 'ais-rl[lora]'") from None
+        raise UnavailableError(WITHOUT_PEFT) from None
     logging.getLogger("peft").setLevel(logging.ERROR)
     config = LoraConfig(
         r=settings.rank,
