@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {
     "collapse": (
         *("--runs", "tis_token+signal,none+centred", "--task", "sort16", "--steps", "1"),
+        *("--frozen", "start", "--batches", "2,2", "--centred"),
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model")),
     ),
     "correction": ("--sequences", "8", "--length", "64"),
