@@ -8,9 +8,8 @@ import pytest
 
 from ais.collector.prompts.prompts import Split
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
-from ais.contracts.sampling import FinishReason
 from ais.settings import load
+from tests.support.judges import ended, task_verifier
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
 
@@ -21,14 +20,14 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
     task = settings.collector.task
     if task.name == "reasoning_gym":
         pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
-    verify = open_verifier(task)
+    verify = task_verifier(task)
     for split in (Split.TRAIN, Split.HELD_OUT):
         source = open_task(task, settings.run.seed, split)
         for ordinal in range(20):
             prompt = source.prompt(ordinal)
             answer = prompt.answer if task.name == "sort" or task.pattern else f"<answer>{prompt.answer}</answer>"
-            assert verify(answer, prompt, FinishReason.STOP) == 1.0
-            assert verify("", prompt, FinishReason.STOP) == 0.0
+            assert verify(ended(answer), prompt) == 1.0
+            assert verify(ended(""), prompt) == 0.0
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)

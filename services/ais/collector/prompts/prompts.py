@@ -41,6 +41,8 @@ class Prompt:
     answer: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What a verifier needs besides the answer: for `reasoning_gym`, that library's own metadata."""
+    source: str = ""
+    """Label of the source that it comes from: verifiers, metrics and evaluation go by it."""
 
 
 class TaskSource(Protocol):

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from ais.collector.settings.rewards import Component, Reward, VerifierName, check_reward, single
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host
@@ -21,8 +22,6 @@ from ais.runtime.settings import (
 
 LEAST_TEMPERATURE = 0.01
 """Below it, the most likely token's probability rounds to 1 and every other one's to 0."""
-
-VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
 
 
 class ReasoningGymDataset(Section):
@@ -65,16 +64,32 @@ class TaskSettings(Section):
     verifier: VerifierName | None = None
     """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
     answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
-    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
-    docs/data.md."""
+    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. All of
+    them: docs/rewards.md."""
     pattern: str | None = None
     r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
     `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
+    reward: Reward = ()
+    """In the place of `verifier`: named components, whose weighted sum is the reward. Each has `verifier` (exact_match,
+    regular_expression, numeric, math_verify, multiple_choice, countdown, sudoku, json_schema, reasoning_gym, format,
+    overlong, function or service), and optionally `name`, `weight` and that verifier's own keys: docs/rewards.md."""
 
     @property
     def effective_verifier(self) -> VerifierName:
-        """The verifier that judges."""
+        """The verifier that judges where `reward` is empty."""
         return self.verifier or ("reasoning_gym" if self.name == "reasoning_gym" else "exact_match")
+
+    @property
+    def effective_reward(self) -> tuple[Component, ...]:
+        """The components that judge."""
+        return self.reward or (single(self.effective_verifier, self.pattern),)
+
+    @model_validator(mode="after")
+    def _reward_is_said_once(self) -> Self:
+        if self.reward and (self.verifier is not None or self.pattern is not None):
+            raise ValueError("verifier and pattern belong to each component of the reward: [[collector.task.reward]]")
+        check_reward(self.effective_reward)
+        return self
 
     @model_validator(mode="after")
     def _source_is_given(self) -> Self:
@@ -82,13 +97,13 @@ class TaskSettings(Section):
             raise ValueError("task jsonl needs collector.task.file, a JSONL file of prompts and answers")
         if self.name == "reasoning_gym" and not self.datasets:
             raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
-        if self.name == "sort" and self.effective_verifier == "reasoning_gym":
+        if self.name == "sort" and any(one.verifier == "reasoning_gym" for one in self.effective_reward):
             raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
         return self
 
 
 class JudgingSettings(Section):
-    """How responses are judged by verifiers that may take long: a pattern of yours, the scorers of reasoning-gym.
+    """How responses are judged by verifiers that may take long: patterns and functions of yours, libraries.
 
     They run in worker processes; the others are quick whatever the response is and run in the collector."""
 
@@ -98,9 +113,24 @@ class JudgingSettings(Section):
     """A judgement that takes longer is stopped, its worker killed and replaced."""
     memory_megabytes: int = Field(default=2048, ge=16, le=1 << 24)
     """Memory that judging may take in a worker beyond what loading the verifier took. (Linux only.)"""
-    on_failure: Literal["zero", "end"] = "zero"
-    """A response whose judgement is stopped or fails gets the reward 0 and is counted in
-    `ais_collector_judgements_total`, or ends the run."""
+    on_failure: Literal["zero", "again", "end"] = "zero"
+    """A response whose judgement is stopped or fails is counted in `ais_collector_judgements_total`. Its component of
+    the reward is then 0, or its group starts again, or the run ends."""
+
+
+MOST_REDRAWS = 16
+"""Prompts of the reserve that each ordinal has. Another number would be another order of prompts."""
+
+
+class DynamicSamplingSettings(Section):
+    """Groups whose rewards are all equal teach nothing: others take their places (DAPO, arXiv 2503.14476)."""
+
+    redraws: int = Field(default=0, ge=0, le=MOST_REDRAWS)
+    """How often a group whose rewards are all equal is thrown away and another prompt drawn from the reserve. 0: never.
+    The last one is trained on whatever its rewards."""
+    component: str = ""
+    """The component of the reward whose scores must differ, such as the one of the answer where another punishes
+    length. Empty: the rewards."""
 
 
 RESERVED_ARGUMENTS = frozenset(
@@ -151,6 +181,8 @@ class CollectorSettings(Section):
     """Where prompts come from and how responses are judged."""
     judging: JudgingSettings = JudgingSettings()
     """How responses are judged by verifiers that may take long."""
+    dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
+    """Groups whose rewards are all equal teach nothing: others take their places."""
     prompt: PromptSettings = PromptSettings()
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()
@@ -171,6 +203,16 @@ class CollectorSettings(Section):
     """Address the metrics and health endpoints listen on."""
     http_port: Port = 0
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
+
+    @model_validator(mode="after")
+    def _component_is_there(self) -> Self:
+        wanted = self.dynamic_sampling.component.partition(".")[0]
+        known = [component.label for component in self.task.effective_reward]
+        if wanted and wanted not in known:
+            raise ValueError(
+                f"dynamic_sampling.component: the reward has no component {wanted}; it has {', '.join(known)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sampling_can_be_trained_on(self) -> Self:
