@@ -12,7 +12,7 @@ from ais.contracts.sampling import FinishReason
 def own_judge(task: TaskSettings) -> Panel:
     """The task's reward, judged in this process."""
     components = [(one, judge_here(one.label, open_verifier(one))) for one in task.effective_reward]
-    return Panel({"": components}, "zero")
+    return Panel({task.effective_label: components}, "zero")
 
 
 def task_verifier(task: TaskSettings) -> Verifier:

@@ -36,7 +36,7 @@ class Exercise:
     def ask(self, ordinal: int, redraw: int = 0) -> tuple[Prompt, list[int]]:
         """The prompt of an ordinal, and its tokens."""
         prompt = self.prompt(ordinal, redraw)
-        return prompt, self.tokenizer.encode_prompt(prompt.text)
+        return prompt, self.tokenizer.encode_prompt(prompt.question)
 
     async def judged(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> Judged:
         """Rewards and their components for the responses to `prompt`, in their order.
@@ -72,8 +72,12 @@ async def open_exercise(
     Raises UnavailableError when one cannot be used.
     """
     task, tokenizer = open_prompts(settings, split)
+    judged_by = settings.collector
+    if split is Split.HELD_OUT and judged_by.judging.on_failure == "again":  # an evaluation asks once
+        judging = judged_by.judging.model_copy(update={"on_failure": "zero"})
+        judged_by = judged_by.model_copy(update={"judging": judging})
     try:
-        async with open_judge(settings.collector, observe, observe_call, settings.run.use_proxy) as judge:
+        async with open_judge(judged_by, observe, observe_call, settings.run.use_proxy) as judge:
             yield Exercise(task, tokenizer, judge)
     except TaskError as error:
         raise UnavailableError(str(error)) from error
@@ -95,5 +99,5 @@ def check_evaluation(settings: CollectorProcessSettings) -> None:
 
     Raises UnavailableError.
     """
-    if settings.collector.task.name == "jsonl":
+    if any(source.name == "jsonl" for source in settings.collector.task.each_source):
         open_prompts(settings, Split.HELD_OUT)

@@ -77,7 +77,7 @@ class GroupSampling:
             prompt_token_ids=np.asarray(token_ids, dtype=TOKEN_DTYPE),
             trajectories=trajectories,
             rewards=judged.rewards,
-            task=self.exercise.task.name,
+            task=prompt.source,
             attempt=assignment.attempt,
             answer=prompt.answer,
             components=judged.components,

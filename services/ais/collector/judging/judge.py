@@ -65,7 +65,7 @@ class Panel:
     on_failure: str
 
     async def judge(self, prompt: Prompt, responses: Sequence[Response]) -> Judged:
-        components = self.components[prompt.source]
+        components = self._components_of(prompt)
         judgements = await asyncio.gather(*(judge(prompt, responses) for _, judge in components))
         parts = []
         for (component, _), judged in zip(components, judgements, strict=True):
@@ -74,6 +74,10 @@ class Panel:
                     self._on_failure(component, prompt, judgement)
             parts += parts_of(component, judged)
         return Judged(weighted_sums(parts, len(responses)), tuple(parts))
+
+    def _components_of(self, prompt: Prompt) -> Sequence[tuple[Component, JudgeComponent]]:
+        """A single source judges every prompt."""
+        return next(iter(self.components.values())) if len(self.components) == 1 else self.components[prompt.source]
 
     def _on_failure(self, component: Component, prompt: Prompt, failure: Failure) -> None:
         what = f"a response to prompt {prompt.prompt_id!r} cannot be judged by {component.label}: {failure.reason}"
@@ -126,7 +130,7 @@ async def open_judge(
 
     Raises TaskError or UnavailableError for a verifier that cannot be used, and UnavailableError when no worker starts.
     """
-    sources = {"": settings.task}
+    sources = {source.effective_label: source for source in settings.task.each_source}
     slow = {
         (name, index): (component, source.datasets)
         for name, source in sources.items()

@@ -231,6 +231,14 @@ def single(verifier: VerifierName, pattern: str | None) -> Component:
     return component
 
 
+_NEED_ANSWER = frozenset({"exact_match", "regular_expression", "numeric", "math_verify", "multiple_choice"})
+
+
+def needs_answer(component: Component) -> bool:
+    """Whether the component compares with the prompt's answer, which must not be empty then."""
+    return component.verifier in _NEED_ANSWER or (isinstance(component, JsonSchema) and component.equal)
+
+
 def check_reward(components: Sequence[ComponentSettings]) -> None:
     """Raises ValueError where two components have the same name."""
     twice = [name for name, number in Counter(one.label for one in components).items() if number > 1]
