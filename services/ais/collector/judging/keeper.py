@@ -100,7 +100,9 @@ def _children() -> list[int]:
     task = Path("/proc/self/task")
     if not task.is_dir():
         return []
-    return [int(child) for thread in task.iterdir() for child in (thread / "children").read_text().split()]
+    return [
+        int(child) for thread in task.iterdir() for child in (thread / "children").read_text(encoding="ascii").split()
+    ]
 
 
 if __name__ == "__main__":
