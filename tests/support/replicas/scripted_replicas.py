@@ -21,7 +21,7 @@ from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.replicas.proof import Expected
-from ais.collector.settings import CollectorSettings, PromptSettings, TaskSettings
+from ais.collector.settings import CollectorSettings, DynamicSamplingSettings, PromptSettings, TaskSettings
 from ais.collector.tasks.task import open_task
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
@@ -133,6 +133,7 @@ class Stage:
         self.deadline_seconds = 5.0
         self.stall_seconds = 30.0
         self.not_ready: Callable[[], str | None] = lambda: None
+        self.dynamic_sampling = DynamicSamplingSettings()
         self.judge: Judge | None = None
         """None: the task's own verifier, in this process."""
 
@@ -190,6 +191,7 @@ class Stage:
             group_deadline_seconds=self.deadline_seconds,
             max_attempts=self.max_attempts,
             stall_seconds=self.stall_seconds,
+            dynamic_sampling=self.dynamic_sampling,
         )
         judge = self.judge or own_judge(settings.task)
         collector = Collector(
