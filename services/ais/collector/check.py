@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from ais.collector.exercise import check_evaluation, open_prompts
+from ais.collector.exercise import open_prompts
 from ais.collector.judging.judge import open_judge
 from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.prompts.tokenizer import run_without_torch
@@ -25,8 +25,7 @@ def main() -> None:
     arguments = service_arguments(__doc__ or "")
     try:
         settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
-        open_prompts(settings, Split.TRAIN)
-        check_evaluation(settings)
+        open_prompts(settings, (Split.TRAIN, Split.HELD_OUT))
         asyncio.run(_open_judge(settings))
     except SettingsError as error:
         print(f"ais: {error}", file=sys.stderr)
