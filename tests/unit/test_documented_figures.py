@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from benchmarks.long_answers import report as lengths
 from benchmarks.tiny_grpo.report import BLOCK, filled, read
 
 ROOT = Path(__file__).parents[2]
@@ -14,3 +15,10 @@ def test_the_frontier_tables_of_the_algorithm_are_made_from_its_runs() -> None:
     results = ROOT / "benchmarks" / "results"
     formats = json.loads((results / "frontier_formats.json").read_text())["formats"]
     assert filled(text, read(results / "frontier.jsonl"), formats) == text
+
+
+def test_the_table_of_the_chain_is_made_from_its_recorded_figures() -> None:
+    text = (ROOT / "docs" / "algorithm.md").read_text()
+    assert lengths.BLOCK.search(text)
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "lengths.json").read_text())
+    assert lengths.filled(text, recorded["figures"]) == text
