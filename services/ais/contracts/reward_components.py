@@ -58,7 +58,7 @@ def decode_components(message: pb.ScoredGroup) -> tuple[RewardComponent, ...]:
 
 
 def _decode(component: pb.RewardComponent, trajectories: int, field: str) -> RewardComponent:
-    check_name(component.name, f"{field}.name")
+    check_name(component.name, field)
     if len(component.scores) != trajectories:
         refuse(f"{field}.scores", f"expected one for each of {trajectories} trajectories, got {len(component.scores)}")
     if not all(abs(number) <= LARGEST_REWARD for number in (component.weight, *component.scores)):  # NaN is not
