@@ -28,6 +28,8 @@ class Exercise:
     task: TaskSource
     tokenizer: PolicyTokenizer
     judge: Judge
+    held_out: TaskSource | None = None
+    """Where the task is training's: the prompts to evaluate on."""
 
     def prompt(self, ordinal: int, redraw: int = 0) -> Prompt:
         """The prompt of an ordinal, `redraw` groups of it having been thrown away."""
@@ -73,14 +75,14 @@ async def open_exercise(
     that a bad row is found now and not afterwards.
     """
     splits = (Split.TRAIN, Split.HELD_OUT) if split is Split.TRAIN else (split,)
-    (task, *_), tokenizer = open_prompts(settings, splits)
+    (task, *held_out), tokenizer = open_prompts(settings, splits)
     judged_by = settings.collector
     if split is Split.HELD_OUT and judged_by.judging.on_failure == "again":  # an evaluation asks once
         judging = judged_by.judging.model_copy(update={"on_failure": "zero"})
         judged_by = judged_by.model_copy(update={"judging": judging})
     try:
         async with open_judge(judged_by, observe, observe_call, settings.run.use_proxy) as judge:
-            yield Exercise(task, tokenizer, judge)
+            yield Exercise(task, tokenizer, judge, *held_out)
     except TaskError as error:
         raise UnavailableError(str(error)) from error
 

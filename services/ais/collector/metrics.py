@@ -56,6 +56,10 @@ class CollectorMetrics:
         )
         self.reward = meter.gauge("ais_collector_reward_mean", "Mean reward of the last published group.")
         self.tokens = meter.counter("ais_collector_response_tokens", "Response tokens in published groups.")
+        self.evaluations = meter.counter("ais_collector_evaluations", "Evaluations while training that have ended.")
+        self.evaluation_responses = meter.counter(
+            "ais_collector_evaluation_responses", "Responses to held-out prompts, while training."
+        )
         self.judgements = meter.counter(
             "ais_collector_judgements",
             "Judgements of responses by workers and services, by component of the reward and outcome: judged; failed: "
