@@ -123,7 +123,7 @@ class SourceSettings(Section):
     reward: Reward = ()
     """In the place of `verifier`: named components, whose weighted sum is the reward. Each has `verifier` (exact_match,
     last_step, regular_expression, numeric, math_verify, multiple_choice, countdown, sudoku, json_schema, reasoning_gym,
-    format, overlong, function or service), and optionally `name`, `weight` and that verifier's own keys: docs/rewards.md."""
+    format, overlong, function, service), and may have `name`, `weight` and the verifier's own keys: docs/rewards.md."""
 
     @property
     def effective_label(self) -> str:
