@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 RECORDS = RESULTS / "frontier.jsonl"
 FORMATS = RESULTS / "frontier_formats.json"
 MODELS = {"sort16": HERE.parent / "examples" / "sort16" / "model"}
-"""Warm-started models that are committed; for other tasks `ais warmstart --task sortN` makes one."""
+"""Warm-started models that are committed; for other tasks `ais warmstart --set collector.task.digits=N` makes one."""
 
 
 def wanted(arguments: argparse.Namespace) -> list[Experiment]:

@@ -17,6 +17,9 @@ ELSEWHERE = ("function", "service")
 """Verifiers of other processes."""
 CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
 
+PROMPT_TOKENS = 16
+"""At least, of the examples with written-out work."""
+
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)
 def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
@@ -30,11 +33,9 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
         source = open_task(task, settings.run.seed, split)
         for ordinal in range(20):
             prompt = source.prompt(ordinal)
-            answer = (
-                prompt.answer
-                if any(source.name == "sort" for source in task.each_source) or task.pattern
-                else f"<answer>{prompt.answer}</answer>"
-            )
+            (asked,) = [one for one in task.each_source if one.effective_label == prompt.source]
+            tagged = asked.effective_verifier == "reasoning_gym" and not asked.pattern
+            answer = f"<answer>{prompt.answer}</answer>" if tagged else prompt.answer
             assert reward(task, prompt, answer) == 1.0
             assert reward(task, prompt, "") == 0.0
 
@@ -51,13 +52,20 @@ def test_an_examples_responses_fit_its_replicas(config: Path) -> None:
     settings = load(config)
     assert settings.collector.sampling.max_new_tokens < settings.rollout.max_model_len
     assert settings.run.samples_per_group <= settings.rollout.slots
+    assert settings.collector.task.work_tokens <= settings.rollout.max_model_len
+    assert settings.collector.task.work_tokens <= settings.collector.sampling.max_new_tokens + PROMPT_TOKENS
 
 
 def test_there_are_examples() -> None:
     assert {config.parent.name for config in CONFIGS} >= {
         "sort16",
+        "sort_swaps",
         "smollm2",
         "qwen3-0.6b",
         "qwen3-8b",
+        "own_data",
+        "mixture",
         "flaky_verifier",
+        "reward_service",
+        "dynamic_sampling",
     }

@@ -319,6 +319,7 @@ def test_long_responses_are_punished_as_in_dapo(tokens: int, score: float) -> No
     ("settings", "quick"),
     [
         ({"verifier": "exact_match"}, True),
+        ({"verifier": "last_step"}, True),
         ({"verifier": "regular_expression"}, True),
         ({"verifier": "regular_expression", "pattern": "x"}, False),
         ({"verifier": "numeric"}, True),

@@ -14,6 +14,7 @@ from ais.collector.rewards.patterns import (
     compiled,
     exact_match,
     last_capture,
+    last_step,
     regular_expression,
 )
 from ais.collector.rewards.response import Response, Verifier
@@ -23,12 +24,13 @@ from ais.collector.settings.rewards import (
     ComponentSettings,
     ExactMatch,
     Format,
+    LastStep,
     ReasoningGym,
     RegularExpression,
 )
 from ais.collector.tasks.reasoning_gym import Scorer
 
-_QUICK = frozenset({"exact_match", "numeric", "multiple_choice", "countdown", "sudoku", "overlong"})
+_QUICK = frozenset({"exact_match", "last_step", "numeric", "multiple_choice", "countdown", "sudoku", "overlong"})
 _OPENERS: dict[str, Callable[[Any], Verifier]] = {
     "numeric": numeric,
     "multiple_choice": multiple_choice,
@@ -50,6 +52,8 @@ def open_verifier(component: ComponentSettings, datasets: Iterable[ReasoningGymD
     """
     if isinstance(component, ExactMatch):
         return exact_match
+    if isinstance(component, LastStep):
+        return last_step
     if isinstance(component, RegularExpression):
         return regular_expression(compiled(HASH_PATTERN if component.pattern is None else component.pattern))
     if isinstance(component, ReasoningGym):

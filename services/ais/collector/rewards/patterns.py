@@ -11,11 +11,19 @@ from ais.contracts.sampling import FinishReason
 
 HASH_PATTERN = r"####\s*(\S+)"
 TAG_PATTERN = r"(?s)<answer>(.*?)</answer>"
+STEP_END = re.compile("[,;]")
+"""Ends a step of written-out work, but for the last."""
 
 
 def exact_match(response: Response, prompt: Prompt) -> float:
     """1 if the response was ended by a stop token and is the answer, white space around it aside."""
     return float(response.finish_reason is FinishReason.STOP and response.text.strip() == prompt.answer.strip())
+
+
+def last_step(response: Response, prompt: Prompt) -> float:
+    """1 if the response was ended by a stop token and ends in the answer's last step. The steps before it are free."""
+    given, expected = (STEP_END.split(text)[-1].strip() for text in (response.text, prompt.answer))
+    return float(response.finish_reason is FinishReason.STOP and given == expected)
 
 
 def regular_expression(pattern: re.Pattern[str]) -> Verifier:

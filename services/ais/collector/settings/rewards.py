@@ -43,6 +43,12 @@ class ExactMatch(ComponentSettings):
     verifier: Literal["exact_match"] = "exact_match"
 
 
+class LastStep(ComponentSettings):
+    """1 when what the response ends in, after its last `,` or `;`, is what the answer ends in, and was not cut off."""
+
+    verifier: Literal["last_step"] = "last_step"
+
+
 class RegularExpression(ComponentSettings):
     """1 when what the pattern's last match captures is the answer, compared as a number where the answer is one."""
 
@@ -178,6 +184,7 @@ class Service(ComponentSettings):
 
 Component = Annotated[
     ExactMatch
+    | LastStep
     | RegularExpression
     | Numeric
     | MathVerify
@@ -198,6 +205,7 @@ Reward = Annotated[tuple[Component, ...], Field(max_length=MOST_COMPONENTS)]
 
 VerifierName = Literal[
     "exact_match",
+    "last_step",
     "regular_expression",
     "numeric",
     "math_verify",
@@ -210,6 +218,7 @@ VerifierName = Literal[
 
 _WITHOUT_SETTINGS: dict[str, type[ComponentSettings]] = {
     "exact_match": ExactMatch,
+    "last_step": LastStep,
     "numeric": Numeric,
     "math_verify": MathVerify,
     "multiple_choice": MultipleChoice,
@@ -231,7 +240,9 @@ def single(verifier: VerifierName, pattern: str | None) -> Component:
     return component
 
 
-_NEED_ANSWER = frozenset({"exact_match", "regular_expression", "numeric", "math_verify", "multiple_choice"})
+_NEED_ANSWER = frozenset(
+    {"exact_match", "last_step", "regular_expression", "numeric", "math_verify", "multiple_choice"}
+)
 
 
 def needs_answer(component: Component) -> bool:
