@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.long_answers import report as lengths
+from benchmarks.tiny_grpo import frozen_table
 from benchmarks.tiny_grpo.report import BLOCK, filled, read
 
 ROOT = Path(__file__).parents[2]
@@ -22,3 +23,10 @@ def test_the_table_of_the_chain_is_made_from_its_recorded_figures() -> None:
     assert lengths.BLOCK.search(text)
     recorded = json.loads((ROOT / "benchmarks" / "results" / "lengths.json").read_text())
     assert lengths.filled(text, recorded["figures"]) == text
+
+
+def test_the_table_of_frozen_policies_is_made_from_its_records() -> None:
+    text = (ROOT / "docs" / "collapse.md").read_text()
+    assert frozen_table.BLOCK.search(text)
+    records = read(ROOT / "benchmarks" / "results" / "collapse_frozen.jsonl")
+    assert frozen_table.filled(text, records) == text

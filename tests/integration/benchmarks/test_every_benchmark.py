@@ -16,12 +16,14 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {
     "collapse": (
         *("--runs", "tis_token+signal,none+centred", "--task", "sort16", "--steps", "1"),
+        *("--frozen", "start", "--batches", "2,2", "--centred"),
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model")),
     ),
     "correction": ("--sequences", "8", "--length", "64"),
     "frontier": ("--methods", "none,honest_plateau_1", "--precisions", "e5m2", "--seeds", "1", "--steps", "1"),
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
     "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),
+    "lora": ("--layers", "1"),
     "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),
