@@ -35,9 +35,11 @@ app = typer.Typer(
 for command in (runs.run, runs.resume, runs.chaos, services.rollout, services.collector, services.trainer):
     app.command()(command)
 app.command(name="eval")(models.evaluate)
+app.command()(models.chat)
 app.command()(runs.report)
 app.command()(runs.track)
 app.command()(runs.scale)
+app.command()(workshop.init)
 app.command()(services.data)
 app.command(name="config")(workshop.show_config)
 app.command()(models.warmstart)
