@@ -83,10 +83,9 @@ class Processes:
     async def start(self, command: Command) -> None:
         """Starts a process; its output is appended to its log."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        guarded = (sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), *command.arguments)
         with self.log_path(command.name).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *guarded,
+                *guarded(command.arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -155,6 +154,11 @@ class Processes:
         if name not in self._stopping:
             self._running.pop(name, None)
             self.exits.put_nowait(Exit(name, code))
+
+
+def guarded(arguments: Sequence[str]) -> tuple[str, ...]:
+    """A command line that ends when this process does, even by SIGKILL."""
+    return (sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), *arguments)
 
 
 def service_environment() -> dict[str, str]:

@@ -1,0 +1,113 @@
+"""What `ais compare` does once its command line is read; gives an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ais.comparison.display import Progress
+from ais.comparison.grid import Cell, Place, cells_of
+from ais.comparison.pool import train_cells
+from ais.comparison.records import Record, Records, done_of
+from ais.comparison.results import publish
+from ais.comparison.settings import Comparison
+from ais.launcher.processes.signals import run_cancellable
+from ais.runtime.exits import EXIT_FAILED
+from ais.runtime.files import FOR_OWNER, replace_file
+from ais.runtime.output import Screen
+from ais.runtime.process import UnavailableError
+from ais.running import FAILURES, tell
+from ais.settings import to_toml
+
+CELLS_FILE = "cells.jsonl"
+CONFIG_FILE = "config.toml"
+
+
+def compare_settings(comparison: Comparison, command: str, workers: int | None, report: bool) -> int:
+    """Trains the cells that are not done, and writes what came of all. `command` is what goes on with it.
+
+    With `report` nothing is trained.
+    """
+    try:
+        cells = cells_of(comparison)
+        records = Records(comparison.run.path / CELLS_FILE)
+        if report:
+            return _publish(comparison, cells, records)
+        _check(cells)
+        with records.held():
+            done = done_of(cells, records.read())
+            _keep_settings(comparison)
+            code = _train(comparison, cells, done, records, workers or len(os.sched_getaffinity(0)))
+            if code > EXIT_FAILED:
+                left = len(cells) - len(done_of(cells, records.read()))
+                print(f"{left} of {len(cells)} cells are left; go on: {command}", file=sys.stderr)
+                return code
+            return _publish(comparison, cells, records) or code
+    except FAILURES as error:
+        return tell(error)
+
+
+def list_cells(comparison: Comparison) -> int:
+    """Prints the cells, and which are done."""
+    try:
+        cells = cells_of(comparison)
+        done = done_of(cells, Records(comparison.run.path / CELLS_FILE).read())
+    except FAILURES as error:
+        return tell(error)
+    for cell in cells:
+        print(f"{'done' if cell.place in done else '-':4}  {cell.place}")
+    print(f"{len(done)} of {len(cells)} cells are done in {comparison.run.path}")
+    return 0
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    """Looks at every task once, before anything starts. Raises SettingsError, UnavailableError or ProcessFailedError."""
+    from ais.checks import check_before_start
+
+    for cell in {cell.place.task: cell for cell in cells}.values():
+        check_before_start(cell.settings)
+
+
+def _keep_settings(comparison: Comparison) -> None:
+    """Writes the settings that the workers read. Raises UnavailableError."""
+    path = comparison.run.path / CONFIG_FILE
+    try:
+        replace_file(path, to_toml(comparison, passwords=True), FOR_OWNER)
+    except OSError as error:
+        raise UnavailableError(f"the results cannot be kept: {path}: {error.strerror}") from error
+
+
+def _train(
+    comparison: Comparison, cells: Sequence[Cell], done: dict[Place, Record], records: Records, workers: int
+) -> int:
+    left = [(number, cell) for number, cell in enumerate(cells) if cell.place not in done]
+    if not left:
+        return 0
+    directory = comparison.run.path
+    progress = Progress(Screen(), len(done), len(cells))
+    kept: list[Record] = []
+
+    def keep(record: Record) -> None:
+        records.append(record)
+        kept.append(record)
+
+    async def main() -> int:
+        await train_cells(left, directory / CONFIG_FILE, directory / "logs", workers, progress, keep)
+        return EXIT_FAILED if len(kept) < len(left) else 0
+
+    try:
+        return run_cancellable(main())
+    finally:
+        progress.close()
+
+
+def _publish(comparison: Comparison, cells: Sequence[Cell], records: Records) -> int:
+    done = done_of(cells, records.read())
+    if not done:
+        raise UnavailableError(f"no cell of this comparison is done in {comparison.run.path}")
+    publish(comparison.run.path, [done[cell.place] for cell in cells if cell.place in done], Screen())
+    if len(done) < len(cells):
+        print(f"{len(done)} of {len(cells)} cells are done", file=sys.stderr)
+    return 0
