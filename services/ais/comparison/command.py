@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from ais.checks import check_before_start
 from ais.comparison.display import Progress
 from ais.comparison.grid import Cell, Place, cells_of
 from ais.comparison.pool import train_cells
@@ -14,15 +14,16 @@ from ais.comparison.records import Record, Records, done_of
 from ais.comparison.results import publish
 from ais.comparison.settings import Comparison
 from ais.launcher.processes.signals import run_cancellable
+from ais.running import FAILURES, tell
 from ais.runtime.exits import EXIT_FAILED
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
-from ais.running import FAILURES, tell
 from ais.settings import to_toml
 
 CELLS_FILE = "cells.jsonl"
 CONFIG_FILE = "config.toml"
+LOGS = "logs"
 
 
 def compare_settings(comparison: Comparison, command: str, workers: int | None, report: bool) -> int:
@@ -63,9 +64,7 @@ def list_cells(comparison: Comparison) -> int:
 
 
 def _check(cells: Sequence[Cell]) -> None:
-    """Looks at every task once, before anything starts. Raises SettingsError, UnavailableError or ProcessFailedError."""
-    from ais.checks import check_before_start
-
+    """Looks at every task before anything starts. Raises SettingsError, UnavailableError or ProcessFailedError."""
     for cell in {cell.place.task: cell for cell in cells}.values():
         check_before_start(cell.settings)
 
@@ -74,6 +73,7 @@ def _keep_settings(comparison: Comparison) -> None:
     """Writes the settings that the workers read. Raises UnavailableError."""
     path = comparison.run.path / CONFIG_FILE
     try:
+        (comparison.run.path / LOGS).mkdir(parents=True, exist_ok=True)
         replace_file(path, to_toml(comparison, passwords=True), FOR_OWNER)
     except OSError as error:
         raise UnavailableError(f"the results cannot be kept: {path}: {error.strerror}") from error
@@ -94,7 +94,7 @@ def _train(
         kept.append(record)
 
     async def main() -> int:
-        await train_cells(left, directory / CONFIG_FILE, directory / "logs", workers, progress, keep)
+        await train_cells(left, directory / CONFIG_FILE, directory / LOGS, workers, progress, keep)
         return EXIT_FAILED if len(kept) < len(left) else 0
 
     try:

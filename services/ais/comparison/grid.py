@@ -54,8 +54,7 @@ class Cell:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that the result depends on, but the code. Raises UnavailableError for a model or a file that is not
-        there."""
+        """What the result depends on, but the code. Raises UnavailableError for a model or a file that is not there."""
         return identity_of(self.settings, self.compare)
 
 
@@ -118,7 +117,7 @@ def _method(entry: str | Mapping[str, Any]) -> Method:
     given: Mapping[str, Any] = {"method": entry} if isinstance(entry, str) else entry
     correction = {name: value for name, value in given.items() if name not in ("label", "trainer")}
     if "method" not in correction:
-        raise SettingsError(f"setting compare.methods: {dict(given)} names no method, such as method = \"ais\"")
+        raise SettingsError(f'setting compare.methods: {dict(given)} names no method, such as method = "ais"')
     trainer = given.get("trainer", {})
     if not isinstance(trainer, Mapping):
         raise SettingsError(f"setting compare.methods: trainer must be a table of settings, got {trainer}")

@@ -47,11 +47,10 @@ async def train_cells(
 ) -> None:
     """Trains the cells, given with their numbers in the grid of `config`; `keep` is called with each record.
 
-    A cell that fails is told to `watch`, and the others go on. Returns when all are done; every worker has ended then,
-    also when it is cancelled.
+    `logs` is there already. A cell that fails is told to `watch`, and the others go on. Returns when all are
+    done; every worker has ended then, also when it is cancelled.
     """
     waiting = deque(cells)
-    logs.mkdir(parents=True, exist_ok=True)
 
     async def work(number: int) -> None:
         worker = _Worker(config, logs / f"worker-{number}.log")

@@ -22,8 +22,10 @@ def publish(directory: Path, records: Sequence[Record], console: Console) -> Non
     written = write_tables(directory, records, rows)
     text = "".join(f"## {heading}\n\n{shown.markdown(own)}\n" for heading, own in shown.tables(rows))
     replace_file(directory / "summary.md", f"{text}{shown.LEGEND}\n")
+    if not console.is_terminal:
+        console.width = shown.WIDEST
     for heading, own in shown.tables(rows):
-        console.print(shown.terminal(heading, own))
+        console.print(shown.terminal(heading, own, console))
         console.print()
     console.print(Text(shown.LEGEND, "dim"))
     for path in (*written, directory / "summary.md"):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from ais.comparison.results.statistics import Estimate, Paired
@@ -25,6 +27,8 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "D": lambda row: short(row.estimates["mismatch"].mean),
     "ms a step": lambda row: milliseconds(row.estimates["training_seconds"].mean),
 }
+WIDEST = 400
+"""Columns of the screen that the whole table may take where nobody says how wide the screen is."""
 LEGEND = (
     "p, q: held-out reward of the BF16 policy and of the policy that samples, mean of the last three evaluations, with "
     "the 95% interval over seeds (Student's t). less: mean difference over the seeds that both have, with the p-value "
@@ -40,6 +44,7 @@ def title(row: Row) -> str:
 
 def tables(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Rows by table: one for each task, staleness and format; the BF16 reference stands in each."""
+
     def key(row: Row) -> tuple[str, int, str]:
         return row.task, row.staleness, row.format
 
@@ -56,13 +61,22 @@ def tables(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return found
 
 
-def terminal(heading: str, rows: Sequence[Row]) -> Table:
-    """For the terminal."""
+def terminal(heading: str, rows: Sequence[Row], console: Console) -> Table:
+    """For the terminal: as many of the columns as it has room for. A file or a pipe gets them all."""
+    names = list(COLUMNS)
+    while (table := _table(heading, rows, names)) and names:
+        if Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum <= console.width:
+            break
+        names.pop()
+    return table
+
+
+def _table(heading: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
     table = Table("method", title=heading, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in COLUMNS:
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(_name(row), *(show(row) for show in COLUMNS.values()))
+        table.add_row(_name(row), *(COLUMNS[name](row) for name in names))
     return table
 
 

@@ -35,8 +35,8 @@ class Paired:
 
     difference: Estimate
     p_value: float
-    """Two-sided, of the paired t-test; NaN for a single pair. 1 where all pairs are equal, 0 where all differ by the
-    same amount."""
+    """Two-sided, of the paired t-test; NaN for a single pair, and where all pairs differ by the same amount: there is
+    no spread then to hold it against."""
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -51,10 +51,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     """First minus second, pair by pair."""
     difference = estimate([one - other for one, other in zip(first, second, strict=True)])
-    if difference.count < 2:
+    if difference.count < 2 or difference.deviation == 0.0:
         return Paired(difference, math.nan)
-    if difference.deviation == 0.0:
-        return Paired(difference, float(difference.mean == 0.0))
     statistic = difference.mean / (difference.deviation / math.sqrt(difference.count))
     return Paired(difference, t_tail(statistic, difference.count - 1))
 

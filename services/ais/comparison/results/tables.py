@@ -13,8 +13,8 @@ from typing import Any
 
 from ais.comparison.records import SECONDS, STEP_FIGURES, Record
 from ais.comparison.results.measures import measure
-from ais.comparison.results.summary import COMPARED, MEASURES, Row
 from ais.comparison.results.statistics import Paired
+from ais.comparison.results.summary import COMPARED, MEASURES, Row
 from ais.runtime.files import replace_file
 
 PLACE = ("task", "format", "method", "staleness", "seed")
