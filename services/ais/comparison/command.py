@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
 
 from ais.checks import check_before_start
 from ais.comparison.display import Progress
@@ -13,6 +16,7 @@ from ais.comparison.pool import train_cells
 from ais.comparison.records import Record, Records, done_of
 from ais.comparison.results import publish
 from ais.comparison.settings import Comparison
+from ais.comparison.system import train_systems
 from ais.launcher.processes.signals import run_cancellable
 from ais.running import FAILURES, tell
 from ais.runtime.exits import EXIT_FAILED
@@ -82,25 +86,33 @@ def _keep_settings(comparison: Comparison) -> None:
 def _train(
     comparison: Comparison, cells: Sequence[Cell], done: dict[Place, Record], records: Records, workers: int
 ) -> int:
+    """Trains the cells that are left. Gives 0, EXIT_FAILED where some have failed, or 128 and a signal's number."""
     left = [(number, cell) for number, cell in enumerate(cells) if cell.place not in done]
     if not left:
         return 0
-    directory = comparison.run.path
-    progress = Progress(Screen(), len(done), len(cells))
-    kept: list[Record] = []
-
-    def keep(record: Record) -> None:
-        records.append(record)
-        kept.append(record)
-
-    async def main() -> int:
-        await train_cells(left, directory / CONFIG_FILE, directory / LOGS, workers, progress, keep)
-        return EXIT_FAILED if len(kept) < len(left) else 0
-
+    directory, screen = comparison.run.path, Screen()
+    if comparison.compare.mode == "system":
+        return run_cancellable(_train_systems([cell for _number, cell in left], directory, screen, records))
+    progress = Progress(screen, len(done), len(cells))
     try:
-        return run_cancellable(main())
+        return run_cancellable(_train_in_process(left, directory, workers, progress, records))
     finally:
         progress.close()
+
+
+async def _train_in_process(
+    cells: Sequence[tuple[int, Cell]], directory: Path, workers: int, progress: Progress, records: Records
+) -> int:
+    failed = await train_cells(cells, directory / CONFIG_FILE, directory / LOGS, workers, progress, records.append)
+    return EXIT_FAILED if failed else 0
+
+
+async def _train_systems(cells: Sequence[Cell], directory: Path, screen: Screen, records: Records) -> int:
+    def note(text: str) -> None:
+        screen.print(Text(text, "bold"), soft_wrap=True)
+        screen.file.flush()
+
+    return EXIT_FAILED if await train_systems(cells, directory, note, records.append) else 0
 
 
 def _publish(comparison: Comparison, cells: Sequence[Cell], records: Records) -> int:

@@ -44,13 +44,14 @@ async def train_cells(
     workers: int,
     watch: Watch,
     keep: Callable[[Record], None],
-) -> None:
+) -> int:
     """Trains the cells, given with their numbers in the grid of `config`; `keep` is called with each record.
 
-    `logs` is there already. A cell that fails is told to `watch`, and the others go on. Returns when all are
-    done; every worker has ended then, also when it is cancelled.
+    `logs` is there already. A cell that fails is told to `watch`, and the others go on. Gives how many have failed when
+    all are done; every worker has ended then, also when it is cancelled.
     """
     waiting = deque(cells)
+    failed: list[Cell] = []
 
     async def work(number: int) -> None:
         worker = _Worker(config, logs / f"worker-{number}.log")
@@ -61,6 +62,7 @@ async def train_cells(
                 try:
                     record = await worker.train(index, lambda step, reward: watch.stepped(number, step, reward))
                 except CellFailedError as error:
+                    failed.append(cell)
                     watch.failed(number, cell, str(error))
                 else:
                     keep(record)
@@ -71,6 +73,7 @@ async def train_cells(
     async with asyncio.TaskGroup() as group:
         for number in range(min(workers, len(cells))):
             group.create_task(work(number))
+    return len(failed)
 
 
 class _Worker:

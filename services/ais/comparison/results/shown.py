@@ -76,7 +76,7 @@ def _table(heading: str, rows: Sequence[Row], names: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(_name(row), *(COLUMNS[name](row) for name in names))
+        table.add_row(name_of(row), *(COLUMNS[name](row) for name in names))
     return table
 
 
@@ -84,7 +84,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """For a document."""
     lines = [f"| method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row in rows:
-        name = _name(row) if row.is_reference else f"`{row.method}`"
+        name = name_of(row) if row.is_reference else f"`{row.method}`"
         lines.append(f"| {name} | {' | '.join(show(row) for show in COLUMNS.values())} |")
     return "\n".join(lines) + "\n"
 
@@ -116,5 +116,6 @@ def milliseconds(seconds: float) -> str:
     return "–" if math.isnan(seconds) else f"{1000 * seconds:.0f}"
 
 
-def _name(row: Row) -> str:
+def name_of(row: Row) -> str:
+    """The row's name in tables and plots."""
     return "BF16 rollouts" if row.is_reference else row.method
