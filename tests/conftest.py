@@ -6,7 +6,6 @@ import importlib.util
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share two cores
 
@@ -51,21 +50,9 @@ def keys(run_name: str) -> Keys:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """vLLM is part of `make test`. Where it cannot be installed its tests are skipped, unless that must not be.
-
-    Its CPU build multiplies BF16 through oneDNN, which needs AVX-512: without it an engine takes minutes for what the
-    tests expect in seconds, or does not start.
-    """
-    reason = ""
-    if importlib.util.find_spec("vllm") is None and os.environ.get("AIS_REQUIRE_VLLM") != "1":
-        reason = "vLLM is not installed: `make setup ENGINE=vllm` says why"
-    elif not _has_avx512():
-        reason = "vLLM's CPU build needs a processor with AVX-512, which this one has not"
+    """vLLM is part of `make test`. Where it cannot be installed its tests are skipped, unless that must not be."""
+    if importlib.util.find_spec("vllm") is not None or os.environ.get("AIS_REQUIRE_VLLM") == "1":
+        return
     for item in items:
-        if reason and item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.skip(reason))
-
-
-def _has_avx512() -> bool:
-    cpu = Path("/proc/cpuinfo")
-    return not cpu.exists() or "vendor_id" not in (text := cpu.read_text("utf-8")) or "avx512f" in text
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.skip("vLLM is not installed: `make setup ENGINE=vllm` says why"))

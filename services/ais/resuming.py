@@ -45,6 +45,8 @@ def check_resumable(before: Settings, after: Settings) -> None:
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
+        if isinstance(value, list | tuple) and any(isinstance(item, Mapping | Path) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:

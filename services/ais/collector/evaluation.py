@@ -32,6 +32,7 @@ from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import full_offer
+from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import UploadError, these, upload_client, upload_with_retries
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.network.channel import open_channel
@@ -122,7 +123,7 @@ async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool
     try:
         async with upload_client(CALL_SECONDS, use_proxy) as client:
             await upload_with_retries(client, replica.http_url, full_offer(version, files), these(files))
-    except UploadError as error:
+    except (UploadError, WeightsRefusedError) as error:
         raise UnavailableError(f"the replica does not serve the weights of {checkpoint}: {error}") from error
 
 

@@ -29,7 +29,7 @@ class Exercise:
     def ask(self, ordinal: int) -> tuple[Prompt, list[int]]:
         """The prompt of an ordinal, and its tokens."""
         prompt = self.task.prompt(ordinal)
-        return prompt, self.tokenizer.encode_prompt(prompt.text)
+        return prompt, self.tokenizer.encode_prompt(prompt.question)
 
     async def rewards(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> tuple[float, ...]:
         """A reward for each response to `prompt`, in their order. Raises UnavailableError, see Judge."""
@@ -77,5 +77,5 @@ def check_evaluation(settings: CollectorProcessSettings) -> None:
 
     Raises UnavailableError.
     """
-    if settings.collector.task.name == "jsonl":
+    if any(source.name == "jsonl" for source in settings.collector.task.each_source):
         open_prompts(settings, Split.HELD_OUT)

@@ -71,7 +71,7 @@ class GroupSampling:
             prompt_token_ids=np.asarray(token_ids, dtype=TOKEN_DTYPE),
             trajectories=trajectories,
             rewards=rewards,
-            task=self.exercise.task.name,
+            task=prompt.source,
             attempt=assignment.attempt,
             answer=prompt.answer,
         )

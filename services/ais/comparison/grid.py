@@ -95,8 +95,7 @@ def _tasks(comparison: Comparison) -> dict[str, Settings]:
     """The settings of each task by its label."""
     tree = {name: value for name, value in tree_of(comparison).items() if name != "compare"}
     if not comparison.compare.tasks:
-        task = comparison.collector.task
-        return {f"sort{task.digits}" if task.name == "sort" else task.name: _validated(tree, "")}
+        return {comparison.collector.task.effective_label: _validated(tree, "")}
     return {
         label: _validated(merged(tree, own), f"compare.tasks.{label}: ")
         for label, own in comparison.compare.tasks.items()

@@ -126,6 +126,8 @@ def anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
             anchor_paths(annotation, value, directory)
         elif isinstance(value, str) and value and Path in _members(annotation):
             tree[name] = str(directory / value)
+        for section, item in _sections_in_list(annotation, value):
+            anchor_paths(section, item, directory)
 
 
 def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -136,6 +138,14 @@ def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -
             yield from _truths_for_numbers(annotation, value, f"{prefix}{name}.")
         elif isinstance(value, bool) and {int, float} & set(_members(annotation)):
             yield prefix + name
+        for number, (section, item) in enumerate(_sections_in_list(annotation, value)):
+            yield from _truths_for_numbers(section, item, f"{prefix}{name}.{number}.")
+
+
+def _sections_in_list(annotation: Any, value: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The tables of an array of tables, each with the model that reads it."""
+    if isinstance(value, list) and get_origin(annotation) is tuple:
+        yield from ((get_args(annotation)[0], item) for item in value if isinstance(item, dict))
 
 
 def _insert(model: Any, tree: dict[str, Any], path: list[str], text: str, origin: str) -> None:

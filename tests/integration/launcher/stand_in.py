@@ -51,6 +51,7 @@ def collector(arguments: argparse.Namespace) -> None:
 
 
 def trainer(arguments: argparse.Namespace) -> None:
+    arguments.steps_file.unlink(missing_ok=True)  # it has no checkpoint, so it begins again
     with arguments.steps_file.open("a") as steps:
         for step in range(1, arguments.steps + 1):
             time.sleep(arguments.step_seconds)

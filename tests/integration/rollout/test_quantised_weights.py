@@ -316,7 +316,7 @@ async def test_a_replica_passes_on_only_the_form_that_it_holds(
     small, below = quantised(new, "e4m3"), (RelayTarget(url=child.url),)
     async with httpx.AsyncClient(timeout=20) as client:
         for snapshot, relay in ((new, ()), (small, below)):
-            parcel = full(snapshot, 0)
+            parcel = full(snapshot, Origin())
             offer = parcel.offer.model_copy(update={"relay": relay})
             status = await upload(client, holder.url, offer, these(parcel.files))
             assert status.form == BF16

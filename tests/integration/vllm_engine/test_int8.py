@@ -14,6 +14,10 @@ from safetensors.torch import load_file, save_file
 from ais.contracts.sampling import Precision
 from ais.rollout.engines.torch_engine.linear import rounded_linear
 from ais.rollout.engines.vllm_engine.int8 import write_int8_directory
+from ais.rollout.engines.vllm_engine.precision import mode_of, this_host
+from ais.runtime.settings import SettingsError
+
+INT8 = Precision(weights="int8", activations="int8")
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -54,11 +58,15 @@ def test_an_updated_engine_is_to_the_bit_one_started_from_those_weights(
 def test_a_linear_layer_differs_from_the_torch_engines_in_ties_only(
     engines: tuple[BareEngine, BareEngine], models: dict[str, Path]
 ) -> None:
+    try:
+        mode_of(INT8, this_host())
+    except SettingsError as refused:
+        pytest.skip(str(refused))
     engine, _ = engines
     name = "model.layers.0.mlp.down_proj"
     weight = load_file(snapshot(models["a"]))[f"{name}.weight"]
     inputs = torch.randn(33, weight.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
-    ours = rounded_linear([weight], [], Precision(weights="int8", activations="int8"))(inputs)
+    ours = rounded_linear([weight], [], INT8)(inputs)
     theirs = engine.linear(name, inputs)
     # Same scales and exact products; an activation half-way between two codes, one in 3000, may go either way.
     rounding_error = (ours.float() - inputs.float() @ weight.float().T).abs().mean()

@@ -201,7 +201,7 @@ def test_evaluation_reads_the_held_out_file_and_training_leaves_out_what_both_ha
     file, held_out_file = numbered(tmp_path / "a.jsonl", 10), numbered(tmp_path / "b.jsonl", 5, first=8)
     settings = settings_for(file, held_out_file=held_out_file)
     held_out, train = (open_jsonl(settings, 0, split) for split in (Split.HELD_OUT, Split.TRAIN))
-    assert (held_out.name, train.name) == ("b", "a")
+    assert held_out.name == train.name == "a"
     assert texts(held_out) == {f"q{i}" for i in range(8, 13)}
     assert texts(train) == {f"q{i}" for i in range(8)}
 

@@ -53,5 +53,8 @@ def is_quick(task: TaskSettings) -> bool:
 
     A pattern of the user's may take exponential time, and the scorers of reasoning-gym parse and evaluate.
     """
-    own_pattern = task.effective_verifier == "regular_expression" and task.pattern is None
-    return task.effective_verifier == "exact_match" or own_pattern
+    return all(
+        source.effective_verifier == "exact_match"
+        or (source.effective_verifier == "regular_expression" and source.pattern is None)
+        for source in task.each_source
+    )

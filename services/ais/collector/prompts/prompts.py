@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+Messages = tuple[Mapping[str, Any], ...]
+"""A chat: messages with the keys `role` and `content`, and whatever else the chat template knows."""
+Question = str | Messages
+"""What the policy is asked: a text, which the chat template gets as a user's message, or a chat."""
+
 
 class TaskError(ValueError):
     """The task cannot be used. The message names the file and line, or the setting, and says what was expected."""
 
 
-Fits = Callable[[str], bool]
-"""Whether a problem's text, as a prompt, leaves the replicas room for an answer."""
+Fits = Callable[[Question], bool]
+"""Whether a question, as a prompt, leaves the replicas room for an answer."""
 
 
-def anything_fits(text: str) -> bool:  # noqa: ARG001
+def anything_fits(question: Question) -> bool:  # noqa: ARG001
     """For those who do not ask."""
     return True
 
@@ -38,16 +43,40 @@ class Prompt:
 
     prompt_id: str
     text: str
+    """The problem as text. Where `messages` are given, their last user message's."""
     answer: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What a verifier needs besides the answer: for `reasoning_gym`, that library's own metadata."""
+    source: str = ""
+    """Label of the source that it comes from: verifiers, metrics and evaluation go by it."""
+    messages: Messages = ()
+    """A chat to go on with, instead of the text."""
+
+    @property
+    def question(self) -> Question:
+        """What the policy is asked."""
+        return self.messages or self.text
 
 
 class TaskSource(Protocol):
-    """An endless seeded order of prompts."""
+    """An endless seeded order of the prompts of one split.
+
+    `ais.collector.tasks.task.open_task` opens what the settings ask for. To evaluate each source of a mixture by
+    itself, open the task with `Split.HELD_OUT` and go through `task.sources`: each has its `name`, which every prompt
+    of it carries as `Prompt.source`. Its first `min(wanted, source.distinct or wanted)` ordinals are to be asked: the
+    same prompts in every process, none of which is ever trained on.
+    """
 
     name: str
+    """The label of the source; `mixture` for a mixture."""
     distinct: int | None
     """Different prompts there are; None: as many as one may want."""
 
-    def prompt(self, ordinal: int) -> Prompt: ...
+    @property
+    def sources(self) -> tuple[TaskSource, ...]:
+        """The sources of a mixture, in the order of the settings; itself alone for any other."""
+        ...
+
+    def prompt(self, ordinal: int) -> Prompt:
+        """The prompt of an ordinal, which any number from 0 to 2^62 may be: each costs the same."""
+        ...

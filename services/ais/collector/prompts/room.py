@@ -1,4 +1,4 @@
-"""Whether a problem's text, as a prompt, leaves the replicas room for an answer."""
+"""Whether a question, as a prompt, leaves the replicas room for an answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ais.collector.prompts.prompts import Question
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 
 SPARE_TOKENS = 16
@@ -21,11 +22,13 @@ class PromptRoom:
     context: int | None
     """Longest prompt plus response of a replica, tokens; None: not known here, the replicas will say."""
 
-    def fits(self, text: str) -> bool:
+    def fits(self, question: Question) -> bool:
         """Whether at least one token of an answer fits behind the prompt."""
-        if self.context is None or len(text.encode()) + self._overhead < self.context:
+        if self.context is None:
             return True
-        return len(self.tokenizer.encode_prompt(text)) < self.context
+        if isinstance(question, str) and len(question.encode()) + self._overhead < self.context:
+            return True
+        return len(self.tokenizer.encode_prompt(question)) < self.context
 
     @cached_property
     def _overhead(self) -> int:

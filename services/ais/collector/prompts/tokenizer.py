@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ais.collector.prompts.prompts import Question
 from ais.collector.settings import PromptSettings
 from ais.runtime.process import UnavailableError
 
 
 @dataclass(frozen=True)
 class PolicyTokenizer:
-    """Turns a problem's text into prompt tokens, and response tokens into text."""
+    """Turns a question into prompt tokens, and response tokens into text."""
 
     tokenizer: Any
     """A tokenizer of transformers."""
@@ -29,14 +30,27 @@ class PolicyTokenizer:
         """Whether prompts are put into a chat template."""
         return self.settings.use_chat_template and bool(self.tokenizer.chat_template)
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, question: Question) -> list[int]:
         """Tokens of the prompt, whole, inside the chat template if there is one. Raises UnavailableError where the
-        template refuses."""
-        if not self.chats:
-            plain: list[int] = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
-            return plain
-        messages = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
-        messages.append({"role": "user", "content": text})
+        template refuses, and for a chat where there is none."""
+        if self.chats:
+            return self._encode_chat(self._messages(question))
+        if not isinstance(question, str):
+            raise UnavailableError(
+                f"prompts that are lists of messages need a chat template; {self.tokenizer.name_or_path} has none, or "
+                "collector.prompt.use_chat_template is false"
+            )
+        plain: list[int] = self.tokenizer(question, truncation=False, padding=False, verbose=False)["input_ids"]
+        return plain
+
+    def _messages(self, question: Question) -> list[dict[str, Any]]:
+        """A chat that brings a system message of its own keeps that one."""
+        messages = [{"role": "user", "content": question}] if isinstance(question, str) else [*map(dict, question)]
+        if self.settings.system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.settings.system})
+        return messages
+
+    def _encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
         try:
             tokens: list[int] = self.tokenizer.apply_chat_template(
                 messages,

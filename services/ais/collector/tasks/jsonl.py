@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ais.collector.prompts.prompts import Fits, Prompt, Split, TaskError, anything_fits
-from ais.collector.settings import TaskSettings
+from ais.collector.settings import SourceSettings
 
 PROBLEMS_SHOWN = 5
 """Rows of one file that an error names before it says how many more there are."""
@@ -47,6 +47,10 @@ class JsonlTask:
         self._seed = seed
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
+    @property
+    def sources(self) -> tuple[JsonlTask, ...]:
+        return (self,)
+
     def prompt(self, ordinal: int) -> Prompt:
         epoch, position = divmod(ordinal, len(self.prompts))
         return self.prompts[self._order(epoch)[position]]
@@ -57,7 +61,7 @@ class JsonlTask:
         return order
 
 
-def open_jsonl(settings: TaskSettings, seed: int, split: Split, fits: Fits = anything_fits) -> JsonlTask:
+def open_jsonl(settings: SourceSettings, seed: int, split: Split, fits: Fits = anything_fits) -> JsonlTask:
     """The prompts of a split that `fits` accepts. Raises TaskError for a file or row that cannot be used.
 
     Evaluation has the rows of `held_out_file`; without one, those of `file` that `is_held_out` picks. No prompt that
@@ -78,7 +82,7 @@ def open_jsonl(settings: TaskSettings, seed: int, split: Split, fits: Fits = any
     rows = _those_that_fit(rows, source, settings.too_long, fits)
     if not rows:
         raise TaskError(f"task file {source} has no {split} prompts{_advice(settings, split)}")
-    return JsonlTask(source.stem, [row.prompt for row in rows], seed)
+    return JsonlTask(settings.effective_label, [row.prompt for row in rows], seed)
 
 
 def is_held_out(text: str, fraction: float) -> bool:
@@ -86,7 +90,7 @@ def is_held_out(text: str, fraction: float) -> bool:
     return _position(text) < fraction
 
 
-def read_jsonl(file: Path, settings: TaskSettings) -> list[Row]:
+def read_jsonl(file: Path, settings: SourceSettings) -> list[Row]:
     """The rows of a file. Raises TaskError that names the file, and line and field of the first rows that are wrong."""
     rows, problems = [], []
     lines: dict[str, int] = {}
@@ -124,7 +128,7 @@ def _lines(file: Path) -> list[str]:
     return re.split(r"\r\n|\n|\r", text)
 
 
-def _parse(file: Path, number: int, line: str, settings: TaskSettings) -> Prompt:
+def _parse(file: Path, number: int, line: str, settings: SourceSettings) -> Prompt:
     """Raises ValueError that names the field."""
     row = _json_object(line)
     for field in ("prompt", "answer"):
@@ -138,6 +142,7 @@ def _parse(file: Path, number: int, line: str, settings: TaskSettings) -> Prompt
         text=_text(row["prompt"]),
         answer=_answer(row["answer"]),
         metadata=metadata or {},
+        source=settings.effective_label,
     )
     if settings.effective_verifier != "reasoning_gym" and not prompt.answer.strip():
         raise ValueError(f"answer: expected something to compare with, got {row['answer']!r}")
@@ -215,7 +220,7 @@ def _raise(problems: Sequence[str]) -> None:
         raise TaskError("\n".join([*problems[:PROBLEMS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]))
 
 
-def _advice(settings: TaskSettings, split: Split) -> str:
+def _advice(settings: SourceSettings, split: Split) -> str:
     if settings.held_out_file is None:
         return ": it needs two different ones that fit, one to train on and one to evaluate on"
     return " that fit" if split is Split.HELD_OUT else " that fit and are not in the held-out file"

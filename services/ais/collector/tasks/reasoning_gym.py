@@ -38,16 +38,25 @@ class ReasoningGymTask:
     distinct: int | None = None
 
     def __init__(
-        self, datasets: tuple[ReasoningGymDataset, ...], seed: int, split: Split, fits: Fits = anything_fits
+        self,
+        datasets: tuple[ReasoningGymDataset, ...],
+        seed: int,
+        split: Split,
+        fits: Fits = anything_fits,
+        label: str | None = None,
     ) -> None:
         """Raises TaskError for an unknown dataset or parameter, and when the split has no prompts that fit."""
-        self.name = "+".join(dataset.name for dataset in datasets)
+        self.name = label or "+".join(dataset.name for dataset in datasets)
         self._datasets = datasets
         self._stream = f"{seed}:{split}"
         self._shares = SHARES[split]
         self._fits = fits
         self._opened = lru_cache(maxsize=2 * len(datasets))(self._open)
         self.prompt(0)
+
+    @property
+    def sources(self) -> tuple[ReasoningGymTask, ...]:
+        return (self,)
 
     def prompt(self, ordinal: int) -> Prompt:
         generator = random.Random(f"{self._stream}:{ordinal}")
@@ -63,6 +72,7 @@ class ReasoningGymTask:
                     text=item["question"],
                     answer=str(item["answer"] or ""),  # None where any right answer is accepted
                     metadata={**item["metadata"], SOURCE: name},
+                    source=self.name,
                 )
         raise TaskError(
             f"{self.name} has too few different prompts to keep some apart for evaluation, or most are longer than the "

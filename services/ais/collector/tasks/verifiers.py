@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from ais.collector.prompts.prompts import Prompt, TaskError
-from ais.collector.settings import TaskSettings
+from ais.collector.settings import SourceSettings, TaskSettings
 from ais.collector.tasks.numbers import number_in
 from ais.collector.tasks.reasoning_gym import Scorer
 from ais.contracts.sampling import FinishReason
@@ -68,8 +68,20 @@ def last_capture(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def open_verifier(settings: TaskSettings) -> Verifier:
-    """The verifier that the settings ask for. Raises TaskError for a pattern that does not compile, and for a dataset
-    that does not exist."""
+    """The verifier that the settings ask for: of a mixture, the verifier of the source that a prompt comes from.
+
+    Raises TaskError for a pattern that does not compile, and for a dataset that does not exist."""
+    verifiers = {source.effective_label: _verifier_of(source) for source in settings.each_source}
+    if len(verifiers) == 1:
+        return next(iter(verifiers.values()))
+
+    def verify(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
+        return verifiers[prompt.source](response, prompt, finish_reason)
+
+    return verify
+
+
+def _verifier_of(settings: SourceSettings) -> Verifier:
     name = settings.effective_verifier
     if name == "exact_match":
         return exact_match

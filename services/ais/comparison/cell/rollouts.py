@@ -63,7 +63,7 @@ class Rollouts:
                     prompt_token_ids=np.asarray(tokens, dtype=TOKEN_DTYPE),
                     trajectories=trajectories,
                     rewards=await exercise.rewards(prompt, trajectories),
-                    task=exercise.task.name,
+                    task=prompt.source,
                     attempt=1,
                 )
             )

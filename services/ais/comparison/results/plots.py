@@ -22,7 +22,7 @@ class Plot:
     """One figure."""
 
     name: str
-    """Of its file."""
+    """Name of its file."""
     title: str
     caption: str
     series: Sequence[Series]

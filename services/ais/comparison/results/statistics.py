@@ -25,7 +25,7 @@ class Estimate:
     deviation: float
     """Standard deviation of the values; NaN for a single one."""
     half_width: float
-    """Of the 95% interval around the mean; NaN for a single value."""
+    """Half the width of the 95% interval around the mean; NaN for a single value."""
     count: int
 
 

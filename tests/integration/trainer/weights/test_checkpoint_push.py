@@ -27,7 +27,7 @@ async def test_a_checkpoint_is_served(shard_bytes: int, fleet: Fleet, tmp_path: 
     replica = await fleet.join("replica")
     snapshot = checkpoint(tmp_path / "step-000040", shard_bytes)
     assert (len(snapshot.files) > 1) == (shard_bytes == 250)
-    await push(Replica("127.0.0.1:1", replica.url), tmp_path / "step-000040", 40)
+    await push(Replica("127.0.0.1:1", replica.url), tmp_path / "step-000040", 40, use_proxy=False)
     assert (replica.version, replica.engine.digest) == (40, snapshot.digest)
 
 
@@ -40,9 +40,9 @@ async def test_a_refusal_is_told_with_its_reason(fleet: Fleet, tmp_path: Path) -
     replica.answer = refuse
     checkpoint(tmp_path / "step-000040", 1 << 20)
     with pytest.raises(UnavailableError, match="another model"):
-        await push(Replica("127.0.0.1:1", replica.url), tmp_path / "step-000040", 40)
+        await push(Replica("127.0.0.1:1", replica.url), tmp_path / "step-000040", 40, use_proxy=False)
 
 
 async def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"has no model\.safetensors"):
-        await push(Replica("127.0.0.1:1", "http://127.0.0.1:9"), tmp_path, 1)
+        await push(Replica("127.0.0.1:1", "http://127.0.0.1:9"), tmp_path, 1, use_proxy=False)

@@ -5,10 +5,11 @@
 | bf16 | no quantisation | yes | yes |
 | e4m3 / channel x e4m3 | `fp8_per_channel`, online; activations per token | yes | from compute capability 8.9 |
 | e4m3 / block x e4m3 | `fp8_per_block`, online; activations per token and 128 inputs | needs AMX | from 9.0 |
-| int8 / channel x int8 | compressed-tensors W8A8, quantised by us; activations per token | yes | from 7.5 |
+| int8 / channel x int8 | compressed-tensors W8A8, quantised by us; activations per token | needs VNNI | from 7.5 |
 | KV cache e4m3, e5m2 | `kv_cache_dtype`, scale 1 | yes | from 8.9 |
 
-Below those capabilities vLLM would silently compute something else, such as BF16 activations with FP8 weights.
+Below those capabilities vLLM would silently compute something else, such as BF16 activations with FP8 weights. On an
+x86 CPU without VNNI instructions oneDNN adds pairs of 8-bit products in 16 bits, which overflow: sums are 18% off.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Host:
     device: Literal["cpu", "cuda"]
     amx: bool = False
     """CPU: matrix tiles."""
+    vnni: bool = True
+    """CPU: sums of 8-bit products in 32 bits."""
     capability: tuple[int, int] = (0, 0)
     """CUDA: compute capability."""
 
     def __str__(self) -> str:
         if self.device == "cpu":
-            return "a CPU with AMX" if self.amx else "a CPU without AMX"
+            without = [name for name, there in (("AMX", self.amx), ("VNNI", self.vnni)) if not there]
+            return f"a CPU without {' and '.join(without)}" if without else "a CPU with AMX"
         return "a GPU of compute capability {}.{}".format(*self.capability)
 
 
@@ -68,6 +72,8 @@ class LinearMode:
                 return host.capability >= (8, 9)
             case None, "cuda":
                 return self.snapshot_format == "bf16" or host.capability >= (7, 5)
+            case None, "cpu":
+                return self.snapshot_format == "bf16" or host.vnni
             case _:
                 return True
 
@@ -110,6 +116,8 @@ def this_host() -> Host:
     from vllm.platforms import current_platform
 
     if not current_platform.is_cuda():
-        return Host("cpu", amx=torch.cpu._is_amx_tile_supported())
+        has = torch.cpu.get_capabilities()
+        vnni = has["architecture"] != "x86_64" or has["avx512_vnni"] or has["avx_vnni"]
+        return Host("cpu", amx=has.get("amx_tile", False), vnni=vnni)
     capability = current_platform.get_device_capability()
     return Host("cuda", capability=(capability.major, capability.minor))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from ais.collector.settings.sources import MixtureSource as MixtureSource
+from ais.collector.settings.sources import ReasoningGymDataset as ReasoningGymDataset
+from ais.collector.settings.sources import SourceSettings as SourceSettings
+from ais.collector.settings.sources import TaskSettings as TaskSettings
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host
@@ -21,70 +24,6 @@ from ais.runtime.settings import (
 
 LEAST_TEMPERATURE = 0.01
 """Below it, the most likely token's probability rounds to 1 and every other one's to 0."""
-
-VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
-
-
-class ReasoningGymDataset(Section):
-    """One dataset of the reasoning-gym library."""
-
-    name: str
-    """Its name there, such as chain_sum."""
-    weight: float = Field(default=1.0, gt=0.0, le=1e9)
-    """How often its items are drawn, relative to those of the other datasets."""
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    """Its own parameters, such as {max_terms = 2}. The library sets those that are not given."""
-
-    @model_validator(mode="after")
-    def _seed_is_ours(self) -> Self:
-        if taken := {"seed", "size"} & self.parameters.keys():
-            raise ValueError(f"{' and '.join(sorted(taken))} cannot be set here: prompts are drawn from run.seed")
-        return self
-
-
-class TaskSettings(Section):
-    """Where prompts come from and how responses are judged."""
-
-    name: Literal["sort", "jsonl", "reasoning_gym"] = "sort"
-    """`sort` makes digit-sorting problems, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
-    problems with the library of that name, which has about a hundred kinds."""
-    digits: int = Field(default=16, ge=1, le=512)
-    """Length of a problem of the sort task."""
-    file: Path | None = None
-    """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
-    held_out_file: Path | None = None
-    """For `jsonl`: the same kind of file for evaluation. Prompts that both files have are not trained on."""
-    held_out_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """For `jsonl` without `held_out_file`: the share of `file` that is kept for evaluation and never trained on. A
-    prompt's text alone decides, so rows may come and go without moving another."""
-    too_long: Literal["refuse", "skip"] = "refuse"
-    """For `jsonl`: prompts too long for the replicas stop the run before it starts, or are left out and counted in the
-    log. Problems that are made, as by `reasoning_gym`, are made again until one fits."""
-    datasets: tuple[ReasoningGymDataset, ...] = ()
-    """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
-    verifier: VerifierName | None = None
-    """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
-    answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
-    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
-    docs/data.md."""
-    pattern: str | None = None
-    r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
-    `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
-
-    @property
-    def effective_verifier(self) -> VerifierName:
-        """The verifier that judges."""
-        return self.verifier or ("reasoning_gym" if self.name == "reasoning_gym" else "exact_match")
-
-    @model_validator(mode="after")
-    def _source_is_given(self) -> Self:
-        if self.name == "jsonl" and self.file is None:
-            raise ValueError("task jsonl needs collector.task.file, a JSONL file of prompts and answers")
-        if self.name == "reasoning_gym" and not self.datasets:
-            raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
-        if self.name == "sort" and self.effective_verifier == "reasoning_gym":
-            raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
-        return self
 
 
 class JudgingSettings(Section):

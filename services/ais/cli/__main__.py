@@ -1,0 +1,7 @@
+"""`python -m ais.cli`."""
+
+from __future__ import annotations
+
+from ais.cli import main
+
+main()

@@ -1,0 +1,122 @@
+"""Commands about runs: begin one, go on with it, look at it, scale it, torture it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ais.cli.options import Config, Overrides, RunName, existing_run, fail
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+
+
+def run(config: Config = None, overrides: Overrides = None) -> None:
+    """Train on this machine: queue, rollout replicas, collector and trainer, each a process; then evaluate and report.
+
+    Everything is kept in runs/NAME: settings, logs, steps, checkpoints, report.html. Ctrl-C ends it all;
+    `ais resume NAME` goes on.
+
+        ais run -c examples/sort16/config.toml
+        ais run -c examples/sort16/config.toml --set run.steps=5 --set rollout.replicas=3
+        ais run -c examples/sort16/config.toml --set rollout.precision.weights=bf16
+    """
+    from ais.settings import load
+
+    settings = load(config, overrides or ())
+    from ais.running import begin
+
+    _directory, code = begin(settings)
+    sys.exit(code)
+
+
+def resume(
+    run: RunName,
+    overrides: Overrides = None,
+) -> None:
+    """Go on with a run that was stopped or killed, from its newest checkpoint, with its own settings.
+
+    What was queued is still there; steps after the checkpoint are trained again, to the same result. A run that was
+    trained but not evaluated is evaluated. Settings may change, but for those that make it another run (its model, its
+    prompts, the size of its batches); a refused change leaves everything as it was.
+
+        ais resume demo
+        ais resume runs/demo --set run.steps=300
+    """
+    from ais.running import go_on
+
+    sys.exit(go_on(existing_run(run, None, None), overrides or []))
+
+
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="Processes to kill, one after another.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the victims and the moments.")] = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the verdict there, as JSON.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train twice, once in calm and once with every process killed (SIGKILL) at random moments; compare.
+
+    Trainer, collector, each replica and the Valkey server are killed in turn. The run must end by itself, its ledger
+    must show every group consumed exactly once, and its final reward must be the calm run's, within one standard
+    deviation. The exit code is 0 if all that holds, else 1. It takes about ten seconds a kill.
+
+        ais chaos -c examples/sort16/config.toml
+        ais chaos -c examples/sort16/config.toml --kills 6 --set run.steps=20 --set launcher.evaluation_prompts=0
+    """
+    from ais.settings import load
+
+    settings = load(config, overrides or ())
+    if settings.redis.url:
+        fail("chaos kills the server of its own: leave redis.url empty", EXIT_SETTINGS)
+    from ais.trials import chaos_settings
+
+    sys.exit(chaos_settings(settings, kills, seed, output))
+
+
+def report(
+    run: RunName,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a run's report.html: what ran, its figures and plots, in one file. An unfinished run has one too.
+
+    ais report demo
+    ais report runs/demo-2
+    """
+    from ais.launcher.report import write_report
+
+    directory = existing_run(run, config, overrides)
+    try:
+        print(write_report(directory))
+    except OSError as error:
+        fail(f"the report cannot be written: {directory.report}: {error.strerror}", EXIT_UNAVAILABLE)
+
+
+def scale(
+    run: Annotated[str, typer.Argument(help="Name of a run that goes on, or its directory.", metavar="RUN")],
+    replicas: Annotated[int, typer.Argument(min=1, help="Rollout replicas it is to have.", metavar="REPLICAS")],
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Change how many rollout replicas a run of `ais run` has, while it goes on.
+
+    A new replica is sent the newest weights before it gets work. One that ends finishes what it can within
+    rollout.drain_seconds and hands back the rest, which others sample. `ais resume` starts with rollout.replicas again.
+
+        ais scale demo 4
+    """
+    from ais.launcher.directory.lock import is_driven
+    from ais.launcher.directory.scaling import ask, asked
+
+    directory = existing_run(run, config, overrides)
+    if not is_driven(directory):
+        fail(f"no `ais run` is at work in {directory.path}", EXIT_UNAVAILABLE)
+    before = asked(directory.replicas)
+    try:
+        ask(directory.replicas, replicas)
+    except OSError as error:
+        fail(f"the run cannot be told: {directory.replicas}: {error.strerror}", EXIT_UNAVAILABLE)
+    was = f" (asked for before: {before})" if before is not None else ""
+    print(f"{directory.path} is to have {replicas} rollout replicas{was}; its screen shows when they are ready")

@@ -1,0 +1,46 @@
+"""Commands beside the runs: the effective settings, the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ais.cli.options import Config, Overrides, fail
+from ais.runtime.exits import EXIT_SETTINGS
+
+
+def show_config(config: Config = None, overrides: Overrides = None) -> None:
+    """Print the effective settings as a TOML file, each with its documentation.
+
+    ais config
+    ais config -c examples/sort16/config.toml --set run.steps=5 > my.toml
+    """
+    from ais.settings import load, to_toml
+
+    print(to_toml(load(config, overrides or ())), end="")
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Benchmark to run; the rest of the line goes to it.", metavar="NAME")],
+) -> None:
+    """Run a benchmark of `benchmarks/` and print its table.
+
+    ais bench rollout
+    ais bench train --help
+    """
+    if name == "--help":  # before NAME it is this command's; after it, the benchmark's
+        print(context.get_help())
+        raise typer.Exit
+    folder = Path(__file__).parents[3] / "benchmarks"
+    known = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    if name not in known:
+        there = ", ".join(known) or "none here: they are in the repository, not in the installed package"
+        fail(f"there is no benchmark {name}; there are: {there}", EXIT_SETTINGS)
+    path = os.pathsep.join(filter(None, (str(folder.parent), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", f"benchmarks.{name}", *context.args]
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})

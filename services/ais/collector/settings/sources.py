@@ -1,0 +1,138 @@
+"""Settings of where prompts come from and how their responses are judged: section [collector.task]."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ais.runtime.settings import Section
+
+LEAST_SHARE = 1e-3
+"""The smallest share of a mixture that a source may have."""
+
+VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
+
+
+class ReasoningGymDataset(Section):
+    """One dataset of the reasoning-gym library."""
+
+    name: str
+    """Its name there, such as chain_sum."""
+    weight: float = Field(default=1.0, gt=0.0, le=1e9)
+    """How often its items are drawn, relative to those of the other datasets."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Its own parameters, such as {max_terms = 2}. The library sets those that are not given."""
+
+    @model_validator(mode="after")
+    def _seed_is_ours(self) -> Self:
+        if taken := {"seed", "size"} & self.parameters.keys():
+            raise ValueError(f"{' and '.join(sorted(taken))} cannot be set here: prompts are drawn from run.seed")
+        return self
+
+
+class SourceSettings(Section):
+    """A source of prompts, and how responses to them are judged."""
+
+    name: Literal["sort", "jsonl", "reasoning_gym", "mixture"] = "sort"
+    """`sort` makes digit-sorting problems, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
+    problems with the library of that name, which has about a hundred kinds. `mixture` draws from `sources`."""
+    label: str | None = Field(default=None, min_length=1, max_length=128)
+    """What records, metrics and evaluation call this source. None: a name made of the file or the datasets."""
+    digits: int = Field(default=16, ge=1, le=512)
+    """Length of a problem of the sort task."""
+    file: Path | None = None
+    """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
+    held_out_file: Path | None = None
+    """For `jsonl`: the same kind of file for evaluation. Prompts that both files have are not trained on."""
+    held_out_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """For `jsonl` without `held_out_file`: the share of `file` that is kept for evaluation and never trained on. A
+    prompt's text alone decides, so rows may come and go without moving another."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """For `jsonl`: prompts too long for the replicas stop the run before it starts, or are left out and counted in the
+    log. Problems that are made, as by `reasoning_gym`, are made again until one fits."""
+    datasets: tuple[ReasoningGymDataset, ...] = ()
+    """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
+    verifier: VerifierName | None = None
+    """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
+    answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
+    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
+    docs/data.md."""
+    pattern: str | None = None
+    r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
+    `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
+
+    @property
+    def effective_label(self) -> str:
+        """What the source is called: the same in every process, whatever the files hold."""
+        if self.label is not None:
+            return self.label
+        if self.file is not None and self.name == "jsonl":
+            return self.file.stem
+        if self.name == "reasoning_gym":
+            return "+".join(dataset.name for dataset in self.datasets)
+        return f"sort{self.digits}" if self.name == "sort" else self.name
+
+    @property
+    def effective_verifier(self) -> VerifierName:
+        """The verifier that judges."""
+        return self.verifier or ("reasoning_gym" if self.name == "reasoning_gym" else "exact_match")
+
+    @model_validator(mode="after")
+    def _source_is_given(self) -> Self:
+        if self.name == "jsonl" and self.file is None:
+            raise ValueError("task jsonl needs collector.task.file, a JSONL file of prompts and answers")
+        if self.name == "reasoning_gym" and not self.datasets:
+            raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
+        if self.name == "sort" and self.effective_verifier == "reasoning_gym":
+            raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
+        return self
+
+
+class MixtureSource(SourceSettings):
+    """One source of a mixture."""
+
+    weight: float = Field(default=1.0, ge=0.0, le=1e9)
+    """How often its prompts are drawn, relative to those of the other sources. 0: never; it is only evaluated on."""
+
+    @model_validator(mode="after")
+    def _is_no_mixture(self) -> Self:
+        if self.name == "mixture":
+            raise ValueError("a source of a mixture cannot be a mixture: list its sources, with their weights, instead")
+        return self
+
+
+class TaskSettings(SourceSettings):
+    """Where prompts come from and how responses are judged."""
+
+    sources: tuple[MixtureSource, ...] = Field(default=(), max_length=64)
+    """For `mixture`: its sources. Each has the keys of this section, its own verifier among them, and a `weight`."""
+
+    @property
+    def each_source(self) -> tuple[SourceSettings, ...]:
+        """The sources of a mixture, in their order; else this one alone."""
+        return self.sources if self.name == "mixture" else (self,)
+
+    @model_validator(mode="after")
+    def _mixture_can_be_drawn_from(self) -> Self:
+        if (self.name == "mixture") != bool(self.sources):
+            raise ValueError('collector.task.name = "mixture" and [[collector.task.sources]] go together')
+        if self.name != "mixture":
+            return self
+        if self.verifier is not None or self.pattern is not None:
+            raise ValueError("verifier and pattern belong to each source of a mixture: [[collector.task.sources]]")
+        labels = Counter(source.effective_label for source in self.sources)
+        if twice := [label for label, number in labels.items() if number > 1]:
+            raise ValueError(f"two sources of the mixture are called {twice[0]}: give each a label of its own")
+        total = sum(source.weight for source in self.sources)
+        if total == 0:
+            raise ValueError("a mixture needs a source with a weight above 0")
+        for source in self.sources:
+            if 0 < source.weight < LEAST_SHARE * total:
+                raise ValueError(
+                    f"the source {source.effective_label} has a share of {source.weight / total:.2g} of the mixture; "
+                    f"the least is {LEAST_SHARE:g}"
+                )
+        return self
