@@ -29,6 +29,7 @@ FORMATS: Mapping[str, Precision] = {
     "e5m2_ls": Precision(
         weights="e5m2", granularity="tensor", activations="e5m2", head=True, scales="least_squares"
     ),
+    "int8": Precision(weights="int8", granularity="channel", activations="int8"),
     "w4a8": Precision(weights="e2m1", granularity="channel", activations="e4m3"),
     "w4a8_ls": Precision(weights="e2m1", granularity="channel", activations="e4m3", scales="least_squares"),
 }  # fmt: skip
@@ -47,7 +48,7 @@ class CompareSettings(Section):
     differs for it: {label = "honest", method = "ais", trainer.objective.straight_through = true}. What is not given has
     its default, not the [correction] of the file."""
     formats: tuple[str | dict[str, Any], ...] = ("e4m3",)
-    """Number formats of the rollouts. One of bf16, e4m3, e4m3_ls, e4m3_kv_head, e5m2, e5m2_ls, w4a8, w4a8_ls (`_ls`:
+    """Number formats of the rollouts. One of bf16, e4m3, e4m3_ls, e4m3_kv_head, e5m2, e5m2_ls, int8, w4a8, w4a8_ls (`_ls`:
     scales of least squares), or a table of rollout.precision's settings, which may have a `label`."""
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Tasks by their labels, each with the settings that differ for it, such as

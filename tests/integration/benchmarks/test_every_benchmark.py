@@ -15,7 +15,6 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 SMALL = {
     "correction": ("--sequences", "8", "--length", "64"),
-    "frontier": ("--methods", "none,honest_plateau_1", "--precisions", "e5m2", "--seeds", "1", "--steps", "1"),
     "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,10 +167,14 @@ def test_a_cell_trains_its_own_seed_by_its_own_method(story: Story) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3 * SECONDS)
 def test_a_cell_comes_out_the_same_again_beside_one_that_fails(story: Story, tmp_path: Path) -> None:
-    grid = ("methods=['none']", "formats=[{label = 'int8', weights = 'int8'}, 'e5m2']", "seeds=[1]", "reference=false")
+    broken = tmp_path / "model"
+    shutil.copytree(ROOT / "examples/sort16/model", broken)
+    (broken / "model.safetensors").write_bytes(b"none")
+    tasks = f"tasks={{broken = {{run = {{model = '{broken}'}}}}, sort16 = {{}}}}"
+    grid = ("methods=['none']", "formats=['e5m2']", "seeds=[1]", "reference=false", tasks)
     done = ended(tmp_path, "--workers", "1", *(f"--set=compare.{one}" for one in grid))
     assert done.returncode == 1
-    assert "sort16 int8 none seed 1 failed" in done.stdout
+    assert "broken e5m2 none seed 1 failed: cannot load a causal language model" in done.stdout
     (again,) = read_records(tmp_path / "small" / "cells.jsonl")
     (before,) = (record for record in story.records if record.place == again.place)
     seconds = ("rollout_seconds", "training_seconds")

@@ -100,9 +100,14 @@ def difference(test: Paired) -> str:
     """-.010 (p .04); the difference alone for a single pair, – for none."""
     if not test.difference.count:
         return "–"
-    chance = "" if math.isnan(test.p_value) else f" (p {short(test.p_value)})"
+    chance = "" if math.isnan(test.p_value) else f" ({chance_of(test.p_value)})"
     sign = "+" if test.difference.mean > 0 else ""
     return f"{sign}{short(test.difference.mean)}{chance}"
+
+
+def chance_of(p_value: float) -> str:
+    """p .037, p<.001"""
+    return "p<.001" if p_value < 0.001 else f"p {short(p_value)}"
 
 
 def short(value: float) -> str:
