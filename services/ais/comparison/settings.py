@@ -48,8 +48,8 @@ class CompareSettings(Section):
     differs for it: {label = "honest", method = "ais", trainer.objective.straight_through = true}. What is not given has
     its default, not the [correction] of the file."""
     formats: tuple[str | dict[str, Any], ...] = ("e4m3",)
-    """Number formats of the rollouts. One of bf16, e4m3, e4m3_ls, e4m3_kv_head, e5m2, e5m2_ls, int8, w4a8, w4a8_ls (`_ls`:
-    scales of least squares), or a table of rollout.precision's settings, which may have a `label`."""
+    """Number formats of the rollouts. One of bf16, e4m3, e4m3_ls, e4m3_kv_head, e5m2, e5m2_ls, int8, w4a8, w4a8_ls
+    (`_ls`: scales of least squares), or a table of rollout.precision's settings, which may have a `label`."""
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Tasks by their labels, each with the settings that differ for it, such as
     [compare.tasks.sort48] with run.model, run.steps and collector.task.digits. None: the one of the file."""

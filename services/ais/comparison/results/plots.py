@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ais.comparison.records import Record
 from ais.comparison.results.shown import name_of
@@ -93,7 +93,13 @@ def plots_of(heading: str, rows: Sequence[Row], records: Sequence[Record]) -> li
             share,
         ),
     ]
-    return [plot for plot in found if any(one.drawn for one in plot.series)]
+    return [_told(plot) for plot in found if any(one.drawn for one in plot.series)]
+
+
+def _told(plot: Plot) -> Plot:
+    """A plot of one series has no legend: its caption says whose it is."""
+    drawn = [one.label for one in plot.series if one.drawn]
+    return replace(plot, caption=f"{plot.caption} {drawn[0]}.") if len(drawn) == 1 else plot
 
 
 def _is_of(record: Record, row: Row) -> bool:
