@@ -17,6 +17,8 @@ With r = proximal / behaviour, w the weight at the settings' level (ais_core.lev
     vcpo            min(prod r, C), and the learning rate      arXiv 2602.17616, where C = 8; ESS of the sequences' raw
                     times sqrt(min(1, ESS ratio / base))       ratios, from below; its baseline is not part of this
     ais             1 - alpha + alpha min(w, C)                ais_core.mixing
+    handover        1 - s + s [(1 - alpha) min(r, C)           ours: what AIS fades to is token ratios; ais_core.mixing
+                    + alpha min(w, C)]
 
 Further `rejections` multiply any of them. Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
 Training"; Liu, Li et al.: "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch".
@@ -41,7 +43,7 @@ from ais_core.mixing import effect, mix
 from ais_core.plan import Concern, Plan
 from ais_core.ratios import Chunk, SequenceBatch, exponential
 from ais_core.rejections import kept, masked_share, off_policy_sequences, offending, second_moment_threshold
-from ais_core.settings import WEIGHTED, CorrectionSettings, RejectionSettings
+from ais_core.settings import MIXING, WEIGHTED, CorrectionSettings, RejectionSettings
 
 State = dict[str, Any]
 """The memory of a correction between batches: JSON-able, None before the first batch with tokens, and part of a
@@ -64,6 +66,7 @@ class Correction:
     def __init__(self, settings: CorrectionSettings) -> None:
         self.settings = settings
         self._adaptive = settings.weight_level == "adaptive"
+        self._hands_over = settings.method == "handover"
         self._rejections = (*_own_rejections(settings), *settings.rejections)
 
     @property
@@ -78,7 +81,7 @@ class Correction:
         is one: then `recall(state)` gives the plan to weigh with, and the batch is measured on the way.
         """
         match self.settings.method:
-            case "ais":
+            case "ais" | "handover":
                 return state is None or self.settings.mixing.evaluation == "same_batch"
             case method:
                 return method == "m2po"
@@ -167,7 +170,8 @@ class Correction:
 
     @torch.no_grad()
     def branches(self, batch: SequenceBatch, advantages: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The two parts that `weights` adds up: alpha w of the weighted branch, and 1 - alpha of the uncorrected one.
+        """The two parts that `weights` adds up: alpha w of the weighted branch, and 1 - alpha of the uncorrected one;
+        of `handover`, the corrected part and the rest.
 
         For a trainer that computes the sampling policy itself (`ais_core.numerics.straight_through`): the first part
         multiplies the loss of the proximal policy's log-probs, the second that of the behaviour policy's. Then both
@@ -195,9 +199,9 @@ class Correction:
 
     def _decide(self, basis: Sums | None, current: Sums | None) -> Plan:
         """The plan from the sums that alpha is chosen from and, where it is measured already, those of the batch."""
-        if self.settings.method == "ais":
+        if self.settings.method in MIXING:
             assert basis is not None
-            mixture = mix(basis, self.settings.mixing, self._adaptive)
+            mixture = mix(basis, self.settings.mixing, self._adaptive, self._hands_over)
             return Plan(
                 alpha=mixture.alpha,
                 rung=mixture.rung,
@@ -206,6 +210,7 @@ class Correction:
                 concerns=() if self._plausible(basis) else ("mismatch_limit",),
                 terms=mixture.terms,
                 effective_sample_ratio=mixture.effective_sample_ratio,
+                corrected=mixture.corrected,
             )
         threshold = math.inf
         if self.settings.method == "m2po" and current is not None:
@@ -224,7 +229,11 @@ class Correction:
 
     def _judged(self, plan: Plan, current: Sums, diagnostics: Diagnostics) -> Plan:
         """The plan with what it does to the batch of `current`, and what is wrong with that."""
-        found = None if plan.alpha is None else effect(current, plan.alpha, plan.rung if self._adaptive else 0.0)
+        found = None
+        if plan.alpha is not None and self._hands_over:
+            found = effect(current, plan.corrected, 1.0 - plan.alpha)
+        elif plan.alpha is not None:
+            found = effect(current, plan.alpha, plan.rung if self._adaptive else 0.0)
         trusted = self._plausible(current)
         concerns: list[Concern] = [] if trusted else ["mismatch_limit"]
         if self.settings.method in WEIGHTED and diagnostics.limited_share > 0.5:
@@ -257,7 +266,7 @@ class Correction:
     def _mixed(self, chunk: Chunk, advantages: Tensor | None, plan: Plan) -> Tensor:
         settings = self.settings
         if settings.method in WEIGHTED and not (
-            self._adaptive or self._rejections or settings.mixing.uncorrected_bound is not None
+            self._adaptive or self._hands_over or self._rejections or settings.mixing.uncorrected_bound is not None
         ):
             # All tokens of a unit have the same weight: mix before it is spread over them.
             units = Levels(chunk, settings).fixed()
@@ -280,7 +289,12 @@ class Correction:
             units = Levels(chunk, self.settings).fixed()
             weights = units.spread(unit_weights(units, self.settings).float(), logs.numel())
         rest = logs.new_zeros(())
-        if self.settings.method == "ais":
+        if self._hands_over:
+            assert plan.alpha is not None
+            tokens = unit_weights(Levels(chunk, self.settings).tokens(), self.settings)
+            weights = tokens.lerp_(weights, plan.alpha).mul_(plan.corrected)
+            rest.fill_(1.0 - plan.corrected)
+        elif self.settings.method == "ais":
             assert plan.alpha is not None
             weights = weights.mul_(plan.alpha)
             rest.fill_(1.0 - plan.alpha)

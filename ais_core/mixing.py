@@ -20,6 +20,13 @@ uncorrected one. N_eff counts sequences by their tokens (Kish) and is bounded fr
 exponent limit. A batch that one sequence carries has N_eff = 1 and A = 0, and so has a batch whose weights are all
 beyond the limit. V below is the CV of the raw weights over tokens, bounded in the same way.
 
+`handover` takes alpha from the same rules, and what it fades to is not the uncorrected gradient but token ratios:
+
+    h = 1 - s + s [(1 - alpha) min(r, C) + alpha min(w, C)],    s = G min(1 - uncorrected_share, R of what is in [ ])
+
+Its alpha is multiplied by the mean of min(w, C), at most 1: that is 1 before truncation, and what is lost of it would
+be a smaller step. R is the largest s that keeps the floor, for the reason below, so the floor holds whatever alpha is.
+
 The other rules are there for comparison: `plateau` was chosen from among them. With rho the ESS ratio of the truncated
 weights, rho0 = effective_sample_floor, V0 = variation_scale, l = noise_weight, and L = mean |log w| of sequences:
 
@@ -48,7 +55,7 @@ number, because ESS / N = 1 / (1 + CV^2).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ais_core.diagnostics import Moments
 from ais_core.diagnostics.ladder import at, log_weights, rungs
@@ -82,19 +89,23 @@ class Mixture:
 
     alpha: float
     rung: float
+    corrected: float
+    """`handover`'s s; 1 for `ais`."""
     terms: MixingTerms
     effective_sample_ratio: float
     """Effective sample size of h on the batch measured, as a share of the tokens."""
 
 
-def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
+def mix(sums: Sums, settings: MixingSettings, adaptive: bool, handover: bool = False) -> Mixture:
     """alpha from the sums of a batch, and, when the level is adaptive, the rung its weights stand on.
+
+    With `handover` the uncorrected branch is replaced by token ratios, and a share of all is left uncorrected.
 
     A batch without tokens gives alpha 0.
     """
     sequences, _, tokens, kept, _ = sums.values("batch")
     if tokens == 0:
-        return Mixture(0.0, WHOLE, MixingTerms(0.0, 1.0, 0.0, 1.0), math.nan)
+        return Mixture(0.0, WHOLE, 1.0, MixingTerms(0.0, 1.0, 0.0, 1.0), math.nan)
     rows = rungs(sums)
     rung = choose_rung([row.moments(tokens).ess_ratio for row in rows], settings.effective_sample_floor)
     weights = at(rows, rung) if adaptive else rows[0]
@@ -113,24 +124,34 @@ def mix(sums: Sums, settings: MixingSettings, adaptive: bool) -> Mixture:
         guard=guard(mismatch, settings),
     )
     alpha = settings.alpha_max * terms.guard * RULES[settings.rule](mismatch, terms, settings)
-    ess_ratio = mixed_moments(mismatch.truncated, alpha, kept / tokens).ess_ratio
-    return Mixture(alpha=alpha, rung=rung, terms=terms, effective_sample_ratio=ess_ratio)
+    corrected, weighted = 1.0, alpha
+    if handover:
+        alpha *= min(mismatch.truncated.mean, 1.0)
+        both = replace(mismatch, truncated=at(rows, 1.0 - alpha).moments(tokens))
+        corrected = terms.guard * min(1.0 - settings.uncorrected_share, reliability(both, settings))
+        mismatch, weighted = both, corrected
+    ess_ratio = mixed_moments(mismatch.truncated, weighted, kept / tokens).ess_ratio
+    return Mixture(alpha, rung, corrected, terms, ess_ratio)
 
 
-def effect(sums: Sums, alpha: float, rung: float) -> Effect | None:
-    """The effect of the weights h = 1 - alpha + alpha w on the batch of these sums; None without tokens."""
+def effect(sums: Sums, weighted: float, rung: float) -> Effect | None:
+    """The effect of the weights h = 1 - weighted + weighted * w on the batch of these sums; None without tokens.
+
+    `weighted` is alpha, with w the weight at `rung`; of a hand-over, the corrected part, with w between the sequences'
+    weight (row 0) and the tokens' (row 1).
+    """
     _, _, tokens, kept, _ = sums.values("batch")
     if tokens == 0:
         return None
     truncated = at(rungs(sums), rung).moments(tokens)
-    mixed = mixed_moments(truncated, alpha, kept / tokens)
+    mixed = mixed_moments(truncated, weighted, kept / tokens)
     response = 0.0
-    if alpha > 0.0:
+    if weighted > 0.0:
         for log_weight, count in log_weights(sums, rung):
-            response += count * alpha / (alpha + (1.0 - alpha) * math.exp(-log_weight))
+            response += count * weighted / (weighted + (1.0 - weighted) * math.exp(-log_weight))
     return Effect(
         mean_weight=mixed.mean,
-        share=alpha * truncated.mean / mixed.mean if mixed.mean > 0.0 else 0.0,
+        share=weighted * truncated.mean / mixed.mean if mixed.mean > 0.0 else 0.0,
         slope=response / kept if kept > 0.0 else 0.0,
         effective_sample_ratio=mixed.ess_ratio,
     )

@@ -37,15 +37,15 @@ class MixingTerms:
 class Effect:
     """The effect of the weights h = 1 - alpha + alpha w on the gradient of the batch that was measured.
 
-    Exact with rejections. With a bounded uncorrected branch (`uncorrected_bound`), and between two rungs of level
-    `adaptive`, estimates.
+    Exact with rejections. With a bounded uncorrected branch (`uncorrected_bound`), between two rungs of level
+    `adaptive`, and between the tokens and the sequences of `handover`, estimates.
     """
 
     mean_weight: float
     """Mean of h over tokens: the size of the step relative to an uncorrected one, whatever alpha says."""
     share: float
     """The part of that mean which is importance-weighted, in [0, 1]: alpha m / (1 - alpha + alpha m), with m the mean
-    of the truncated weights."""
+    of the truncated weights. Of `handover`, the part weighted by tokens or sequences."""
     slope: float
     """The response of log h to the token's own log-ratio, averaged over the tokens kept: the derivative
     alpha w / h, or 0 where w is at the cap. 1 corrects each token by its whole ratio, 0 does not look at it."""
@@ -59,7 +59,8 @@ class Plan:
     """The decision on how one batch is weighed. Only `Correction.plan` and `Correction.recall` make one."""
 
     alpha: float | None
-    """The mixing coefficient: 0 is uncorrected, 1 fully weighted. None for corrections that do not mix."""
+    """The mixing coefficient: 0 is uncorrected, 1 fully weighted; of `handover`, 0 is weighted by tokens, 1 by
+    sequences. None for corrections that do not mix."""
     rung: float
     """Real-valued rung of the ladder of blocks the weights stand on; used by level `adaptive` only."""
     second_moment_threshold: float
@@ -74,6 +75,8 @@ class Plan:
     effective_sample_ratio: float
     """Effective sample size of the weights applied, as a share of the tokens, on the batch alpha was chosen from. A
     lower bound between two rungs, and an estimate with a bounded uncorrected branch."""
+    corrected: float = 1.0
+    """The part of a token's weight that `handover` corrects; 1 for the others."""
     learning_rate_scale: float = 1.0
     """Multiply the learning rate by this (VCPO); 1 for the others."""
     effect: Effect | None = None

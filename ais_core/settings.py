@@ -24,6 +24,7 @@ Method = Literal[
     "m2po",
     "vcpo",
     "ais",
+    "handover",
 ]
 Level = Literal["token", "prefix", "sequence", "tempered", "geometric", "adaptive"]
 Statistic = Literal["ratio", "k1", "k2", "k3"]
@@ -116,10 +117,13 @@ class MixingSettings:
     """Mean |log ratio| in nats per token above which ratios say nothing and the plan of any method is marked untrusted.
     alpha falls linearly to 0 between this and twice this."""
 
+    uncorrected_share: float = 0.25
+    """`handover` only: the part of every token's weight that stays 1, whatever the ratios say."""
+
     uncorrected_bound: float | None = None
-    """Bound the uncorrected branch by min(1, this * r) per token, so that a token the trained policy finds very
-    unlikely is not pushed at full weight. None leaves the branch at 1. The study of the rule used 4. With a bound the
-    effective sample, its floor and the plan's effect are estimates."""
+    """`ais` only: bound the uncorrected branch by min(1, this * r) per token, so that a token the trained policy finds
+    very unlikely is not pushed at full weight. None leaves the branch at 1. The study of the rule used 4. With a bound
+    the effective sample, its floor and the plan's effect are estimates."""
 
     evaluation: Evaluation = "previous_batch"
     """`previous_batch` takes alpha from the batches before: no pass over the batch ahead of its weights, and alpha is
@@ -143,6 +147,7 @@ class MixingSettings:
         _check("variation_scale", variation, 0 < variation < math.inf, "positive and finite")
         _check("noise_weight", noise, 0 <= noise < math.inf, "0 or more, and finite")
         _check("mismatch_limit", self.mismatch_limit, self.mismatch_limit > 0, "positive (inf switches it off)")
+        _check("uncorrected_share", self.uncorrected_share, 0.0 <= self.uncorrected_share <= 1.0, "in [0, 1]")
         if self.uncorrected_bound is not None:
             bound = self.uncorrected_bound
             _check("uncorrected_bound", bound, 0 < bound < math.inf, "positive and finite, or None")
@@ -168,7 +173,7 @@ class CorrectionSettings:
 
     truncate_tokens: bool | None = None
     """Truncate each token's ratio at `cap` before they are multiplied, as well as the product after it. None means yes
-    for `ais`, no for the others."""
+    for `ais` and `handover`, no for the others."""
 
     temper: float = 0.5
     """The exponent of level `tempered`: weight = exp(temper * sum of log ratios). Other levels ignore it."""
@@ -192,7 +197,7 @@ class CorrectionSettings:
     paper takes that of on-policy sampling. Below it the rate falls with the root of the ratio."""
 
     mixing: MixingSettings = field(default_factory=MixingSettings)
-    """`ais` only: how alpha is chosen."""
+    """`ais` and `handover` only: how alpha is chosen."""
 
     def __post_init__(self) -> None:
         _check("cap", self.cap, self.cap >= 1.0, "1 or more (a smaller cap would truncate identical policies)")
@@ -202,6 +207,8 @@ class CorrectionSettings:
             raise SettingError(f"method {self.method!r} weighs nothing and has no level")
         if self.level == "adaptive" and self.method != "ais":
             raise SettingError(f"level 'adaptive' belongs to method 'ais', not to {self.method!r}")
+        if self.method == "handover" and self.mixing.uncorrected_bound is not None:
+            raise SettingError("`uncorrected_bound` belongs to method 'ais'; 'handover' has `uncorrected_share`")
         bounded = self.method in DEFAULT_BOUNDS
         if not bounded and (self.lower is not None or self.upper is not None):
             raise SettingError(f"method {self.method!r} has no bounds; leave lower and upper out, or add a rejection")
@@ -222,7 +229,7 @@ class CorrectionSettings:
     @property
     def tokens_truncated(self) -> bool:
         """Whether token ratios are truncated before they are multiplied."""
-        return self.method == "ais" if self.truncate_tokens is None else self.truncate_tokens
+        return self.method in MIXING if self.truncate_tokens is None else self.truncate_tokens
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -231,10 +238,13 @@ class CorrectionSettings:
         return (lower if self.lower is None else self.lower, upper if self.upper is None else self.upper)
 
 
-WEIGHTED = ("tis", "mis", "icepop", "vcpo", "ais")
+MIXING = ("ais", "handover")
+"""The methods that mix a weighted gradient with another by alpha."""
+
+WEIGHTED = ("tis", "mis", "icepop", "vcpo", *MIXING)
 """The methods that weigh by a ratio; the others only decide what is kept."""
 
-DEFAULT_LEVELS: dict[str, Level] = {"vcpo": "sequence", "ais": "sequence"}
+DEFAULT_LEVELS: dict[str, Level] = {"vcpo": "sequence", "ais": "sequence", "handover": "sequence"}
 """The level of a method that names none; the others weigh single tokens.
 
 AIS was compared by reinforcement learning at 17 and 49 tokens: at 49 `adaptive` lost the policy in two seeds of four,

@@ -19,7 +19,10 @@ from ais_core.diagnostics.sums import LADDER, LAGS, Sums
 from ais_core.levels import RUNGS, Levels, Units
 from ais_core.ratios import Chunk, SequenceBatch, exponential
 from ais_core.rejections import offending
-from ais_core.settings import EXPONENT_LIMIT, WEIGHTED, CorrectionSettings
+from ais_core.settings import EXPONENT_LIMIT, MIXING, WEIGHTED, CorrectionSettings
+
+TRUNCATED = ("tis", "vcpo", *MIXING)
+"""Methods whose weight is min(w, cap)."""
 
 TINY = -4.0
 """If every log-weight is below this, float32 sums of ratio - 1 have lost the digits of the ratios themselves."""
@@ -141,18 +144,22 @@ class Measurement:
         elif settings.weight_level == "token" or settings.method not in WEIGHTED:
             units = levels.tokens()
             ladder[:1] += _token_row(chunk, units, settings, keep, moments)
-            if settings.method == "ais":
+            if settings.method in MIXING:
                 log_weight[:1] += _log_weights(units, [], settings, keep)
         elif settings.weight_level == "prefix":
             self._add_row(levels.fixed(), keep)
         else:
             units = levels.fixed()
             self._units.append((units, None if keep is None else _kept_share(units, [units.raw.numel()], keep)))
+        if settings.method == "handover":
+            tokens = levels.tokens()
+            ladder[1:2] += _token_row(chunk, tokens, settings, keep, moments)
+            log_weight[1:2] += _log_weights(tokens, [], settings, keep)
 
     def _add_row(self, units: Units, keep_share: Tensor | None) -> None:
         """Adds units to the only row of a fixed level."""
         self._sums.section("ladder").view(RUNGS, -1)[:1] += _rows(units, [], self._settings, keep_share)
-        if self._settings.method == "ais":
+        if self._settings.method in MIXING:
             row = _log_weights(units, [], self._settings, keep_share)
             self._sums.section("log_weight").view(RUNGS, -1)[:1] += row
 
@@ -214,7 +221,7 @@ def _token_row(
     else:
         weights = exponential(chunk.log_ratio) * (chunk.log_ratio.abs() <= EXPONENT_LIMIT)
         sequence_square = weights.square_().dot(units.lengths.float()).double()
-    if keep is None and chunk.largest < math.log(settings.cap) and settings.method in ("tis", "vcpo", "ais"):
+    if keep is None and chunk.largest < math.log(settings.cap) and settings.method in TRUNCATED:
         # No weight is truncated: w = 1 + excess.
         _, _, _, _, total, square = moments[:6]
         applied = [total + number, square + 2.0 * total + number, torch.zeros_like(number)]
@@ -236,7 +243,7 @@ def _rows(units: Units, counts: list[int], settings: CorrectionSettings, keep_sh
     columns = units.raw.new_empty(len(LADDER), units.raw.numel())
     raw, square, low, high, sequence_square, weight, square_weight, capped = columns
     torch.exp(units.raw.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT), out=raw)
-    if units.truncated is units.raw and settings.method in ("tis", "vcpo", "ais"):
+    if units.truncated is units.raw and settings.method in TRUNCATED:
         torch.clamp(raw, max=settings.cap, out=weight)
     else:
         weight.copy_(unit_weights(units, settings))

@@ -40,7 +40,7 @@ _SECTIONS = {
 }
 """The sums in order. `excess` is ratio - 1 of the raw ratio: it keeps small mismatches exact where the ratio
 itself would lose them to rounding. The ladder, and the histogram of logarithms of truncated weights, have a row for
-each rung; a fixed level uses the first row."""
+each rung; a fixed level uses the first row, and `handover` has its tokens in the second."""
 
 
 def _places() -> dict[str, slice]:

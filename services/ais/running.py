@@ -30,6 +30,7 @@ from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import RunSettings, SettingsError
 from ais.settings import Settings, save
+from ais_core.settings import MIXING
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
 """What goes on beside training, given the run's display."""
@@ -145,7 +146,7 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
         ),
         lock=lock,
         trained=_is_trained(directory, settings),
-        hidden=() if settings.correction.method == "ais" else ("alpha",),  # the others do not mix
+        hidden=() if settings.correction.method in MIXING else ("alpha",),  # the others do not mix
     )
 
 

@@ -1,8 +1,10 @@
 """Tables in the documents are those of the recorded results."""
 
+import json
 from pathlib import Path
 
 from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
+from benchmarks.long_answers import report as lengths
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,3 +28,10 @@ def test_every_recorded_file_has_its_study_or_is_an_older_one() -> None:
     found = {file.stem for file in RESULTS.glob("*.jsonl")}
     assert found - studies <= {"frontier"}
     assert all(recorded(name) for name in found)
+
+
+def test_the_table_of_the_chain_is_made_from_its_recorded_figures() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert lengths.BLOCK.search(text)
+    figures = json.loads((ROOT / "benchmarks" / "results" / "lengths.json").read_text())["figures"]
+    assert lengths.filled(text, figures) == text

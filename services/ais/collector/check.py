@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ais.collector.exercise import check_evaluation, open_prompts
+from ais.collector.exercise import open_prompts
 from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.settings import CollectorProcessSettings
@@ -24,8 +24,7 @@ def main() -> None:
     arguments = service_arguments(__doc__ or "")
     try:
         settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
-        open_prompts(settings, Split.TRAIN)
-        check_evaluation(settings)
+        open_prompts(settings, (Split.TRAIN, Split.HELD_OUT))
         open_verifier(settings.collector.task)
     except SettingsError as error:
         print(f"ais: {error}", file=sys.stderr)

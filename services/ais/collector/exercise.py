@@ -12,7 +12,7 @@ from ais.collector.prompts.prompts import Prompt, Split, TaskError, TaskSource
 from ais.collector.prompts.room import PromptRoom, context_of
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.settings import CollectorProcessSettings
-from ais.collector.tasks.task import open_task
+from ais.collector.tasks.task import open_splits
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
@@ -51,9 +51,11 @@ async def open_exercise(
 ) -> AsyncIterator[Exercise]:
     """The prompts of `split` and what judges their responses, while the context is open.
 
-    Raises UnavailableError when one cannot be used.
+    Raises UnavailableError when one cannot be used. Before training, the prompts of the evaluation are opened too, so
+    that a bad row is found now and not afterwards.
     """
-    task, tokenizer = open_prompts(settings, split)
+    splits = (Split.TRAIN, Split.HELD_OUT) if split is Split.TRAIN else (split,)
+    (task, *_), tokenizer = open_prompts(settings, splits)
     try:
         async with open_judge(settings.collector, observe) as judge:
             yield Exercise(task, tokenizer, judge)
@@ -61,21 +63,14 @@ async def open_exercise(
         raise UnavailableError(str(error)) from error
 
 
-def open_prompts(settings: CollectorProcessSettings, split: Split) -> tuple[TaskSource, PolicyTokenizer]:
-    """The prompts of `split`, checked, and the tokenizer that makes tokens of them. Raises UnavailableError."""
+def open_prompts(
+    settings: CollectorProcessSettings, splits: tuple[Split, ...]
+) -> tuple[tuple[TaskSource, ...], PolicyTokenizer]:
+    """The prompts of several splits, for which each row is read once. Raises UnavailableError."""
     run, task = settings.run, settings.collector.task
     tokenizer = open_tokenizer(run.model, settings.collector.prompt)
     room = PromptRoom(tokenizer, context_of(run.model, settings.rollout.max_model_len))
     try:
-        return open_task(task, run.seed, split, room.fits), tokenizer
+        return open_splits(task, run.seed, splits, room.fits), tokenizer
     except TaskError as error:
         raise UnavailableError(str(error)) from error
-
-
-def check_evaluation(settings: CollectorProcessSettings) -> None:
-    """Opens the prompts of the evaluation, so that a bad row is found before training and not after it.
-
-    Raises UnavailableError.
-    """
-    if any(source.name == "jsonl" for source in settings.collector.task.each_source):
-        open_prompts(settings, Split.HELD_OUT)

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from ais.collector.collector import Collector
-from ais.collector.exercise import check_evaluation, open_exercise
+from ais.collector.exercise import open_exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.proof import Expected
@@ -26,7 +26,6 @@ from ais.runtime.network.redis import connect
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
-    check_evaluation(settings)
     registry = service_registry("collector")
     metrics = CollectorMetrics(registry)
     keys = Keys(settings.run.name)

@@ -31,6 +31,8 @@ DEEPEST = 16
 
 _DEEP_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){{{DEEPEST}}}")
 
+_PATHS = tuple[Path, ...]
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -126,6 +128,8 @@ def anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
             anchor_paths(annotation, value, directory)
         elif isinstance(value, str) and value and Path in _members(annotation):
             tree[name] = str(directory / value)
+        elif isinstance(value, list) and _PATHS in _members(annotation):
+            tree[name] = [str(directory / item) if isinstance(item, str) else item for item in value]
         for section, item in _sections_in_list(annotation, value):
             anchor_paths(section, item, directory)
 
@@ -158,7 +162,7 @@ def _insert(model: Any, tree: dict[str, Any], path: list[str], text: str, origin
             raise SettingsError(f"{origin}: {part} is a value, it has no keys below it")
         node, annotation = child, _annotation(annotation, part)
     value = _toml_value(text)
-    holds_text = _holds_text(_annotation(annotation, path[-1]))
+    holds_text = _holds_text(_annotation(annotation, path[-1]), isinstance(value, list))
     node[path[-1]] = text if holds_text and not isinstance(value, str) else value
 
 
@@ -201,6 +205,9 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _holds_text(annotation: Any) -> bool:
+def _holds_text(annotation: Any, is_list: bool) -> bool:
+    """Whether a value that was written, a list or not, is text for a setting of this type."""
     members = [member for member in _members(annotation) if member is not NoneType]
+    if _PATHS in members and not is_list:
+        members.remove(_PATHS)
     return bool(members) and all(member in (str, Path, RedisUrl) or get_origin(member) is Literal for member in members)

@@ -35,7 +35,7 @@ async def process(*overrides: str, log: Path | None = None) -> AsyncIterator[asy
 
 async def registered(registry: ReplicaRegistry, version: int = 0) -> ReplicaRecord:
     """The record of the only replica, once it serves `version`."""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(240):
         while True:
             for record in await registry.replicas():
                 if record.ready and record.policy_version == version:

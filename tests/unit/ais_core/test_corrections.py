@@ -23,6 +23,7 @@ from ais_core import (
     ShapeError,
     StateError,
 )
+from ais_core.settings import MIXING
 
 SAME_BATCH = MixingSettings(evaluation="same_batch")
 EVERY = [
@@ -47,6 +48,8 @@ EVERY = [
     CorrectionSettings(method="ais", mixing=SAME_BATCH),
     CorrectionSettings(method="ais", level="adaptive", mixing=SAME_BATCH),
     CorrectionSettings(method="ais", mixing=MixingSettings(evaluation="same_batch", uncorrected_bound=4.0)),
+    CorrectionSettings(method="handover", mixing=SAME_BATCH),
+    CorrectionSettings(method="handover", level="prefix", mixing=SAME_BATCH),
 ]
 
 
@@ -198,7 +201,7 @@ def test_identical_policies_are_not_corrected(settings: CorrectionSettings) -> N
     assert plan.diagnostics is not None
     assert plan.diagnostics.token_ess_ratio == plan.diagnostics.sequence_ess_ratio == 1.0
     assert plan.diagnostics.weight_ess_ratio == 1.0
-    if settings.method == "ais":
+    if settings.method in MIXING:
         assert plan.alpha == 0.0
 
 
@@ -231,7 +234,7 @@ def test_microbatches_ranks_and_order_do_not_change_the_result(
     sums = sum(correction.measure(packed(part), a) for part, a in zip(parts, signs, strict=True))
     torch.testing.assert_close(sums, whole, rtol=1e-4, atol=1e-4)
     plan, plan_of_parts = correction.plan(whole, None)[0], correction.plan(sums, None)[0]
-    assert (plan.alpha is None) == (settings.method != "ais")
+    assert (plan.alpha is None) == (settings.method not in MIXING)
     if plan.alpha is not None:
         assert plan_of_parts.alpha == pytest.approx(plan.alpha, rel=1e-4, abs=1e-6)
     together = weigh(settings, logs, advantages)
@@ -399,7 +402,7 @@ def test_extreme_log_ratios_leave_no_nan_anywhere(
     batch = SequenceBatch.packed(torch.tensor(extreme), torch.tensor(lengths))
     plan, _ = correction.plan(correction.measure(batch, advantages), None)
     assert bool(correction.weights(batch, advantages, plan).isfinite().all())
-    if settings.method == "ais":
+    if settings.method in MIXING:
         assert (plan.alpha, plan.trusted) == (0.0, False)
     unknown = {"sequence_tail_index"}  # too few sequences
     if plan.diagnostics is not None and plan.diagnostics.weight_mean == 0.0:

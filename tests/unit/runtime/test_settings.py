@@ -219,3 +219,42 @@ def test_a_service_leaves_the_sections_of_others_alone(tmp_path: Path) -> None:
 
 def test_known_keys_reach_into_models_and_dataclasses() -> None:
     assert {"run.steps", "mixing.strength", "prompt.file"} <= set(known_keys(Root))
+
+
+class Source(Section):
+    file: Path | tuple[Path, ...] | None = None
+    rows: int = 1
+
+
+class Mixed(Section):
+    sources: tuple[Source, ...] = ()
+    file: Path | tuple[Path, ...] | None = None
+
+
+class MixedRoot(Section):
+    task: Mixed = Mixed()
+
+
+def mixed(tmp_path: Path, toml: str, *overrides: str) -> Mixed:
+    (tmp_path / "settings.toml").write_text(toml)
+    return read_settings(MixedRoot, tmp_path / "settings.toml", overrides, {}).task
+
+
+def test_paths_in_lists_and_in_arrays_of_tables_count_from_the_files_directory(tmp_path: Path) -> None:
+    task = mixed(
+        tmp_path, '[task]\nfile = ["a", "b/*"]\n[[task.sources]]\nfile = "c"\n[[task.sources]]\nfile = ["d"]\n'
+    )
+    assert task.file == (tmp_path / "a", tmp_path / "b/*")
+    assert [source.file for source in task.sources] == [tmp_path / "c", (tmp_path / "d",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "file"), [("2025", Path("2025")), ("a.jsonl", Path("a.jsonl")), ('["a", "b"]', (Path("a"), Path("b")))]
+)
+def test_a_setting_of_one_path_or_several_may_be_overridden_by_either(tmp_path: Path, text: str, file: object) -> None:
+    assert mixed(tmp_path, "", f"task.file={text}").file == file
+
+
+def test_a_truth_value_for_a_number_is_refused_in_arrays_of_tables_too(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"setting task\.sources\.1\.rows: expected a number, got true or false"):
+        mixed(tmp_path, "[[task.sources]]\nrows = 2\n[[task.sources]]\nrows = true\n")

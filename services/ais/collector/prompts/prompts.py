@@ -71,6 +71,8 @@ class TaskSource(Protocol):
     """The label of the source; `mixture` for a mixture."""
     distinct: int | None
     """Different prompts there are; None: as many as one may want."""
+    too_long: int
+    """Prompts left out because they leave the replicas no room for an answer."""
 
     @property
     def sources(self) -> tuple[TaskSource, ...]:

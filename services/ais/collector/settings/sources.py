@@ -33,26 +33,70 @@ class ReasoningGymDataset(Section):
         return self
 
 
+class ColumnSettings(Section):
+    """Which columns of a row are what. A name with dots goes into objects: `reward_model.ground_truth`."""
+
+    prompt: str = Field(default="prompt", min_length=1)
+    """The question: text, or a list of chat messages, each with `role` and `content`."""
+    template: str | None = Field(default=None, min_length=1)
+    r"""In the place of `prompt`: a text in which {column} is that column's value. Other braces, as in \boxed{}, stay as
+    they are; {{column}} is {column} itself."""
+    answer: str = "answer"
+    """What verifiers compare with: text or a number. Empty: rows have no answer, and the verifier needs none."""
+    answer_pattern: str | None = Field(default=None, min_length=1)
+    r"""Regular expression that finds the answer inside that column: its last match, or that match's first group. For
+    GSM8K `####\s*(.+)`."""
+    answer_is_json: bool = False
+    """Verifiers get the answer as JSON text, whatever it is: a list, an object, null."""
+    id: str = ""
+    """Text or a whole number that names the row. Empty: `id` where a row has it, else where the row stands."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """What else verifiers get: names and the columns they are taken from, such as {numbers = "nums"}. Empty: the object
+    `metadata`, where a row has it."""
+
+
 class SourceSettings(Section):
     """A source of prompts, and how responses to them are judged."""
 
-    name: Literal["sort", "jsonl", "reasoning_gym", "mixture"] = "sort"
-    """`sort` makes digit-sorting problems, `jsonl` reads prompts and answers from a file, and `reasoning_gym` makes
-    problems with the library of that name, which has about a hundred kinds. `mixture` draws from `sources`."""
+    name: Literal["sort", "jsonl", "parquet", "huggingface", "reasoning_gym", "python", "mixture"] = "sort"
+    """`sort` makes digit-sorting problems. `jsonl` and `parquet` read files, `huggingface` a dataset of that library.
+    `reasoning_gym` makes problems with the library of that name, which has about a hundred kinds. `python` takes what a
+    function of yours gives, and `mixture` draws from `sources`."""
     label: str | None = Field(default=None, min_length=1, max_length=128)
-    """What records, metrics and evaluation call this source. None: a name made of the file or the datasets."""
+    """What records, metrics and evaluation call this source. None: a name made of the file, the dataset or the task."""
     digits: int = Field(default=16, ge=1, le=512)
     """Length of a problem of the sort task."""
-    file: Path | None = None
-    """For `jsonl`: one object a line with the keys `prompt` and `answer`, and optionally `id` and `metadata`."""
-    held_out_file: Path | None = None
-    """For `jsonl`: the same kind of file for evaluation. Prompts that both files have are not trained on."""
-    held_out_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """For `jsonl` without `held_out_file`: the share of `file` that is kept for evaluation and never trained on. A
-    prompt's text alone decides, so rows may come and go without moving another."""
+    file: Path | tuple[Path, ...] | None = None
+    """For `jsonl` and `parquet`: a file, a list of files, or a pattern such as data/*.jsonl. A JSONL file has one
+    object a line; a file that ends in .json is an array of objects. For `huggingface`: a directory, in the place of
+    `dataset`."""
+    held_out_file: Path | tuple[Path, ...] | None = None
+    """The same for evaluation. Prompts that both have are not trained on."""
+    dataset: str | None = Field(default=None, min_length=1)
+    """For `huggingface`: the id of a dataset of the hub, such as openai/gsm8k."""
+    dataset_config: str | None = None
+    """For `huggingface`: the configuration, where a dataset has several."""
+    revision: str | None = None
+    """For `huggingface`: branch, tag or commit of the dataset."""
+    split: str = Field(default="train", min_length=1)
+    """For `huggingface`: what is trained on, such as train or train[:1000]."""
+    held_out_split: str | None = Field(default=None, min_length=1)
+    """For `huggingface`: what is evaluated on. None: `held_out_fraction` of `split`."""
+    function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?$", max_length=500)
+    """For `python`: `module:function`, or the name of an entry point of the group ais.tasks. It gives a table of rows
+    or an object that makes them (docs/data.md)."""
+    directory: Path | None = None
+    """For `python`: where the module lies. None: where Python finds it, the current directory included."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """For `python`: what the function is called with."""
+    columns: ColumnSettings = ColumnSettings()
+    """Which columns of a row are what."""
+    held_out_fraction: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Without `held_out_file` and `held_out_split`: the share of the rows that is kept for evaluation and never trained
+    on. The prompt alone decides, so rows may come and go without moving another. 1: none is trained on."""
     too_long: Literal["refuse", "skip"] = "refuse"
-    """For `jsonl`: prompts too long for the replicas stop the run before it starts, or are left out and counted in the
-    log. Problems that are made, as by `reasoning_gym`, are made again until one fits."""
+    """Rows whose prompts are too long for the replicas stop the run before it starts, or are left out and counted.
+    Problems that are made, as by `reasoning_gym`, are made again until one fits."""
     datasets: tuple[ReasoningGymDataset, ...] = ()
     """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
     verifier: VerifierName | None = None
@@ -69,8 +113,10 @@ class SourceSettings(Section):
         """What the source is called: the same in every process, whatever the files hold."""
         if self.label is not None:
             return self.label
-        if self.file is not None and self.name == "jsonl":
-            return self.file.stem
+        if self.name in ("jsonl", "parquet", "huggingface"):
+            return self.dataset or _stem(self.file)
+        if self.name == "python":
+            return str(self.function)
         if self.name == "reasoning_gym":
             return "+".join(dataset.name for dataset in self.datasets)
         return f"sort{self.digits}" if self.name == "sort" else self.name
@@ -82,13 +128,28 @@ class SourceSettings(Section):
 
     @model_validator(mode="after")
     def _source_is_given(self) -> Self:
-        if self.name == "jsonl" and self.file is None:
-            raise ValueError("task jsonl needs collector.task.file, a JSONL file of prompts and answers")
+        if self.name in ("jsonl", "parquet") and not self.file:
+            raise ValueError(f"task {self.name} needs collector.task.file, a file of prompts and answers")
+        if self.name == "huggingface" and (self.dataset is None) == (self.file is None):
+            raise ValueError("task huggingface needs one of collector.task.dataset, an id, and file, a directory")
+        if self.name == "huggingface" and not isinstance(self.file, Path | None):
+            raise ValueError("task huggingface takes one directory in collector.task.file")
+        if self.name == "huggingface" and self.held_out_file is not None:
+            raise ValueError("task huggingface takes collector.task.held_out_split, not held_out_file")
+        if self.name == "python" and self.function is None:
+            raise ValueError("task python needs collector.task.function, such as my_module:my_function")
         if self.name == "reasoning_gym" and not self.datasets:
             raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
         if self.name == "sort" and self.effective_verifier == "reasoning_gym":
             raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
         return self
+
+
+def _stem(file: Path | tuple[Path, ...] | None) -> str:
+    """The first file's name without its ending; of a pattern, the directory's before it."""
+    first = file if isinstance(file, Path) else (file or (Path("rows"),))[0]
+    named = [part for part in first.parts if not set("*?[") & set(part)]
+    return first.stem if len(named) == len(first.parts) else (named[-1] if named else "rows").strip("/") or "rows"
 
 
 class MixtureSource(SourceSettings):

@@ -30,6 +30,7 @@ class Mixture:
         self.sources = tuple(sources)
         counts = [source.distinct for source in sources]
         self.distinct: int | None = None if None in counts else sum(count or 0 for count in counts)
+        self.too_long = sum(source.too_long for source in sources)
         self._quotas = quotas(weights)
         self._seed = seed
         self._draws = lru_cache(maxsize=8)(self._draws_of)

@@ -36,6 +36,7 @@ class ReasoningGymTask:
     """Draws items from one or more datasets, by weight."""
 
     distinct: int | None = None
+    too_long = 0
 
     def __init__(
         self,
@@ -108,16 +109,15 @@ class Scorer:
         return min(1.0, max(0.0, reward))
 
 
-def check_scorable(prompts: Iterable[Prompt]) -> None:
-    """Raises TaskError for the first prompt that does not name its dataset, or names one that does not exist."""
-    for prompt in prompts:
-        name = prompt.metadata.get(SOURCE)
-        if not isinstance(name, str):
-            raise TaskError(
-                f"prompt {prompt.prompt_id}: the verifier reasoning_gym needs the library's own metadata with each "
-                f'prompt, at least {{"metadata": {{"{SOURCE}": NAME}}}}, got {prompt.metadata!r}'
-            )
-        _registered(name)
+def check_scorable(prompt: Prompt) -> None:
+    """Raises TaskError for a prompt that does not name its dataset, or names one that does not exist."""
+    name = prompt.metadata.get(SOURCE)
+    if not isinstance(name, str):
+        raise TaskError(
+            f"the verifier reasoning_gym needs the library's own metadata with each prompt, at least "
+            f'{{"metadata": {{"{SOURCE}": NAME}}}}, got {dict(prompt.metadata)!r}'
+        )
+    _registered(name)
 
 
 def eighth_of(text: str) -> int:

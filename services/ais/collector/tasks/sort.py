@@ -11,6 +11,7 @@ class SortTask:
     """Sort digits: `3914=` is answered by `1349`. Real, verifiable, and learnable in a minute on two cores."""
 
     distinct: int | None = None
+    too_long = 0
 
     def __init__(self, digits: int, seed: int, split: Split, label: str | None = None) -> None:
         self.name = label or f"sort{digits}"

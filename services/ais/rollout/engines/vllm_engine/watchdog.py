@@ -15,14 +15,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil  # of vLLM's own requirements
+
 MARK = "AIS_VLLM_OF"
 """Environment variable of every process that one replica's vLLM starts (by spawn: a forked one has none of its own)."""
+KEEP_ENVIRONMENT = "SPT_NOENV"
+"""Tells setproctitle, by which vLLM's processes name themselves, not to write over their environment."""
 
 
 @contextmanager
 def watchdog() -> Iterator[None]:
     """Processes started while the context is open, and theirs, are killed at its end, or when this process dies."""
-    os.environ[MARK] = secrets.token_hex(8)
+    os.environ[MARK], os.environ[KEEP_ENVIRONMENT] = secrets.token_hex(8), "1"
     # In a session of its own: the terminal's Ctrl-C is for the replica, which may still drain.
     with subprocess.Popen((sys.executable, __file__), stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
@@ -30,17 +34,24 @@ def watchdog() -> Iterator[None]:
             yield
         finally:
             process.stdin.close()
-            del os.environ[MARK]
+            del os.environ[MARK], os.environ[KEEP_ENVIRONMENT]
 
 
 def main() -> None:
-    import psutil  # of vLLM's own requirements
-
     sys.stdin.read()
+    while found := list(marked(os.environ[MARK])):  # one may have started another meanwhile
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                process.wait(1)
+
+
+def marked(mark: str) -> Iterator[psutil.Process]:
+    """Other processes that bear the mark."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == os.environ[MARK]:
-                process.kill()
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                yield process
 
 
 if __name__ == "__main__":

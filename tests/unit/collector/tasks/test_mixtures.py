@@ -27,6 +27,7 @@ class Counting:
 
     name: str
     distinct: int | None = None
+    too_long: int = 0
 
     @property
     def sources(self) -> tuple[Counting, ...]:
