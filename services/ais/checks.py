@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ais.launcher.processes.commands import module
 from ais.launcher.processes.processes import ProcessFailedError, service_environment
+from ais.launcher.tracking.tracker import missing
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
@@ -20,12 +22,20 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_before_start(settings: Settings) -> None:
-    """Raises SettingsError or UnavailableError for a model, a task file or a tokenizer that cannot be used.
+    """Raises SettingsError or UnavailableError for a model, a task file, a tokenizer or a tracker that cannot be used.
 
     Raises ProcessFailedError when looking at them fails for another reason.
     """
+    check_trackers(settings)
     _check_model(settings)
     _check_prompts(settings)
+
+
+def check_trackers(settings: Settings) -> None:
+    """Raises UnavailableError for a tracker whose library is not installed."""
+    for name in settings.tracking.trackers:
+        if find_spec(name) is None:
+            raise UnavailableError(missing(name))
 
 
 def _check_model(settings: Settings) -> None:

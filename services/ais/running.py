@@ -12,16 +12,17 @@ from typing import Any
 from ais.checks import check_before_start
 from ais.launcher.directory.lock import held
 from ais.launcher.directory.record import RunRecord, read_record
-from ais.launcher.directory.run_directory import RunDirectory, fresh_run_directory
+from ais.launcher.directory.run_directory import RunDirectory, early_end, fresh_run_directory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, open_display
-from ais.launcher.processes.commands import TrainerRanks, service_commands
+from ais.launcher.processes.commands import TrainerRanks, service_commands, tracker
 from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.report import write_report
 from ais.launcher.report.results import read_results
 from ais.launcher.report.summary import print_summary
 from ais.launcher.run import Plan, run
+from ais.launcher.tracking.run import write_tracked_run
 from ais.resuming import check_resumable
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.network.redis import RedisUnreachableError
@@ -101,6 +102,7 @@ def _drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside:
                 return 0
             display = open_display(console, _title(directory, settings))
             started.append(settings)
+            write_tracked_run(directory, settings.model_dump(mode="json"))
             record = await run(_plan(directory, settings, lock), display, beside(display) if beside else None)
         return _conclude(directory, record, console)
 
@@ -145,6 +147,8 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
             trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
         ),
         lock=lock,
+        trackers=tuple(tracker(directory.path, name) for name in settings.tracking.trackers),
+        tracking_seconds=settings.tracking.final_seconds,
         trained=_is_trained(directory, settings),
         hidden=() if settings.correction.method in MIXING else ("alpha",),  # the others do not mix
     )
@@ -171,10 +175,11 @@ def _conclude(directory: RunDirectory, record: RunRecord, console: Screen) -> in
 
 
 def _is_trained(directory: RunDirectory, settings: Settings) -> bool:
-    """Whether the final model of the run is there, after as many steps as are wanted."""
+    """Whether the final model of the run is there, after as many steps as are wanted or make sense."""
     try:
         manifest = json.loads((directory.model / "manifest.json").read_bytes())
-        return int(manifest["step"]) >= settings.run.steps
+        in_vain = settings.evaluation.patience > 0 and early_end(directory) is not None
+        return int(manifest["step"]) >= settings.run.steps or in_vain
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -186,7 +191,8 @@ def _is_finished(directory: RunDirectory, settings: Settings) -> bool:
 
 def _say_finished(directory: RunDirectory, settings: Settings) -> None:
     argument = _as_argument(directory)
-    print(f"{directory.path} is finished: {settings.run.steps} of {settings.run.steps} steps are trained.")
+    step, why = early_end(directory) or (settings.run.steps, "")
+    print(f"{directory.path} is finished: {step} of {settings.run.steps} steps are trained.{why and f' {why}'}")
     print(f"its report:      {directory.report}")
     print(f"train on:        ais resume {argument} --set run.steps={2 * settings.run.steps}")
 

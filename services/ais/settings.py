@@ -17,7 +17,9 @@ from typing import Any, Self
 from pydantic import BaseModel, Secret, model_validator
 
 from ais.collector.settings import CollectorSettings
+from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.launcher.settings import LauncherSettings
+from ais.launcher.tracking.settings import TrackingSettings
 from ais.rollout.settings import RolloutSettings
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
@@ -38,12 +40,18 @@ class Settings(Section):
     collector: CollectorSettings = CollectorSettings()
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     launcher: LauncherSettings = LauncherSettings()
+    tracking: TrackingSettings = TrackingSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         check_sections(self.run, self.trainer, self.correction)
+        source = self.evaluation.metric.rpartition("/")[0]
+        known = [one.effective_label for one in self.collector.task.each_source]
+        if source and source not in known:
+            raise ValueError(f"evaluation.metric names the source {source!r}; there are: {', '.join(known)}")
         if self.rollout.drain_seconds >= self.launcher.stop_grace_seconds:
             raise ValueError(
                 f"launcher.stop_grace_seconds = {self.launcher.stop_grace_seconds:g} must be more than "

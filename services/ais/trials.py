@@ -1,7 +1,8 @@
-"""What `ais chaos` and `ais eval` do once their settings are read; each gives an exit code."""
+"""What `ais chaos`, `ais eval` and `ais track` do once the command line is read; each gives an exit code."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,19 +12,23 @@ from typing import Any
 
 from rich.table import Table
 
-from ais.checks import check_before_start
+from ais.checks import check_before_start, check_trackers
 from ais.launcher.chaos import Chaos, Verdict, judge
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display
+from ais.launcher.processes.commands import tracker
 from ais.launcher.processes.processes import Processes
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.report.results import read_results
-from ais.launcher.run import score_model
+from ais.launcher.run import processes_of, score_model
+from ais.launcher.tracking.run import write_tracked_run
 from ais.running import FAILURES, Beside, begin, tell, write_settings
 from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from ais.runtime.files import replace_file
 from ais.runtime.output import Screen
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
 from ais.settings import Settings
 
 
@@ -95,3 +100,27 @@ def evaluate_settings(settings: Settings, prompts: int) -> int:
             return run_cancellable(main())
         except FAILURES as error:
             return tell(error)
+
+
+def track_run(directory: RunDirectory, overrides: list[str], follow: bool) -> int:
+    """Tells each tracker what is in the run's files; with `follow`, until a signal comes."""
+
+    async def main() -> int:
+        async with processes_of(directory, settings.launcher) as processes:
+            codes = await asyncio.gather(*map(processes.run, commands))
+        for command, code in zip(commands, codes, strict=True):
+            log = processes.log_path(command.name)
+            print(f"{command.name} has everything" if code == 0 else f"{command.name} failed; see {log}")
+        return max(codes)
+
+    try:
+        settings = read_settings(Settings, directory.config, overrides, environment={}, earlier_release=True)
+        if not settings.tracking.trackers:
+            raise SettingsError("""tracking.trackers names none; try --set 'tracking.trackers=["tensorboard"]'""")
+        check_trackers(settings)
+        write_tracked_run(directory, settings.model_dump(mode="json"))
+        options = () if follow else ("--once",)
+        commands = [tracker(directory.path, name, *options) for name in settings.tracking.trackers]
+        return run_cancellable(main())
+    except FAILURES as error:
+        return tell(error)

@@ -80,8 +80,12 @@ def assert_ledger(directory: Path, batches: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_run_whose_launcher_was_killed_goes_on_by_ais_resume(tmp_path: Path) -> None:
-    overrides = ("run.steps=16", "launcher.evaluation_prompts=0", "trainer.checkpoints.every_steps=3")
+def test_a_run_whose_launcher_was_killed_goes_on_by_ais_resume_in_its_trackers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    trackers = ('tracking.trackers=["tensorboard", "wandb", "trackio"]', "tracking.wandb.mode=offline")
+    overrides = ("run.steps=16", "launcher.evaluation_prompts=0", "trainer.checkpoints.every_steps=3", *trackers)
     with ais_run(tmp_path, *overrides) as process:
         wait_for(lambda: len(steps(tmp_path)) >= 5, process)
         process.kill()
@@ -99,6 +103,12 @@ def test_a_run_whose_launcher_was_killed_goes_on_by_ais_resume(tmp_path: Path) -
     assert_ledger(tmp_path, batches=16)
     assert steps(tmp_path)[0]["incarnation"] == 1, "what was committed was not trained again"
     assert steps(tmp_path)[-1]["incarnation"] == 2
+    for name, exact in (("tensorboard", 2e-7), ("wandb", 0), ("trackio", 0)):
+        reader = [sys.executable, "-m", "tests.support.tracker_readers", name, str(directory)]
+        read = json.loads(subprocess.run(reader, cwd=ROOT, capture_output=True, check=True).stdout.splitlines()[-1])
+        for figure in ("reward_mean", "log_ratio_abs_mean", "incarnation", "tokens_per_second"):
+            expected = {str(line["step"]): line[figure] for line in steps(tmp_path)}
+            assert read[figure] == pytest.approx(expected, rel=exact, abs=0), (name, figure)
 
 
 @pytest.mark.slow

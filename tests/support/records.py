@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ais.contracts.evaluation.results import Estimate, EvaluationResult, SourceScore
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan, Trajectory
@@ -60,4 +61,29 @@ def trajectory_of(
         token_ids=tokens,
         behaviour_logprobs=np.asarray(logprobs, dtype=np.float32),
         **usual | fields,
+    )
+
+
+def evaluation_result(step: int, **rewards: float) -> EvaluationResult:
+    """An evaluation of `step` with those mean rewards, by source; as many of its responses passed."""
+    return EvaluationResult(
+        step=step,
+        first_version=step,
+        last_version=step + 1,
+        precision="bf16",
+        time=1_700_000_000.0 + step,
+        seconds=1.5,
+        sources=tuple(
+            SourceScore(
+                source=source,
+                prompts=8,
+                unanswered=0,
+                samples=1,
+                reward=Estimate(mean=reward, interval=0.1),
+                passed={1: Estimate(mean=reward, interval=0.1)},
+                response_length_mean=7.0,
+                truncated_share=0.0,
+            )
+            for source, reward in rewards.items()
+        ),
     )

@@ -60,6 +60,7 @@ def test_every_wrong_key_is_told_at_once() -> None:
     ("overrides", "told"),
     [
         (("correction.method=tis", "trainer.objective.straight_through=true"), "correction.method"),
+        (("evaluation.metric=gsm8k/reward_mean",), "there are: sort16"),
         (("rollout.drain_seconds=40", "launcher.stop_grace_seconds=30"), "a replica would be killed while it drains"),
     ],
 )

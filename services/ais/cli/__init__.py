@@ -37,6 +37,7 @@ for command in (runs.run, runs.resume, runs.chaos, services.rollout, services.co
 app.command()(comparison.compare)
 app.command(name="eval")(models.evaluate)
 app.command()(runs.report)
+app.command()(runs.track)
 app.command()(runs.scale)
 app.command(name="config")(workshop.show_config)
 app.command()(models.warmstart)

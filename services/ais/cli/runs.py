@@ -94,6 +94,23 @@ def report(
         fail(f"the report cannot be written: {directory.report}: {error.strerror}", EXIT_UNAVAILABLE)
 
 
+def track(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes, until stopped.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Tell TensorBoard, wandb or trackio what a run has written, finished or not; tracking.trackers says which.
+
+    `ais run` does so by itself. Telling again changes nothing.
+
+        ais track demo
+        ais track demo --set 'tracking.trackers=["tensorboard"]'
+    """
+    from ais.trials import track_run
+
+    sys.exit(track_run(existing_run(run, None, None), overrides or [], follow))
+
+
 def scale(
     run: Annotated[str, typer.Argument(help="Name of a run that goes on, or its directory.", metavar="RUN")],
     replicas: Annotated[int, typer.Argument(min=1, help="Rollout replicas it is to have.", metavar="REPLICAS")],

@@ -60,7 +60,8 @@ class Collector:
         self._changed = asyncio.Event()
         self._standstill = Standstill(settings.stall_seconds, time.monotonic())
         self._trainer = TrainerWatch(trainer, self._admission, run.groups_per_batch, metrics, self._standstill)
-        self._fleet = Fleet(
+        self.verify = self._trainer.verify
+        self.fleet = self._fleet = Fleet(
             registry,
             Links(run.use_proxy, settings.sampling.max_new_tokens),
             expected,

@@ -25,6 +25,8 @@ class Exercise:
     task: TaskSource
     tokenizer: PolicyTokenizer
     judge: Judge
+    held_out: TaskSource | None = None
+    """Where the task is training's: the prompts to evaluate on."""
 
     def ask(self, ordinal: int) -> tuple[Prompt, list[int]]:
         """The prompt of an ordinal, and its tokens."""
@@ -55,10 +57,10 @@ async def open_exercise(
     that a bad row is found now and not afterwards.
     """
     splits = (Split.TRAIN, Split.HELD_OUT) if split is Split.TRAIN else (split,)
-    (task, *_), tokenizer = open_prompts(settings, splits)
+    (task, *held_out), tokenizer = open_prompts(settings, splits)
     try:
         async with open_judge(settings.collector, observe) as judge:
-            yield Exercise(task, tokenizer, judge)
+            yield Exercise(task, tokenizer, judge, *held_out)
     except TaskError as error:
         raise UnavailableError(str(error)) from error
 

@@ -55,6 +55,10 @@ class CollectorMetrics:
         )
         self.reward = meter.gauge("ais_collector_reward_mean", "Mean reward of the last published group.")
         self.tokens = meter.counter("ais_collector_response_tokens", "Response tokens in published groups.")
+        self.evaluations = meter.counter("ais_collector_evaluations", "Evaluations while training that have ended.")
+        self.evaluation_responses = meter.counter(
+            "ais_collector_evaluation_responses", "Responses to held-out prompts, while training."
+        )
         self.judgements = meter.counter(
             "ais_collector_judgements",
             "Responses judged by workers, by outcome: judged, overtime, memory, error, died. All but the first failed.",

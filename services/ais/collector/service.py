@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from redis.asyncio import Redis
 
 from ais.collector.collector import Collector
-from ais.collector.exercise import open_exercise
+from ais.collector.evaluating.while_training import Evaluator
+from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorProcessSettings
 from ais.collector.trainer_watch import TrainerChannel
+from ais.contracts.evaluation.board import EvaluationBoard
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
@@ -22,6 +28,9 @@ from ais.runtime.metrics import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.patience import persist
 from ais.runtime.network.redis import connect
+from ais.runtime.tasks import end_tasks
+
+logger = logging.getLogger(__name__)
 
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
@@ -41,4 +50,36 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         collector = Collector(settings.run, settings.collector, exercise, trainer, replicas, expected, metrics)
         app = application("AIS collector", registry, collector.not_ready)
         await stack.enter_async_context(serve(app, settings.collector.http_host, settings.collector.http_port))
-        await collector.run(stop)
+        beside = asyncio.create_task(_evaluate_beside(settings, exercise, collector, redis, metrics))
+        try:
+            await collector.run(stop)
+        finally:
+            await end_tasks(beside)
+
+
+async def _evaluate_beside(
+    settings: CollectorProcessSettings,
+    exercise: Exercise,
+    collector: Collector,
+    redis: Redis,
+    metrics: CollectorMetrics,
+) -> None:
+    """Evaluates on the held-out prompts of `exercise` while `collector` collects, where the settings ask for it."""
+    if settings.evaluation.every_steps == 0 or exercise.held_out is None:
+        return
+    keys = Keys(settings.run.name)
+    evaluator = Evaluator(
+        run=settings.run,
+        collector=settings.collector,
+        settings=settings.evaluation,
+        exercise=replace(exercise, task=exercise.held_out),
+        events=TrainerEvents(redis, keys),
+        board=EvaluationBoard(redis, keys),
+        fleet=collector.fleet,
+        verify=collector.verify,
+        metrics=metrics,
+    )
+    try:
+        await evaluator.follow()
+    except Exception:
+        logger.exception("evaluation has ended; training goes on")

@@ -37,6 +37,11 @@ class Keys:
         return f"ais:{self.run}:position"
 
     @property
+    def evaluations(self) -> str:
+        """Hash of the evaluations while training, by step, collector to trainer."""
+        return f"ais:{self.run}:evaluations"
+
+    @property
     def incarnation(self) -> str:
         """How many trainers have been started for the run; the newest one's number fences off the ones before it."""
         return f"ais:{self.run}:incarnation"

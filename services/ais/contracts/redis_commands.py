@@ -39,6 +39,9 @@ def commands_of(keys: Keys) -> list[tuple[str, ...]]:
         ("HSET", keys.position, "version", "0"),
         ("HGET", keys.position, "version"),
         ("HGETALL", keys.position),
+        ("HGETALL", keys.evaluations),
+        ("HSETNX", keys.evaluations, "0", "{}"),
+        ("HDEL", keys.evaluations, "0"),
         ("EVALSHA", "0" * 40, "1", groups),
         ("SCRIPT", "LOAD", "return 0"),
     ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -169,6 +169,17 @@ def line(snapshot: Snapshot) -> str:
     if (left := snapshot.seconds_left) is not None:
         parts.append(f"{duration(left)} left")
     return "  ".join(parts)
+
+
+def score_line(score: Mapping[str, Any]) -> str:
+    """One source of an evaluation while training, of a line of held_out.jsonl."""
+    first, last = score["first_version"], score["last_version"]
+    versions = "" if first == last == score["step"] else f", by versions {first} to {last}"
+    figures = [
+        f"{name} {score[name]:.3f} ± {score[f'{name}_interval']:.3f}" for name in score if f"{name}_interval" in score
+    ]
+    reward = f"reward {score['reward_mean']:.3f} ± {score['reward_interval']:.3f}"
+    return f"step {score['step']} on held-out {score['source']}{versions}: {'  '.join([reward, *figures])}"
 
 
 def draw(title: str, snapshot: Snapshot, width: int) -> RenderableType:

@@ -12,7 +12,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.redis_commands import commands_of
 from ais.launcher.course import Course
 from ais.launcher.directory.record import RunRecord, read_record, record_of
-from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, spread
+from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, early_end, spread
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, Snapshot, course_of_a_run, duration
 from ais.launcher.evaluation import BF16, Evaluation, evaluate
@@ -22,6 +22,7 @@ from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.server import provide_redis
 from ais.launcher.report.results import Results, read_results
 from ais.launcher.settings import LauncherSettings
+from ais.launcher.tracking.ending import end_trackers
 from ais.launcher.training import REFRESH_SECONDS, train
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.network.redis import RedisUnreachableError, connect
@@ -51,6 +52,10 @@ class Plan:
     """Descriptor of the lock that the processes are to inherit."""
     trained: bool = False
     """Whether training has come to its end before, so that only the evaluation is left."""
+    trackers: tuple[Command, ...] = ()
+    """They look on, also at the evaluation."""
+    tracking_seconds: float = 0.0
+    """How long they may take at the end."""
     hidden: Collection[str] = ()
     """Quantities that the display leaves out."""
 
@@ -97,6 +102,7 @@ async def run(
                     await _evaluate(plan, processes, redis, course, display)
                 except (ProcessFailedError, UnavailableError, RedisUnreachableError) as error:
                     record.reason = f"{EVALUATION_FAILED}: {error}"
+            await end_trackers(processes, plan.trackers, plan.directory, plan.tracking_seconds, display.note)
         record.status = "finished"
     except BrokenPipeError:
         record.status, record.reason = "stopped", "its standard output was closed"
@@ -129,8 +135,10 @@ async def _train(
             processes,
             plan.services(redis.url),
             server,
+            trackers=plan.trackers,
             fleet=Fleet(client, plan.directory.name),
             steps_file=plan.directory.steps,
+            held_out=StepLog(plan.directory.held_out),
             scale_file=plan.directory.replicas,
             course=course,
             total_steps=plan.total_steps,
@@ -140,7 +148,8 @@ async def _train(
     finally:
         await client.aclose()
     done = StepLog(plan.directory.steps).catch_up()
-    if done < plan.total_steps:
+    early = early_end(plan.directory)
+    if done < plan.total_steps and (early is None or early[0] != done):
         raise ProcessFailedError(f"the trainer was asked to end after {done} of {plan.total_steps} steps")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ais.launcher.course import Course
 from ais.launcher.directory.scaling import asked
 from ais.launcher.directory.steps import StepLog
-from ais.launcher.display import Display, Snapshot
+from ais.launcher.display import Display, Snapshot, score_line
 from ais.launcher.fleet import Fleet
 from ais.launcher.listening import Listener
 from ais.launcher.processes.commands import Command, ServiceCommands
@@ -28,27 +28,30 @@ async def train(
     services: ServiceCommands,
     server: Command | None,
     *,
+    trackers: Sequence[Command] = (),
     fleet: Fleet,
     steps_file: Path,
+    held_out: StepLog,
     scale_file: Path,
     course: Course,
     total_steps: int,
     deaths_limit: int,
     display: Display,
 ) -> None:
-    """Runs the services until the trainer ends well, and ends them then, or when cancelled.
+    """Runs the services until the trainer ends well, and ends them then, or when cancelled; `trackers` go on.
 
     `server` is our own Valkey server, running already. `scale_file`, once it is there, says how many replicas there are
     to be (scaling.py). `course` takes in the steps. Raises ProcessFailedError.
     """
-    keeper = _Keeper(processes, services, server, deaths_limit, display)
+    keeper = _Keeper(processes, services, server, trackers, deaths_limit, display)
     listener = Listener(processes.log_path, display)
     watch = _Watch(
-        fleet, keeper.processes, keeper.replicas, listener, StepLog(steps_file), course, total_steps, display
+        fleet, keeper.processes, keeper.replicas, listener, StepLog(steps_file), course, total_steps, display, held_out
     )
+    held_out.catch_up()  # those before were told by another launcher
     background = [asyncio.create_task(watch.look_forever())]
     try:
-        for command in (*services.replicas, services.collector, services.trainer):
+        for command in (*services.replicas, services.collector, services.trainer, *trackers):
             await keeper.start(command)
         background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
         await _first_end(keeper.until_the_end(), *background)
@@ -80,12 +83,14 @@ class _Keeper:
         processes: Processes,
         services: ServiceCommands,
         server: Command | None,
+        trackers: Sequence[Command],
         deaths_limit: int,
         display: Display,
     ) -> None:
         roles = [(command, Role.REPLICA) for command in services.replicas]
         roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
         roles += [(server, Role.SERVER)] if server else []
+        roles += [(tracker, Role.TRACKER) for tracker in trackers]
         self.replicas = list(services.replicas)
         self._commands = {command.name: command for command, _role in roles}
         self._supervision = Supervision({command.name: role for command, role in roles}, deaths_limit)
@@ -174,6 +179,8 @@ class _Watch:
     course: Course
     total_steps: int
     display: Display
+    held_out: StepLog
+    """Evaluations while training."""
     began: float | None = None
     """When the first replica was ready, by the event loop's time."""
 
@@ -184,6 +191,8 @@ class _Watch:
 
     async def look(self) -> None:
         self.course.follow(self.steps)
+        for score in self.held_out.new_records():
+            self.display.note(score_line(score))
         self.listener.listen(self.processes(), _now())
         ready = len(await self.fleet.ready())
         if self.began is None and ready:

@@ -185,9 +185,13 @@ def field_types(owner: Any) -> Mapping[str, Any]:
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The values that a setting of this type may have, where they are listed."""
+    """The values that a setting of this type may have, where they are listed; of a tuple, its members'."""
     return tuple(
-        str(choice) for member in _members(annotation) if get_origin(member) is Literal for choice in get_args(member)
+        str(choice)
+        for part in (get_args(annotation) if get_origin(annotation) is tuple else (annotation,))
+        for member in _members(part)
+        if get_origin(member) is Literal
+        for choice in get_args(member)
     )
 
 

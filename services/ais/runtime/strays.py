@@ -24,7 +24,7 @@ STRAYS = Counter(
     registry=None,  # every service's registry has it: ais.runtime.metrics
 )
 
-Kind = Literal["event", "replica"]
+Kind = Literal["event", "replica", "evaluation"]
 """What the record should have been: a trainer's event or a replica's record."""
 
 logger = logging.getLogger(__name__)

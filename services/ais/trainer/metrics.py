@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
+from ais.contracts.evaluation.results import EvaluationResult
 from ais.contracts.limits import field_label
 from ais.runtime.metrics import Meter
 from ais.trainer.record import StepRecord
@@ -20,6 +21,15 @@ class TrainerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         meter = Meter(registry)
+        # Evaluation while training.
+        self._evaluated_reward = meter.gauge(
+            "ais_evaluation_reward_mean", "Mean reward of the last evaluation while training.", ["source"]
+        )
+        self._evaluated_passes = meter.gauge(
+            "ais_evaluation_pass_share", "pass@k of the last evaluation while training, by k.", ["source", "k"]
+        )
+        self._evaluated_step = meter.gauge("ais_evaluation_step", "The step after which it was due.")
+        self.best_step = meter.gauge("ais_evaluation_best_step", "The best step by evaluation.metric.")
         # The correction.
         self._alpha = meter.gauge(
             "ais_mixing_coefficient",
@@ -174,6 +184,14 @@ class TrainerMetrics:
     def count_discarded(self, field: str) -> None:
         """Counts a refused group by the label of the `field` it was refused for."""
         self._discarded.labels(field=field_label(field)).inc()
+
+    def evaluated(self, result: EvaluationResult) -> None:
+        """An evaluation has come in."""
+        self._evaluated_step.set(result.step)
+        for score in result.sources:
+            self._evaluated_reward.labels(source=score.source).set(score.reward.mean)
+            for k, estimate in score.passed.items():
+                self._evaluated_passes.labels(source=score.source, k=k).set(estimate.mean)
 
     def record(self, record: StepRecord, staleness: Sequence[int]) -> None:
         """Shows a finished step; `staleness` has one value a trajectory. A statistic that is None shows as NaN."""

@@ -14,6 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from ais.contracts.evaluation.board import EvaluationBoard
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
@@ -26,6 +27,7 @@ from ais.runtime.network.patience import persist
 from ais.runtime.network.redis import connect
 from ais.runtime.tasks import end_tasks
 from ais.trainer.announcer import Announcer
+from ais.trainer.evaluations import Evaluations
 from ais.trainer.groups.intake import Intake
 from ais.trainer.groups.reader import GroupReader, no_hidden_retries
 from ais.trainer.groups.stall_watch import StallWatch
@@ -134,7 +136,11 @@ class TrainerService:
         if start.checkpoint:
             commits.go_on_from(start.checkpoint.manifest)
         self._stall = StallWatch(settings, intake, self._queue, replicas, metrics, warnings)
-        self._loop = TrainingLoop(settings, start, intake, self._reader, commits, self._announcer, self._stall)
+        board = EvaluationBoard(redis.usual, keys)
+        self._evaluations = Evaluations(run, settings.evaluation, board, start.store, metrics)
+        self._loop = TrainingLoop(
+            settings, start, intake, self._reader, commits, self._announcer, self._stall, self._evaluations
+        )
         self._start = start
 
     @property
@@ -146,11 +152,13 @@ class TrainerService:
         """Trains until the run's steps are done, or `stop` is set and what is trained is committed."""
         await persist(self._queue.prepare, self._settings.trainer.redis_patience_seconds)
         await self._announcer.resumed(self._start.snapshot)
+        await self._evaluations.forget_after(self._start.snapshot.version)
         training = asyncio.create_task(self._train(stop), name="training")
         beside = (
             self._announcer.run(),
             self._reader.run(),
             self._publisher.run(),
+            self._evaluations.run(),
             self._stall.run(self._loop.announce_again),
         )
         working = [training, *map(asyncio.create_task, beside)]
@@ -172,6 +180,9 @@ class TrainerService:
             await self._finish()
 
     async def _finish(self) -> None:
+        await self._evaluations.take()
+        if verdict := self._evaluations.verdict:
+            logger.warning("training ends early: %s", verdict)
         path = await self._loop.conclude()
         version = self._loop.version
         logger.info("finished", extra={"model": str(path), "version": version})

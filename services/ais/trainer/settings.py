@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.contracts.weights.offer import MOST_CHILDREN
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host
@@ -222,6 +223,7 @@ class Settings(Section):
     redis: RedisSettings = RedisSettings()
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ais.runtime.process import UnavailableError
 from ais.trainer import record, samples
-from ais.trainer.history import ledger
+from ais.trainer.history import evaluations, ledger
 from ais.trainer.history.checkpoint import Checkpoint, CheckpointStore
 from ais.trainer.history.commits import commit_of
 from ais.trainer.learning.conductor import Conductor
@@ -41,7 +41,12 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
     """
     run, trainer = settings.run, settings.trainer
     store = CheckpointStore(
-        run.path, run.model, policy.model.config, trainer.checkpoints.keep, trainer.checkpoints.keep_every_steps
+        run.path,
+        run.model,
+        policy.model.config,
+        trainer.checkpoints.keep,
+        trainer.checkpoints.keep_every_steps,
+        settings.evaluation.every_steps,
     )
     checkpoint = await asyncio.to_thread(store.newest)
     staging = Staging.open(trainer.push.staging_directory, run.path, trainer.push.shard_bytes)
@@ -62,5 +67,6 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
         logger.info("resumes", extra={"version": manifest.version, "checkpoint": str(checkpoint.path)})
     record.rewind(run.path, snapshot.version)
     samples.rewind(run.path, snapshot.version)
+    evaluations.rewind(run.path, snapshot.version)
     ledger.reconcile(run.path, commit_of(checkpoint.manifest) if checkpoint else None)
     return Start(learner, store, checkpoint, snapshot)

@@ -14,6 +14,7 @@ from pathlib import Path
 from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
 from ais.trainer.announcer import Announcer, TrainedStep
+from ais.trainer.evaluations import Evaluations
 from ais.trainer.groups.intake import Buffered, Intake
 from ais.trainer.groups.quarantine import Quarantine
 from ais.trainer.groups.reader import GroupReader
@@ -39,6 +40,7 @@ class TrainingLoop:
         commits: Commits,
         announcer: Announcer,
         stall: StallWatch,
+        evaluations: Evaluations,
     ) -> None:
         self._settings = settings
         self._learner = start.learner
@@ -48,6 +50,7 @@ class TrainingLoop:
         self._commits = commits
         self._announcer = announcer
         self._stall = stall
+        self._evaluations = evaluations
         self._quarantine = Quarantine(settings.run.path)
         self._clock = PhaseClock()
         self._untrusted = 0
@@ -70,7 +73,7 @@ class TrainingLoop:
         await self._commits.finish()
         if self._untrusted >= self._settings.trainer.untrusted_batches:
             raise UnavailableError(self._distrust())
-        return self.version == self._settings.run.steps
+        return self.version == self._settings.run.steps or self._evaluations.in_vain.is_set()
 
     async def announce_again(self) -> None:
         """Has the collector look again at what the queue holds, from the version of now."""
@@ -80,7 +83,7 @@ class TrainingLoop:
     async def conclude(self) -> Path:
         """Writes the run's final model, whose directory it returns, and says that nothing more is needed."""
         await self._announcer.all_told()
-        path = await self._commits.conclude(self._snapshot)
+        path = await self._commits.conclude(self._snapshot, self._evaluations.verdict)
         await self._announcer.finished(self.version)
         return path
 
@@ -96,7 +99,8 @@ class TrainingLoop:
                 groups = [item.group for item in batch]
                 outcome = await asyncio.to_thread(self._learner.step, groups, self._clock)
             self._trained(batch, outcome)
-            if self.version % every == 0 or self._commits.failed():
+            evaluated = self._settings.evaluation.is_due(self.version)
+            if self.version % every == 0 or evaluated or self._commits.failed():
                 await self._commit()
 
     def _trained(self, batch: list[Buffered], outcome: StepOutcome) -> None:
@@ -138,14 +142,18 @@ class TrainingLoop:
         return None
 
     async def _batch_arrived(self, stop: asyncio.Event) -> bool:
-        """Waits for the next batch. False: asked to stop."""
+        """Waits for the next batch. False: asked to stop, or going on is in vain."""
         if self._intake.complete():
-            return not stop.is_set()
-        waits = [asyncio.create_task(self._reader.batch_arrived()), asyncio.create_task(stop.wait())]
+            return not self._is_to_end(stop)
+        endings = (stop.wait(), self._evaluations.in_vain.wait())
+        waits = [asyncio.create_task(one) for one in (self._reader.batch_arrived(), *endings)]
         with self._stall.waiting():
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         await end_tasks(*waits)
-        return not stop.is_set()
+        return not self._is_to_end(stop)
+
+    def _is_to_end(self, stop: asyncio.Event) -> bool:
+        return stop.is_set() or self._evaluations.in_vain.is_set()
 
     def _distrust(self) -> str:
         measured = "could not be measured" if self._log_ratio is None else f"is {self._log_ratio:.3g} nats a token"

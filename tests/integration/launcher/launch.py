@@ -1,15 +1,19 @@
-"""Launches a run of stand-ins: `python launch.py DIRECTORY TRAINER_ARGUMENTS_JSON [COLLECTOR_ROLE [ARGUMENT ...]]`."""
+"""Launches a run of stand-ins: `python launch.py DIRECTORY TRAINER_ARGUMENTS_JSON [COLLECTOR_ROLE [ARGUMENT ...]]`.
+
+AIS_TEST_TRACKERS in the environment names its trackers.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from ais.launcher.directory.lock import held
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.display import open_display
-from ais.launcher.processes.commands import Command, ServiceCommands
+from ais.launcher.processes.commands import Command, ServiceCommands, tracker
 from ais.launcher.processes.processes import ProcessFailedError
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.run import Plan, run
@@ -50,6 +54,10 @@ def main() -> int:
                 launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
                 services=services,
                 lock=lock,
+                trackers=tuple(
+                    tracker(directory.path, name) for name in os.environ.get("AIS_TEST_TRACKERS", "").split()
+                ),
+                tracking_seconds=2.0,
             )
             await run(plan, open_display(Screen(width=160), "stand-ins"))
         return 0

@@ -94,6 +94,7 @@ class Servicer(rollout_pb2_grpc.RolloutServicer):
         self.description = description or rollout_pb2.DescribeResponse()
         self.serving = serving
         self.calls = 0
+        self.port = 0
         self.described: asyncio.Event | None = None
         """Where set, Describe answers once it is."""
 
@@ -133,6 +134,8 @@ class Stage:
         self.deadline_seconds = 5.0
         self.stall_seconds = 30.0
         self.not_ready: Callable[[], str | None] = lambda: None
+        self.made: Collector | None = None
+        """The collector at work."""
         self.judge: Judge | None = None
         """None: the task's own verifier, in this process."""
 
@@ -150,6 +153,7 @@ class Stage:
         rollout_pb2_grpc.add_RolloutServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
+        servicer.port = port
         await self.register(name, port, version, slots, digest)
         try:
             yield servicer
@@ -201,7 +205,7 @@ class Stage:
             Expected(self.run.name, MODEL),
             CollectorMetrics(self.metrics),
         )
-        self.not_ready = collector.not_ready
+        self.not_ready, self.made = collector.not_ready, collector
         stop = asyncio.Event()
         task = asyncio.create_task(collector.run(stop))
         try:

@@ -26,6 +26,7 @@ ROLES = {
     "rollout-1": Role.REPLICA,
     "collector": Role.COLLECTOR,
     "trainer": Role.TRAINER,
+    "tracker-wandb": Role.TRACKER,
 }
 KILLED = -signal.SIGKILL
 
@@ -104,3 +105,8 @@ def test_what_is_wrong_for_good_is_not_tried_again(supervision: Supervision, nam
 def test_replicas_that_cannot_work_fail_the_run_with_the_last(supervision: Supervision, code: int) -> None:
     assert isinstance(supervision.ended("rollout-1", code, now=1.0), GiveUp)
     assert isinstance(supervision.ended("rollout-0", code, now=1.0), Fail)
+
+
+@pytest.mark.parametrize("code", [EXIT_SETTINGS, EXIT_UNAVAILABLE])
+def test_a_run_goes_on_without_a_tracker(supervision: Supervision, code: int) -> None:
+    assert isinstance(supervision.ended("tracker-wandb", code, now=1.0), GiveUp)

@@ -121,6 +121,14 @@ class Fleet:
         """The connection to a replica that was chosen."""
         return self._members[replica.replica_id].client
 
+    def serving(self, required_version: int) -> list[ReplicaRecord]:
+        """The replicas that serve what the trainer announced, in that version at least, whatever they have to do."""
+        return [
+            replica
+            for replica in self.replicas
+            if self._obstacle(replica, required_version, replica.policy_version) is None
+        ]
+
     def obstacles(self, required_version: int, newest_version: int, refused_by: dict[str, str]) -> str:
         """Why no replica takes a group, for people."""
         if not self.replicas:

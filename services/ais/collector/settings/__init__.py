@@ -10,6 +10,7 @@ from ais.collector.settings.sources import MixtureSource as MixtureSource
 from ais.collector.settings.sources import ReasoningGymDataset as ReasoningGymDataset
 from ais.collector.settings.sources import SourceSettings as SourceSettings
 from ais.collector.settings.sources import TaskSettings as TaskSettings
+from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host
@@ -144,4 +145,5 @@ class CollectorProcessSettings(Section):
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
     collector: CollectorSettings = CollectorSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     logging: LoggingSettings = LoggingSettings()

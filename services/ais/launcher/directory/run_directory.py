@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,11 @@ class RunDirectory:
     def evaluations(self) -> Path:
         """One JSON line a checkpoint and precision, written after training."""
         return self.path / "evaluations.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        """One JSON line a step and source that was evaluated while training, written by the trainer."""
+        return self.path / "held_out.jsonl"
 
     @property
     def launcher_lock(self) -> Path:
@@ -114,6 +120,15 @@ def checkpoints_of(directory: RunDirectory) -> list[Path]:
         if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir()
     ]
     return [path for _step, path in sorted(numbered)]
+
+
+def early_end(directory: RunDirectory) -> tuple[int, str] | None:
+    """The step after which training was ended as being in vain, and why; None: it was not."""
+    try:
+        manifest = json.loads((directory.model / "manifest.json").read_bytes())
+        return (int(manifest["step"]), manifest["early_stop"]) if manifest.get("early_stop") else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def spread(paths: list[Path], most: int) -> list[Path]:

@@ -72,6 +72,11 @@ def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
     return module("ais.trainer.ranks.torchrun", *options, "-m", "ais.trainer", *arguments)
 
 
+def tracker(directory: Path, name: str, *options: str) -> Command:
+    """Tells the tracker of that name what the run in `directory` writes."""
+    return Command(f"tracker-{name}", module("ais.launcher.tracking", str(directory), name, *options))
+
+
 def evaluation_replica(config: Path, redis_url: RedisUrl, run_name: str, overrides: Sequence[str]) -> Command:
     """A replica that no trainer and no collector sees, because it registers under a run name of its own."""
     arguments = ("-c", str(config), *_overrides((f"run.name={run_name}", *overrides)))

@@ -108,8 +108,11 @@ class Processes:
         finally:
             await self.stop([command.name])
 
-    async def stop(self, names: Iterable[str] | None = None) -> None:
-        """Ends the named processes, or all: with SIGTERM, and with SIGKILL those still alive after the grace period."""
+    async def stop(
+        self, names: Iterable[str] | None = None, grace_seconds: float | None = None
+    ) -> dict[str, int | None]:
+        """Ends the named processes, or all: with SIGTERM, and with SIGKILL those still alive after the grace period,
+        which may be another than usual. Gives the exit codes of those that ran."""
         chosen = list(self._running) if names is None else list(names)
         stopping = {name: self._running[name] for name in chosen if name in self._running}
         self._stopping |= stopping.keys()
@@ -118,13 +121,14 @@ class Processes:
         waits = [asyncio.create_task(process.wait()) for process in stopping.values()]
         try:
             if waits:
-                await asyncio.wait(waits, timeout=self._grace_seconds)
+                await asyncio.wait(waits, timeout=self._grace_seconds if grace_seconds is None else grace_seconds)
         finally:
             for process in stopping.values():
                 _signal(process, signal.SIGKILL)
             await asyncio.gather(*waits)
             for name in stopping:
                 self._running.pop(name, None)
+        return {name: process.returncode for name, process in stopping.items()}
 
     @property
     def running(self) -> list[str]:

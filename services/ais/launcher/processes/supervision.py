@@ -6,7 +6,7 @@ Policy
   deaths forgotten.
 - An orderly end (exit code 0) is no death. At the end of the run the collector ends like this, so it waits long.
 - `deaths_limit` deaths in a row are enough. Of several replicas, one may be given up and the run goes on with the
-  others; anything else that is given up, or the last replica, ends the run.
+  others, and it goes on without a tracker; anything else that is given up, or the last replica, ends the run.
 - Wrong settings (exit code 2) and what is not there (exit code 3: a model, a data file, a port) do not get better by
   trying again: a service waits for what may come before it says so. Such a process is given up at once.
 """
@@ -32,6 +32,7 @@ class Role(StrEnum):
     REPLICA = "replica"
     COLLECTOR = "collector"
     TRAINER = "trainer"
+    TRACKER = "tracker"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class Supervision:
     def _give_up(self, name: str, why: str) -> Decision:
         self._lives[name].given_up = True
         role = self._lives[name].role
+        if role is Role.TRACKER:
+            return GiveUp(f"{name} is given up: {why}; the run goes on without it")
         others = [life for life in self._lives.values() if life.role is role and not life.given_up]
         if role is Role.REPLICA and others:
             return GiveUp(f"{name} is given up: {why}; {len(others)} of its kind left")

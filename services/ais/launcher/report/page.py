@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.report.parts import card, document, table
@@ -32,6 +33,7 @@ def page(results: Results) -> str:
     main = f"""{_plots(results)}
 {_figures(results)}
 {_evaluations(results.evaluations)}
+{_held_out(results.held_out)}
 {_samples(read_samples(results.directory.path))}
 {_facts(results)}
 <details>
@@ -117,6 +119,34 @@ def _evaluations(evaluations: Mapping[str, Sequence[Score]]) -> str:
         (str(step), *(str(scores[step]) if step in scores else "" for scores in by_step.values())) for step in steps
     ]
     return table("Held-out reward of the checkpoints", ("step", *map(policy_name, evaluations)), body)
+
+
+def _held_out(records: Sequence[Mapping[str, Any]]) -> str:
+    if not records:
+        return ""
+    names = [name for name in records[0] if name.startswith("pass@") and f"{name}_interval" in records[0]]
+    body = [
+        (
+            str(record["step"]),
+            record["source"],
+            _estimate(record, "reward_mean", "reward_interval"),
+            *(_estimate(record, name, f"{name}_interval") for name in names),
+            _versions(record),
+            f"{record['prompts']} × {record['samples']}",
+        )
+        for record in records
+    ]
+    head = ("step", "source", "reward", *names, "versions", "prompts × samples")
+    return table("Held-out prompts while training, ± 95% interval", head, body)
+
+
+def _estimate(record: Mapping[str, Any], mean: str, interval: str) -> str:
+    return f"{record[mean]:.3f} ± {record[interval]:.3f}" if mean in record else ""
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+    first, last = record["first_version"], record["last_version"]
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _facts(results: Results) -> str:

@@ -44,6 +44,9 @@ class Results:
     evaluations: Mapping[str, Sequence[Score]]
     """Scores by rising step, for each precision; the BF16 policy first."""
 
+    held_out: Sequence[Mapping[str, Any]] = ()
+    """Evaluations while training: a record for each step and source."""
+
     def column(self, key: str) -> list[float]:
         """One quantity of all steps; NaN where a step has none."""
         return [_number(record.get(key)) for record in self.steps]
@@ -91,6 +94,7 @@ def read_results(directory: RunDirectory) -> Results:
         record=RunRecord.model_validate_json(record.read_text(encoding="utf-8")) if record.is_file() else None,
         steps=read_records(directory.steps),
         evaluations=_evaluations(read_records(directory.evaluations)),
+        held_out=read_records(directory.held_out),
     )
 
 

@@ -31,6 +31,8 @@ from ais.trainer.weights.snapshot import Snapshot
 CHECKPOINTS_DIRECTORY = "checkpoints"
 LATEST = "latest"
 """Link to the newest checkpoint."""
+BEST = "best"
+"""Link to the best one of those that were evaluated."""
 MODEL_DIRECTORY = "model"
 """The final policy, in the run's directory."""
 MANIFEST_FILE = "manifest.json"
@@ -85,6 +87,8 @@ class Manifest:
     """State of the correction after the step."""
     probe_sequences: tuple[tuple[int, ...], ...] | None
     """The sequences that every version is probed with."""
+    early_stop: str = ""
+    """In the final model of a run that ended before its last step: why."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Digest of every other file of the checkpoint, by its path in it."""
 
@@ -114,9 +118,16 @@ class CheckpointStore:
     """The checkpoints of one run."""
 
     def __init__(
-        self, run_path: Path, source_model: Path, config: PretrainedConfig, keep: int, keep_every_steps: int = 0
+        self,
+        run_path: Path,
+        source_model: Path,
+        config: PretrainedConfig,
+        keep: int,
+        keep_every_steps: int = 0,
+        evaluated_every: int = 0,
     ) -> None:
-        """`keep`: newest checkpoints that stay. `keep_every_steps`: those at its multiples stay too; 0: none."""
+        """`keep`: newest checkpoints that stay. `keep_every_steps`: those at its multiples stay too; 0: none.
+        `evaluated_every`: those at its multiples stay until they are evaluated."""
         self._run_path = run_path
         self._directory = run_path / CHECKPOINTS_DIRECTORY
         self._keep = keep
@@ -124,6 +135,9 @@ class CheckpointStore:
         self._source_model = source_model
         self._config = copy.deepcopy(config)
         self._config.dtype = torch.bfloat16
+        self._evaluated_every = evaluated_every
+        self._best: int | None = None
+        self._evaluated = -1
 
     def begin(self, step: int) -> Path:
         """Makes an empty directory for the checkpoint of `step`. The caller fills its `training`."""
@@ -134,6 +148,7 @@ class CheckpointStore:
         target = self._directory / _name(manifest.step)
         self._publish(writing, target, snapshot, manifest)
         replace_link(self._directory / LATEST, target.name)
+        self._link_best()
         self._prune()
         return target
 
@@ -142,6 +157,11 @@ class CheckpointStore:
         target = self._run_path / MODEL_DIRECTORY
         self._publish(_fresh(target), target, snapshot, manifest)
         return target
+
+    def keep_best(self, step: int | None, evaluated: int) -> None:
+        """`step` is the best of those evaluated, the last of which is `evaluated`: it stays, and `best` leads to it."""
+        self._best, self._evaluated = step, evaluated
+        self._link_best()
 
     def newest(self) -> Checkpoint | None:
         """Returns the newest checkpoint that is whole, None if there was never one. Sets damaged ones aside, loudly.
@@ -189,7 +209,7 @@ class CheckpointStore:
         surplus = [
             path
             for step, path in numbered[: -self._keep]
-            if not (self._keep_every_steps and step % self._keep_every_steps == 0)
+            if not (self._keep_every_steps and step % self._keep_every_steps == 0) and not self._may_be_the_best(step)
         ]
         # A checkpoint that somebody has moved away and linked keeps everything: its content is not ours to delete.
         surplus += [path / TRAINING_DIRECTORY for _step, path in numbered[:-RESUMABLE] if not path.is_symlink()]
@@ -198,6 +218,18 @@ class CheckpointStore:
                 _remove(path)
             except OSError as error:
                 logger.warning("an old checkpoint cannot be removed: %s", error, extra={"path": str(path)})
+
+    def _link_best(self) -> None:
+        """An evaluation may end before the checkpoint of its step is written, and then this comes again."""
+        link = self._directory / BEST
+        if self._best is not None and (target := self._directory / _name(self._best)).is_dir():
+            replace_link(link, target.name)
+        elif link.is_symlink():
+            link.unlink()
+
+    def _may_be_the_best(self, step: int) -> bool:
+        awaited = self._evaluated_every > 0 and step % self._evaluated_every == 0 and step > self._evaluated
+        return step == self._best or awaited
 
     def _numbered(self) -> list[tuple[int, Path]]:
         """Steps and directories of whole checkpoints, by rising step."""

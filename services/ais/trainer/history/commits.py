@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,11 @@ class Commits:
         """Whether the commit under way has ended with an error, which `finish` raises."""
         return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
 
-    async def conclude(self, snapshot: Snapshot) -> Path:
-        """Writes the run's final model, and acknowledges everything: nothing will be trained again."""
-        path = await asyncio.to_thread(self._store.save_final, snapshot, self._manifest(snapshot))
+    async def conclude(self, snapshot: Snapshot, early_stop: str = "") -> Path:
+        """Writes the run's final model, and acknowledges everything: nothing will be trained again. `early_stop`: why
+        the run ends before its last step."""
+        manifest = replace(self._manifest(snapshot), early_stop=early_stop)
+        path = await asyncio.to_thread(self._store.save_final, snapshot, manifest)
         await self._reader.acknowledge(self._covered)
         self._covered = {}
         return path

@@ -21,12 +21,13 @@ from ais.trainer.weights.snapshot import Snapshot, take_snapshot
 class Writer:
     """Saves the demo model, with a file that stands for the training state."""
 
-    def __init__(self, directory: Path, keep: int = 3, keep_every_steps: int = 0) -> None:
+    def __init__(self, directory: Path, keep: int = 3, keep_every_steps: int = 0, evaluated: int = 0) -> None:
         source = directory / "source"
         demo_model(seed=0).save_pretrained(source)
         save_tokenizer(demo_tokenizer(), source)
         self.policy = Policy.load(source)
-        self.store = CheckpointStore(directory / "run", source, self.policy.model.config, keep, keep_every_steps)
+        config = self.policy.model.config
+        self.store = CheckpointStore(directory / "run", source, config, keep, keep_every_steps, evaluated)
         self.checkpoints = directory / "run/checkpoints"
 
     def save(self, step: int) -> Path:
@@ -200,3 +201,26 @@ def test_an_old_checkpoint_that_cannot_be_removed_stays_and_the_new_one_is_commi
     assert writer.names()[:2] == ["latest", "step-000001"]
     assert (writer.checkpoints / "latest").resolve().name == "step-000004"
     assert "step-000001" in caplog.text
+
+
+def test_the_best_checkpoint_stays_and_has_a_link_also_where_it_is_written_after_its_evaluation(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=2)
+    writer.store.keep_best(1, evaluated=1)
+    for step in range(1, 5):
+        writer.save(step)
+    assert writer.names() == ["best", "latest", "step-000001", "step-000003", "step-000004"]
+    assert (writer.checkpoints / "best").readlink() == Path("step-000001")
+    writer.store.keep_best(4, evaluated=4)
+    writer.save(5)
+    assert writer.names() == ["best", "latest", "step-000004", "step-000005"]
+    assert (writer.checkpoints / "best").readlink() == Path("step-000004")
+
+
+def test_a_checkpoint_that_is_still_evaluated_stays(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, keep=2, evaluated=2)
+    for step in range(1, 6):
+        writer.save(step)
+    assert writer.names() == ["latest", "step-000002", "step-000004", "step-000005"]
+    writer.store.keep_best(0, evaluated=4)
+    writer.save(6)
+    assert writer.names() == ["latest", "step-000005", "step-000006"]
