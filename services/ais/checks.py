@@ -70,7 +70,7 @@ def _what_to_do(model: Path) -> str:
             f". If {written} is a model of the Hugging Face hub, download it first: "
             f"`hf download {written} --local-dir models/{name}`, then `--set run.model=models/{name}`"
         )
-    return ": there is no such directory (`ais warmstart` makes the demo's)"
+    return ": there is no such directory (`ais warmstart` makes the demo's, launcher.warm_start others)"
 
 
 def _check_prompts(settings: Settings) -> None:

@@ -31,6 +31,7 @@ from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import RunSettings, SettingsError
 from ais.settings import Settings, save
+from ais.warming import make_missing_model
 from ais_core.settings import MIXING
 
 Beside = Callable[[Display], Callable[[Processes], Coroutine[Any, Any, None]]]
@@ -48,6 +49,8 @@ def begin(
     Gives the directory, and the exit code. None: the run was refused before there was one.
     """
     try:
+        if code := make_missing_model(settings):
+            return None, code
         check_before_start(settings)
         directory = fresh_run_directory(settings.run.directory, settings.run.name)
     except FAILURES as error:

@@ -14,6 +14,9 @@ from ais.settings import load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
 
+PROMPT_TOKENS = 16
+"""At least, of the examples with written-out work."""
+
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)
 def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
@@ -26,7 +29,8 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
         source = open_task(task, settings.run.seed, split)
         for ordinal in range(20):
             prompt = source.prompt(ordinal)
-            answer = prompt.answer if task.name == "sort" or task.pattern else f"<answer>{prompt.answer}</answer>"
+            tagged = task.effective_verifier == "reasoning_gym" and not task.pattern
+            answer = f"<answer>{prompt.answer}</answer>" if tagged else prompt.answer
             assert verify(answer, prompt, FinishReason.STOP) == 1.0
             assert verify("", prompt, FinishReason.STOP) == 0.0
 
@@ -36,7 +40,17 @@ def test_an_examples_responses_fit_its_replicas(config: Path) -> None:
     settings = load(config)
     assert settings.collector.sampling.max_new_tokens < settings.rollout.max_model_len
     assert settings.run.samples_per_group <= settings.rollout.slots
+    assert settings.collector.task.work_tokens <= settings.rollout.max_model_len
+    assert settings.collector.task.work_tokens <= settings.collector.sampling.max_new_tokens + PROMPT_TOKENS
 
 
 def test_there_are_examples() -> None:
-    assert {config.parent.name for config in CONFIGS} >= {"sort16", "smollm2", "qwen3-0.6b", "qwen3-8b"}
+    assert {config.parent.name for config in CONFIGS} >= {
+        "sort16",
+        "sort_swaps",
+        "smollm2",
+        "qwen3-0.6b",
+        "qwen3-8b",
+        "own_data",
+        "mixture",
+    }

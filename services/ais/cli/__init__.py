@@ -39,6 +39,7 @@ app.command(name="eval")(models.evaluate)
 app.command()(runs.report)
 app.command()(runs.track)
 app.command()(runs.scale)
+app.command()(services.data)
 app.command(name="config")(workshop.show_config)
 app.command()(models.warmstart)
 app.command(

@@ -42,18 +42,21 @@ def evaluate(
 
 def warmstart(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Hugging Face directory to write.", metavar="DIR")
-    ] = Path("examples/sort16/model"),
-    task: Annotated[str, typer.Option(help="sortN: sort N digits.")] = "sort16",
-    noise: Annotated[float, typer.Option(min=0, max=1, help="Share of the answers' digits made wrong.")] = 0.08,
-    steps: Annotated[int, typer.Option(min=1, help="Supervised steps.")] = 600,
-    batch_size: Annotated[int, typer.Option(min=1, help="Demonstrations a step.")] = 128,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+        Path | None,
+        typer.Option("-o", "--output", help="Hugging Face directory to write; run.model if absent.", metavar="DIR"),
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Make the small policy the demo starts from: supervised on noisy demonstrations, about two minutes.
+    """Make the small policy a run starts from: supervised on demonstrations of its task that have mistakes in them.
 
-    ais warmstart -o examples/sort16/model
+    launcher.warm_start says how large it is to be, and how often right: the demo's takes two minutes.
+
+        ais warmstart -c examples/sort_swaps/config.toml
+        ais warmstart -o runs/sort48 --set collector.task.digits=48 --set launcher.warm_start.batch_size=64
     """
-    from ais.launcher.warmstart import warm_start
+    from ais.settings import load
+    from ais.warming import make_model
 
-    sys.exit(warm_start(output, task=task, noise=noise, steps=steps, batch_size=batch_size, seed=seed))
+    settings = load(config, overrides or ())
+    sys.exit(make_model(settings, output or settings.run.model))

@@ -1,10 +1,12 @@
-"""One service in this process, for those who start each by themselves."""
+"""One service in this process, for those who start each by themselves; and what a collector would ask."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
 
 from ais.cli.options import Config, Overrides
 
@@ -36,20 +38,37 @@ def trainer(config: Config = None, overrides: Overrides = None) -> None:
     """
     from ais.launcher.processes.commands import TrainerRanks, trainer_command
 
-    settings, arguments = _service_arguments(config, overrides)
-    _become(
-        trainer_command(TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts), *arguments)
-    )
+    settings, arguments = service_arguments(config, overrides)
+    become(trainer_command(TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts), *arguments))
+
+
+def data(
+    prompts: Annotated[int, typer.Option(min=0, help="Prompts of each source to show.")] = 2,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show the prompts of a settings file as the policy will read them, before anything is trained.
+
+    For each source: how many prompts are trained on, held out and too long, and the first ones with their tokens, their
+    answers and what else verifiers get. Every row is checked, as before a run.
+
+        ais data -c my-run.toml
+        ais data -c my-run.toml --prompts 10
+    """
+    from ais.launcher.processes.commands import module
+
+    _, arguments = service_arguments(config, overrides)
+    become(module("ais.collector.preview", "--prompts", str(prompts), *arguments))
 
 
 def _become_service(name: str, config: Path | None, overrides: list[str] | None) -> NoReturn:
     from ais.launcher.processes.commands import module
 
-    _, arguments = _service_arguments(config, overrides)
-    _become(module(f"ais.{name}", *arguments))
+    _, arguments = service_arguments(config, overrides)
+    become(module(f"ais.{name}", *arguments))
 
 
-def _service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
+def service_arguments(config: Path | None, overrides: list[str] | None) -> tuple[Settings, list[str]]:
     """Checks the settings, all of them, before the service spends seconds on importing its libraries.
 
     The URL of Redis is handed on in the environment, where other users of the machine cannot read its password.
@@ -66,5 +85,5 @@ def _service_arguments(config: Path | None, overrides: list[str] | None) -> tupl
     return settings, arguments
 
 
-def _become(command: tuple[str, ...]) -> NoReturn:
+def become(command: tuple[str, ...]) -> NoReturn:
     os.execv(command[0], command)

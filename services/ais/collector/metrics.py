@@ -33,6 +33,11 @@ class CollectorMetrics:
             ["field"],
         )
         self.running = meter.gauge("ais_collector_running_groups", "Groups being sampled now.")
+        self.too_long = meter.gauge(
+            "ais_collector_prompts_too_long",
+            "Prompts left out of training because they leave no room for an answer, by source.",
+            ["source"],
+        )
         self.waiting = meter.gauge(
             "ais_collector_open_groups",
             "Groups admitted and waiting for a replica that may take them.",

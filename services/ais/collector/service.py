@@ -40,6 +40,8 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     keys = Keys(settings.run.name)
     async with AsyncExitStack() as stack:
         exercise = await stack.enter_async_context(open_exercise(settings, Split.TRAIN, metrics.judged))
+        for source in exercise.task.sources:
+            metrics.too_long.labels(source.name).set(source.too_long)
         redis = await connect(settings.redis, commands_of(keys))
         stack.push_async_callback(redis.aclose)
         queue = TrajectoryQueue(redis, keys)

@@ -24,6 +24,7 @@ from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
 from ais.settings import to_toml
+from ais.warming import make_missing_model
 
 CELLS_FILE = "cells.jsonl"
 CONFIG_FILE = "config.toml"
@@ -40,7 +41,8 @@ def compare_settings(comparison: Comparison, command: str, workers: int | None, 
         records = Records(comparison.run.path / CELLS_FILE)
         if report:
             return _publish(comparison, cells, records)
-        _check(cells)
+        if code := _prepare(cells):
+            return code
         with records.held():
             done = done_of(cells, records.read())
             _keep_settings(comparison)
@@ -67,10 +69,16 @@ def list_cells(comparison: Comparison) -> int:
     return 0
 
 
-def _check(cells: Sequence[Cell]) -> None:
-    """Looks at every task before anything starts. Raises SettingsError, UnavailableError or ProcessFailedError."""
+def _prepare(cells: Sequence[Cell]) -> int:
+    """Looks at every task before anything starts, and makes a model that is missing, where the settings ask for it.
+
+    Gives 0 or the exit code of what failed. Raises SettingsError, UnavailableError or ProcessFailedError.
+    """
     for cell in {cell.place.task: cell for cell in cells}.values():
+        if code := make_missing_model(cell.settings):
+            return code
         check_before_start(cell.settings)
+    return 0
 
 
 def _keep_settings(comparison: Comparison) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ais.runtime.settings import (
@@ -13,9 +15,32 @@ from ais.runtime.settings import (
 )
 
 
+class WarmStartSettings(Section):
+    """How `ais warmstart` makes run.model: a small policy, supervised on demonstrations of the task with mistakes in
+    them. For the tasks sort, sort_swaps and sum_chain."""
+
+    when_missing: bool = False
+    """`ais run` makes run.model where it is not there yet. Otherwise a model that is not there is refused."""
+    size: Literal["tiny", "small", "medium", "large"] = "tiny"
+    """About 0.1, 0.3, 1.3 and 3.2 million parameters; files of 0.2 to 6.3 MB. All have a context of 2,048 tokens."""
+    accuracy: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """Share of answers, sampled at temperature 1, that are to be right from beginning to end. The warm start ends as
+    soon as they are, and fails when its steps are used up before."""
+    steps: Count = 600
+    """Most steps. The learning rate falls to 5% over so many."""
+    batch_size: Count = 128
+    """Demonstrations a step."""
+    learning_rate: float = Field(default=3e-3, gt=0.0, le=1.0)
+    """Peak, after 50 steps."""
+    seed: int = Field(default=0, ge=0, le=MOST)
+    """Draws the first weights and the demonstrations."""
+
+
 class LauncherSettings(Section):
     """How a run on one machine is started, evaluated and ended."""
 
+    warm_start: WarmStartSettings = WarmStartSettings()
+    """How run.model is made, where that is asked for."""
     evaluation_prompts: CountOrNone = 512
     """Held-out prompts each saved checkpoint is evaluated on after training, or all that there are; 0 leaves the
     evaluation out."""

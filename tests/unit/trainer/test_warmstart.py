@@ -1,28 +1,46 @@
-"""The demo tokenizer and the warm start."""
+"""The small policies' tokenizer and warm start."""
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
+import torch
+from rich.progress import Progress
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ais.trainer.demo.demo_model import BOS_ID, CHARACTERS, EOS_ID, demo_tokenizer, save_tokenizer
+from ais.launcher.settings import WarmStartSettings
+from ais.runtime.reading import choices_of, field_types
+from ais.trainer.demo.demo_model import BOS_ID, CHARACTERS, EOS_ID, SIZES, demo_model, demo_tokenizer, save_tokenizer
 from ais.trainer.demo.warmstart import (
     IGNORED,
     DemonstrationError,
-    batches,
+    Recipe,
+    TargetMissedError,
+    accuracy,
     learning_rate_share,
+    open_progress,
+    padded,
     read_demonstrations,
+    save,
     warm_start,
 )
 
+DOUBLED = [(f"{digit}=", f"{digit}{digit}") for digit in range(10)]
 
-def lines(*pairs: tuple[str, str]) -> io.StringIO:
-    return io.StringIO("".join(json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in pairs))
+
+def lines(*pairs: tuple[str, str]) -> list[str]:
+    return [json.dumps({"prompt": prompt, "answer": answer, "clean": answer}) for prompt, answer in pairs]
+
+
+@pytest.fixture
+def progress() -> Iterator[Progress]:
+    with open_progress() as opened:
+        yield opened
 
 
 def test_the_saved_tokenizer_loads_in_both_libraries(tmp_path: Path) -> None:
@@ -34,15 +52,16 @@ def test_the_saved_tokenizer_loads_in_both_libraries(tmp_path: Path) -> None:
     assert bare.decode([*expected, EOS_ID]) == "31="
 
 
-def test_a_character_outside_the_vocabulary_is_an_error_that_names_the_line() -> None:
+@pytest.mark.parametrize("bad", [("x=", "1"), ("1=", "1" * 2100)])
+def test_a_demonstration_that_the_policy_cannot_write_is_an_error_that_names_the_line(bad: tuple[str, str]) -> None:
     with pytest.raises(DemonstrationError, match="line 2"):
-        read_demonstrations(lines(("1=", "1"), ("x=", "1")), demo_tokenizer())
+        list(read_demonstrations(lines(("1=", "1"), bad), demo_tokenizer()))
 
 
 def test_only_the_answer_and_its_end_are_trained() -> None:
     tokenizer = demo_tokenizer()
     demonstrations = read_demonstrations(lines(("321=", "123"), ("1=", "1")), tokenizer)
-    tokens, labels = next(batches(demonstrations, size=2, seed=0))
+    tokens, labels = padded([(one.prompt, one.answer) for one in demonstrations])
     for row in range(2):
         trained = labels[row][labels[row] != IGNORED].tolist()
         answer = trained[:-1]
@@ -58,13 +77,33 @@ def test_the_learning_rate_warms_up_and_decays_to_five_per_cent() -> None:
     assert shares[-1] == pytest.approx(0.05, abs=0.002)
 
 
-def test_a_warm_start_learns_and_saves_a_model_that_loads(tmp_path: Path) -> None:
+def test_a_warm_start_ends_when_the_policy_is_right_as_often_as_is_wanted(tmp_path: Path, progress: Progress) -> None:
     tokenizer = demo_tokenizer()
-    demonstrations = read_demonstrations(lines(*((f"{digit}=", f"{digit}{digit}") for digit in range(10))), tokenizer)
-    losses = [
-        warm_start(demonstrations, tokenizer, tmp_path, steps=steps, batch_size=10, learning_rate=3e-3, seed=0)
-        for steps in (1, 40)
-    ]
-    assert losses[1] < 0.5 * losses[0]
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() == 101_568
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
+    model = warm_start(read_demonstrations(cycle(lines(*DOUBLED)), tokenizer), Recipe(batch_size=10), progress)
+    done = progress.tasks[0].completed
+    assert done < 600
+    assert accuracy(model, list(read_demonstrations(lines(*DOUBLED), tokenizer))) >= 0.3
+    save(model, tokenizer, tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert loaded.num_parameters() == 101_568
+    assert accuracy(loaded, list(read_demonstrations(lines(*DOUBLED), tokenizer))) > 0.2
+    assert sum(file.stat().st_size for file in (tmp_path / "model").iterdir()) < 1_000_000
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_warm_start_whose_steps_are_used_up_says_how_far_it_came(progress: Progress) -> None:
+    source = read_demonstrations(cycle(lines(*DOUBLED)), demo_tokenizer())
+    with pytest.raises(TargetMissedError, match=r"after 2 steps .* launcher\.warm_start\.steps"):
+        warm_start(source, Recipe(batch_size=10, steps=2, accuracy=0.9), progress)
+
+
+def test_demonstrations_that_end_too_early_are_an_error(progress: Progress) -> None:
+    with pytest.raises(DemonstrationError, match="ended in step 1"):
+        warm_start(read_demonstrations(lines(*DOUBLED), demo_tokenizer()), Recipe(batch_size=10), progress)
+
+
+def test_every_size_that_the_settings_offer_is_there_and_fits_into_twelve_megabytes() -> None:
+    assert set(choices_of(field_types(WarmStartSettings)["size"])) == set(SIZES)
+    millions = {name: demo_model(0, name).num_parameters() / 1e6 for name in SIZES}
+    assert millions == pytest.approx({"tiny": 0.1, "small": 0.3, "medium": 1.3, "large": 3.2}, rel=0.1)
+    assert 2 * max(millions.values()) < 12

@@ -54,7 +54,7 @@ def is_quick(task: TaskSettings) -> bool:
     A pattern of the user's may take exponential time, and the scorers of reasoning-gym parse and evaluate.
     """
     return all(
-        source.effective_verifier == "exact_match"
+        source.effective_verifier in ("exact_match", "last_step")
         or (source.effective_verifier == "regular_expression" and source.pattern is None)
         for source in task.each_source
     )

@@ -75,7 +75,8 @@ class PolicyTokenizer:
 def open_tokenizer(model: Path, settings: PromptSettings) -> PolicyTokenizer:
     """Reads the tokenizer of a Hugging Face directory, whose code is never run.
 
-    Raises UnavailableError when there is none, and when its chat template refuses what the settings put into it.
+    Raises UnavailableError when there is none, when the chat template cannot be read, and when it refuses what the
+    settings put into it.
     """
     if not model.is_dir():
         raise UnavailableError(f"run.model = {model} is not a directory; a Hugging Face model directory is needed")
@@ -88,14 +89,23 @@ def open_tokenizer(model: Path, settings: PromptSettings) -> PolicyTokenizer:
             f"no tokenizer in {model} ({type(error).__name__}: {error}). run.model must be a Hugging Face directory "
             "with tokenizer.json and tokenizer_config.json."
         ) from error
+    if settings.chat_template is not None:
+        tokenizer.chat_template = _template_in(settings.chat_template)
     opened = PolicyTokenizer(tokenizer, settings)
     if not opened.chats and (settings.system or settings.template_arguments):
         raise UnavailableError(
             "collector.prompt.system and template_arguments need a chat template, and the tokenizer of "
-            f"{model} has none"
+            f"{model} has none (collector.prompt.chat_template names one)"
         )
     opened.encode_prompt("")  # a template that refuses our arguments does so now
     return opened
+
+
+def _template_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnavailableError(f"collector.prompt.chat_template: {file} cannot be read: {error}") from error
 
 
 def run_without_torch() -> None:

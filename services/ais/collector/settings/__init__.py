@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -69,6 +70,8 @@ class PromptSettings(Section):
 
     use_chat_template: bool = True
     """Puts the text into the tokenizer's chat template, as a user's message, where the tokenizer has one."""
+    chat_template: Path | None = None
+    """A Jinja file in the place of the tokenizer's chat template, for a tokenizer that has none or another one."""
     system: str = ""
     """System message of the chat. Empty: none, though some templates then add one of their own."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
@@ -77,8 +80,8 @@ class PromptSettings(Section):
 
     @model_validator(mode="after")
     def _chat_settings_have_a_chat(self) -> Self:
-        if not self.use_chat_template and (self.system or self.template_arguments):
-            raise ValueError("system and template_arguments need use_chat_template = true")
+        if not self.use_chat_template and (self.system or self.template_arguments or self.chat_template):
+            raise ValueError("chat_template, system and template_arguments need use_chat_template = true")
         if taken := sorted(RESERVED_ARGUMENTS & self.template_arguments.keys()):
             raise ValueError(f"template_arguments cannot set {', '.join(taken)}: the collector does")
         return self

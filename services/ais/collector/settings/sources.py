@@ -13,7 +13,14 @@ from ais.runtime.settings import Section
 LEAST_SHARE = 1e-3
 """The smallest share of a mixture that a source may have."""
 
-VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym"]
+VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym", "last_step"]
+
+WORKED_TASKS = ("sort_swaps", "sum_chain")
+"""Tasks whose answers are written-out work: the tasks/worked package."""
+LEAST_DIGITS = 4
+"""... of those, so that there are problems enough for every split."""
+MOST_WORK = 2048
+"""Tokens of a prompt and its answer there: the context of the small policies."""
 
 
 class ReasoningGymDataset(Section):
@@ -58,14 +65,20 @@ class ColumnSettings(Section):
 class SourceSettings(Section):
     """A source of prompts, and how responses to them are judged."""
 
-    name: Literal["sort", "jsonl", "parquet", "huggingface", "reasoning_gym", "python", "mixture"] = "sort"
-    """`sort` makes digit-sorting problems. `jsonl` and `parquet` read files, `huggingface` a dataset of that library.
-    `reasoning_gym` makes problems with the library of that name, which has about a hundred kinds. `python` takes what a
-    function of yours gives, and `mixture` draws from `sources`."""
+    name: Literal[
+        "sort", "sort_swaps", "sum_chain", "jsonl", "parquet", "huggingface", "reasoning_gym", "python", "mixture"
+    ] = "sort"
+    """`sort` makes digit-sorting problems; `sort_swaps`, with the swaps written out, and `sum_chain`, long additions,
+    have long answers. `jsonl` and `parquet` read files, `huggingface` a dataset of that library. `reasoning_gym` makes
+    problems with the library of that name, which has about a hundred kinds. `python` takes what a function of yours
+    gives, and `mixture` draws from `sources`."""
     label: str | None = Field(default=None, min_length=1, max_length=128)
     """What records, metrics and evaluation call this source. None: a name made of the file, the dataset or the task."""
     digits: int = Field(default=16, ge=1, le=512)
-    """Length of a problem of the sort task."""
+    """Digits to sort, for `sort` and `sort_swaps`; digits of a number, for `sum_chain`."""
+    terms: int = Field(default=30, ge=1, le=512)
+    """For `sum_chain`: how many sums. Its answers have terms * (digits + 1) tokens, those of `sort_swaps`
+    digits * (digits + 1)."""
     file: Path | tuple[Path, ...] | None = None
     """For `jsonl` and `parquet`: a file, a list of files, or a pattern such as data/*.jsonl. A JSONL file has one
     object a line; a file that ends in .json is an array of objects. For `huggingface`: a directory, in the place of
@@ -100,10 +113,11 @@ class SourceSettings(Section):
     datasets: tuple[ReasoningGymDataset, ...] = ()
     """For `reasoning_gym`: which of its datasets, such as [{name = "chain_sum", parameters = {max_terms = 2}}]."""
     verifier: VerifierName | None = None
-    """`exact_match`: the response is the answer, letter by letter. `regular_expression`: what `pattern` captures is the
-    answer, compared as a number where the answer is one. `reasoning_gym`: that library scores what `pattern` captures;
-    a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name, else `exact_match`. See
-    docs/data.md."""
+    """`exact_match`: the response is the answer, letter by letter, with the work where it is written out. `last_step`:
+    what the response ends in, after its last `,` or `;`, is what the answer ends in. `regular_expression`: what
+    `pattern` captures is the answer, compared as a number where the answer is one. `reasoning_gym`: that library scores
+    what `pattern` captures; a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name,
+    `last_step` for `sort_swaps` and `sum_chain`, else `exact_match`. See docs/data.md."""
     pattern: str | None = None
     r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
     `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
@@ -119,12 +133,24 @@ class SourceSettings(Section):
             return str(self.function)
         if self.name == "reasoning_gym":
             return "+".join(dataset.name for dataset in self.datasets)
-        return f"sort{self.digits}" if self.name == "sort" else self.name
+        if self.name == "sum_chain":
+            return f"sum_chain{self.terms}x{self.digits}"
+        return f"{self.name}{self.digits}" if self.name in ("sort", "sort_swaps") else self.name
+
+    @property
+    def work_tokens(self) -> int:
+        """Tokens of a prompt and its answer where that is written-out work, both ends included; 0 for other tasks."""
+        rows = {"sort_swaps": 1 + self.digits, "sum_chain": 2 + self.terms}.get(self.name)
+        return 1 + rows * (self.digits + 1) if rows else 0
 
     @property
     def effective_verifier(self) -> VerifierName:
         """The verifier that judges."""
-        return self.verifier or ("reasoning_gym" if self.name == "reasoning_gym" else "exact_match")
+        if self.verifier is not None:
+            return self.verifier
+        if self.name == "reasoning_gym":
+            return "reasoning_gym"
+        return "last_step" if self.name in WORKED_TASKS else "exact_match"
 
     @model_validator(mode="after")
     def _source_is_given(self) -> Self:
@@ -140,8 +166,16 @@ class SourceSettings(Section):
             raise ValueError("task python needs collector.task.function, such as my_module:my_function")
         if self.name == "reasoning_gym" and not self.datasets:
             raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
-        if self.name == "sort" and self.effective_verifier == "reasoning_gym":
-            raise ValueError("the verifier reasoning_gym judges prompts of that library; sort has none of its metadata")
+        if self.name in ("sort", *WORKED_TASKS) and self.effective_verifier == "reasoning_gym":
+            raise ValueError(
+                f"the verifier reasoning_gym judges prompts of that library; {self.name} has none of its metadata"
+            )
+        if self.name in WORKED_TASKS and self.digits < LEAST_DIGITS:
+            raise ValueError(f"{self.name} needs collector.task.digits of at least {LEAST_DIGITS}, got {self.digits}")
+        if self.work_tokens > MOST_WORK:
+            raise ValueError(
+                f"{self.name}: a prompt and its answer would have {self.work_tokens} tokens, more than {MOST_WORK}"
+            )
         return self
 
 

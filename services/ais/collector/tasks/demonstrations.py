@@ -1,43 +1,80 @@
-"""Writes supervised demonstrations of the task as JSONL, for a warm start.
+"""Writes demonstrations of a run's task, without end, as JSON lines: `{"prompt", "answer", "clean"}`.
 
-    python -m ais.collector.tasks.demonstrations --task sort16 --noise 0.08 --count 76800 > demonstrations.jsonl
+    python -m ais.collector.tasks.demonstrations -c FILE --accuracy 0.3 | head -n 1000
 
-Noise replaces a character of the answer by a random character of the answer's alphabet. A policy warmed up on noisy
-demonstrations keeps the entropy that reinforcement learning needs; one warmed up on clean ones barely learns.
+`answer` is `clean` with mistakes: some digits are replaced by random ones. A policy warmed up on clean demonstrations
+alone has no entropy left, and reinforcement learning barely moves it. So many are wrong that a policy which writes like
+them is right somewhat more often than `--accuracy`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
-import sys
+from pathlib import Path
+from statistics import mean
 
-from ais.collector.prompts.prompts import Split
-from ais.collector.settings import TaskSettings
+from ais.collector.prompts.prompts import Split, TaskSource
+from ais.collector.settings import CollectorProcessSettings
 from ais.collector.tasks.task import open_task
+from ais.runtime.exits import EXIT_SETTINGS
+from ais.runtime.output import discard_output
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
+
+MADE = ("sort", "sort_swaps", "sum_chain")
+"""Tasks that there are demonstrations of without end."""
+LOOKED_AT = 64
+"""Answers whose mean length is taken for that of all."""
+OWN_MISTAKES = 0.5
+"""Share of its mistakes that the policy is left to make by itself, being no perfect writer."""
+DIGITS = "0123456789"
+
+
+def noise(task: TaskSource, accuracy: float) -> float:
+    """Chance that a digit is replaced, for answers that are whole as often as accuracy ** (1 - OWN_MISTAKES).
+
+    A random digit is the right one once in ten times.
+    """
+    digits = mean(sum(map(str.isdigit, task.prompt(ordinal).answer)) for ordinal in range(LOOKED_AT))
+    return float((1.0 - accuracy ** ((1.0 - OWN_MISTAKES) / digits)) / 0.9)
+
+
+def with_mistakes(answer: str, share: float, generator: random.Random) -> str:
+    """`answer` with `share` of its digits replaced by random ones."""
+    return "".join(
+        generator.choice(DIGITS) if character in DIGITS and generator.random() < share else character
+        for character in answer
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="sort16", help="sortN: sort N digits")
-    parser.add_argument("--noise", type=float, default=0.08, help="chance that a character of the answer is replaced")
-    parser.add_argument("--count", type=int, default=76_800, help="demonstrations to write")
+    parser.add_argument("-c", "--config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--accuracy", type=float, default=0.3, help="of the policy that is to be made")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    if not arguments.task.removeprefix("sort").isdigit():
-        parser.error(f"--task {arguments.task}: expected sortN, such as sort16")
-    settings = TaskSettings(name="sort", digits=int(arguments.task.removeprefix("sort")))
-    task = open_task(settings, arguments.seed, Split.DEMONSTRATION)
-    generator = random.Random(arguments.seed)
-    for ordinal in range(arguments.count):
-        prompt = task.prompt(ordinal)
-        answer = "".join(
-            generator.choice("0123456789") if generator.random() < arguments.noise else character
-            for character in prompt.answer
-        )
-        sys.stdout.write(json.dumps({"prompt": prompt.text, "answer": answer}) + "\n")
+    try:
+        settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
+        if settings.collector.task.name not in MADE:
+            raise SettingsError(
+                f"there are no demonstrations of collector.task.name = {settings.collector.task.name}; there are of "
+                f"{', '.join(MADE)}"
+            )
+    except SettingsError as error:
+        parser.exit(EXIT_SETTINGS, f"ais: {error}\n")
+    task = open_task(settings.collector.task, arguments.seed, Split.DEMONSTRATION)
+    share, generator = noise(task, arguments.accuracy), random.Random(arguments.seed)
+    for prompt in map(task.prompt, itertools.count()):
+        written = with_mistakes(prompt.answer, share, generator)
+        print(json.dumps({"prompt": prompt.text, "answer": written, "clean": prompt.answer}))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (BrokenPipeError, KeyboardInterrupt):  # whoever reads them has enough, or everything is to end
+        discard_output()

@@ -18,6 +18,8 @@ from ais.collector.tasks.tables.parquet import ParquetRows
 from ais.collector.tasks.tables.prompts import PromptReader
 from ais.collector.tasks.tables.rows import Rows
 from ais.collector.tasks.tables.table import Table, Tables, survey
+from ais.collector.tasks.worked.sort_swaps import SortSwapsTask
+from ais.collector.tasks.worked.sum_chain import SumChainTask
 
 
 def open_task(settings: TaskSettings, seed: int, split: Split, fits: Fits = anything_fits) -> TaskSource:
@@ -54,6 +56,10 @@ def _open_source(settings: SourceSettings, seed: int, splits: tuple[Split, ...],
     label = settings.effective_label
     if settings.name == "sort":
         return tuple(SortTask(settings.digits, seed, split, label) for split in splits)
+    if settings.name == "sort_swaps":
+        return tuple(SortSwapsTask(settings.digits, seed, split, label) for split in splits)
+    if settings.name == "sum_chain":
+        return tuple(SumChainTask(settings.terms, settings.digits, seed, split, label) for split in splits)
     if settings.name == "reasoning_gym":
         return tuple(ReasoningGymTask(settings.datasets, seed, split, fits, label) for split in splits)
     judged_by_library = settings.effective_verifier == "reasoning_gym"

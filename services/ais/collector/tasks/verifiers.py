@@ -18,9 +18,19 @@ DEFAULT_PATTERNS = {"regular_expression": r"####\s*(\S+)", "reasoning_gym": r"(?
 """What captures the answer when collector.task.pattern is not set."""
 
 
+STEP_END = re.compile("[,;]")
+"""Ends a step of written-out work, but for the last."""
+
+
 def exact_match(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
     """1 if the response was ended by a stop token and is the answer, white space around it aside."""
     return float(finish_reason is FinishReason.STOP and response.strip() == prompt.answer.strip())
+
+
+def last_step(response: str, prompt: Prompt, finish_reason: FinishReason) -> float:
+    """1 if the response was ended by a stop token and ends in the answer's last step. The steps before it are free."""
+    given, expected = (STEP_END.split(text)[-1].strip() for text in (response, prompt.answer))
+    return float(finish_reason is FinishReason.STOP and given == expected)
 
 
 def regular_expression(pattern: re.Pattern[str]) -> Verifier:
@@ -85,6 +95,8 @@ def _verifier_of(settings: SourceSettings) -> Verifier:
     name = settings.effective_verifier
     if name == "exact_match":
         return exact_match
+    if name == "last_step":
+        return last_step
     text = DEFAULT_PATTERNS[name] if settings.pattern is None else settings.pattern
     try:
         pattern = re.compile(text)

@@ -161,7 +161,7 @@ class Processes:
 
 
 def guarded(arguments: Sequence[str]) -> tuple[str, ...]:
-    """A command line that ends when this process does, even by SIGKILL."""
+    """A command line that runs `arguments` and ends, by SIGTERM, when this process does, even by SIGKILL."""
     return (sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), *arguments)
 
 

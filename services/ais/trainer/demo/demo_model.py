@@ -1,12 +1,13 @@
-"""The demo policy: a Qwen3 of about 100,000 parameters that reads and writes single characters.
+"""Small policies that read and write single characters: Qwen3 of 100,000 (the demo's) to 3 million parameters.
 
-Small enough that reinforcement learning shows its whole course in two minutes on one CPU core, and still the real
-architecture: everything that loads it here loads a Qwen3-8B the same way.
+Small enough that reinforcement learning shows its whole course in minutes on one CPU core, and still the real
+architecture: everything that loads them here loads a Qwen3-8B the same way.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,8 +18,27 @@ PAD, BOS, EOS = "_", "^", "$"
 CHARACTERS = PAD + BOS + EOS + "0123456789+-=,;*abc"
 """The vocabulary; a character's token id is its position."""
 PAD_ID, BOS_ID, EOS_ID = (CHARACTERS.index(character) for character in (PAD, BOS, EOS))
-MAX_POSITIONS = 512
+MAX_POSITIONS = 2048
 """Longest prompt plus response, in tokens."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What sets the sizes apart. Heads have 32 dimensions, two share their keys and values."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+
+
+SIZES = {
+    "tiny": Shape(hidden=64, layers=2, heads=2, intermediate=192),
+    "small": Shape(hidden=128, layers=2, heads=4, intermediate=256),
+    "medium": Shape(hidden=192, layers=4, heads=6, intermediate=384),
+    "large": Shape(hidden=256, layers=4, heads=8, intermediate=768),
+}
+"""By name: about 0.1 (the demo), 0.3, 1.3 and 3.2 million parameters."""
 
 
 def demo_tokenizer() -> Tokenizer:
@@ -45,20 +65,21 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     ).save_pretrained(directory)
 
 
-def demo_model(seed: int) -> Qwen3ForCausalLM:
+def demo_model(seed: int, size: str = "tiny") -> Qwen3ForCausalLM:
     """The untrained policy, float32.
 
     Weights are drawn with standard deviation 1/sqrt(fan-in), and those that write to the residual stream are divided
     by sqrt(2 * layers), as in GPT-2; the library's fixed 0.02 is meant for models hundreds of times wider.
     """
+    shape = SIZES[size]
     config = Qwen3Config(
         vocab_size=len(CHARACTERS),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads // 2,
         head_dim=32,
-        intermediate_size=192,
+        intermediate_size=shape.intermediate,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=False,
         pad_token_id=PAD_ID,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,21 @@ def test_a_row_that_changes_after_the_start_ends_with_its_place(tmp_path: Path) 
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(TaskError, match=r"t\.jsonl, line \d+: is not JSON .*changed since the start"):
         task.prompt(0)
+
+
+def test_memory_grows_with_the_number_of_rows_and_not_with_their_size(tmp_path: Path) -> None:
+    rows, long = 5000, "very " * 400
+    file = write_rows(tmp_path / "t.jsonl", [{"prompt": f"{long}{i}", "answer": i} for i in range(rows)])
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        task = opened(settings_for(file), 0, Split.TRAIN)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert task.prompt(0).text.startswith(long)
+    assert file.stat().st_size > 10_000_000
+    assert taken < file.stat().st_size / 5
 
 
 @settings(max_examples=30, deadline=None)
