@@ -1,11 +1,15 @@
 """Why policies are lost where rollouts are quantised and answers have tens of tokens: trainings taken apart.
 
+With `--frozen` it compares gradients instead, at policies that stay as they are: those of quantised rollouts with
+that of BF16 rollouts of the same policy, one line of benchmarks/results/collapse_frozen.jsonl for each of them.
+
 Each run is one line of benchmarks/results/collapse.jsonl, with the make-up of every step's gradient; runs that are
 there are not made again. The interventions change one thing of a run: the learning rate, what it is multiplied by,
 Adam's memory, the weight of the tokens where answers first go wrong, or the prompts that are trained on.
 
     ais warmstart --task sort48 --noise 0.02 --batch-size 64 -o runs/sort48
-    ais bench collapse --model runs/sort48 --runs tis_token,tis_token+signal --seeds 2
+    ais bench collapse --model runs/sort48 --runs tis_token,tis_token+signal --seeds 2 --keep runs/kept
+    ais bench collapse --model runs/sort48 --frozen start,runs/kept/tis_token-0/30.safetensors
 """
 
 from __future__ import annotations
@@ -24,9 +28,13 @@ import torch
 from ais_core.settings import CorrectionSettings, MixingSettings
 from benchmarks.support.report import RESULTS, commit, figure, machine
 from benchmarks.tiny_grpo.dissection import Study, run
+from benchmarks.tiny_grpo.experiment import PRECISIONS
+from benchmarks.tiny_grpo.frozen import Frozen, compare
+from benchmarks.tiny_grpo.frozen_table import filled
 from benchmarks.tiny_grpo.report import Record, read
 
 RECORDS = RESULTS / "collapse.jsonl"
+FROZEN = RESULTS / "collapse_frozen.jsonl"
 SAME = MixingSettings(evaluation="same_batch")
 METHODS = {
     "none": CorrectionSettings(method="none"),
@@ -68,7 +76,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--compute", choices=("bfloat16", "float32"), default="bfloat16", help="of the trainer")
     parser.add_argument("--keep", type=Path, help="directory for the weights at each evaluation")
+    parser.add_argument("--frozen", default="", help="files that --keep left, or `start` for the model's own weights")
+    parser.add_argument("--precision", default="e5m2", choices=PRECISIONS, help="of the rollouts at frozen policies")
+    parser.add_argument("--batches", default="8,6", help="of BF16 rollouts and of quantised ones at a frozen policy")
+    parser.add_argument("--centred", action="store_true", help="at frozen policies: centred scores as well")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="make the table of a document from what is recorded")
     parser.add_argument("--results", type=Path, default=RECORDS)
+    parser.add_argument("--frozen-results", type=Path, default=FROZEN)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     names = [name for name in arguments.runs.split(",") if name]
@@ -80,8 +94,11 @@ def main() -> None:
         ]
     except KeyError as error:
         parser.error(f"--runs: there is no {error}")
-    if wanted and arguments.model is None:
+    frozen = [name for name in arguments.frozen.split(",") if name]
+    if (wanted or frozen) and arguments.model is None:
         parser.error("--model: runs need a warm-started model")
+    for name in frozen:
+        compare_frozen(name, arguments)
     for name, one in wanted:
         if any(one.key.items() <= record.items() for record in read(arguments.results)):
             continue
@@ -94,12 +111,39 @@ def main() -> None:
             opened.write(json.dumps({"name": name, **record, "commit": commit()}) + "\n")
         print(f"{name}, seed {one.seed}: {summary(record)}", file=sys.stderr, flush=True)
     records = read(arguments.results)
+    if document := arguments.write:
+        made = filled(document.read_text(encoding="utf-8"), read(arguments.frozen_results))
+        document.write_text(made, encoding="utf-8")
     found = {
+        f"{record['policy']}_{record['compute']}_{method}_cosine": figure(
+            record[method]["cosine"], "with the gradient of BF16 rollouts"
+        )
+        for record in read(arguments.frozen_results)
+        for method in METHODS
+        if method in record
+    }
+    found |= {
         f"{record['name']}_{record['seed']}_{key}": figure(value, unit)
         for record in records
         for key, value, unit in ends(record)
     }
     print(json.dumps({"bench": "collapse", "machine": machine(), "commit": commit(), "figures": found}))
+
+
+def compare_frozen(name: str, arguments: argparse.Namespace) -> None:
+    """Records one frozen policy, unless it is recorded."""
+    weights = None if name == "start" else Path(name)
+    policy = name if weights is None else f"{weights.parent.name}/{weights.stem}"
+    key = {"policy": policy, "precision": arguments.precision, "compute": arguments.compute, "task": arguments.task}
+    key |= {"centred_too": arguments.centred}
+    if any(key.items() <= record.items() for record in read(arguments.frozen_results)):
+        return
+    at = Frozen(arguments.model, weights, arguments.task, getattr(torch, arguments.compute))
+    reference, number = (int(count) for count in arguments.batches.split(","))
+    methods = {method: METHODS[method] for method in ("none", "tis_token", "ais")}
+    found = compare(at, arguments.precision, methods, reference, number, arguments.centred)
+    with arguments.frozen_results.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps({**key, **found, "commit": commit()}) + "\n")
 
 
 def ends(record: Record) -> list[tuple[str, float, str]]:

@@ -137,9 +137,7 @@ def dissect(
     per_token = advantages[microbatch.rows]
     scores = chosen
     if study.centred:
-        with torch.no_grad():
-            behaviour = policy.distribution(microbatch, microbatch.precision)
-        scores = centred_scores(distribution, behaviour, microbatch.targets)
+        scores = centred_scores(distribution, imitated(policy, microbatch), microbatch.targets)
     losses = objectives.policy_gradient(scores, per_token, weights)
     normaliser = Normalizer(tokens=logs.numel(), sequences=len(advantages))
     loss = objectives.aggregate(losses, microbatch.lengths, "token_mean", normaliser)
@@ -155,6 +153,19 @@ def dissect(
         drift = float((weights[:, None] * score).mean(0).norm())
     flat = torch.cat([part.reshape(-1) for part in gradient])
     return Half(flat, rows, logs, per_token, entropy, drift)
+
+
+@torch.no_grad()
+def imitated(policy: Policy, microbatch: Microbatch) -> torch.Tensor:
+    """(T, V) log-probs of the policy that sampled, as its engine computes them.
+
+    The engine's arithmetic starts from BF16, whatever the trainer computes in.
+    """
+    own, policy.scoring.compute_dtype = policy.scoring.compute_dtype, torch.bfloat16
+    try:
+        return policy.distribution(microbatch, microbatch.precision)
+    finally:
+        policy.scoring.compute_dtype = own
 
 
 def halves(microbatch: Microbatch) -> list[Microbatch]:

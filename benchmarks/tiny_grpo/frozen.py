@@ -24,6 +24,7 @@ from ais_core.corrections import build
 from ais_core.objectives import Normalizer
 from ais_core.ratios import SequenceBatch, log_ratio
 from ais_core.settings import CorrectionSettings
+from benchmarks.tiny_grpo.dissection import imitated
 from benchmarks.tiny_grpo.experiment import PRECISIONS
 from benchmarks.tiny_grpo.sampler import Sampler
 from benchmarks.tiny_grpo.training import GROUPS, SAMPLES, SETTINGS
@@ -59,8 +60,11 @@ class Frozen:
             found.append(prepare(groups, 0, SETTINGS, Ranks(self._policy.device)))
         return found
 
-    def gradients(self, batch: Batch, methods: dict[str, CorrectionSettings], centred: bool) -> dict[str, torch.Tensor]:
-        """The gradient of a batch by each method, flat, from one forward pass."""
+    def gradients(
+        self, batch: Batch, methods: dict[str, CorrectionSettings], centred: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """The gradient of a batch by each method, flat, from one forward pass; with `centred` that of centred scores
+        without a weight as well, which takes a second one."""
         (microbatch,) = batch.microbatches
         distribution = self._policy.distribution(microbatch)
         chosen = distribution.gather(1, microbatch.targets[:, None]).squeeze(1)
@@ -73,11 +77,8 @@ class Frozen:
             plan, _ = correction.plan(correction.measure(packed, advantages), None)
             parts[name] = (chosen, correction.weights(packed, advantages, plan))
         if centred:
-            with torch.no_grad():
-                behaviour = self._policy.distribution(microbatch, microbatch.precision)
-            parts["centred"] = (
-                centred_scores(distribution, behaviour, microbatch.targets), torch.ones_like(logs)
-            )  # fmt: skip
+            scores = centred_scores(distribution, imitated(self._policy, microbatch), microbatch.targets)
+            parts["centred"] = (scores, torch.ones_like(logs))
         normaliser = Normalizer(tokens=logs.numel(), sequences=len(advantages))
         found = {}
         for name, (scores, weights) in parts.items():
@@ -89,7 +90,7 @@ class Frozen:
 
 
 def compare(
-    frozen: Frozen, precision: str, methods: dict[str, CorrectionSettings], reference: int, number: int
+    frozen: Frozen, precision: str, methods: dict[str, CorrectionSettings], reference: int, number: int, centred: bool
 ) -> dict[str, Any]:
     """Each method's gradient at `precision` against the mean of `reference` batches of BF16 rollouts.
 
@@ -98,10 +99,10 @@ def compare(
     """
     plain = {"none": CorrectionSettings(method="none")}
     own = frozen.batches("bf16", reference)
-    truths = torch.stack([frozen.gradients(batch, plain, False)["none"] for batch in own])
+    truths = torch.stack([frozen.gradients(batch, plain)["none"] for batch in own])
     truth = truths.mean(0)
     sampled = frozen.batches(precision, number)
-    gradients = [frozen.gradients(batch, methods, True) for batch in sampled]
+    gradients = [frozen.gradients(batch, methods, centred) for batch in sampled]
     found: dict[str, Any] = {
         "p": mean(float(batch.rewards.mean()) for batch in own),
         "q": mean(float(batch.rewards.mean()) for batch in sampled),

@@ -17,6 +17,7 @@ from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, save
+from ais.trainer.settings import WITHOUT_PEFT
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -28,6 +29,8 @@ def check_before_start(settings: Settings) -> None:
     """
     check_trackers(settings)
     _check_model(settings)
+    if settings.trainer.lora.rank and find_spec("peft") is None:
+        raise UnavailableError(WITHOUT_PEFT)
     _check_prompts(settings)
 
 

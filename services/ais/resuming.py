@@ -15,6 +15,7 @@ FIXED: Mapping[str, str] = {
     "run.groups_per_batch": "groups in its queue belong to batches of that size",
     "run.samples_per_group": "groups in its queue have that many responses",
     "run.seed": "the order of its prompts follows from it",
+    "trainer.lora": "the state of its optimizer is of those weights",
     "collector.task": "its prompts come from it",
     "collector.prompt": "its prompts are made with it",
 }

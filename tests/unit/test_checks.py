@@ -86,3 +86,9 @@ def test_a_task_file_that_cannot_be_used_ends_ais_run_before_it_begins(tmp_path:
     assert "rows.jsonl" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_adapters_without_their_library_are_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'ais-rl\[lora\]'"):
+        check_before_start(settings("trainer.lora.rank=8"))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
 from benchmarks.long_answers import report as lengths
+from benchmarks.tiny_grpo import frozen_table
+from benchmarks.tiny_grpo.report import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,3 +37,10 @@ def test_the_table_of_the_chain_is_made_from_its_recorded_figures() -> None:
     assert lengths.BLOCK.search(text)
     figures = json.loads((ROOT / "benchmarks" / "results" / "lengths.json").read_text())["figures"]
     assert lengths.filled(text, figures) == text
+
+
+def test_the_table_of_frozen_policies_is_made_from_its_records() -> None:
+    text = (ROOT / "docs" / "collapse.md").read_text()
+    assert frozen_table.BLOCK.search(text)
+    records = read(ROOT / "benchmarks" / "results" / "collapse_frozen.jsonl")
+    assert frozen_table.filled(text, records) == text

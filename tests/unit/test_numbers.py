@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load
+from ais_core.objective_settings import ObjectiveName
 
 UNBOUNDED = {
     "correction.cap": "truncates nothing",
@@ -40,18 +41,20 @@ def numbers(owner: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 
 NUMBERS = dict(numbers(Settings))
-NEGATIVE = {"correction.lower", "correction.upper"}
-"""Numbers that may be below 0: bounds of a log-ratio."""
+DATACLASSES = ("correction.", *(f"trainer.objective.{name}." for name in get_args(ObjectiveName)))
+"""Where the settings are the library's own."""
+NEGATIVE = {"correction.lower", "correction.upper", "evaluation.pass_reward"}
+"""Numbers that may be below 0: bounds of a log-ratio, and a reward."""
 
 
 def refused(keys: Iterable[str], value: str) -> set[str]:
     """Those of `keys` that may not have the value."""
     keys = list(keys)
-    told = complaint([f"{key}={value}" for key in keys if not key.startswith("correction.")])
+    told = complaint([f"{key}={value}" for key in keys if not key.startswith(DATACLASSES)])
     found = set(re.findall(r"^setting ([\w.]+): ", told, re.MULTILINE)) & set(keys)
     for key in keys:
         # A dataclass names its first fault only, and the bounds belong to certain methods.
-        if key.startswith("correction.") and complaint(["correction.method=mis", f"{key}={value}"]):
+        if key.startswith(DATACLASSES) and complaint(["correction.method=mis", f"{key}={value}"]):
             found.add(key)
     return found
 

@@ -9,6 +9,7 @@ directory.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import re
@@ -104,20 +105,34 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _with_keys_moved(model: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of an earlier release as this one has it."""
-    result: dict[str, Any] = {}
-    for name, section in tree.items():
+    result = copy.deepcopy(dict(tree))
+    for name, section in result.items():
         field = model.model_fields.get(name)
         moved: Mapping[str, str] = getattr(field.annotation, "moved", {}) if field else {}
-        if not isinstance(section, dict):
-            result[name] = section
-            continue
-        result[name] = {key: value for key, value in section.items() if key not in moved or isinstance(value, dict)}
-        for key in section.keys() & moved.keys():
-            parent, _, leaf = moved[key].rpartition(".")
-            place = result[name].setdefault(parent, {}) if parent else result[name]
-            if isinstance(place, dict) and not isinstance(section[key], dict):
-                place.setdefault(leaf, section[key])
+        for old, new in moved.items() if isinstance(section, dict) else ():
+            _move(section, old.split("."), new.split("."))
     return result
+
+
+def _move(tree: dict[str, Any], old: list[str], new: list[str]) -> None:
+    """Takes a value from its old place to the new one, unless there is one already. A section is no value."""
+    place = _below(tree, old[:-1], make=False)
+    if place is None or old[-1] not in place or isinstance(place[old[-1]], dict):
+        return
+    value = place.pop(old[-1])
+    if (target := _below(tree, new[:-1], make=True)) is not None:
+        target.setdefault(new[-1], value)
+
+
+def _below(tree: dict[str, Any], path: list[str], *, make: bool) -> dict[str, Any] | None:
+    """The section at `path`; None where there is none, or a value."""
+    found: Any = tree
+    for part in path:
+        found = found.setdefault(part, {}) if make else found.get(part)
+        if not isinstance(found, dict):
+            return None
+    section: dict[str, Any] = found
+    return section
 
 
 def anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:

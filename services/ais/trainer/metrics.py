@@ -93,6 +93,14 @@ class TrainerMetrics:
         self._entropy = meter.gauge(
             "ais_entropy_nats", "Mean entropy of the policy at the sampled tokens of the last batch."
         )
+        self._reference_kl = meter.gauge(
+            "ais_reference_kl_nats",
+            "Mean divergence per token of the policy from the reference policy, by the estimator of "
+            "trainer.objective.reference. NaN without a reference.",
+        )
+        self._bounded = meter.gauge(
+            "ais_bounded_tokens_ratio", "Share of the last batch's tokens on which the objective's clip or mask acts."
+        )
         self._gradient_norm = meter.gauge(
             "ais_gradient_norm", "Global gradient norm of the last step, before clipping."
         )
@@ -213,6 +221,8 @@ class TrainerMetrics:
         self._zero_variance.set(record.zero_variance_share)
         self._truncated.set(record.truncated_share)
         self._entropy.set(_number(record.entropy))
+        self._reference_kl.set(_number(record.reference_kl))
+        self._bounded.set(_number(record.bounded_share))
         self._gradient_norm.set(_number(record.gradient_norm))
         self._learning_rate.set(record.learning_rate)
         self._skipped.inc(record.skipped_updates)

@@ -44,6 +44,10 @@ class StepFigures:
     """Learning rate of the step's updates."""
     entropy: float | None
     """Mean entropy of the policy at the sampled positions."""
+    reference_kl: float | None
+    """Mean divergence from the reference policy, by the estimator of trainer.objective.reference; None without one."""
+    bounded_share: float | None
+    """Share of the tokens on which the objective's clip or mask acts."""
     updates: int
     """Optimizer updates made."""
     skipped_updates: int

@@ -91,7 +91,9 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
         ):
             logger.info("listening", extra={"url": http_url(host, port)})
             ranks = await asyncio.to_thread(join, settings.trainer)
-            policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks)
+            policy = await asyncio.to_thread(
+                load_policy, settings.run.model, settings.trainer, ranks, settings.run.seed
+            )
             start = await start_of(settings, policy, ranks)
             intake = Intake(
                 settings.run,

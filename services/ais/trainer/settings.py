@@ -24,29 +24,8 @@ from ais.runtime.settings import (
     Section,
     Threads,
 )
+from ais.trainer.objective_settings import ObjectiveSettings
 from ais_core.settings import CorrectionSettings
-
-
-class ObjectiveSettings(Section):
-    """What a batch is worth: advantages and the surrogate loss."""
-
-    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce++"] = "grpo"
-    """How rewards become advantages; ais_core.advantages has the formulas."""
-    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
-    """How token losses become one number; ais_core.objectives has the formulas. The constant length is the sampling's
-    max_new_tokens."""
-    clip_low: float = Field(default=0.2, gt=0.0, lt=1.0)
-    """The current policy's ratio to the proximal one is clipped at 1 - clip_low."""
-    clip_high: float = Field(default=0.2, gt=0.0, le=1e6)
-    """... and at 1 + clip_high. Neither acts when one update is made per batch: the ratio is 1."""
-    straight_through: bool = False
-    """Give the uncorrected branch of `correction.method` ais the log-probs of the quantised policy itself: a second
-    forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
-    gradients of what they improve. Worth it where quantisation is coarse, as with 4-bit weights (docs/algorithm.md);
-    a step costs two to three times as much. A quantised KV cache is not imitated."""
-    updates_per_batch: Count = 1
-    """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
-    for the proximal log-probs."""
 
 
 class OptimizerSettings(Section):
@@ -67,6 +46,24 @@ class OptimizerSettings(Section):
     """Decoupled weight decay (AdamW)."""
     max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e9)
     """Gradients are scaled down to this global norm."""
+
+
+WITHOUT_PEFT = "trainer.lora needs peft: pip install 'ais-rl[lora]'"
+"""What a run with adapters is told where they cannot be made."""
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (needs the extra lora): the model's weights are frozen, in BF16, and adapters are trained."""
+
+    rank: int = Field(default=0, ge=0, le=4096)
+    """Rank of the adapters; 16 is common. 0: there are none, and all weights are trained. There is no dropout, as the
+    replicas have none; with several trainer.ranks each holds the whole frozen model."""
+    alpha: int = Field(default=32, ge=1, le=MOST)
+    """An adapter's product is scaled by alpha / rank. Adapters want a learning rate about ten times higher."""
+    target_modules: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+    """Linear layers that get an adapter, by the last part of their names. The others' weights never travel twice."""
 
 
 class ComputeSettings(Section):
@@ -157,8 +154,10 @@ class TrainerSettings(Section):
     moved: ClassVar[Mapping[str, str]] = {
         "advantage": "objective.advantage",
         "aggregation": "objective.aggregation",
-        "clip_low": "objective.clip_low",
-        "clip_high": "objective.clip_high",
+        "clip_low": "objective.ppo_clip.clip_low",
+        "clip_high": "objective.ppo_clip.clip_high",
+        "objective.clip_low": "objective.ppo_clip.clip_low",
+        "objective.clip_high": "objective.ppo_clip.clip_high",
         "straight_through": "objective.straight_through",
         "updates_per_batch": "objective.updates_per_batch",
         "learning_rate": "optimizer.learning_rate",
@@ -194,6 +193,7 @@ class TrainerSettings(Section):
 
     objective: ObjectiveSettings = ObjectiveSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    lora: LoraSettings = LoraSettings()
     compute: ComputeSettings = ComputeSettings()
     ranks: RanksSettings = RanksSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()

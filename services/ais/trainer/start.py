@@ -13,6 +13,7 @@ from ais.trainer.history.checkpoint import Checkpoint, CheckpointStore
 from ais.trainer.history.commits import commit_of
 from ais.trainer.learning.conductor import Conductor
 from ais.trainer.learning.learner import Learner, Memory
+from ais.trainer.learning.reference import load_reference
 from ais.trainer.learning.state_reader import ForeignStateError
 from ais.trainer.policy.policy import Policy
 from ais.trainer.ranks.ranks import Ranks
@@ -50,12 +51,13 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
     )
     checkpoint = await asyncio.to_thread(store.newest)
     staging = Staging.open(trainer.push.staging_directory, run.path, trainer.push.shard_bytes)
-    learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks), ranks)
+    reference = await asyncio.to_thread(load_reference, run, trainer, policy, ranks)
+    learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks, reference), ranks)
     if checkpoint is None:
         snapshot = await asyncio.to_thread(learner.snapshot)
     else:
         manifest = checkpoint.manifest
-        memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences)
+        memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences, manifest.frozen)
         try:
             await asyncio.to_thread(learner.resume, memory, checkpoint.training)
         except ForeignStateError as error:

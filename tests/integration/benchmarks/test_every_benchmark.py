@@ -16,10 +16,12 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {
     "collapse": (
         *("--runs", "tis_token+signal,none+centred", "--task", "sort16", "--steps", "1"),
+        *("--frozen", "start", "--batches", "2,2", "--centred"),
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model")),
     ),
     "correction": ("--sequences", "8", "--length", "64"),
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
+    "lora": ("--layers", "1"),
     "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from rank_curves import SAME_BATCH, Case, batches_of, learner_of
+from rank_curves import SAME_BATCH, Case, batches_of, learner_of, model_directory
 
 from ais.runtime.process import die_with_parent
 from ais.trainer.learning.learner import Memory
@@ -40,6 +40,7 @@ def go_on(directory: Path, ranks: Ranks, resume: bool) -> list[dict[str, Any]]:
 
 def main() -> None:
     die_with_parent()
+    model_directory(CASE.tied)
     directory, what = Path(sys.argv[1]), sys.argv[2]
     ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     figures = go_on(directory, ranks, what == "resume")

@@ -10,7 +10,9 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,17 +23,19 @@ from ais.runtime.settings import RunSettings
 from ais.trainer.demo.demo_model import demo_model
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.learning.reference import load_reference
 from ais.trainer.policy import scoring
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks, join
-from ais.trainer.ranks.sharding import shard
+from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import ComputeSettings, RanksSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import trainer_settings
 
 SAME_BATCH = CorrectionSettings(mixing=MixingSettings(evaluation="same_batch"))
+DIRECTORY = TemporaryDirectory()
 STEPS = 3
 POISONED_STEP = 1
 
@@ -50,7 +54,19 @@ class Case:
     """What is not finite in the last rank's step POISONED_STEP: logprobs or gradient."""
 
 
+OBJECTIVES = {
+    "gspo": Case(settings={"name": "gspo", "updates_per_batch": 2, "aggregation": "sequence_mean"}),
+    "cispo": Case(settings={"name": "cispo", "updates_per_batch": 2, "advantage": "rloo"}),
+    "dppo": Case(settings={"name": "dppo", "updates_per_batch": 2, "aggregation": "constant_length"}),
+    "policy gradient": Case(settings={"name": "policy_gradient", "entropy_coefficient": 0.1}),
+    "start": Case(settings={"reference": {"policy": "start", "coefficient": 1.0}, "tokens_per_microbatch": 40}),
+    "average": Case(settings={"reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
+    "penalised rewards": Case(settings={"reference": {"policy": "start", "coefficient": 1.0, "place": "reward"}}),
+    "adapters": Case(settings={"rank": 4, "reference": {"policy": "average", "coefficient": 1.0, "decay": 0.5}}),
+    "adapters in bf16": Case(settings={"rank": 4, "tokens_per_microbatch": 40}, dtype=torch.bfloat16),
+}
 CASES = {
+    **OBJECTIVES,
     "sequence": Case(),
     "small microbatches": Case(settings={"tokens_per_microbatch": 40}),
     "two updates": Case(settings={"updates_per_batch": 2, "tokens_per_microbatch": 40}),
@@ -69,9 +85,17 @@ CASES = {
 }
 
 
-def model_of(case: Case) -> Any:
+@cache
+def model_directory(tied: bool) -> Path:
+    """Where the model lies. Call it before ranks meet: transformers lets only the first of them save."""
+    directory = Path(DIRECTORY.name) / ("tied" if tied else "untied")
+    model_of(tied).save_pretrained(directory)
+    return directory
+
+
+def model_of(tied: bool) -> Any:
     model = demo_model(seed=2)
-    if case.tied:
+    if tied:
         model.config.tie_word_embeddings = True
         model.tie_weights()
         with torch.no_grad():
@@ -81,7 +105,7 @@ def model_of(case: Case) -> Any:
 
 def batches_of(case: Case) -> list[list[ScoredGroup]]:
     """Groups sampled by a policy near the initial one: their log-probs are its own with some noise."""
-    policy, noise = Policy(model_of(case), torch.float32), torch.Generator().manual_seed(7)
+    policy, noise = Policy(model_of(case.tied), torch.float32), torch.Generator().manual_seed(7)
     batches = []
     for step in range(STEPS):
         batch = []
@@ -114,12 +138,10 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
 
 def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
     settings = trainer_settings(warmup_steps=0, learning_rate=1e-3, max_grad_norm=0.5, **case.settings)
-    policy = Policy(model_of(case), case.dtype)
-    if settings.compute.activation_checkpointing:
-        policy.scoring.checkpoint_activations()
-    if ranks.mesh:
-        shard(policy, ranks.mesh)
-    return Learner(policy, RunSettings(steps=100), settings, case.correction, ranks=ranks), policy
+    run = RunSettings(steps=100, model=model_directory(case.tied))
+    policy = load_policy(run.model, settings, ranks, compute_dtype=case.dtype)
+    reference = load_reference(run, settings, policy, ranks)
+    return Learner(policy, run, settings, case.correction, ranks=ranks, reference=reference), policy
 
 
 def train(case: Case, ranks: Ranks) -> tuple[list[dict[str, Any]], bytes]:
@@ -140,6 +162,8 @@ def main() -> None:
     die_with_parent()
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
+    for tied in (False, True):
+        model_directory(tied)
     ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     for name in sys.argv[2:]:
         figures, weights = train(CASES[name], ranks)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rank_checkpoint import go_on
-from rank_curves import CASES, POISONED_STEP, train
+from rank_curves import CASES, OBJECTIVES, POISONED_STEP, train
 from safetensors.torch import load, load_file
 
 from ais.trainer.ranks.ranks import Ranks
@@ -45,7 +45,12 @@ def run_ranks(ranks: int, script: str, directory: Path, *arguments: str) -> Path
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_ranks(2, CURVES, tmp_path_factory.mktemp("two"), *CASES)
+    return run_ranks(2, CURVES, tmp_path_factory.mktemp("two"), *(case for case in CASES if case not in OBJECTIVES))
+
+
+@pytest.fixture(scope="module")
+def two_ranks_with_objectives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_ranks(2, CURVES, tmp_path_factory.mktemp("objectives"), *OBJECTIVES)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +87,14 @@ def assert_same_figures(
             assert figures[name] == close, (step, name)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in OBJECTIVES])
 def test_two_ranks_give_the_curve_of_one(case: str, two_ranks: Path) -> None:
     assert_same_curve(case, two_ranks)
+
+
+@pytest.mark.parametrize("case", OBJECTIVES)
+def test_two_ranks_give_the_curve_of_one_for_each_objective(case: str, two_ranks_with_objectives: Path) -> None:
+    assert_same_curve(case, two_ranks_with_objectives)
 
 
 @pytest.mark.parametrize("case", ON_FOUR)

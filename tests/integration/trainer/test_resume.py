@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import PeftModel
 from redis.asyncio import Redis
+from transformers import AutoModelForCausalLM
 
 from ais.contracts.events import Resumed, TrainerEvents
 from ais.contracts.keys import Keys
@@ -37,7 +39,7 @@ TIMES = ("time", "step_seconds", "tokens_per_second", "queue_depth", "incarnatio
 """What a step's line says of when and where, not of what was trained."""
 
 
-def settings_of(redis_url: str, name: str, directory: Path, steps: int, **trainer: object) -> Settings:
+def settings_of(redis_url: str, name: str, directory: Path, /, steps: int, **trainer: object) -> Settings:
     model = directory / "source"
     if not model.exists():
         demo_model(seed=0).save_pretrained(model)
@@ -141,6 +143,38 @@ def _toml(run: RunSettings) -> str:
     return "\n".join(
         f"{name} = {json.dumps(value if isinstance(value, int) else str(value))}" for name, value in vars(run).items()
     )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "gspo", "aggregation": "sequence_mean", "reference": {"policy": "average", "decay": 0.5}},
+        {"reference": {"policy": "start", "place": "reward", "coefficient": 0.1}, "entropy_coefficient": 0.01},
+        {"rank": 4, "reference": {"policy": "average", "decay": 0.5}, "name": "cispo", "updates_per_batch": 2},
+    ],
+    ids=["average", "start", "adapters"],
+)
+async def test_a_reference_and_adapters_go_on_as_they_were(
+    settings: dict[str, Any], redis: Redis, redis_url: str, run_name: str, tmp_path: Path
+) -> None:
+    calm = settings_of(redis_url, f"{run_name}-calm", tmp_path, steps=6, every_steps=2, **settings)
+    await fill(redis, calm.run)
+    await run_to_the_end(calm)
+    torn = settings_of(redis_url, f"{run_name}-torn", tmp_path, steps=6, every_steps=2, **settings)
+    await fill(redis, torn.run)
+    async with crash_after(torn, steps=4):
+        pass
+    await run_to_the_end(torn)
+    assert curve(torn.run) == curve(calm.run)
+    assert all(step["reference_kl"] is not None and step["skipped_updates"] == 0 for step in curve(calm.run))
+    assert curve(calm.run)[-1]["reference_kl"] > 0.0
+    adapters = [path / "adapter" for path in (*(torn.run.path / "checkpoints").glob("step-*"), torn.run.path / "model")]
+    if "rank" in settings:
+        for adapter in adapters:
+            loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(torn.run.model), adapter)
+            assert isinstance(loaded, PeftModel)
+    else:
+        assert not any(adapter.exists() for adapter in adapters)
 
 
 async def test_a_trainer_that_died_before_its_first_checkpoint_begins_again_with_every_group(

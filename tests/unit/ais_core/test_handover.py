@@ -29,6 +29,23 @@ def handed_over(batch: SequenceBatch, **mixing: object) -> tuple[Plan, torch.Ten
     return plan, correction.weights(batch, None, plan).double()
 
 
+@pytest.mark.parametrize("scale", [0.25, 5.0])
+def test_what_tokens_are_corrected_by_does_not_wait_for_a_severe_mismatch(scale: float) -> None:
+    """At D = .005 the default calls 16,384 tokens noise, though their sequences are nats apart."""
+    plan, _ = handed_over(heavy([16384] * 8, scale))
+    assert plan.effect is not None
+    assert plan.effect.slope >= 0.4
+
+
+def test_one_long_answer_among_short_ones_carries_no_sequence_weights_and_is_corrected_by_tokens() -> None:
+    plan, weights = handed_over(heavy([16384, *[16] * 255]))
+    assert plan.alpha is not None
+    assert plan.effect is not None
+    assert plan.alpha < 0.1
+    assert plan.effect.slope >= 0.4
+    assert ess_ratio(weights) >= 0.5
+
+
 def ess_ratio(weights: torch.Tensor) -> float:
     return float(weights.sum() ** 2 / (weights.numel() * weights.square().sum()))
 

@@ -1,14 +1,17 @@
 """Objectives: closed forms of their gradients, and sums that do not depend on how a batch is cut."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from ais_core import objectives
+from ais_core import objective_settings, objectives
 from ais_core.errors import SettingError
-from ais_core.objectives import Aggregation, Normalizer
+from ais_core.objective_settings import Aggregation
+from ais_core.objectives import Normalizer, Tokens
+from ais_core.objectives.surrogates import too_far
 
 LENGTHS = torch.tensor([3, 0, 5])
 
@@ -145,3 +148,97 @@ def test_unknown_names_are_refused() -> None:
         objectives.aggregate(torch.ones(1), torch.ones(1, dtype=torch.int64), "mean", Normalizer(1, 1))
     with pytest.raises(SettingError, match="k1"):
         objectives.reference_kl(torch.ones(1), torch.ones(1), "k4")
+
+
+def test_dppo_masks_what_has_moved_far_and_would_move_on() -> None:
+    current = torch.tensor([0.9, 0.52, 0.1, 0.7, 0.3]).log().requires_grad_()
+    behaviour, ones = torch.full((5,), 0.5).log(), torch.ones(5)
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0])
+    live = torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0])
+    loss = objectives.dppo(current, current.detach(), behaviour, advantages, ones)
+    torch.testing.assert_close(gradient(loss, current), -live * advantages)
+
+
+@pytest.mark.parametrize("p", [1e-30, 1e-6, 0.2, 0.5, 0.999999, 1.0])
+@pytest.mark.parametrize("b", [1e-30, 1e-6, 0.2, 0.5, 0.999999, 1.0])
+def test_dppo_measures_the_divergence_of_the_choice_between_the_token_and_all_others(p: float, b: float) -> None:
+    current, behaviour = torch.tensor([p]).log(), torch.tensor([b]).log()
+    p, b = float(current.double().exp()), float(behaviour.double().exp())
+    kl = (b * math.log(b / p) if b else 0.0) + ((1 - b) * math.log((1 - b) / (1 - p)) if p < 1 and b < 1 else 0.0)
+    for divergence, distance in (("total_variation", abs(p - b)), ("kl", kl)):
+        if p == b or (p == 1.0 and divergence == "kl"):  # there the KL is infinite
+            continue
+        for threshold, moved in ((0.99 * distance, True), (1.01 * distance, False)):
+            advantages = torch.tensor([1.0 if p > b else -1.0])
+            found = too_far(current, behaviour, advantages, divergence, threshold, threshold)  # type: ignore[arg-type]
+            assert bool(found) == moved, (divergence, threshold)
+        assert not too_far(current, behaviour, -advantages, divergence, 0.0, 0.0)  # type: ignore[arg-type]
+
+
+def padded(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The packed tokens as peers lay them out: [N, L], and the mask of what is a token."""
+    mask = torch.arange(5) < LENGTHS[:, None]
+    return torch.zeros(3, 5).masked_scatter(mask, values), mask
+
+
+@pytest.mark.parametrize("name", ["ppo_clip", "gspo", "cispo", "dppo"])
+def test_losses_are_those_that_peers_publish(name: str) -> None:
+    """verl's core_algos (vanilla with dual clip, gspo, dppo_tv) and TRL's loss_type cispo, written anew from their
+    formulas on padded tensors, with their own bounds, before their rollout weights are multiplied."""
+    packed, behind, signs, weights = tensors()
+    packed, behind, weights = packed.detach() - 1.0, behind - 1.0, weights
+    packed.requires_grad_()
+    (current, mask), (old, _), (advantages, _), (factor, _) = map(padded, (packed, behind, signs, weights))
+    ratio = (current - old).clamp(-20, 20).exp()
+    settings: objective_settings.ObjectiveSettings
+    match name:
+        case "ppo_clip":
+            settings = objective_settings.PPOClip(0.2, 0.28, dual_clip=3.0)
+            first = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.28))
+            losses = torch.where(advantages < 0, torch.minimum(-advantages * 3.0, first), first)
+        case "gspo":
+            settings = objective_settings.GSPO(0.5, 0.6)
+            mean = ((current - old) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+            ratio = (current - current.detach() + mean.detach()[:, None]).clamp(max=10.0).exp()
+            losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.5, 1.6))
+        case "cispo":
+            settings = objective_settings.CISPO(1.0, 2.0)
+            losses = -ratio.clamp(max=3.0).detach() * advantages * current
+        case _:
+            settings = objective_settings.DPPO(ratio_cap=20.0)
+            moved = current.exp() - old.exp()
+            valid = torch.where(advantages > 0, moved <= 0.2, moved >= -0.2)
+            losses = -advantages * ratio.clamp(max=20.0).detach() * current * valid
+    expected = (losses * factor)[mask]
+    found = objectives.build(name, settings)(Tokens(packed, behind, behind, signs, weights, LENGTHS))
+    assert torch.allclose(found.losses, expected, rtol=2e-7, atol=2e-7)
+    torch.testing.assert_close(gradient(found.losses, packed), gradient(expected, packed), rtol=1e-6, atol=1e-6)
+
+
+def test_the_bounded_tokens_are_those_whose_ratio_the_objective_holds_back() -> None:
+    ratio = torch.tensor([0.7, 0.7, 1.1, 1.25, 1.4, 1.4])
+    advantages = torch.tensor([1.0, -1.0, 1.0, 1.0, 1.0, -1.0])
+    zeros, ones = torch.zeros(6), torch.ones(6)
+    tokens = Tokens(ratio.log(), zeros, zeros, advantages, ones, torch.tensor([6]))
+    bounded = {
+        "ppo_clip": ([0, 1, 0, 0, 1, 0], objective_settings.PPOClip(0.2, 0.28)),
+        "cispo": ([1, 1, 0, 0, 1, 1], objective_settings.CISPO(0.2, 0.28)),
+        "policy_gradient": ([0, 0, 0, 0, 0, 0], None),
+    }
+    for name, (expected, settings) in bounded.items():
+        assert objectives.build(name, settings)(tokens).bounded.tolist() == [bool(one) for one in expected], name
+
+
+def test_every_objective_has_a_name_and_takes_its_own_settings_only() -> None:
+    assert set(objectives.OBJECTIVES) == set(get_args(objective_settings.ObjectiveName))
+    with pytest.raises(SettingError, match="known: ppo_clip, gspo"):
+        objectives.build("ppo")
+    with pytest.raises(SettingError, match="settings of type GSPO, got CISPO"):
+        objectives.build("gspo", objective_settings.CISPO())
+
+
+def test_k1_as_a_loss_has_the_value_of_k1_and_the_gradient_of_k2() -> None:
+    current, reference, _, _ = tensors()
+    k1, k2 = (objectives.reference_kl(current, reference, name) for name in ("k1", "k2"))  # type: ignore[arg-type]
+    torch.testing.assert_close(k1, current - reference)
+    torch.testing.assert_close(gradient(k1, current), gradient(k2, current))

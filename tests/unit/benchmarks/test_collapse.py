@@ -9,7 +9,9 @@ import torch
 
 from benchmarks.tiny_grpo.report import Record, read
 
-RECORDS = read(Path(__file__).parents[3] / "benchmarks" / "results" / "collapse.jsonl")
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+RECORDS = read(RESULTS / "collapse.jsonl")
+FROZEN = {(record["policy"], record["compute"]): record for record in read(RESULTS / "collapse_frozen.jsonl")}
 
 
 def lost(record: Record) -> bool:
@@ -63,6 +65,29 @@ def test_the_policy_goes_on_changing_for_the_worse_without_a_gradient(record: Re
     after = record["steps"][end + 1 :]
     assert sum(step["moved"] for step in after) > 5 * record["steps"][end]["moved"]
     assert right_share(after[-1]) < 0.8 * right_share(record["steps"][end])
+
+
+def test_token_ratios_point_the_right_way_at_policies_about_to_be_lost() -> None:
+    for step in (20, 30):
+        record = FROZEN[f"tis_token-0/{step}", "float32"]
+        assert record["tis_token"]["cosine"] > record["none"]["cosine"] + 0.2 > 0.6
+    before, late = (FROZEN[f"tis_token-0/{step}", "float32"]["tis_token"] for step in (20, 30))
+    assert late["length"] < 0.2
+    assert late["batches"] < 0.5 * before["batches"]
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_uncorrected_rollouts_do_not_point_where_bf16_ones_do_at_the_start(compute: str) -> None:
+    record = FROZEN["start", compute]
+    assert record["none"]["cosine"] < 0.0 < record["tis_token"]["cosine"] < record["ais"]["cosine"]
+
+
+def test_the_same_run_with_steps_in_proportion_to_the_signal_was_not_lost() -> None:
+    plain, paced = (next(one for one in RECORDS if one["name"] == name) for name in ("tis_token", "tis_token+signal"))
+    assert plain["seed"] == paced["seed"]
+    at = {record["name"]: {point["step"]: point["p"] for point in record["curve"]} for record in (plain, paced)}
+    assert at["tis_token"][40] == 0.0
+    assert at["tis_token+signal"][40] > at["tis_token+signal"][10] > 0.1
 
 
 def test_adam_walks_on_for_about_eleven_of_its_steps_when_gradients_end() -> None:

@@ -87,6 +87,8 @@ class Manifest:
     """State of the correction after the step."""
     probe_sequences: tuple[tuple[int, ...], ...] | None
     """The sequences that every version is probed with."""
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    """Digests of models that training reads and does not change, by their paths."""
     early_stop: str = ""
     """In the final model of a run that ended before its last step: why."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +108,7 @@ class Checkpoint:
     @property
     def weights(self) -> dict[Path, str]:
         """The weights' files, in order, with their digests as they are published."""
-        names = sorted(name for name in self.manifest.files if name.endswith(".safetensors"))
+        names = sorted(name for name in self.manifest.files if "/" not in name and name.endswith(".safetensors"))
         return {self.path / name: self.manifest.files[name] for name in names}
 
     @property

@@ -139,6 +139,7 @@ class Commits:
             entry_ids=tuple(self._consumed.entries),
             correction=memory.correction,
             probe_sequences=memory.probe_sequences,
+            frozen=memory.frozen,
         )
 
     async def _commit(

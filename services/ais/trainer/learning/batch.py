@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -33,6 +33,8 @@ class Batch:
 
     rewards: torch.Tensor
     """float64 [N]."""
+    group_of: torch.Tensor
+    """int64 [N]: which group each trajectory is of."""
     advantages: torch.Tensor
     """float32 [N]."""
     updates: list[Update]
@@ -48,6 +50,11 @@ class Batch:
     @property
     def microbatches(self) -> list[Microbatch]:
         return [microbatch for update in self.updates for microbatch in update.microbatches]
+
+    def penalised(self, penalties: torch.Tensor, advantage: str) -> Batch:
+        """The batch with the advantages of its rewards less `penalties` (float64 [N]). Raises NonFiniteError."""
+        advantages = estimate(advantage, self.rewards - penalties.cpu(), self.group_of)
+        return replace(self, advantages=advantages.to(self.advantages.device))
 
 
 def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, ranks: Ranks) -> Batch:
@@ -73,6 +80,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
         first += len(samples)
     return Batch(
         rewards=rewards,
+        group_of=group_of,
         advantages=estimate(settings.objective.advantage, rewards, group_of).to(ranks.device),
         updates=updates,
         tokens=sum(len(trajectory.token_ids) for trajectory in trajectories),

@@ -23,6 +23,7 @@ from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
 from ais.trainer.learning import learner as learner_module
 from ais.trainer.learning.learner import Learner, Memory, StepOutcome
 from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.learning.reference import load_reference
 from ais.trainer.ranks.ranks import JoinedRanks, Ranks, join
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import Settings
@@ -114,8 +115,9 @@ def _follow(settings: Settings) -> None:
     logging.getLogger(learner_module.__name__).setLevel(logging.ERROR)  # rank 0 logs what all decide alike
     ranks = join(settings.trainer)
     assert isinstance(ranks, JoinedRanks)
-    policy = load_policy(settings.run.model, settings.trainer, ranks)
-    learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks=ranks)
+    policy = load_policy(settings.run.model, settings.trainer, ranks, settings.run.seed)
+    reference = load_reference(settings.run, settings.trainer, policy, ranks)
+    learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks=ranks, reference=reference)
     bounds = TrajectoryBounds(policy.vocab_size)
     saving: Future[Any] = Future()
     saving.set_result(None)

@@ -18,9 +18,9 @@ nor uncorrected gradients mean anything.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ import torch
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import ScoredGroup
 from ais.contracts.weights.probe import Probe
+from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
 from ais.trainer.learning.batch import Batch, Update, prepare
+from ais.trainer.learning.loss import Loss
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.probe import probe_sequences, take_probe
+from ais.trainer.learning.reference import START, Reference
 from ais.trainer.learning.schedule import learning_rate
 from ais.trainer.learning.tally import Tally
 from ais.trainer.learning.training_state import load_training_state, save_training_state
@@ -43,7 +46,6 @@ from ais.trainer.ranks.sharding import gathered, whole
 from ais.trainer.record import StepFigures
 from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
-from ais_core import objectives
 from ais_core.corrections import State, build
 from ais_core.errors import NonFiniteError
 from ais_core.ratios import SequenceBatch, log_ratio
@@ -72,6 +74,8 @@ class Memory:
     """What the correction remembers."""
     probe_sequences: tuple[tuple[int, ...], ...] | None
     """The sequences every version is probed with; None before the first batch."""
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    """Digests of models that training reads and does not change, by their paths."""
 
 
 class Learner:
@@ -89,13 +93,18 @@ class Learner:
         correction: CorrectionSettings,
         staging: Staging | None = None,
         ranks: Ranks | None = None,
+        reference: Reference | None = None,
     ) -> None:
         """`policy` is sharded over `ranks` already, when there are several. `staging`: where the first of them writes
-        the versions; None is the system's directory for temporary files."""
+        the versions; None is the system's directory for temporary files. `reference`: what
+        `settings.objective.reference` names, by `load_reference`."""
         self._policy = policy
         self._ranks = ranks or Ranks(policy.device)
         self._steps = run.steps
         self._settings = settings
+        self._loss = Loss(settings.objective)
+        policy.scoring.differentiate_entropy = settings.objective.entropy_coefficient > 0
+        self._reference = reference
         self._correction = build(correction)
         self._state: State | None = None
         self._version = 0
@@ -113,16 +122,38 @@ class Learner:
     @property
     def memory(self) -> Memory:
         """What a checkpoint must keep beside the training state; JSON-able."""
-        return Memory(self._version, self._state, self._probe_sequences)
+        return Memory(self._version, self._state, self._probe_sequences, self._frozen)
+
+    @property
+    def _frozen(self) -> dict[str, str]:
+        base = self._policy.base_digest
+        return {
+            **({START: base} if base else {}),
+            **(self._reference.frozen if self._reference else {}),
+        }
 
     def save(self, directory: Path) -> Future[Any]:
         """Copies the training state as it is now and writes the copy to `directory` in the background."""
-        return save_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
+        average = self._reference.average if self._reference else {}
+        return save_training_state(directory, self._policy.masters, self._optimizer, average, self._ranks.saving)
 
     def resume(self, memory: Memory, directory: Path) -> None:
-        """Goes on from what `save` wrote to `directory` when `memory` was this."""
+        """Goes on from what `save` wrote to `directory` when `memory` was this. Raises UnavailableError when a model
+        that training only reads is not the one it was."""
+        for model, digest in self._frozen.items():
+            if memory.frozen.get(model, digest) != digest:
+                raise UnavailableError(
+                    f"the weights in {model} are not those that the run was begun with (digest {memory.frozen[model]}, "
+                    f"now {digest}). Put them back, or begin another run."
+                )
+        average = self._reference.average if self._reference else {}
         with self._ranks.phase("loading the training state"):
-            load_training_state(directory, self._policy.masters, self._optimizer, self._ranks.saving)
+            found = load_training_state(directory, self._policy.masters, self._optimizer, average, self._ranks.saving)
+        if self._reference and not found:
+            logger.warning(
+                "the checkpoint has no average of the policy to compare with: it begins at the policy of now"
+            )
+            self._reference.begin()
         self._version = memory.version
         self._state = memory.correction
         if self._state is not None and not self._correction.accepts(self._state):
@@ -141,6 +172,8 @@ class Learner:
             tally.skipped = len(batch.updates) - tally.updates
             logger.error("updates skipped: %s", error, extra={"version": self._version})
         self._optimizer.zero_grad(set_to_none=True)
+        if self._reference:
+            self._reference.follow()
         tally.merge(self._ranks)
         self._version += 1
         if self._probe_sequences is None:
@@ -182,16 +215,21 @@ class Learner:
         if not self._ranks.first:
             assert not list(weights)
             return Snapshot(self._version, digest="", files=())
-        shapes = {name: tuple(master.shape) for name, master in self._policy.masters.items()}
-        return write_snapshot(self._version, shapes, weights, probe, self._staging)
+        snapshot = write_snapshot(self._version, self._policy.shapes, weights, probe, self._staging)
+        if self._policy.adapters:
+            self._policy.adapters.save(snapshot.adapter)
+        return snapshot
 
     def _train(self, batch: Batch, tally: Tally, clock: PhaseClock) -> None:
         """Makes the batch's updates. Raises NonFiniteError when log-probs or advantages are not finite."""
-        if not batch.advantages.isfinite().all():
-            raise NonFiniteError(f"advantages are not finite; the rewards reach {float(batch.rewards.abs().max()):g}")
+        _check_advantages(batch)
         several = len(batch.microbatches) > 1
-        if len(batch.updates) > 1 or (several and self._correction.needs_current_sums(self._state)):
-            proximal = self._score_ahead(batch, tally, clock)
+        measured_first = several and self._correction.needs_current_sums(self._state)
+        if len(batch.updates) > 1 or measured_first or self._penalises_rewards:
+            proximal = self._score_ahead(batch, clock)
+            if self._penalises_rewards:
+                batch = self._penalised(batch, proximal, tally, clock)
+            self._measure(batch, proximal, tally, clock)
             for update in batch.updates:
                 for microbatch in update.microbatches:
                     self._accumulate(batch, update, microbatch, proximal[microbatch], tally, clock)
@@ -206,17 +244,37 @@ class Learner:
             self._decide(tally, clock)
         self._update(tally, clock)
 
-    def _score_ahead(self, batch: Batch, tally: Tally, clock: PhaseClock) -> dict[Microbatch, torch.Tensor]:
-        """The proximal log-probs of the whole batch, without gradients, and the plan made from them."""
-        proximal: dict[Microbatch, torch.Tensor] = {}
-        for microbatch in batch.microbatches:
-            with clock.phase("forward_backward"), torch.no_grad():
-                proximal[microbatch] = self._score(microbatch).logprobs
+    @property
+    def _penalises_rewards(self) -> bool:
+        return self._reference is not None and self._settings.objective.reference.place == "reward"
+
+    def _score_ahead(self, batch: Batch, clock: PhaseClock) -> dict[Microbatch, torch.Tensor]:
+        """The proximal log-probs of the whole batch, without gradients."""
+        with clock.phase("forward_backward"), torch.no_grad():
+            return {microbatch: self._score(microbatch).logprobs for microbatch in batch.microbatches}
+
+    def _penalised(
+        self, batch: Batch, proximal: dict[Microbatch, torch.Tensor], tally: Tally, clock: PhaseClock
+    ) -> Batch:
+        """The batch with the reference's penalty in its rewards: of each response, the sum over its tokens."""
+        penalties = torch.zeros(len(batch.rewards), dtype=torch.float64, device=self._ranks.device)
+        for microbatch, logprobs in proximal.items():
+            with clock.phase("forward_backward"):
+                estimates = self._loss.divergence(logprobs, self._reference_logprobs(microbatch))
+            tally.add_divergence(estimates)
+            penalties.index_add_(0, microbatch.sequences[microbatch.rows], estimates.double())
+        penalties = self._settings.objective.reference.coefficient * self._ranks.sum(penalties, "penalties")
+        batch = batch.penalised(penalties, self._settings.objective.advantage)
+        _check_advantages(batch)
+        return batch
+
+    def _measure(self, batch: Batch, proximal: dict[Microbatch, torch.Tensor], tally: Tally, clock: PhaseClock) -> None:
+        """Measures the whole batch, and makes the plan."""
+        for microbatch, logprobs in proximal.items():
             with clock.phase("correction"):
-                ratios = self._ratios(microbatch, proximal[microbatch])
+                ratios = self._ratios(microbatch, logprobs)
                 tally.add_sums(self._correction.measure(ratios, batch.advantages[microbatch.sequences]))
         self._decide(tally, clock)
-        return proximal
 
     def _accumulate(
         self,
@@ -244,49 +302,39 @@ class Learner:
             else:
                 weights, behaviour_weights = self._correction.weights(ratios, advantages, tally.plan), None
         with clock.phase("forward_backward"):
-            anchor = scores.logprobs.detach() if proximal is None else proximal
-            loss = self._loss(scores.logprobs, anchor, advantages, weights, microbatch, update)
+            reference = self._reference_logprobs(microbatch) if self._penalises_losses else None
+            terms = (advantages, weights, reference, microbatch, update.normaliser)
+            cost = self._loss(scores, scores.logprobs.detach() if proximal is None else proximal, *terms)
             # A correction that does not mix has no alpha, and no branch of its own for the sampling policy.
             alpha = 1.0 if tally.plan.alpha is None else tally.plan.alpha
             if behaviour_weights is None or alpha > 0.0:
-                self._backward(loss)
+                self._backward(cost.loss)
             if behaviour_weights is not None and alpha < 1.0:
                 # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
-                logprobs = self._score(microbatch, microbatch.precision).logprobs
-                anchor = microbatch.behaviour_logprobs
-                own = self._loss(logprobs, anchor, advantages, behaviour_weights, microbatch, update)
-                self._backward(own)
-                loss, weights = loss.detach() + own, weights + behaviour_weights
+                own_scores = self._score(microbatch, microbatch.precision)
+                terms = (advantages, behaviour_weights, reference, microbatch, update.normaliser)
+                own = self._loss(own_scores, microbatch.behaviour_logprobs, *terms)
+                self._backward(own.loss)
+                cost, weights = cost.beside(own), weights + behaviour_weights
         with clock.phase("correction"):
-            tally.add(loss, scores.entropy, weights, microbatch)
+            tally.add(cost, scores.entropy.detach(), weights, microbatch)
+
+    @property
+    def _penalises_losses(self) -> bool:
+        return self._reference is not None and self._settings.objective.reference.place == "loss"
 
     def _score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
         with self._ranks.phase("forward of a microbatch"):
             return self._policy.score(microbatch, behaviour)
 
+    def _reference_logprobs(self, microbatch: Microbatch) -> torch.Tensor:
+        assert self._reference is not None
+        with self._ranks.phase("forward of the reference"):
+            return self._reference.logprobs(microbatch)
+
     def _backward(self, loss: torch.Tensor) -> None:
         with self._ranks.phase("backward of a microbatch"):
             loss.backward()  # type: ignore[no-untyped-call]
-
-    def _loss(
-        self,
-        logprobs: torch.Tensor,
-        anchor: torch.Tensor,
-        advantages: torch.Tensor,
-        weights: torch.Tensor,
-        microbatch: Microbatch,
-        update: Update,
-    ) -> torch.Tensor:
-        """The microbatch's part of the update's loss. `anchor` [T] is what the clip bounds `logprobs` against."""
-        losses = objectives.clipped(
-            logprobs,
-            anchor,
-            advantages[microbatch.rows],
-            weights,
-            self._settings.objective.clip_low,
-            self._settings.objective.clip_high,
-        )
-        return objectives.aggregate(losses, microbatch.lengths, self._settings.objective.aggregation, update.normaliser)
 
     def _ratios(self, microbatch: Microbatch, proximal: torch.Tensor) -> SequenceBatch:
         """Raises NonFiniteError, on all ranks when on one."""
@@ -320,6 +368,7 @@ class Learner:
         of a batch that is not trusted must not reach the weights: both are dropped."""
         with clock.phase("optimizer"):
             assert tally.plan is not None
+            self._add_up_gradients()
             with self._ranks.phase("norm of the gradient"):
                 norm = whole(torch.nn.utils.clip_grad_norm_(self._masters, self._settings.optimizer.max_grad_norm))
             made = bool(norm.isfinite()) and tally.plan.trusted
@@ -331,3 +380,20 @@ class Learner:
                 logger.error("update skipped: the gradient is not finite", extra={"version": self._version})
             self._optimizer.zero_grad(set_to_none=True)
         tally.add_update(float(norm), made)
+
+    def _add_up_gradients(self) -> None:
+        """Adds the ranks' gradients where each holds all that is trained. FSDP adds up those of shards by itself."""
+        if self._ranks.size == 1 or not self._policy.adapters:
+            return
+        for master in self._masters:
+            if master.grad is None:  # a rank that had nothing to score
+                master.grad = torch.zeros_like(master)
+        gradients = [master.grad for master in self._masters if master.grad is not None]
+        total = self._ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]), "gradients")
+        for gradient, part in zip(gradients, torch.split(total, [one.numel() for one in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _check_advantages(batch: Batch) -> None:
+    if not batch.advantages.isfinite().all():
+        raise NonFiniteError(f"advantages are not finite; the rewards reach {float(batch.rewards.abs().max()):g}")

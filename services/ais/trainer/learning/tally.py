@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ais.trainer.learning.batch import Batch
+from ais.trainer.learning.loss import Cost
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.record import StepFigures
@@ -50,6 +51,12 @@ class Tally:
     """The largest of the updates so far; None before the first, NaN where one of them is NaN."""
     scored: int = 0
     """Microbatches, of all ranks, whose loss and entropy were added. Entropy says nothing about it: it may be 0."""
+    bounded: float = 0.0
+    """Tokens on which the objective's clip or mask acts."""
+    reference_kl: float = 0.0
+    """Sum of the tokens' estimates, nats."""
+    compared: int = 0
+    """Tokens, of all ranks, whose divergence from the reference was added."""
     updates: int = 0
     skipped: int = 0
     _tokens: _WeightSums = field(default_factory=_WeightSums)
@@ -59,14 +66,22 @@ class Tally:
         """Adds what `Correction.measure` found in one microbatch."""
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def add(self, loss: torch.Tensor, entropy: torch.Tensor, weights: torch.Tensor, microbatch: Microbatch) -> None:
-        """Adds one microbatch: its share of the loss, and [T] entropies and applied weights."""
+    def add(self, cost: Cost, entropy: torch.Tensor, weights: torch.Tensor, microbatch: Microbatch) -> None:
+        """Adds one microbatch: what it costs, and [T] entropies and applied weights."""
         self.scored += 1
-        self.loss += loss.item()
+        self.loss += cost.loss.item()
         self.entropy += entropy.sum().item()
+        self.bounded += cost.bounded.sum().item()
+        if cost.reference_kl is not None:
+            self.add_divergence(cost.reference_kl)
         self._tokens.add(weights)
         means = weights.new_zeros(len(microbatch.lengths)).index_add_(0, microbatch.rows, weights) / microbatch.lengths
         self._sequences.add(means)
+
+    def add_divergence(self, estimates: torch.Tensor) -> None:
+        """Adds [T] estimates of tokens' divergence from the reference."""
+        self.reference_kl += estimates.sum().item()
+        self.compared += len(estimates)
 
     def add_update(self, gradient_norm: float, made: bool) -> None:
         """Counts an update that was made or skipped."""
@@ -79,13 +94,15 @@ class Tally:
 
     def merge(self, ranks: Ranks) -> None:
         """Adds what the other ranks have added up. Sums, plan, norm and updates are those of all ranks already."""
-        sums = (self.scored, self.loss, self.entropy, *self._tokens.values, *self._sequences.values)
+        divergence = (self.bounded, self.reference_kl, self.compared)
+        sums = (self.scored, self.loss, self.entropy, *divergence, *self._tokens.values, *self._sequences.values)
         values: list[float] = ranks.sum(
             torch.tensor(sums, dtype=torch.float64, device=ranks.device), "tallies"
         ).tolist()
         self.scored = int(values[0])
-        self.loss, self.entropy = values[1:3]
-        self._tokens, self._sequences = _WeightSums(*values[3:5]), _WeightSums(*values[5:])
+        self.loss, self.entropy, self.bounded, self.reference_kl = values[1:5]
+        self.compared = int(values[5])
+        self._tokens, self._sequences = _WeightSums(*values[6:8]), _WeightSums(*values[8:])
 
     def figures(self, batch: Batch, version: int) -> StepFigures:
         """The figures of the batch that led to `version`."""
@@ -101,6 +118,8 @@ class Tally:
             gradient_norm=self.gradient_norm,
             learning_rate=self.learning_rate * (plan.learning_rate_scale if plan else 1.0),
             entropy=self.entropy / tokens if scored else None,
+            reference_kl=self.reference_kl / self.compared if self.compared else None,
+            bounded_share=self.bounded / tokens if scored else None,
             updates=self.updates,
             skipped_updates=self.skipped,
             alpha=plan.alpha if plan else None,

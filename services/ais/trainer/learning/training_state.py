@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,9 +31,12 @@ def save_training_state(
     directory: Path,
     masters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    average: Mapping[str, torch.Tensor] = MappingProxyType({}),
     group: dist.ProcessGroup | None = None,
 ) -> Future[Any]:
     """Copies the state and writes the copy in the background; it is on the disk when the result is there.
+
+    `average`: that of a reference which follows the policy; empty without one.
 
     All ranks call it, with a `group` of their own for it: its collectives go beside those of training.
     """
@@ -42,6 +46,8 @@ def save_training_state(
     }
     if optimizer.state:  # none before the first update, and a fresh optimizer must stay one
         state["moments"] = {name: dict(optimizer.state[parameter]) for name, parameter in masters.items()}
+    if average:
+        state["average"] = dict(average)
     saving = async_save(state, checkpoint_id=directory, process_group=group, no_dist=not dist.is_initialized())
     assert isinstance(saving, Future)
     return saving
@@ -52,9 +58,11 @@ def load_training_state(
     directory: Path,
     masters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    average: Mapping[str, torch.Tensor] = MappingProxyType({}),
     group: dist.ProcessGroup | None = None,
-) -> None:
-    """Puts a saved state in the place of this one, on all ranks.
+) -> bool:
+    """Puts a saved state in the place of this one, on all ranks. Returns False when `average` was not saved: it is as
+    it was.
 
     Raises ForeignStateError for files that no trainer has written, and what torch.distributed.checkpoint raises for
     the state of another model.
@@ -67,11 +75,15 @@ def load_training_state(
     }
     if any(name.startswith("moments.") for name in saved):
         state["moments"] = {name: _no_moments(parameter) for name, parameter in masters.items()}
+    found = any(name.startswith("average.") for name in saved)
+    if average and found:
+        state["average"] = dict(average)
     load(state, storage_reader=reader, process_group=group, no_dist=not dist.is_initialized())
     torch.set_rng_state(state["generator"])
     optimizer.state.clear()
     for name, moments in state.get("moments", {}).items():
         optimizer.state[masters[name]] = moments
+    return found or not average
 
 
 def _no_moments(parameter: nn.Parameter) -> dict[str, torch.Tensor]:

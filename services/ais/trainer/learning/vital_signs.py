@@ -178,7 +178,7 @@ class VitalSigns:
             f"the policy has become deterministic without having learned: entropy {first.entropy:.3g} at first, "
             f"{now.entropy:.3g} nats now, reward {first.reward:.3g} and {now.reward:.3g}. Start again from an earlier "
             "checkpoint (run.model) with a lower trainer.optimizer.learning_rate or a larger "
-            "trainer.objective.clip_high"
+            "trainer.objective.entropy_coefficient"
         )
 
 

@@ -81,9 +81,10 @@ class _Linear(torch.autograd.Function):
         return product.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         x, weight = ctx.saved_tensors
         gradient = gradients[0].float().flatten(0, -2)
         grad_x = (gradient @ weight.float()).to(x.dtype).view(x.shape)
-        grad_weight = (gradient.t() @ x.float().flatten(0, -2)).to(weight.dtype)
-        return grad_x, grad_weight
+        if not ctx.needs_input_grad[1]:  # a frozen weight
+            return grad_x, None
+        return grad_x, (gradient.t() @ x.float().flatten(0, -2)).to(weight.dtype)

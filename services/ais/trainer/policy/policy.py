@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ais.contracts.sampling import Precision
 from ais.runtime.process import UnavailableError
+from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.scoring import ScoringModel
 
@@ -25,7 +26,7 @@ class TokenScores:
     logprobs: torch.Tensor
     """float32 [T], under the sampling temperature; carries the graph when gradients are enabled."""
     entropy: torch.Tensor
-    """float32 [T], nats, of the distribution each token was drawn from; detached."""
+    """float32 [T], nats, of the distribution each token was drawn from; carries the graph where a bonus needs it."""
 
 
 class Policy:
@@ -34,21 +35,33 @@ class Policy:
     Sharded over several ranks (`sharding.shard`), each scores microbatches of its own, and all score equally often.
     """
 
+    base_digest: str | None = None
+    """Digest of the weights that adapters change; None without adapters."""
+
     def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype = torch.bfloat16) -> None:
-        """`model` is float32 already. Raises UnavailableError for an architecture whose head is not a plain layer."""
+        """`model` is float32 already, unless it is not trained. Raises UnavailableError for an architecture whose head
+        is not a plain layer."""
         self.model = model
         self.scoring = ScoringModel(model, compute_dtype)
 
     @classmethod
-    def load(cls, directory: Path, device: str = "auto") -> Policy:
-        """Raises UnavailableError when `directory` is not a Hugging Face causal language model whose every weight is
+    def load(
+        cls,
+        directory: Path,
+        device: str = "auto",
+        dtype: torch.dtype = torch.float32,
+        compute_dtype: torch.dtype = torch.bfloat16,
+    ) -> Policy:
+        """`dtype`: of the masters, or of weights that are not trained.
+
+        Raises UnavailableError when `directory` is not a Hugging Face causal language model whose every weight is
         there and finite."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         disable_progress_bar()
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+                directory, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except Exception as error:  # transformers, safetensors and the model's own code raise anything
             raise UnavailableError(
@@ -56,20 +69,41 @@ class Policy:
                 "to a directory with config.json and safetensors weights."
             ) from error
         _check_weights(directory, model, loading["missing_keys"])
-        return cls(model.to(device))
+        return cls(model.to(device), compute_dtype)
 
     @property
     def device(self) -> torch.device:
         """Where the master weights are and the forward pass happens."""
         return self.model.device  # type: ignore[no-any-return]
 
+    def adapt(self, adapters: Adapters, base_digest: str) -> None:
+        """From now on the adapters are trained. They are on the device of the model, whose weights are frozen."""
+        self.scoring.adapters = adapters
+        self.base_digest = base_digest
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """What is trained in the place of the weights, if it is."""
+        return self.scoring.adapters
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the weights as they are published, by their Hugging Face names; tied weights appear once."""
+        return {name: weight.shape for name, weight in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def weight(self, name: str) -> torch.Tensor:
+        """One of them, in BF16; a DTensor when the policy is sharded."""
+        weight = self.model.get_parameter(name).detach().to(torch.bfloat16)
+        return weight if self.adapters is None else self.adapters.merged(name, weight)
+
     @property
     def masters(self) -> dict[str, nn.Parameter]:
-        """The float32 master weights by their Hugging Face names; tied weights appear once.
+        """What is trained, in float32: the weights by their Hugging Face names, tied ones once; or the adapters.
 
         DTensors, of which this rank has its shard, when the policy is sharded.
         """
-        return dict(self.model.named_parameters())
+        return self.adapters.masters if self.adapters else dict(self.model.named_parameters())
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,9 @@
 """The forward pass that training differentiates, as one module: a causal language model and its head, in pieces.
 
-The parameters are float32 masters. Each pass rounds them to BF16 and runs the unchanged model on the rounded copies;
-autograd goes through the rounding, so gradients arrive and accumulate in float32. When the parameters are sharded over
-ranks (`sharding.py`), what the pass finds has been rounded on its way from the ranks.
+The parameters are float32 masters, or frozen in BF16 beside adapters (`adapters.py`). Each pass rounds them to BF16
+and runs the unchanged model on the rounded copies; autograd goes through the rounding, so gradients arrive and
+accumulate in float32. When the parameters are sharded over ranks (`sharding.py`), what the pass finds has been rounded
+on its way from the ranks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 from ais.contracts.sampling import Precision
 from ais.runtime.process import UnavailableError
 from ais.trainer.policy.activation_checkpointing import checkpoint_activations
+from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.behaviour_forward import BehaviourProducts
 from ais.trainer.policy.float32_products import bf16_products
 
@@ -35,12 +37,16 @@ class ScoringModel(nn.Module):
     """
 
     def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype = torch.bfloat16) -> None:
-        """`model` is float32 already. Raises UnavailableError for an architecture whose head is not a plain layer."""
+        """Raises UnavailableError for an architecture whose head is not a plain layer."""
         super().__init__()
         self.model = model.eval()  # dropout stays off: the behaviour policy has none
         self.compute_dtype = compute_dtype
+        self.differentiate_entropy = False
+        """Whether entropies carry the graph."""
         self.rounded_by_sharding = False
         """Whether parameters come in `compute_dtype` and must be used as they are."""
+        self.adapters: Adapters | None = None
+        """What the weights are changed by."""
         self._behaviour: Precision | None = None
         self._check_head()
 
@@ -60,6 +66,15 @@ class ScoringModel(nn.Module):
         for layer in self.layers:
             checkpoint_activations(layer, lambda: self._products(self._behaviour))
 
+    @contextmanager
+    def adapted(self, adapters: Adapters | None) -> Iterator[None]:
+        """Context of passes with other adapters, or with none; without gradients."""
+        own, self.adapters = self.adapters, adapters
+        try:
+            yield
+        finally:
+            self.adapters = own
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -69,7 +84,7 @@ class ScoringModel(nn.Module):
         temperature: torch.Tensor,
         behaviour: Precision | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs (with their graph) and entropies (detached), float32 [T] both.
+        """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both.
 
         `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
         which it is; `temperature` is float32 [T].
@@ -114,7 +129,7 @@ class ScoringModel(nn.Module):
         """What the distributions after `hidden` [T, H] say about `targets` (int64 [T])."""
         logprobs = self._head_logprobs(hidden, temperature, behaviour)
         chosen = logprobs.gather(1, targets[:, None]).squeeze(1).clone()  # FSDP2 hooks what comes out: no views
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.differentiate_entropy and torch.is_grad_enabled()):
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         return chosen, entropy
 
@@ -127,10 +142,14 @@ class ScoringModel(nn.Module):
         return torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
 
     def _call(self, part: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Runs a part of the model on its parameters in `compute_dtype`."""
+        """Runs a part of the model on its parameters in `compute_dtype`, with the adapters merged into them."""
         if self.rounded_by_sharding:
             return part(*args, **kwargs)
         rounded = {name: weight.to(self.compute_dtype) for name, weight in part.named_parameters()}
+        if self.adapters is not None:
+            names = {weight: name for name, weight in self.model.named_parameters()}
+            for own_name, weight in part.named_parameters():
+                rounded[own_name] = self.adapters.merged(names[weight], rounded[own_name])
         return functional_call(part, rounded, args, kwargs)
 
     @contextmanager

@@ -10,21 +10,54 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ais.contracts.weights.offer import DigestBuilder
+from ais.trainer.policy.adapters import adapters_of
 from ais.trainer.policy.policy import Policy
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
+from ais.trainer.weights.snapshot import value_bytes
 
 
-def load_policy(model: Path, settings: TrainerSettings, ranks: Ranks) -> Policy:
+def load_policy(
+    model: Path, settings: TrainerSettings, ranks: Ranks, seed: int = 0, compute_dtype: torch.dtype = torch.bfloat16
+) -> Policy:
     """Loads the policy to be trained and shards it over several ranks. Each rank first reads all of it into the host's
-    memory. Raises UnavailableError."""
+    memory. A policy with adapters, whose first values `seed` draws, is whole on each rank. Raises UnavailableError."""
     ranks.attach_thread()
-    policy = Policy.load(model, "cpu" if ranks.mesh else str(ranks.device))
+    if settings.lora.rank:
+        policy, digest = _load_whole(model, str(ranks.device), compute_dtype)
+        policy.adapt(adapters_of(policy.model, model, settings.lora, seed), digest)
+    else:
+        device = "cpu" if ranks.mesh else str(ranks.device)
+        policy = Policy.load(model, device, compute_dtype=compute_dtype)
     if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
-    if ranks.mesh:
+    if ranks.mesh and not policy.adapters:
         shard(policy, ranks.mesh)
     return policy
+
+
+def load_frozen(
+    model: Path, ranks: Ranks, compute_dtype: torch.dtype, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Policy, str]:
+    """Loads a policy that gradients do not change, sharded like the one that is trained, and the digest of its weights.
+    Raises UnavailableError."""
+    policy, digest = _load_whole(model, "cpu" if ranks.mesh else str(ranks.device), compute_dtype, dtype)
+    if ranks.mesh:
+        shard(policy, ranks.mesh)
+    return policy, digest
+
+
+def _load_whole(
+    model: Path, device: str, compute_dtype: torch.dtype, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Policy, str]:
+    policy = Policy.load(model, device, dtype, compute_dtype)
+    policy.model.requires_grad_(False)
+    digest = DigestBuilder()
+    for name in sorted(policy.shapes):
+        digest.update(name.encode())
+        digest.update(value_bytes(policy.weight(name).cpu()))
+    return policy, digest.result()
 
 
 def shard(policy: Policy, mesh: DeviceMesh) -> None:
@@ -55,9 +88,9 @@ def gathered(policy: Policy, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor]]
 
     The other ranks must exhaust the iterator too; it yields them nothing. Only one tensor is whole at a time.
     """
-    for name, master in sorted(policy.masters.items()):
+    for name in sorted(policy.shapes):
         with ranks.phase(f"gathering {name}"):
-            weight = whole(master.detach().to(torch.bfloat16))
+            weight = whole(policy.weight(name))
         if ranks.first:
             yield name, weight.cpu()
 

@@ -25,6 +25,8 @@ from ais.runtime.owned_directory import OwnedDirectory
 
 SHARD_BYTES = 1 << 30
 """Files are begun anew beyond this size, unless said otherwise."""
+ADAPTER_DIRECTORY = "adapter"
+"""A peft directory, in a version's or a checkpoint's. Beside the merged weights transformers would apply it again."""
 VALUE_BYTES = 2
 """Bytes of a BF16 value."""
 _ALIGNMENT = 8
@@ -67,6 +69,12 @@ class Snapshot:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def adapter(self) -> Path:
+        """Where the version's adapter lies, as a peft directory, if it has one."""
+        assert self.directory is not None
+        return self.directory.path / ADAPTER_DIRECTORY
+
     @classmethod
     def adopt(cls, version: int, files: Mapping[Path, str], staging: Staging) -> Snapshot:
         """The version that a checkpoint's `files` (with their digests, in order) are; they may be deleted there."""
@@ -75,17 +83,20 @@ class Snapshot:
         for path in [*files, source / INDEX_FILE]:
             if path.is_file():
                 _link(path, directory.path / path.name)
+        _link_all(source / ADAPTER_DIRECTORY, directory.path / ADAPTER_DIRECTORY)
         adopted = [
             SnapshotFile(directory.path / path.name, path.stat().st_size, digest) for path, digest in files.items()
         ]
         return _made(version, adopted, directory)
 
     def place_in(self, directory: Path) -> None:
-        """Puts the weights of a Hugging Face directory there: hard links, or copies on another file system."""
+        """Puts the weights of a Hugging Face directory there, and the adapter's if there is one: hard links, or copies
+        on another file system."""
         source = self.files[0].path.parent
         for name in [*(file.path.name for file in self.files), INDEX_FILE]:
             if (source / name).is_file():
                 _link(source / name, directory / name)
+        _link_all(source / ADAPTER_DIRECTORY, directory / ADAPTER_DIRECTORY)
 
 
 @dataclass(frozen=True)
@@ -262,6 +273,13 @@ def encoded_header(entries: Mapping[str, object]) -> bytes:
 def value_bytes(tensor: torch.Tensor) -> memoryview:
     """The values of a tensor in the processor's memory, as a file has them."""
     return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def _link_all(source: Path, target: Path) -> None:
+    """Does nothing where `source` is no directory."""
+    for path in source.glob("*"):
+        target.mkdir(exist_ok=True)
+        _link(path, target / path.name)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,0 +1,96 @@
+"""Settings of [trainer.objective]: what a batch is worth. docs/objectives.md has the formulas and their sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ais.runtime.settings import Count, Section
+from ais_core.objective_settings import (
+    CISPO,
+    DPPO,
+    GSPO,
+    Advantage,
+    Aggregation,
+    Estimator,
+    ObjectiveName,
+    PPOClip,
+)
+from ais_core.objective_settings import (
+    ObjectiveSettings as OwnSettings,
+)
+
+
+class ReferenceSettings(Section):
+    """A penalty on the policy's divergence from a reference policy, and which policy that is."""
+
+    policy: Literal["none", "start", "directory", "average"] = "none"
+    """`start`: the policy the run began with, `run.model`. `directory`: another model with the same tokens. `average`:
+    the exponential moving average of the policy itself. Each costs a forward pass, and the memory of the weights in
+    BF16 (`average`: in float32); with [trainer.lora], `start` and `average` cost no weights."""
+    directory: Path | None = None
+    """Hugging Face model directory of the reference `directory`."""
+    decay: float = Field(default=0.99, gt=0.0, lt=1.0)
+    """Share of the average that each batch keeps."""
+    coefficient: float = Field(default=1e-3, gt=0.0, le=1e3)
+    """What a nat of divergence costs, in the loss or in reward."""
+    estimator: Estimator = "k3"
+    """How a token's divergence is estimated. In the loss, k2 has the gradient of KL(policy || reference), k3 that of
+    GRPO, and k1 that of k2; in the reward, k1 and k3 are unbiased."""
+    place: Literal["loss", "reward"] = "loss"
+    """`loss`: added to each token's loss. `reward`: the sum over a response's tokens is taken from its reward before
+    advantages are computed, for which the batch is scored once ahead of training."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.policy == "directory") != (self.directory is not None):
+            raise ValueError(
+                "trainer.objective.reference: policy = 'directory' and directory = '...' go together; got policy "
+                f"{self.policy!r} and {'no directory' if self.directory is None else f'directory {self.directory}'}"
+            )
+        return self
+
+
+class ObjectiveSettings(Section):
+    """What a batch is worth: advantages and the surrogate loss."""
+
+    name: ObjectiveName = "ppo_clip"
+    """The surrogate whose gradient is taken; the section of that name below has its settings. `policy_gradient`
+    has none."""
+    advantage: Advantage = "grpo"
+    """How rewards become advantages; ais_core.advantages has the formulas."""
+    aggregation: Aggregation = "token_mean"
+    """How token losses become one number: `token_mean` is DAPO's, `sequence_mean` GRPO's, `constant_length` Dr. GRPO's.
+    The constant length is the sampling's max_new_tokens."""
+    entropy_coefficient: float = Field(default=0.0, ge=0.0, le=1e3)
+    """Bonus for each nat of entropy of the policy at the sampled tokens, against collapse; 1e-3 is common."""
+    straight_through: bool = False
+    """Give the uncorrected branch of `correction.method` ais the log-probs of the quantised policy itself: a second
+    forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
+    gradients of what they improve. Worth it where quantisation is coarse, as with 4-bit weights (docs/algorithm.md);
+    a step costs two to three times as much. A quantised KV cache is not imitated."""
+    updates_per_batch: Count = 1
+    """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
+    for the proximal log-probs."""
+    ppo_clip: PPOClip = PPOClip()
+    gspo: GSPO = GSPO()
+    cispo: CISPO = CISPO()
+    dppo: DPPO = DPPO()
+    reference: ReferenceSettings = ReferenceSettings()
+
+    @property
+    def own(self) -> OwnSettings | None:
+        """The settings of the surrogate that is named; None for one that has none."""
+        own: OwnSettings | None = getattr(self, self.name, None)
+        return own
+
+    @model_validator(mode="after")
+    def _one_update_without_a_ratio(self) -> Self:
+        if self.name == "policy_gradient" and self.updates_per_batch > 1:
+            raise ValueError(
+                f"trainer.objective.name 'policy_gradient' has no ratio to the policy before the batch, so it cannot "
+                f"make updates_per_batch = {self.updates_per_batch}: set 1, or name cispo or ppo_clip"
+            )
+        return self
