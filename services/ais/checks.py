@@ -28,7 +28,7 @@ def check_before_start(settings: Settings) -> None:
     Raises ProcessFailedError when looking at them fails for another reason.
     """
     check_trackers(settings)
-    _check_model(settings)
+    check_model(settings)
     if settings.trainer.lora.rank and find_spec("peft") is None:
         raise UnavailableError(WITHOUT_PEFT)
     _check_prompts(settings)
@@ -41,7 +41,8 @@ def check_trackers(settings: Settings) -> None:
             raise UnavailableError(missing(name))
 
 
-def _check_model(settings: Settings) -> None:
+def check_model(settings: Settings) -> None:
+    """Raises SettingsError or UnavailableError for a model that cannot be used."""
     model = settings.run.model
     if not (model / "config.json").is_file():
         raise UnavailableError(f"run.model: {located(model)} is not a Hugging Face model directory{_what_to_do(model)}")

@@ -1,4 +1,4 @@
-"""What `ais chaos`, `ais eval` and `ais track` do once the command line is read; each gives an exit code."""
+"""What `ais chaos`, `eval`, `chat` and `track` do once the command line is read; each gives an exit code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ais.checks import check_before_start, check_trackers
+from ais.checks import check_before_start, check_model, check_trackers
 from ais.launcher.chaos import Chaos, Verdict, judge
+from ais.launcher.chat import chat
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display
@@ -98,6 +99,20 @@ def evaluate_settings(settings: Settings, prompts: int) -> int:
             check_before_start(settings)
             write_settings(settings, directory)
             return run_cancellable(main())
+        except FAILURES as error:
+            return tell(error)
+
+
+def chat_with(settings: Settings) -> int:
+    """Talks to the model of the settings in the terminal."""
+    with TemporaryDirectory(prefix="ais-chat-") as parent:
+        directory = RunDirectory(Path(parent) / settings.run.name)
+        directory.path.mkdir()
+        try:
+            check_model(settings)
+            write_settings(settings, directory)
+            print("loading the model", file=sys.stderr)
+            return run_cancellable(chat(directory, settings.redis, settings.launcher))
         except FAILURES as error:
             return tell(error)
 

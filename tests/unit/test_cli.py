@@ -140,7 +140,22 @@ def test_the_example_is_what_the_demo_promises() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "rollout", "collector", "trainer", "eval", "report", "data", "config", "warmstart", "bench"]
+    "command",
+    [
+        "run",
+        "rollout",
+        "collector",
+        "trainer",
+        "eval",
+        "chat",
+        "report",
+        "track",
+        "data",
+        "init",
+        "config",
+        "warmstart",
+        "bench",
+    ],
 )
 def test_the_help_of_every_command_shows_how_it_is_called(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"] if command != "bench" else ["--help"])

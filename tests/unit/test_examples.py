@@ -52,5 +52,7 @@ def test_there_are_examples() -> None:
         "qwen3-0.6b",
         "qwen3-8b",
         "own_data",
+        "reference-kl",
+        "smollm2-lora",
         "mixture",
     }

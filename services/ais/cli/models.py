@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ais.cli.options import Config, Overrides
+from ais.cli.options import Config, Overrides, fail, find_run
+from ais.runtime.exits import EXIT_UNAVAILABLE
 
 
 def evaluate(
@@ -31,13 +32,56 @@ def evaluate(
     """
     from ais.settings import load
 
-    formats = [f"rollout.precision.weights={precision}"]
-    formats += ["rollout.precision.kv_cache=bf16"] if precision == "bf16" else []
     name = f"eval-{os.getpid()}-{time.time_ns()}"  # not to meet another run's keys on a shared Redis
-    settings = load(config, [*(overrides or ()), *formats, f"run.model={model}", f"run.name={name}"])
+    settings = load(config, [*(overrides or ()), *_formats(precision), f"run.model={model}", f"run.name={name}"])
     from ais.trials import evaluate_settings
 
     sys.exit(evaluate_settings(settings, prompts))
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="Name of a run, its directory, or a model's.", metavar="RUN|MODEL_DIR")],
+    precision: Annotated[
+        str, typer.Option(help="Weight format to sample in: bf16, e4m3, e5m2, int8 or e2m1.", metavar="FORMAT")
+    ] = "bf16",
+    temperature: Annotated[float | None, typer.Option(min=0.01, max=100.0, help="Instead of the settings'.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, instead of the settings'.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Talk to a saved model in the terminal, through a rollout replica, in its chat template where it has one.
+
+    A run is talked to with its own settings: its final model, or its newest checkpoint. Each answer is shown when it is
+    whole. Ctrl-D or Ctrl-C ends the conversation and every process.
+
+        ais chat demo
+        ais chat runs/demo/checkpoints/best --precision e4m3 --temperature 0.3
+    """
+    from ais.launcher.report.results import newest_model
+    from ais.settings import load
+
+    directory = find_run(model, config, overrides)
+    wanted = [*(overrides or ()), *_formats(precision), f"run.name=chat-{os.getpid()}-{time.time_ns()}"]
+    wanted += [] if temperature is None else [f"collector.sampling.temperature={temperature}"]
+    wanted += [] if max_new_tokens is None else [f"collector.sampling.max_new_tokens={max_new_tokens}"]
+    saved = Path(model)
+    if directory is not None:
+        config = config or directory.config
+        found = newest_model(directory)
+        if found is None:
+            fail(f"{directory.path} has saved no model yet", EXIT_UNAVAILABLE)
+        saved = found
+    settings = load(config, [*wanted, f"run.model={saved}"])
+    from ais.trials import chat_with
+
+    sys.exit(chat_with(settings))
+
+
+def _formats(precision: str) -> list[str]:
+    """Settings of a replica that samples in that weight format."""
+    return [f"rollout.precision.weights={precision}"] + (
+        ["rollout.precision.kv_cache=bf16"] if precision == "bf16" else []
+    )
 
 
 def warmstart(

@@ -20,15 +20,23 @@ Overrides = Annotated[
 RunName = Annotated[str, typer.Argument(help="Name of a run, or its directory.", metavar="RUN")]
 
 
-def existing_run(run: str, config: Path | None, overrides: list[str] | None) -> RunDirectory:
-    """The run that a command line names. Ends the process where there is none."""
+def find_run(run: str, config: Path | None, overrides: list[str] | None) -> RunDirectory | None:
+    """The run of that name, or in that directory; None where there is none."""
     from ais.launcher.directory.run_directory import RunDirectory
     from ais.settings import load
 
     directory = Path(run) if Path(run).is_dir() else load(config, overrides or ()).run.directory / run
-    if not (directory / "config.toml").is_file():
-        fail(f"there is no run in {directory}: expected its config.toml", EXIT_UNAVAILABLE)
-    return RunDirectory(directory)
+    return RunDirectory(directory) if (directory / "config.toml").is_file() else None
+
+
+def existing_run(run: str, config: Path | None, overrides: list[str] | None) -> RunDirectory:
+    """The run that a command line names. Ends the process where there is none."""
+    from ais.settings import load
+
+    if (directory := find_run(run, config, overrides)) is None:
+        place = Path(run) if Path(run).is_dir() else load(config, overrides or ()).run.directory / run
+        fail(f"there is no run in {place}: expected its config.toml", EXIT_UNAVAILABLE)
+    return directory
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,8 +1,9 @@
-"""Commands beside the runs: the effective settings, the benchmarks."""
+"""Commands beside the runs: a directory to begin with, the effective settings, the benchmarks."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,38 @@ from typing import Annotated
 import typer
 
 from ais.cli.options import Config, Overrides, fail
-from ais.runtime.exits import EXIT_SETTINGS
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+
+
+def init(
+    name: Annotated[
+        str, typer.Argument(help="Example to begin with; without it they are listed.", metavar="NAME")
+    ] = "",
+    directory: Annotated[
+        Path | None, typer.Argument(help="Directory to write; by default NAME, here.", metavar="DIRECTORY")
+    ] = None,
+) -> None:
+    """Write a directory to begin with: an example's commented settings and what they need. Nothing is written over.
+
+    ais init
+    ais init own_data my-problem
+    """
+    from ais.beginnings import descriptions, examples_directory, write_beginning
+    from ais.runtime.process import UnavailableError
+
+    try:
+        examples = examples_directory()
+        if not name:
+            known = descriptions(examples)
+            width = max(map(len, known))
+            print("\n".join(f"{one:{width}}  {text}" for one, text in known.items()))
+            return
+        target = directory or Path(name)
+        for path in write_beginning(examples, name, target):
+            print(path)
+    except UnavailableError as error:
+        fail(str(error), EXIT_UNAVAILABLE)
+    print(f"\nais run -c {shlex.quote(str(target / 'config.toml'))}")
 
 
 def show_config(config: Config = None, overrides: Overrides = None) -> None:

@@ -81,8 +81,13 @@ class Results:
     @property
     def model(self) -> Path | None:
         """The final policy, or the newest checkpoint of a run that has not come to its end."""
-        saved = [path for path in (*checkpoints_of(self.directory), self.directory.model) if path.is_dir()]
-        return saved[-1] if saved else None
+        return newest_model(self.directory)
+
+
+def newest_model(directory: RunDirectory) -> Path | None:
+    """The final policy, or the newest checkpoint; None where neither is saved yet."""
+    saved = [path for path in (*checkpoints_of(directory), directory.model) if path.is_dir()]
+    return saved[-1] if saved else None
 
 
 def read_results(directory: RunDirectory) -> Results:

@@ -1,0 +1,140 @@
+"""A conversation in the terminal with the policy that a replica serves.
+
+    python -m ais.collector.chat -c FILE --replica HOST:PORT
+
+Each line that is typed is a message of the user. With a chat template the conversation goes on, and /new begins
+another; without one each line is a prompt by itself. An answer is shown when it is whole, as the generation API sends
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from ais.collector.prompts.prompts import Question
+from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer, run_without_torch
+from ais.collector.replicas.generation import GenerationClient, GenerationError
+from ais.collector.settings import CollectorProcessSettings
+from ais.contracts.sampling import FinishReason, SamplingParameters
+from ais.contracts.trajectory import Trajectory, TrajectoryBounds
+from ais.contracts.v1 import rollout_pb2
+from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.process import UnavailableError, die_with_parent
+from ais.runtime.reading import read_settings
+from ais.runtime.settings import SettingsError
+from ais.runtime.text import escaped
+
+DESCRIBE_SECONDS = 60.0
+ANSWER_SECONDS = 600.0
+"""The longest that one answer may take."""
+NEW = "/new"
+"""The line that begins another conversation."""
+
+
+class Conversation:
+    """What has been said so far."""
+
+    def __init__(self, tokenizer: PolicyTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._messages: list[dict[str, Any]] = []
+
+    def asked(self, text: str) -> list[int]:
+        """The prompt's tokens after the user has said `text`. Raises UnavailableError, see encode_prompt."""
+        question: Question = text
+        if self._tokenizer.chats:
+            question = (*self._messages, {"role": "user", "content": text})
+        tokens = self._tokenizer.encode_prompt(question)
+        self._messages.append({"role": "user", "content": text})
+        return tokens
+
+    def answered(self, trajectory: Trajectory) -> str:
+        """The text of the answer."""
+        tokens = trajectory.token_ids.tolist()
+        if trajectory.finish_reason is FinishReason.STOP:
+            tokens = tokens[:-1]
+        text = self._tokenizer.decode_response(tokens)
+        self._messages.append({"role": "assistant", "content": text})
+        return text
+
+    def unanswered(self) -> None:
+        """The last question gets no answer, and is forgotten."""
+        self._messages.pop()
+
+    def begin_again(self) -> None:
+        self._messages.clear()
+
+
+async def _opened(address: str, use_proxy: bool) -> tuple[GenerationClient, rollout_pb2.DescribeResponse]:
+    client = GenerationClient(address, use_proxy)
+    return client, await client.describe(DESCRIBE_SECONDS)
+
+
+def converse(settings: CollectorProcessSettings, address: str) -> None:
+    """Answers each line of the standard input until it ends. Raises UnavailableError and GenerationError."""
+    conversation = Conversation(open_tokenizer(settings.run.model, settings.collector.prompt))
+    shown = "> " if sys.stdin.isatty() else ""
+    with asyncio.Runner() as runner:
+        client, description = runner.run(_opened(address, settings.run.use_proxy))
+        print(f"{settings.run.model} on {description.engine}. {NEW} begins again, Ctrl-D ends.", file=sys.stderr)
+        bounds = TrajectoryBounds(vocab_size=description.vocab_size)
+        while (line := _read(shown)) is not None:
+            if line == NEW:
+                conversation.begin_again()
+            elif line:
+                answer = runner.run(_answer(client, conversation, line, settings.collector.sampling, bounds))
+                print(answer, flush=True)
+        runner.run(client.close())
+
+
+def _read(prompt: str) -> str | None:
+    """The next line; None at the end of the input."""
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return None
+
+
+async def _answer(
+    client: GenerationClient,
+    conversation: Conversation,
+    line: str,
+    sampling: SamplingParameters,
+    bounds: TrajectoryBounds,
+) -> str:
+    """The answer, or why there is none."""
+    tokens = conversation.asked(line)
+    seeded = sampling.model_copy(update={"seed": secrets.randbits(62)})
+    try:
+        (trajectory,) = await client.generate(f"chat-{secrets.token_hex(8)}", tokens, 1, seeded, bounds, ANSWER_SECONDS)
+    except GenerationError as error:
+        conversation.unanswered()
+        return f"(no answer: {error})"
+    return escaped(conversation.answered(trajectory), keep="\n\t")
+
+
+def main() -> None:
+    die_with_parent()
+    run_without_torch()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", type=Path, required=True)
+    parser.add_argument("--replica", required=True, metavar="HOST:PORT")
+    arguments = parser.parse_args()
+    try:
+        converse(read_settings(CollectorProcessSettings, arguments.config, whole=False), arguments.replica)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    except SettingsError as error:
+        print(f"ais: {error}", file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
+    except (UnavailableError, GenerationError) as error:
+        print(f"ais: {error}", file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
+
+
+if __name__ == "__main__":
+    main()
