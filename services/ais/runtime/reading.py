@@ -58,7 +58,7 @@ def read_settings(
     if earlier_release:
         tree = _with_keys_moved(model, tree)
     elif file is not None:
-        _anchor_paths(model, tree, file.absolute().parent)
+        anchor_paths(model, tree, file.absolute().parent)
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name:
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split(ENVIRONMENT_SEPARATOR)
@@ -135,18 +135,18 @@ def _below(tree: dict[str, Any], path: list[str], *, make: bool) -> dict[str, An
     return section
 
 
-def _anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
+def anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
     """Makes the tree's relative paths start at `directory`."""
     for name, value in tree.items():
         annotation = _annotation(model, name)
         if isinstance(value, dict):
-            _anchor_paths(annotation, value, directory)
+            anchor_paths(annotation, value, directory)
         elif isinstance(value, str) and value and Path in _members(annotation):
             tree[name] = str(directory / value)
         elif isinstance(value, list) and _PATHS in _members(annotation):
             tree[name] = [str(directory / item) if isinstance(item, str) else item for item in value]
         for section, item in _sections_in_list(annotation, value):
-            _anchor_paths(section, item, directory)
+            anchor_paths(section, item, directory)
 
 
 def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

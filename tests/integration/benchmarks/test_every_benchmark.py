@@ -20,7 +20,6 @@ SMALL = {
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model")),
     ),
     "correction": ("--sequences", "8", "--length", "64"),
-    "frontier": ("--methods", "none,honest_plateau_1", "--precisions", "e5m2", "--seeds", "1", "--steps", "1"),
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
     "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),
     "lora": ("--layers", "1"),
