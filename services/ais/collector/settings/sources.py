@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.collector.settings.recipes import RecipeName, with_recipe
 from ais.collector.settings.rewards import Component, Reward, VerifierName, check_reward, needs_answer, single
 from ais.runtime.settings import Section
 
 LEAST_SHARE = 1e-3
 """The smallest share of a mixture that a source may have."""
 
+ROW_TASKS = ("jsonl", "parquet", "huggingface", "python")
+"""Tasks that read rows."""
 WORKED_TASKS = ("sort_swaps", "sum_chain")
 """Tasks whose answers are written-out work: the tasks/worked package."""
 LEAST_DIGITS = 4
@@ -64,6 +68,8 @@ class ColumnSettings(Section):
 class SourceSettings(Section):
     """A source of prompts, and how responses to them are judged."""
 
+    recipe: RecipeName | None = None
+    """Sets what is customary for a benchmark, wherever nothing else is set here: dataset, columns, template, reward."""
     name: Literal[
         "sort", "sort_swaps", "sum_chain", "jsonl", "parquet", "huggingface", "reasoning_gym", "python", "mixture"
     ] = "sort"
@@ -128,8 +134,8 @@ class SourceSettings(Section):
     @property
     def effective_label(self) -> str:
         """What the source is called: the same in every process, whatever the files hold."""
-        if self.label is not None:
-            return self.label
+        if self.label is not None or self.recipe is not None:
+            return self.label or str(self.recipe)
         if self.name in ("jsonl", "parquet", "huggingface"):
             return self.dataset or _stem(self.file)
         if self.name == "python":
@@ -169,6 +175,20 @@ class SourceSettings(Section):
     def needs_reasoning_gym(self) -> bool:
         """Whether prompts must have the metadata of that library."""
         return any(component.verifier == "reasoning_gym" for component in self.effective_reward)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_its_recipe(cls, given: Any) -> Any:
+        return with_recipe(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _recipe_has_a_source(self) -> Self:
+        if self.recipe is not None and self.name not in ROW_TASKS:
+            raise ValueError(
+                f"the recipe {self.recipe} has no dataset of its own here, and reads rows: set collector.task.name to "
+                "jsonl, parquet, huggingface or python"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reward_is_said_once(self) -> Self:
