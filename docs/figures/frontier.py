@@ -11,10 +11,10 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from benchmarks.tiny_grpo.report import Record, read, rows
+from ais.comparison.results.shown import name_of
+from benchmarks.compare.tables import chosen
 
 HERE = Path(__file__).parent
-BENCHMARKS = HERE.parents[1] / "benchmarks"
 
 PRECISIONS = {"e5m2": "E5M2", "w4a8_ls": "W4A8, least-squares scales", "e4m3": "E4M3"}
 COLOURS = {
@@ -24,26 +24,25 @@ COLOURS = {
 LIMITS = (0.55, 0.95)
 
 
-def draw(axis: plt.Axes, records: list[Record], precision: str, title: str) -> None:
-    for row in rows(records, "sort16", precision, list(COLOURS)):
-        p, q = row.means["late_p"], row.means["late_q"]
-        xerr, yerr = row.deviations["late_p"], row.deviations["late_q"]
+def draw(axis: plt.Axes, precision: str, title: str) -> None:
+    for row in chosen("frontier", "sort16", precision, list(COLOURS)):
+        p, q = row.estimates["p_late"], row.estimates["q_late"]
         axis.errorbar(
-            p, q, yerr, xerr, fmt="o", color=COLOURS[row.method], markersize=4, label=f"{row.method} ({row.seeds})"
-        )
-    for row in rows(records, "sort16", "bf16", ["bf16"]):
-        axis.axvline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
-        axis.axhline(row.means["late_p"], color="grey", linewidth=0.8, linestyle="--")
+            p.mean, q.mean, q.deviation if q.count > 1 else 0, p.deviation if p.count > 1 else 0,
+            fmt="o", color=COLOURS[row.method], markersize=4, label=f"{name_of(row)} ({p.count})",
+        )  # fmt: skip
+    for row in chosen("frontier", "sort16", precision, ["bf16"]):
+        axis.axvline(row.estimates["p_late"].mean, color="grey", linewidth=0.8, linestyle="--")
+        axis.axhline(row.estimates["p_late"].mean, color="grey", linewidth=0.8, linestyle="--")
     axis.set(title=title, xlabel="reward of the BF16 policy", xlim=LIMITS, ylim=LIMITS, aspect="equal")
     axis.legend(fontsize=7, loc="lower left", title="method (seeds)", title_fontsize=7)
     axis.grid(alpha=0.3)
 
 
 def main() -> None:
-    records = read(BENCHMARKS / "results" / "frontier.jsonl")
     figure, axes = plt.subplots(1, len(PRECISIONS), figsize=(4.2 * len(PRECISIONS), 4.0), layout="constrained")
     for axis, (precision, title) in zip(axes, PRECISIONS.items(), strict=True):
-        draw(axis, records, precision, title)
+        draw(axis, precision, title)
     axes[0].set_ylabel("reward of the quantised policy")
     figure.savefig(HERE / "frontier.svg", metadata={"Date": None})
 

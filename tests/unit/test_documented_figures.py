@@ -1,28 +1,42 @@
-"""Tables in the documents are those of the recorded runs."""
+"""Tables in the documents are those of the recorded results."""
 
 import json
 from pathlib import Path
 
+from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
 from benchmarks.long_answers import report as lengths
 from benchmarks.tiny_grpo import frozen_table
-from benchmarks.tiny_grpo.report import BLOCK, filled, read
+from benchmarks.tiny_grpo.report import read
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_frontier_tables_of_the_algorithm_are_made_from_its_runs() -> None:
-    text = (ROOT / "docs" / "algorithm.md").read_text()
+def test_the_tables_of_the_algorithm_are_made_from_the_recorded_cells() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
     assert BLOCK.search(text)
-    results = ROOT / "benchmarks" / "results"
-    formats = json.loads((results / "frontier_formats.json").read_text())["formats"]
-    assert filled(text, read(results / "frontier.jsonl"), formats) == text
+    assert filled(text) == text
+
+
+def test_a_figure_that_is_changed_by_hand_is_noticed() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    (block, *_rest) = BLOCK.finditer(text)
+    changed = text[: block.start()] + block[0].replace(".8", ".9") + text[block.end() :]
+    assert changed != text
+    assert filled(changed) == text
+
+
+def test_every_recorded_file_has_its_study_or_is_an_older_one() -> None:
+    studies = {file.stem for file in (ROOT / "benchmarks" / "compare").glob("*.toml")}
+    found = {file.stem for file in RESULTS.glob("*.jsonl")}
+    assert found - studies <= {"frontier"}
+    assert all(recorded(name) for name in found)
 
 
 def test_the_table_of_the_chain_is_made_from_its_recorded_figures() -> None:
-    text = (ROOT / "docs" / "algorithm.md").read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     assert lengths.BLOCK.search(text)
-    recorded = json.loads((ROOT / "benchmarks" / "results" / "lengths.json").read_text())
-    assert lengths.filled(text, recorded["figures"]) == text
+    figures = json.loads((ROOT / "benchmarks" / "results" / "lengths.json").read_text())["figures"]
+    assert lengths.filled(text, figures) == text
 
 
 def test_the_table_of_frozen_policies_is_made_from_its_records() -> None:

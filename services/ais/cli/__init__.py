@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ais import deadletter
-from ais.cli import models, runs, services, workshop
+from ais.cli import comparison, models, runs, services, workshop
 from ais.cli.options import fail
 from ais.helping import HelpGroup
 from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_SETTINGS
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 for command in (runs.run, runs.resume, runs.chaos, services.rollout, services.collector, services.trainer):
     app.command()(command)
+app.command()(comparison.compare)
 app.command(name="eval")(models.evaluate)
 app.command()(models.chat)
 app.command()(runs.report)

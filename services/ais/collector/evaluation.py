@@ -27,6 +27,7 @@ import httpx
 from ais.collector.evaluating.questions import Asking, Question, Sample, questions_of, scores_of
 from ais.collector.evaluating.records import write_records
 from ais.collector.exercise import Exercise, open_exercise
+from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.replicas.generation import GenerationClient, GenerationError
@@ -79,7 +80,7 @@ async def score(
 ) -> tuple[Score, list[Sample]]:
     """Scores the policy that the replica serves now, on the first `prompts` held-out prompts of each source, or on each
     that there is; `settings.evaluation` says with how many responses. Raises GenerationError, and UnavailableError
-    where a response cannot be judged."""
+    or UnjudgedError where a response cannot be judged."""
     async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
@@ -182,7 +183,7 @@ def main() -> None:
         sys.exit(EXIT_SETTINGS)
     try:
         asyncio.run(evaluate(arguments, settings))
-    except (UnavailableError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
+    except (UnavailableError, UnjudgedError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
         print(f"evaluation failed: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
 

@@ -58,7 +58,7 @@ def read_settings(
     if earlier_release:
         tree = _with_keys_moved(model, tree)
     elif file is not None:
-        _anchor_paths(model, tree, file.absolute().parent)
+        anchor_paths(model, tree, file.absolute().parent)
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and ENVIRONMENT_SEPARATOR in name:
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split(ENVIRONMENT_SEPARATOR)
@@ -135,18 +135,18 @@ def _below(tree: dict[str, Any], path: list[str], *, make: bool) -> dict[str, An
     return section
 
 
-def _anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
+def anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
     """Makes the tree's relative paths start at `directory`."""
     for name, value in tree.items():
         annotation = _annotation(model, name)
         if isinstance(value, dict):
-            _anchor_paths(annotation, value, directory)
+            anchor_paths(annotation, value, directory)
         elif isinstance(value, str) and value and Path in _members(annotation):
             tree[name] = str(directory / value)
         elif isinstance(value, list) and _PATHS in _members(annotation):
             tree[name] = [str(directory / item) if isinstance(item, str) else item for item in value]
         for section, item in _sections_in_list(annotation, value):
-            _anchor_paths(section, item, directory)
+            anchor_paths(section, item, directory)
 
 
 def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -162,7 +162,7 @@ def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -
 
 
 def _sections_in_list(annotation: Any, value: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The tables of an array of tables, each with the model that reads it."""
+    """The tables of an array of tables, each with the model that reads it, or the union of models."""
     if isinstance(value, list) and get_origin(annotation) is tuple:
         yield from ((get_args(annotation)[0], item) for item in value if isinstance(item, dict))
 
@@ -211,8 +211,9 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 
 
 def _annotation(owner: Any, name: str) -> Any:
-    """Type of a field; None where there is no such field."""
-    return field_types(owner).get(name)
+    """Type of a field; None where there is no such field. Of a union, that of the first model that has it."""
+    owners = map(field_types, _members(owner))
+    return next((types[name] for types in owners if name in types), None)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -80,6 +80,7 @@ def test_several_responses_give_pass_at_k_and_every_one_is_a_record(tmp_path: Pa
     rewards = [row["reward"] for row in rows]
     assert all((row["response"] == row["answer"]) == (row["reward"] == 1.0) for row in rows)
     assert all(len(row["logprobs"]) == len(row["token_ids"]) and row["last_version"] == 0 for row in rows)
+    assert all([one["score"] for one in row["components"]] == [row["reward"]] for row in rows)
     of_prompts = [rewards[index : index + 4] for index in range(0, 32, 4)]
     passed = sum(1.0 in group for group in of_prompts) / 8
     assert f"sort16: reward {sum(rewards) / 32:.3f} ± " in done.stdout

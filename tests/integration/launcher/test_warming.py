@@ -31,6 +31,7 @@ def ais(directory: Path, command: str, *settings: str) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 def test_a_run_makes_its_missing_model_once(tmp_path: Path) -> None:
     run = (
         *EASY, "launcher.warm_start.when_missing=true", "launcher.evaluation_prompts=0", "run.name=first",

@@ -90,3 +90,10 @@ def test_gradients_pass_the_rounding_to_every_master_weight() -> None:
         assert master.grad is not None, name
         assert master.grad.dtype == torch.float32
         assert master.grad.norm() > 0, name
+
+
+def test_a_policy_that_does_not_compute_in_bf16_is_not_taken_for_a_quantised_one() -> None:
+    policy = Policy.load(MODEL, "cpu", compute_dtype=torch.float32)
+    one = torch.tensor([0])
+    with pytest.raises(ValueError, match="imitated in BF16 alone"):
+        policy.scoring.distribution(torch.tensor([PROMPT]), one, one, torch.ones(1), Precision())

@@ -107,7 +107,9 @@ def test_raw_weights_of_any_size_give_an_effective_sample_ratio_in_0_1_and_a_fin
         # Equal ratios carry a sample alike, unless they are beyond the limit: then any one may carry it alone.
         effective = 1.0 if abs(shift) > 20.0 else 64.0
         assert got.token_ess_ratio == pytest.approx(effective / 64, rel=1e-5)
-        assert got.token_cv == pytest.approx(math.sqrt(64 / effective - 1), rel=1e-5, abs=1e-3)
+        assert got.token_cv == pytest.approx(
+            math.sqrt(64 / effective - 1), rel=1e-5, abs=5e-3
+        )  # the root of a rounding
 
 
 def test_lags_are_told_apart_and_what_is_beyond_the_last_is_kept_together() -> None:

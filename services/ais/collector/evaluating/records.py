@@ -31,7 +31,7 @@ def write_records(file: Path, tokenizer: PolicyTokenizer, step: int, samples: Se
 
 def _rows(tokenizer: PolicyTokenizer, step: int, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
     for sample in samples:
-        for trajectory, reward in zip(sample.trajectories, sample.rewards, strict=True):
+        for index, (trajectory, reward) in enumerate(zip(sample.trajectories, sample.rewards, strict=True)):
             tokens = trajectory.token_ids.tolist()
             ended = trajectory.finish_reason is FinishReason.STOP
             yield {
@@ -43,6 +43,7 @@ def _rows(tokenizer: PolicyTokenizer, step: int, samples: Sequence[Sample]) -> I
                 "sample": trajectory.sample_index,
                 "response": tokenizer.decode_response(tokens[:-1] if ended else tokens),
                 "reward": reward,
+                "components": [{"name": one.name, "score": one.scores[index]} for one in sample.components],
                 "first_version": min(span.version for span in trajectory.spans),
                 "last_version": max(span.version for span in trajectory.spans),
                 "finish_reason": trajectory.finish_reason.value,

@@ -24,6 +24,7 @@ STEPS_PER_SMOOTHING = 20
 MOST_HOVER_STEPS = 1000
 """Steps whose values a plot shows under the pointer; of a longer run every second, third, ... step."""
 
+STEP = "step"
 COLOURS = tuple(f"#f000{number:02x}" for number in range(1, 11))
 """Stand for the page's series colours: each becomes a CSS variable, `--series-1` and so on."""
 _INK, _GRID = "#f000fe", "#f000fd"
@@ -70,6 +71,8 @@ class Series:
     values: Sequence[float]
     kind: Kind = Kind.CURVE
     errors: Sequence[float] | None = None
+    across_errors: Sequence[float] | None = None
+    """Points may have errors along the horizontal axis, too."""
 
     @property
     def drawn(self) -> bool:
@@ -79,9 +82,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Scale:
-    """The vertical axis."""
+    """The axes."""
 
     unit: str = ""
+    across: str = STEP
+    """What the horizontal axis shows; where it is not the step, no values are shown under the pointer."""
     from_zero: bool = False
     share: bool = False
     """Shows all of 0 to 1 where every value lies there."""
@@ -102,7 +107,7 @@ class Rendered:
     """CSS colour and label of each series; empty when there is only one."""
     hover: Mapping[str, Any]
     """What the page's script shows values from: `steps`, `series` as pairs of label and values, the `first` and `last`
-    step on the axis, and where these are, `left` and `right`, as shares of the plot's width."""
+    step on the axis, and where these are, `left` and `right`, as shares of the plot's width. Empty: it shows none."""
 
 
 def render(title: str, series: Sequence[Series], scale: Scale, name: str, wide: bool = False) -> Rendered | None:
@@ -121,9 +126,8 @@ def render(title: str, series: Sequence[Series], scale: Scale, name: str, wide: 
         buffer = StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         legend = tuple((_VARIABLES[colour], one.label) for colour, one in coloured)
-        return Rendered(
-            _for_page(buffer.getvalue(), title, name), legend if len(legend) > 1 else (), _hover(axes, series)
-        )
+        hover = _hover(axes, series) if scale.across == STEP else {}
+        return Rendered(_for_page(buffer.getvalue(), title, name), legend if len(legend) > 1 else (), hover)
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -154,13 +158,23 @@ def _draw(axes: Axes, coloured: Sequence[tuple[str, Series]]) -> None:
                 axes.plot(one.steps, one.values, color=colour, alpha=0.3, linewidth=0.9)
             axes.plot(one.steps, smoothed, color=colour, marker="." if len(one.steps) <= STEPS_PER_SMOOTHING else "")
         elif one.kind is Kind.POINTS:
-            axes.errorbar(one.steps, one.values, yerr=one.errors, color=colour, marker="o", markersize=4, capsize=2.5)
+            axes.errorbar(
+                one.steps,
+                one.values,
+                one.errors,
+                one.across_errors,
+                color=colour,
+                marker="o",
+                markersize=4,
+                capsize=2.5,
+            )
 
 
 def _scale(axes: Axes, scale: Scale) -> None:
-    axes.set_xlabel("step")
+    axes.set_xlabel(scale.across)
     axes.set_ylabel(scale.unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if scale.across == STEP:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if scale.counted:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if scale.share and not _beyond(axes.dataLim.intervaly):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ais.launcher.directory.run_directory import RunDirectory
-from ais.launcher.report.drawing import Rendered, render
+from ais.launcher.report.parts import card, document, table
 from ais.launcher.report.plots import PLOTS, Plot
 from ais.launcher.report.results import Results, Score, read_results
 from ais.launcher.report.samples import Sample, read_samples
 from ais.launcher.report.summary import note, policy_name, rows, totals
 from ais.runtime.files import replace_file
 from ais.runtime.network.redis_url import without_passwords
-
-_STYLE = Path(__file__).with_name("style.css")
-_HOVER = Path(__file__).with_name("hover.js")
 
 
 def write_report(directory: RunDirectory) -> Path:
@@ -30,26 +26,11 @@ def write_report(directory: RunDirectory) -> Path:
 
 def page(results: Results) -> str:
     """The whole document."""
-    name = escape(results.directory.name)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{name}: run report</title>
-<style>
-{_STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<header>
-<h1>{name} {_status(results)}</h1>
+    header = f"""<h1>{escape(results.directory.name)} {_status(results)}</h1>
 <p class="lead">{_lead(results)}</p>
 {_reason(results)}
-{_tiles(results)}
-</header>
-<main>
-{_plots(results)}
+{_tiles(results)}"""
+    main = f"""{_plots(results)}
 {_figures(results)}
 {_evaluations(results.evaluations)}
 {_held_out(results.held_out)}
@@ -58,13 +39,8 @@ def page(results: Results) -> str:
 <details>
 <summary>Settings</summary>
 <pre>{escape(without_passwords(results.directory.config.read_text(encoding="utf-8")))}</pre>
-</details>
-</main>
-<script>
-{_HOVER.read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
+</details>"""
+    return document(f"{results.directory.name}: run report", header, main)
 
 
 def _status(results: Results) -> str:
@@ -112,30 +88,7 @@ def _plots(results: Results) -> str:
 
 
 def _card(plot: Plot, results: Results, name: str) -> str:
-    """A plot with its title, legend and caption; a wide one is drawn again for narrow screens."""
-    series = plot.series(results)
-    if (rendered := render(plot.title, series, plot.scale, name, plot.wide)) is None:
-        return ""
-    charts = _chart(rendered, plot.title, "broad" if plot.wide else "")
-    if plot.wide and (narrow := render(plot.title, series, plot.scale, f"{name}-narrow")):
-        charts += _chart(narrow, plot.title, "narrow")
-    entries = "".join(
-        f'<li><span class="swatch" style="background: {colour}"></span>{escape(label)}</li>'
-        for colour, label in rendered.legend
-    )
-    legend = f'<ul class="legend">{entries}</ul>' if entries else ""
-    return (
-        f"<figure{' class=wide' if plot.wide else ''}><h2>{escape(plot.title)}</h2>{legend}{charts}"
-        f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
-    )
-
-
-def _chart(rendered: Rendered, title: str, width: str) -> str:
-    values = json.dumps(rendered.hover).replace("<", "\\u003c")
-    return (
-        f'<div class="chart {width}" tabindex="0" role="group" aria-label="{escape(title)}: arrow keys read values">'
-        f'{rendered.svg}<script type="application/json">{values}</script></div>'
-    )
+    return card(plot.title, plot.caption, plot.series(results), name, plot.scale, plot.wide)
 
 
 def _samples(samples: Sequence[Sample]) -> str:
@@ -154,7 +107,7 @@ def _figures(results: Results) -> str:
     body = [(row.label, row.before, row.after) for row in rows(results)]
     if not body:
         return ""
-    return _table("Figures", ("", "before", "after"), body) + f'<p class="note">{escape(note(results))}</p>'
+    return table("Figures", ("", "before", "after"), body) + f'<p class="note">{escape(note(results))}</p>'
 
 
 def _evaluations(evaluations: Mapping[str, Sequence[Score]]) -> str:
@@ -165,7 +118,7 @@ def _evaluations(evaluations: Mapping[str, Sequence[Score]]) -> str:
     body = [
         (str(step), *(str(scores[step]) if step in scores else "" for scores in by_step.values())) for step in steps
     ]
-    return _table("Held-out reward of the checkpoints", ("step", *map(policy_name, evaluations)), body)
+    return table("Held-out reward of the checkpoints", ("step", *map(policy_name, evaluations)), body)
 
 
 def _held_out(records: Sequence[Mapping[str, Any]]) -> str:
@@ -184,7 +137,7 @@ def _held_out(records: Sequence[Mapping[str, Any]]) -> str:
         for record in records
     ]
     head = ("step", "source", "reward", *names, "versions", "prompts × samples")
-    return _table("Held-out prompts while training, ± 95% interval", head, body)
+    return table("Held-out prompts while training, ± 95% interval", head, body)
 
 
 def _estimate(record: Mapping[str, Any], mean: str, interval: str) -> str:
@@ -206,19 +159,7 @@ def _facts(results: Results) -> str:
         *record.software.items(),
         ("model", results.model or "none saved yet"),
     ]
-    return _table("What it ran on", ("", ""), facts)
-
-
-def _table(title: str, head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
-    heads = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(str(first))}</th>'
-        + "".join(f"<td>{escape(str(cell))}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in body
-    )
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
-    return f"<section><h2>{escape(title)}</h2>{table}</section>"
+    return table("What it ran on", ("", ""), facts)
 
 
 def _text(value: object) -> str:

@@ -157,6 +157,10 @@ class ScoringModel(nn.Module):
         with bf16_products(self.model.device):
             if behaviour is None or behaviour.weights == "bf16":
                 yield
+            elif self.compute_dtype != torch.bfloat16:
+                raise ValueError(
+                    f"a quantised policy is imitated in BF16 alone, and this one computes in {self.compute_dtype}"
+                )
             else:
                 with BehaviourProducts(behaviour):
                     yield

@@ -1,0 +1,1 @@
+"""Studies for `ais compare -c FILE`, and what makes the documents' tables of their recorded results."""
