@@ -13,10 +13,11 @@ from typing import Any
 from rich.table import Table
 
 from ais.checks import check_before_start, check_model, check_trackers
+from ais.contracts.evaluation.results import SourceScore
 from ais.launcher.chaos import Chaos, Verdict, judge
 from ais.launcher.chat import chat
 from ais.launcher.directory.run_directory import RunDirectory
-from ais.launcher.directory.steps import StepLog
+from ais.launcher.directory.steps import StepLog, read_records
 from ais.launcher.display import Display
 from ais.launcher.processes.commands import tracker
 from ais.launcher.processes.processes import Processes
@@ -81,15 +82,19 @@ def _print_verdict(verdict: Verdict) -> None:
     Screen().print(table)
 
 
-def evaluate_settings(settings: Settings, prompts: int) -> int:
+def evaluate_settings(settings: Settings, prompts: int, records: Path | None = None) -> int:
     """Scores the model of the settings on held-out prompts and prints what came of it."""
-    temperature = settings.collector.sampling.temperature
+    temperature = settings.evaluation.temperature or settings.collector.sampling.temperature
 
     async def main() -> int:
-        results = await score_model(directory, settings.redis, settings.launcher, prompts)
+        results = await score_model(directory, settings.redis, settings.launcher, prompts, records)
         for precision, scores in results.evaluations.items():
             used = scores[0].prompts
             print(f"reward {scores[0]}  ({precision}, {used} held-out prompts, temperature {temperature:g})")
+        for line in read_records(directory.evaluations) if settings.evaluation.samples > 1 else ():
+            for source in map(SourceScore.model_validate, line["sources"]):
+                passed = "  ".join(f"pass@{k} {estimate}" for k, estimate in source.passed.items())
+                print(f"{source.source}: reward {source.reward}  {passed}  (95% intervals)")
         return 0
 
     with TemporaryDirectory(prefix="ais-eval-") as parent:

@@ -19,7 +19,16 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="Weight format to sample in: bf16, e4m3, e5m2, int8 or e2m1.", metavar="FORMAT")
     ] = "bf16",
-    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts, one response each.")] = 512,
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts of each source.")] = 512,
+    samples: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Responses to each, for pass@k; instead of evaluation.samples.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.01, max=100.0, help="Instead of evaluation.temperature.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Every response, with reward and log-probs: .jsonl or .parquet.", metavar="FILE")
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -29,14 +38,20 @@ def evaluate(
 
         ais eval runs/demo/checkpoints/step-000150
         ais eval runs/demo/checkpoints/step-000150 --precision e4m3 -c runs/demo/config.toml
+        ais eval runs/demo/checkpoints/best -c runs/demo/config.toml --samples 8 --records responses.jsonl
     """
     from ais.settings import load
 
+    asked = ["evaluation.metric=reward_mean"]
+    asked += [] if samples is None else [f"evaluation.samples={samples}"]
+    asked += [] if temperature is None else [f"evaluation.temperature={temperature}"]
     name = f"eval-{os.getpid()}-{time.time_ns()}"  # not to meet another run's keys on a shared Redis
-    settings = load(config, [*(overrides or ()), *_formats(precision), f"run.model={model}", f"run.name={name}"])
+    settings = load(
+        config, [*(overrides or ()), *_formats(precision), *asked, f"run.model={model}", f"run.name={name}"]
+    )
     from ais.trials import evaluate_settings
 
-    sys.exit(evaluate_settings(settings, prompts))
+    sys.exit(evaluate_settings(settings, prompts, records.absolute() if records else None))
 
 
 def chat(

@@ -5,7 +5,7 @@
 
 Without checkpoints the replica's own policy is scored. Each checkpoint is a Hugging Face directory of
 safetensors; the number at the end of its name (step-000040) is its step and must rise. Writes one JSON line for
-each: {"step", "precision", "reward_mean", "reward_standard_error", "prompts"}.
+each: {"step", "precision", "reward_mean", "reward_standard_error", "prompts", "sources"}.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 
+from ais.collector.evaluating.questions import Asking, Question, Sample, questions_of, scores_of
+from ais.collector.evaluating.records import write_records
 from ais.collector.exercise import Exercise, open_exercise
+from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
-from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.refusal import WeightsRefusedError
@@ -53,6 +56,8 @@ class Score:
     reward_mean: float
     reward_standard_error: float
     prompts: int
+    sources: list[dict[str, Any]]
+    """The same by source, with pass@k: `ais.contracts.evaluation.results.SourceScore`."""
 
 
 @dataclass(frozen=True)
@@ -72,42 +77,47 @@ class Replica:
 
 async def score(
     replica: Replica, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
-) -> Score:
-    """Scores the policy that the replica serves now, by one response to each of the first `prompts` held-out prompts,
-    or to each that there is. Raises GenerationError, and UnavailableError where a response cannot be judged."""
-    prompts = min(prompts, exercise.task.distinct or prompts)
+) -> tuple[Score, list[Sample]]:
+    """Scores the policy that the replica serves now, on the first `prompts` held-out prompts of each source, or on each
+    that there is; `settings.evaluation` says with how many responses. Raises GenerationError, and UnavailableError
+    or UnjudgedError where a response cannot be judged."""
     async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
     client = GenerationClient(replica.grpc_address, settings.run.use_proxy)
-    room = asyncio.Semaphore(max(1, int(description.slots * settings.collector.queue_factor)))
+    wanted = settings.evaluation
+    groups = int(description.slots * settings.collector.queue_factor) // wanted.samples
+    room = asyncio.Semaphore(max(1, groups))
+    asking = Asking(
+        exercise=exercise,
+        name=f"evaluation-{step}",
+        samples=wanted.samples,
+        sampling=settings.collector.sampling,
+        temperature=wanted.temperature,
+        seed=settings.run.seed,
+        deadline_seconds=CALL_SECONDS,
+    )
 
-    async def reward(ordinal: int) -> float:
-        prompt, token_ids = exercise.ask(ordinal)
-        sampling = settings.collector.sampling.model_copy(update={"seed": settings.run.seed + ordinal})
+    async def ask(question: Question) -> Sample:
         async with room:
-            trajectories = await client.generate(
-                f"evaluation-{step}-{ordinal}",
-                token_ids,
-                1,
-                sampling,
-                TrajectoryBounds(vocab_size=description.vocab_size),
-                CALL_SECONDS,
-            )
-        return (await exercise.judged(prompt, trajectories)).rewards[0]
+            return await asking.ask(question, client, description.vocab_size)
 
+    questions = questions_of(exercise.task, prompts)
     try:
-        rewards = await asyncio.gather(*(reward(ordinal) for ordinal in range(prompts)))
+        samples = list(await asyncio.gather(*map(ask, questions)))
     finally:
         await client.close()
+    rewards = [statistics.fmean(sample.rewards) for sample in samples]
     spread = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
-    return Score(
+    scored = Score(
         step=step,
         precision=str(Precision.from_proto(description.precision)),
         reward_mean=statistics.fmean(rewards),
         reward_standard_error=spread / math.sqrt(len(rewards)),
-        prompts=prompts,
+        prompts=len(samples),
+        sources=[one.model_dump(mode="json") for one in scores_of(questions, samples, wanted.pass_reward)],
     )
+    return scored, samples
 
 
 def weights_of(checkpoint: Path) -> list[Path]:
@@ -140,7 +150,9 @@ async def _evaluate(arguments: argparse.Namespace, settings: CollectorProcessSet
             if checkpoint is not None:
                 step = step_of(checkpoint)
                 await push(arguments.replica, checkpoint, step, settings.run.use_proxy)
-            result = await score(arguments.replica, exercise, settings, arguments.prompts, step)
+            result, samples = await score(arguments.replica, exercise, settings, arguments.prompts, step)
+            if arguments.records is not None:
+                await asyncio.to_thread(write_records, arguments.records, exercise.tokenizer, step, samples)
             output.write(json.dumps(asdict(result)) + "\n")
             output.flush()
 
@@ -161,6 +173,7 @@ def main() -> None:
     parser.add_argument("--replica", type=Replica.parse, required=True)
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--checkpoints", type=Path, nargs="*", default=[])
+    parser.add_argument("--records", type=Path, help="file of every response: .jsonl or .parquet")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     try:
@@ -170,7 +183,7 @@ def main() -> None:
         sys.exit(EXIT_SETTINGS)
     try:
         asyncio.run(evaluate(arguments, settings))
-    except (UnavailableError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
+    except (UnavailableError, UnjudgedError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
         print(f"evaluation failed: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
 

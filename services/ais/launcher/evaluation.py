@@ -37,6 +37,8 @@ class Evaluation:
     prompts: int
     output: Path
     """JSONL file to which one line is added for the replica's own policy and one for each checkpoint."""
+    records: Path | None = None
+    """File that gets every response of the policy, as JSON lines or Parquet."""
 
 
 async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job: Evaluation) -> None:
@@ -98,6 +100,7 @@ async def _score(
         checkpoints=checkpoints,
         prompts=job.prompts,
         output=job.output,
+        records=job.records,
     )
     if code := await processes.run(command):
         name = command.name

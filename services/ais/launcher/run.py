@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ais.contracts.keys import Keys
@@ -192,13 +193,18 @@ async def _show_evaluation(plan: Plan, scores: int, course: Course, display: Dis
 
 
 async def score_model(
-    directory: RunDirectory, redis: RedisSettings, launcher: LauncherSettings, prompts: int
+    directory: RunDirectory, redis: RedisSettings, launcher: LauncherSettings, prompts: int, records: Path | None = None
 ) -> Results:
     """Scores a model on held-out prompts. The settings file in `directory` names the model and the precision."""
     async with processes_of(directory, launcher) as processes:
         shared, _server = await provide_redis(processes, redis, directory.valkey)
         job = Evaluation(
-            run_name=directory.name, overrides=(), checkpoints=(), prompts=prompts, output=directory.evaluations
+            run_name=directory.name,
+            overrides=(),
+            checkpoints=(),
+            prompts=prompts,
+            output=directory.evaluations,
+            records=records,
         )
         await evaluate(processes, directory.config, shared, job)
     return read_results(directory)

@@ -66,6 +66,28 @@ def test_a_saved_model_is_scored_on_held_out_prompts() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_several_responses_give_pass_at_k_and_every_one_is_a_record(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"responses.{suffix}"
+    asked = ("--prompts", "8", "--samples", "4", "--temperature", "0.8", "--records", str(file))
+    done = ais("eval", "examples/sort16/model", "-c", CONFIG, *asked)
+    assert done.returncode == 0, done.stderr
+    if suffix == "jsonl":
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(file).to_pylist()
+    assert len(rows) == 32
+    rewards = [row["reward"] for row in rows]
+    assert all((row["response"] == row["answer"]) == (row["reward"] == 1.0) for row in rows)
+    assert all(len(row["logprobs"]) == len(row["token_ids"]) and row["last_version"] == 0 for row in rows)
+    assert all([one["score"] for one in row["components"]] == [row["reward"]] for row in rows)
+    of_prompts = [rewards[index : index + 4] for index in range(0, 32, 4)]
+    passed = sum(1.0 in group for group in of_prompts) / 8
+    assert f"sort16: reward {sum(rewards) / 32:.3f} ± " in done.stdout
+    assert f"pass@4 {passed:.3f} ± " in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_evaluation_that_fails_costs_no_report_and_resume_only_evaluates(tmp_path: Path) -> None:
     run = tmp_path / "demo"

@@ -268,7 +268,7 @@ def test_the_summary_shows_both_policies_before_and_after(trained: RunDirectory)
     assert list(found)[:2] == ["held-out reward, BF16 policy", "held-out reward, rollout policy"]
     assert found["held-out reward, BF16 policy"] == ("0.300 ± 0.020", "0.800 ± 0.020")
     assert found["held-out reward, rollout policy"] == ("0.200 ± 0.020", "0.700 ± 0.020")
-    assert "512 prompts, one sample each as in training, step 0 and step 24" in note(read_results(trained))
+    assert "512 prompts, sampled as in training, step 0 and step 24" in note(read_results(trained))
 
 
 def test_rates_are_totals_over_total_time(trained: RunDirectory) -> None:

@@ -11,6 +11,7 @@ from ais.collector.exercise import Exercise
 from ais.collector.prompts.prompts import Prompt, TaskSource
 from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.evaluation.results import SourceScore
+from ais.contracts.reward_components import RewardComponent
 from ais.contracts.sampling import FinishReason, SamplingParameters
 from ais.contracts.trajectory import Trajectory, TrajectoryBounds
 
@@ -37,6 +38,7 @@ class Sample:
     prompt: Prompt
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[float, ...]
+    components: tuple[RewardComponent, ...]
 
     @property
     def answered(self) -> Answered:
@@ -101,7 +103,7 @@ class Asking:
         if verify is not None:
             await verify(trajectories)
         judged = await self.exercise.judged(prompt, trajectories)
-        return Sample(question, prompt, trajectories, judged.rewards)
+        return Sample(question, prompt, trajectories, judged.rewards, judged.components)
 
 
 def scores_of(questions: Sequence[Question], samples: Sequence[Sample], pass_reward: float) -> tuple[SourceScore, ...]:

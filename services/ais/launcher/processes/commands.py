@@ -92,6 +92,7 @@ def evaluation(
     checkpoints: Sequence[Path],
     prompts: int,
     output: Path,
+    records: Path | None = None,
 ) -> Command:
     """Samples held-out prompts with each checkpoint's weights on `replica` (generation address, control URL)."""
     return Command(
@@ -102,6 +103,7 @@ def evaluation(
             *("--replica", ",".join(replica)),
             *("--checkpoints", *map(str, checkpoints)),
             *("--prompts", str(prompts), "--output", str(output)),
+            *(("--records", str(records)) if records else ()),
         ),
         redis_environment(redis_url),
     )

@@ -54,7 +54,7 @@ def note(results: Results) -> str:
     for scores in results.evaluations.values():
         first, last = scores[0], scores[-1]
         steps = f"step {first.step} and step {last.step}" if first.step != last.step else f"step {first.step}"
-        held_out = f"{last.prompts} prompts, one sample each as in training, {steps}, ± standard error"
+        held_out = f"{last.prompts} prompts, sampled as in training, {steps}, ± standard error"
         return f"Held-out reward: {held_out}. Others: {text.lower()}."
     return f"{text}."
 
