@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer
 
 from ais.collector.prompts.prompts import Prompt
-from ais.collector.tasks.verifiers import exact_match
+from ais.collector.rewards.patterns import exact_match
+from ais.collector.rewards.response import Response
 from ais.contracts.sampling import Precision, SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, Trajectory
 from ais.rollout.engine import Completion, GenerationRequest, SamplingFailedError
@@ -72,7 +73,7 @@ class Sampler:
         self, prompt: Prompt, ids: np.ndarray, completions: Sequence[Completion], sampling: SamplingParameters
     ) -> ScoredGroup:
         rewards = tuple(
-            exact_match(self._tokenizer.decode(one.token_ids.tolist()), prompt, one.finish_reason)
+            exact_match(Response(self._tokenizer.decode(one.token_ids.tolist()), one.finish_reason), prompt)
             for one in completions
         )
         trajectories = tuple(

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ais.collector.prompts.prompts import Split
+from ais.collector.prompts.prompts import Prompt, Split
+from ais.collector.rewards.opening import open_verifier
+from ais.collector.rewards.response import Response
+from ais.collector.settings import TaskSettings
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
-from ais.contracts.sampling import FinishReason
 from ais.settings import load
 
+ELSEWHERE = ("function", "service")
+"""Verifiers of other processes."""
 CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
 
 PROMPT_TOKENS = 16
@@ -24,15 +27,24 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
     task = settings.collector.task
     if task.name == "reasoning_gym":
         pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
-    verify = open_verifier(task)
+    if any(one.verifier in ELSEWHERE for source in task.each_source for one in source.effective_reward):
+        pytest.skip("judged elsewhere: has a test of its own")
     for split in (Split.TRAIN, Split.HELD_OUT):
         source = open_task(task, settings.run.seed, split)
         for ordinal in range(20):
             prompt = source.prompt(ordinal)
-            tagged = task.effective_verifier == "reasoning_gym" and not task.pattern
+            (asked,) = [one for one in task.each_source if one.effective_label == prompt.source]
+            tagged = asked.effective_verifier == "reasoning_gym" and not asked.pattern
             answer = f"<answer>{prompt.answer}</answer>" if tagged else prompt.answer
-            assert verify(answer, prompt, FinishReason.STOP) == 1.0
-            assert verify("", prompt, FinishReason.STOP) == 0.0
+            assert reward(task, prompt, answer) == 1.0
+            assert reward(task, prompt, "") == 0.0
+
+
+def reward(task: TaskSettings, prompt: Prompt, text: str) -> float:
+    """The weighted sum of a response's scores."""
+    (source,) = [one for one in task.each_source if one.effective_label == prompt.source]
+    scores = [(one.weight, open_verifier(one, source.datasets)) for one in source.effective_reward]
+    return sum(weight * float(str(verify(Response(text, most_tokens=99), prompt))) for weight, verify in scores)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)
@@ -55,4 +67,7 @@ def test_there_are_examples() -> None:
         "reference-kl",
         "smollm2-lora",
         "mixture",
+        "flaky_verifier",
+        "reward_service",
+        "dynamic_sampling",
     }

@@ -14,9 +14,13 @@ class History:
     """Groups started. Each has a name of its own, by this number."""
     excused: int = 0
     """Groups whose end says nothing against the prompt: the replica was full, too slow or leaving, or refused what
-    another one may take."""
+    another one may take; or the rewards were all equal."""
     failed_on: str | None = None
     """The replica on which the last group came to nothing."""
+    redraw: int = 0
+    """Groups thrown away because their rewards were all equal, since the last one that was published."""
+    unjudged: int = 0
+    """Groups with a response that could not be judged, since then."""
     refused_by: dict[str, str] = field(default_factory=dict)
     """Replicas that can never serve this prompt, with their reasons."""
 
@@ -24,6 +28,11 @@ class History:
     def failures(self) -> int:
         """Groups that came to nothing, by failed calls or refusals of the trainer, when none is under way."""
         return self.attempts - self.excused
+
+    def published(self) -> None:
+        """A group is in the queue. Should it be discarded there, what follows is what a new collector would do."""
+        self.failed_on = None
+        self.redraw = self.unjudged = 0
 
 
 class Attempts:

@@ -11,6 +11,7 @@ from ais.collector.admission import Admission
 from ais.collector.attempts import Attempts
 from ais.collector.exercise import Exercise
 from ais.collector.group_sampling import Assignment, GroupSampling
+from ais.collector.judging.judge import UnjudgedError
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.replicas.dispatch import Dispatcher
 from ais.collector.replicas.fleet import Fleet, Links
@@ -166,7 +167,8 @@ class Collector:
                 f"(collector.max_attempts); the last time: {self._last_failure or 'the trainer refused it'}"
             )
         history.attempts += 1
-        assignment = Assignment(ordinal, history.attempts, replica, awaited=self._run.samples_per_group)
+        samples = self._run.samples_per_group
+        assignment = Assignment(ordinal, history.attempts, replica, samples, history.redraw, history.unjudged)
         self._fleet.dispatcher.sent(replica.replica_id, assignment.awaited)
         task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)
         self._groups.add(task)
@@ -188,15 +190,43 @@ class Collector:
         except GenerationError as error:
             self._on_failed_call(assignment, error)
             return
+        except UnjudgedError as error:
+            self._on_unjudged(assignment, error)
+            return
         self._fleet.dispatcher.succeeded(replica.replica_id)
+        if self._sampling.is_redrawn(group):
+            self._redraw(group)
+            return
         published = await self._publish(group)
         self._admission.accept(ordinal)
         self._standstill.moved(time.monotonic())
-        self._attempts[ordinal].failed_on = None
+        self._attempts[ordinal].published()
         self._metrics.groups.labels("published" if published else "duplicate").inc()
         self._metrics.group_seconds.observe(time.monotonic() - assignment.started)
         self._metrics.reward.set(sum(group.rewards) / len(group.rewards))
         self._metrics.tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
+        self._changed.set()
+
+    def _redraw(self, group: ScoredGroup) -> None:
+        """The ordinal is open again, for the next prompt of its reserve; by the same law of staleness."""
+        history = self._attempts[group.ordinal]
+        history.redraw += 1
+        history.excused += 1
+        history.failed_on = None
+        self._admission.fail(group.ordinal)
+        self._metrics.redrawn.inc()
+        self._metrics.redrawn_sequences.inc(len(group.trajectories))
+        self._metrics.redrawn_tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
+        self._standstill.moved(time.monotonic())
+        self._changed.set()
+
+    def _on_unjudged(self, assignment: Assignment, error: UnjudgedError) -> None:
+        """The ordinal is open again, for other responses to its prompt. The replica has done its work."""
+        self._fleet.dispatcher.succeeded(assignment.replica.replica_id)
+        self._attempts[assignment.ordinal].unjudged += 1
+        self._admission.fail(assignment.ordinal)
+        self._metrics.groups.labels("unjudged").inc()
+        self._last_failure = str(error)
         self._changed.set()
 
     def _on_arrival(self, assignment: Assignment) -> None:
@@ -278,7 +308,7 @@ class Collector:
         ordinal = self._admission.peek()
         if ordinal is None or not self._fleet.all_refuse(refused_by := self._attempts[ordinal].refused_by):
             return None
-        prompt = self._sampling.exercise.task.prompt(ordinal)
+        prompt = self._sampling.exercise.prompt(ordinal, self._attempts[ordinal].redraw)
         obstacles = self._fleet.obstacles(
             self._admission.required_version(ordinal), self._admission.version, refused_by
         )

@@ -94,7 +94,7 @@ async def score(
                 TrajectoryBounds(vocab_size=description.vocab_size),
                 CALL_SECONDS,
             )
-        return (await exercise.rewards(prompt, trajectories))[0]
+        return (await exercise.judged(prompt, trajectories)).rewards[0]
 
     try:
         rewards = await asyncio.gather(*(reward(ordinal) for ordinal in range(prompts)))

@@ -28,6 +28,10 @@ class Assignment:
     attempt: int
     replica: ReplicaRecord
     awaited: int
+    redraw: int = 0
+    """Groups of the ordinal that were thrown away because their rewards were all equal."""
+    unjudged: int = 0
+    """Groups of the ordinal, since, with a response that could not be judged."""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -44,16 +48,18 @@ class GroupSampling:
     ) -> ScoredGroup:
         """The scored group; `on_arrival` is called for each sequence as it comes.
 
-        Raises GenerationError, also where `verify` raises MalformedRecordError for responses that must not be used, and
-        UnavailableError where a response that cannot be judged ends the run.
+        Raises GenerationError, also where `verify` raises MalformedRecordError for responses that must not be used.
+        Where a response cannot be judged, raises UnavailableError to end the run or UnjudgedError to have the group
+        again.
         """
         group_id = f"{self.run.name}-{assignment.ordinal}-{assignment.attempt}"
-        prompt, token_ids = self.exercise.ask(assignment.ordinal)
+        prompt, token_ids = self.exercise.ask(assignment.ordinal, assignment.redraw)
+        seed = group_seed(self.run.seed, assignment.ordinal, assignment.redraw, assignment.unjudged)
         trajectories = await client.generate(
             group_id,
             token_ids,
             self.run.samples_per_group,
-            self.settings.sampling.model_copy(update={"seed": group_seed(self.run.seed, assignment.ordinal)}),
+            self.settings.sampling.model_copy(update={"seed": seed}),
             TrajectoryBounds(vocab_size=assignment.replica.vocab_size),
             self.settings.group_deadline_seconds,
             on_arrival,
@@ -63,18 +69,25 @@ class GroupSampling:
             await verify(trajectories)
         except MalformedRecordError as error:
             raise GenerationError("malformed", str(error), field=error.field) from error
-        rewards = await self.exercise.rewards(prompt, trajectories)
+        judged = await self.exercise.judged(prompt, trajectories)
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,
             prompt_id=prompt.prompt_id[:LONGEST_NAME],
             prompt_token_ids=np.asarray(token_ids, dtype=TOKEN_DTYPE),
             trajectories=trajectories,
-            rewards=rewards,
+            rewards=judged.rewards,
             task=prompt.source,
             attempt=assignment.attempt,
             answer=prompt.answer,
+            components=judged.components,
+            redraw=assignment.redraw,
         )
+
+    def is_redrawn(self, group: ScoredGroup) -> bool:
+        """Whether another prompt takes the place of this group."""
+        settings = self.settings.dynamic_sampling
+        return group.redraw < settings.redraws and is_uniform(group, settings.component)
 
 
 def _check_age(trajectories: tuple[Trajectory, ...], served: int) -> None:
@@ -83,6 +96,14 @@ def _check_age(trajectories: tuple[Trajectory, ...], served: int) -> None:
         raise MalformedRecordError("trajectory.spans.version", f"the replica served {served} already, got {oldest}")
 
 
-def group_seed(run_seed: int, ordinal: int) -> int:
-    """Seed of a group's random stream, below 2^63: unrelated for any two ordinals or runs."""
-    return random.Random(f"{run_seed}:sampling:{ordinal}").getrandbits(63)
+def is_uniform(group: ScoredGroup, component: str = "") -> bool:
+    """Whether all rewards of a group are equal, or all scores of one component, parts of the same name included."""
+    parts = [one.scores for one in group.components if f"{one.name}.".startswith(f"{component}.")]
+    return all(len(set(scores)) == 1 for scores in (parts if component else [group.rewards]))
+
+
+def group_seed(run_seed: int, ordinal: int, redraw: int = 0, unjudged: int = 0) -> int:
+    """Seed of a group's random stream, below 2^63: unrelated for any two ordinals or runs, and for a group that takes
+    the place of another."""
+    place = f"{ordinal}" if redraw == unjudged == 0 else f"{ordinal}:{redraw}:{unjudged}"
+    return random.Random(f"{run_seed}:sampling:{place}").getrandbits(63)

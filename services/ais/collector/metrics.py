@@ -19,7 +19,8 @@ class CollectorMetrics:
         self.groups = meter.counter(
             "ais_collector_groups",
             "Groups by outcome: published, duplicate (its ordinal was in the queue already); started again: failed, "
-            "busy (the replica is full or too slow), refused (it can never serve the prompt), handed_back (it leaves).",
+            "busy (the replica is full or too slow), refused (it can never serve the prompt), handed_back (it leaves), "
+            "unjudged (a response could not be judged).",
             ["outcome"],
         )
         self.failures = meter.counter(
@@ -66,16 +67,40 @@ class CollectorMetrics:
         )
         self.judgements = meter.counter(
             "ais_collector_judgements",
-            "Responses judged by workers, by outcome: judged, overtime, memory, error, died. All but the first failed.",
-            ["outcome"],
+            "Judgements of responses by workers and services, by component of the reward and outcome: judged; failed: "
+            "overtime, memory, error, no_reward, left_processes, died, service.",
+            ["component", "outcome"],
         )
         self.judgement_seconds = meter.histogram(
             "ais_collector_judgement_seconds",
-            "Time in which a worker judged a response, or failed to, in seconds.",
+            "Time in which a worker or a service judged a response, or failed to, in seconds.",
+            ["component"],
             buckets=_JUDGEMENT_SECONDS,
         )
+        self.service_calls = meter.counter(
+            "ais_collector_reward_service_calls",
+            "Requests to reward services, by component and outcome: an HTTP status, timeout, unreachable, malformed.",
+            ["component", "outcome"],
+        )
+        self.service_seconds = meter.histogram(
+            "ais_collector_reward_service_seconds",
+            "Time of one request to a reward service, in seconds.",
+            ["component"],
+            buckets=_JUDGEMENT_SECONDS,
+        )
+        self.redrawn = meter.counter(
+            "ais_collector_redrawn_groups",
+            "Groups thrown away because their rewards were all equal: another prompt is drawn from the reserve.",
+        )
+        self.redrawn_sequences = meter.counter("ais_collector_redrawn_sequences", "Responses in those groups.")
+        self.redrawn_tokens = meter.counter("ais_collector_redrawn_tokens", "Response tokens in those groups.")
 
-    def judged(self, outcome: str, seconds: float) -> None:
-        """A worker has judged a response, or failed to."""
-        self.judgements.labels(outcome).inc()
-        self.judgement_seconds.observe(seconds)
+    def judged(self, component: str, outcome: str, seconds: float) -> None:
+        """A worker or a service has judged a response, or failed to."""
+        self.judgements.labels(component, outcome).inc()
+        self.judgement_seconds.labels(component).observe(seconds)
+
+    def service_called(self, component: str, outcome: str, seconds: float) -> None:
+        """A reward service was asked."""
+        self.service_calls.labels(component, outcome).inc()
+        self.service_seconds.labels(component).observe(seconds)

@@ -39,7 +39,8 @@ def preview(settings: CollectorProcessSettings, prompts: int) -> Iterator[str]:
 
 
 def _counts(settings: SourceSettings, train: TaskSource | None, held_out: TaskSource) -> str:
-    kind = f"{settings.name}, judged by {settings.effective_verifier}"
+    judges = ", ".join(component.label for component in settings.effective_reward)
+    kind = f"{settings.name}, judged by {judges}"
     parts = [
         "none trained on" if train is None else f"{_number(train)} to train on",
         f"{_number(held_out)} held out",

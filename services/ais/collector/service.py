@@ -39,7 +39,9 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     metrics = CollectorMetrics(registry)
     keys = Keys(settings.run.name)
     async with AsyncExitStack() as stack:
-        exercise = await stack.enter_async_context(open_exercise(settings, Split.TRAIN, metrics.judged))
+        exercise = await stack.enter_async_context(
+            open_exercise(settings, Split.TRAIN, metrics.judged, metrics.service_called)
+        )
         for source in exercise.task.sources:
             metrics.too_long.labels(source.name).set(source.too_long)
         redis = await connect(settings.redis, commands_of(keys))

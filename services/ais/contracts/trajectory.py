@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NoReturn
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -23,11 +22,13 @@ from ais.contracts.limits import (
     HIGHEST_LOGPROB,
     HIGHEST_VERSION,
     LARGEST_REWARD,
-    LONGEST_NAME,
     LONGEST_SECONDS,
     LOWEST_LOGPROB,
     MOST_TRAJECTORIES,
 )
+from ais.contracts.malformed import MalformedRecordError as MalformedRecordError  # decoding raises it
+from ais.contracts.malformed import check_name, refuse
+from ais.contracts.reward_components import RewardComponent, decode_components, encode_components
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.text import printable
@@ -47,18 +48,6 @@ DISTINCT_KEPT = 256
 
 _FINISH_TO_PROTO = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
 _FINISH_FROM_PROTO = {number: reason for reason, number in _FINISH_TO_PROTO.items()}
-
-
-class MalformedRecordError(ValueError):
-    """A record that must not be used. `field` says where, `reason` says what was expected and what came.
-
-    Both are printable and bounded, whatever a peer put into the record.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        self.field = printable(field, 200)
-        self.reason = printable(reason)
-        super().__init__(f"{self.field}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -119,6 +108,10 @@ class ScoredGroup:
     attempt: int
     answer: str = ""
     """What the verifier compared the responses with: for people, and cut on the wire to `LONGEST_ANSWER`."""
+    components: tuple[RewardComponent, ...] = ()
+    """What the rewards are made of."""
+    redraw: int = 0
+    """Groups of this ordinal that were thrown away before, because their rewards were all equal."""
 
     @cached_property
     def oldest_version(self) -> int:
@@ -142,9 +135,11 @@ def encode_group(group: ScoredGroup) -> bytes:
         task=group.task,
         attempt=group.attempt,
         answer=group.answer[:LONGEST_ANSWER],
+        redraw=group.redraw,
     )
     for trajectory in group.trajectories:
         _fill(message.trajectories.add(), trajectory)
+    encode_components(message, group.components)
     return message.SerializeToString()
 
 
@@ -174,17 +169,17 @@ def _encoded(parameters: SamplingParameters | Precision) -> bytes:
 def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: str = "trajectory") -> Trajectory:
     """Raises MalformedRecordError; `field` is the first part of the field it names."""
     for name in ("trajectory_id", "group_id"):
-        _check_name(getattr(message, name), f"{field}.{name}")
+        check_name(getattr(message, name), f"{field}.{name}")
     for name in ("engine", "engine_version", "replica_id"):
-        _check_name(getattr(message, name), f"{field}.{name}", may_be_empty=True)
+        check_name(getattr(message, name), f"{field}.{name}", may_be_empty=True)
     for name in ("first_token_seconds", "total_seconds"):
         if not 0.0 <= (seconds := getattr(message.timings, name)) <= LONGEST_SECONDS:
-            _refuse(f"{field}.timings.{name}", f"expected 0 to {LONGEST_SECONDS:g} seconds, got {seconds:g}")
+            refuse(f"{field}.timings.{name}", f"expected 0 to {LONGEST_SECONDS:g} seconds, got {seconds:g}")
     token_ids = decode_token_ids(message.token_ids, bounds.vocab_size, f"{field}.token_ids")
     logprobs = _decode_logprobs(message.behaviour_logprobs, len(token_ids), f"{field}.behaviour_logprobs")
     spans = _decode_spans(message, len(token_ids), bounds.newest_version, f"{field}.spans")
     if message.finish_reason not in _FINISH_FROM_PROTO:
-        _refuse(f"{field}.finish_reason", f"expected STOP or LENGTH, got {message.finish_reason}")
+        refuse(f"{field}.finish_reason", f"expected STOP or LENGTH, got {message.finish_reason}")
     try:
         sampling = _decode_sampling(message.sampling.SerializeToString())
         precision = _decode_precision(message.precision.SerializeToString())
@@ -192,7 +187,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         first = error.errors()[0]
         section = "precision" if error.title == "Precision" else "sampling"
         where = ".".join(map(str, (field, section, *first["loc"])))
-        _refuse(where, f"{first['msg']}, got {printable(repr(first['input']), 100)}")
+        refuse(where, f"{first['msg']}, got {printable(repr(first['input']), 100)}")
     return Trajectory(
         trajectory_id=message.trajectory_id,
         group_id=message.group_id,
@@ -218,23 +213,23 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
     except DecodeError as error:
         raise MalformedRecordError("group", f"is not a ScoredGroup message: {error}") from error
     if message.schema_version != SCHEMA_VERSION:
-        _refuse("schema_version", f"expected {SCHEMA_VERSION}, got {message.schema_version}")
-    _check_name(message.group_id, "group_id")
+        refuse("schema_version", f"expected {SCHEMA_VERSION}, got {message.schema_version}")
+    check_name(message.group_id, "group_id")
     for name in ("prompt_id", "task"):
-        _check_name(getattr(message, name), name, may_be_empty=True)
+        check_name(getattr(message, name), name, may_be_empty=True)
     if message.ordinal >= HIGHEST_VERSION:
-        _refuse("ordinal", f"expected a number below 2^53, got {message.ordinal}")
+        refuse("ordinal", f"expected a number below 2^53, got {message.ordinal}")
     if not 1 <= len(message.trajectories) <= MOST_TRAJECTORIES:
-        _refuse("trajectories", f"expected 1 to {MOST_TRAJECTORIES}, got {len(message.trajectories)}")
+        refuse("trajectories", f"expected 1 to {MOST_TRAJECTORIES}, got {len(message.trajectories)}")
     if len(message.rewards) != len(message.trajectories):
-        _refuse(
+        refuse(
             "rewards", f"expected one for each of {len(message.trajectories)} trajectories, got {len(message.rewards)}"
         )
     for index, reward in enumerate(message.rewards):
         if not abs(reward) <= LARGEST_REWARD:  # NaN is not
-            _refuse(f"rewards[{index}]", f"expected a number within +-{LARGEST_REWARD:g}, got {reward:g}")
+            refuse(f"rewards[{index}]", f"expected a number within +-{LARGEST_REWARD:g}, got {reward:g}")
     if len(message.answer) > LONGEST_ANSWER:
-        _refuse("answer", f"expected up to {LONGEST_ANSWER} characters, got {len(message.answer)}")
+        refuse("answer", f"expected up to {LONGEST_ANSWER} characters, got {len(message.answer)}")
     trajectories = tuple(
         decode_trajectory(trajectory, bounds, f"trajectories[{index}]")
         for index, trajectory in enumerate(message.trajectories)
@@ -242,9 +237,9 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
     for index, trajectory in enumerate(trajectories):
         if trajectory.group_id != message.group_id:
             ours, theirs = printable(message.group_id, 100), printable(trajectory.group_id, 100)
-            _refuse(f"trajectories[{index}].group_id", f"expected {ours}, got {theirs}")
+            refuse(f"trajectories[{index}].group_id", f"expected {ours}, got {theirs}")
     if len({trajectory.trajectory_id for trajectory in trajectories}) != len(trajectories):
-        _refuse("trajectories", "two of them have the same trajectory_id")
+        refuse("trajectories", "two of them have the same trajectory_id")
     return ScoredGroup(
         group_id=message.group_id,
         ordinal=message.ordinal,
@@ -255,32 +250,34 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         task=message.task,
         attempt=message.attempt,
         answer=message.answer,
+        components=decode_components(message),
+        redraw=message.redraw,
     )
 
 
 def decode_token_ids(data: bytes, vocab_size: int, field: str) -> np.ndarray:
     """Packed tokens as int32 [T], T >= 1, each in [0, vocab_size)."""
     if not data or len(data) % TOKEN_DTYPE.itemsize:
-        _refuse(field, f"expected a positive multiple of {TOKEN_DTYPE.itemsize} bytes, got {len(data)}")
+        refuse(field, f"expected a positive multiple of {TOKEN_DTYPE.itemsize} bytes, got {len(data)}")
     token_ids = np.frombuffer(data, dtype=TOKEN_DTYPE)
     if int(token_ids.view(_UNSIGNED_DTYPE).max()) >= vocab_size:  # a negative number is a large one here
         lowest, highest = int(token_ids.min()), int(token_ids.max())
         outside = lowest if lowest < 0 else highest
-        _refuse(field, f"token id {outside} is outside the vocabulary of {vocab_size}")
+        refuse(field, f"token id {outside} is outside the vocabulary of {vocab_size}")
     return token_ids
 
 
 def _decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:
     if len(data) != tokens * LOGPROB_DTYPE.itemsize:
-        _refuse(field, f"expected {tokens} float32 values, one for each token, got {len(data)} bytes")
+        refuse(field, f"expected {tokens} float32 values, one for each token, got {len(data)} bytes")
     logprobs = np.frombuffer(data, dtype=LOGPROB_DTYPE)
     lowest, highest = float(logprobs.min()), float(logprobs.max())
     if math.isnan(lowest):  # one NaN makes both NaN
-        _refuse(field, "expected log-probs, got NaN")
+        refuse(field, "expected log-probs, got NaN")
     if highest > HIGHEST_LOGPROB:
-        _refuse(field, f"a log-prob cannot be positive, got {highest:g}")
+        refuse(field, f"a log-prob cannot be positive, got {highest:g}")
     if lowest < LOWEST_LOGPROB:
-        _refuse(field, f"no token of log-prob {lowest:g} can be sampled, expected {LOWEST_LOGPROB:g} or more")
+        refuse(field, f"no token of log-prob {lowest:g} can be sampled, expected {LOWEST_LOGPROB:g} or more")
     return logprobs
 
 
@@ -292,20 +289,20 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
         span = PolicySpan(part.version, part.begin, part.end, part.digest)
         if span.begin != covered or span.end <= span.begin:
             where = f"{field}[{len(spans)}]"
-            _refuse(where, f"expected a non-empty range from token {covered}, got [{span.begin}, {span.end})")
-        _check_name(span.digest, f"{field}[{len(spans)}].digest", may_be_empty=True)
+            refuse(where, f"expected a non-empty range from token {covered}, got [{span.begin}, {span.end})")
+        check_name(span.digest, f"{field}[{len(spans)}].digest", may_be_empty=True)
         if span.version >= HIGHEST_VERSION:
-            _refuse(f"{field}[{len(spans)}].version", f"expected a number below 2^53, got {span.version}")
+            refuse(f"{field}[{len(spans)}].version", f"expected a number below 2^53, got {span.version}")
         if newest is not None and span.version > newest:
             where = f"{field}[{len(spans)}].version"
-            _refuse(where, f"policy version {span.version} is unknown, the newest is {newest}")
+            refuse(where, f"policy version {span.version} is unknown, the newest is {newest}")
         if span.version < previous:
             where = f"{field}[{len(spans)}].version"
-            _refuse(where, f"versions cannot go back, got {span.version} after {previous}")
+            refuse(where, f"versions cannot go back, got {span.version} after {previous}")
         covered, previous = span.end, span.version
         spans.append(span)
     if covered != tokens:
-        _refuse(field, f"expected spans that cover all {tokens} tokens, they cover {covered}")
+        refuse(field, f"expected spans that cover all {tokens} tokens, they cover {covered}")
     return tuple(spans)
 
 
@@ -317,14 +314,3 @@ def _decode_sampling(data: bytes) -> SamplingParameters:
 @lru_cache(maxsize=DISTINCT_KEPT)
 def _decode_precision(data: bytes) -> Precision:
     return Precision.from_proto(pb.Precision.FromString(data))
-
-
-def _check_name(name: str, field: str, may_be_empty: bool = False) -> None:
-    if not name and not may_be_empty:
-        _refuse(field, "must not be empty")
-    if len(name) > LONGEST_NAME:
-        _refuse(field, f"expected up to {LONGEST_NAME} characters, got {len(name)}")
-
-
-def _refuse(field: str, reason: str) -> NoReturn:
-    raise MalformedRecordError(field, reason)

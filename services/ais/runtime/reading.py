@@ -162,7 +162,7 @@ def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -
 
 
 def _sections_in_list(annotation: Any, value: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The tables of an array of tables, each with the model that reads it."""
+    """The tables of an array of tables, each with the model that reads it, or the union of models."""
     if isinstance(value, list) and get_origin(annotation) is tuple:
         yield from ((get_args(annotation)[0], item) for item in value if isinstance(item, dict))
 
@@ -211,8 +211,9 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 
 
 def _annotation(owner: Any, name: str) -> Any:
-    """Type of a field; None where there is no such field."""
-    return field_types(owner).get(name)
+    """Type of a field; None where there is no such field. Of a union, that of the first model that has it."""
+    owners = map(field_types, _members(owner))
+    return next((types[name] for types in owners if name in types), None)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from ais.trainer.learning.learner import StepOutcome
 from ais.trainer.learning.vital_signs import Vitals, VitalSigns
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.record import StepRecord
+from ais.trainer.reward_figures import reward_figures
 from ais.trainer.samples import SampleLog, decoder
 from ais.trainer.settings import Settings
 from ais.trainer.warning_log import WarningLog
@@ -46,8 +47,10 @@ class TrainedStep:
     phase_seconds: dict[str, float]
 
     def record(self, stream_length: int, replicas: int) -> StepRecord:
+        groups = [item.group for item in self.batch]
         return StepRecord(
             **asdict(self.outcome.figures),
+            **asdict(reward_figures(groups)),
             time=self.time,
             digest=self.outcome.snapshot.digest,
             step_seconds=self.step_seconds,
@@ -55,8 +58,8 @@ class TrainedStep:
             tokens_per_second=self.outcome.figures.tokens / self.step_seconds,
             queue_depth=max(0, stream_length - self.unacknowledged),
             replicas=replicas,
-            ordinals=[item.group.ordinal for item in self.batch],
-            group_ids=[item.group.group_id for item in self.batch],
+            ordinals=[group.ordinal for group in groups],
+            group_ids=[group.group_id for group in groups],
             incarnation=self.incarnation,
         )
 

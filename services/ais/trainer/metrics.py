@@ -87,6 +87,21 @@ class TrainerMetrics:
         self._zero_variance = meter.gauge(
             "ais_zero_variance_groups_ratio", "Share of the last batch's groups whose rewards are all equal."
         )
+        self._components = meter.gauge(
+            "ais_reward_component_mean",
+            "Mean score of each named component of the last batch's rewards.",
+            ["component"],
+        )
+        self._judgements_failed = meter.counter(
+            "ais_judgements_failed", "Judgements of trained responses that failed and left a score of 0.", ["outcome"]
+        )
+        self._redrawn = meter.gauge(
+            "ais_redrawn_groups_ratio",
+            "Share of the last batch's groups that took the place of one whose rewards were all equal.",
+        )
+        self._redrawn_sequences = meter.counter(
+            "ais_redrawn_sequences", "Responses that were thrown away for the groups trained on."
+        )
         self._truncated = meter.gauge(
             "ais_truncated_responses_ratio", "Share of the last batch's responses cut off at max_new_tokens."
         )
@@ -219,6 +234,12 @@ class TrainerMetrics:
         self._kl.labels(estimator="k3").set(_number(record.kl_k3))
         self._reward.set(record.reward_mean)
         self._zero_variance.set(record.zero_variance_share)
+        for component, mean in record.reward_components.items():
+            self._components.labels(component=component).set(mean)
+        for outcome, count in record.judgements_failed.items():
+            self._judgements_failed.labels(outcome=outcome).inc(count)
+        self._redrawn.set(record.redrawn_share)
+        self._redrawn_sequences.inc(record.redrawn_sequences)
         self._truncated.set(record.truncated_share)
         self._entropy.set(_number(record.entropy))
         self._reference_kl.set(_number(record.reference_kl))

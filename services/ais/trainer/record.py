@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ais.runtime.files import replace_file
+from ais.trainer.reward_figures import RewardFigures
 
 STEPS_FILE = "steps.jsonl"
 
@@ -116,7 +117,7 @@ class StepFigures:
 
 
 @dataclass(frozen=True)
-class StepRecord(StepFigures):
+class StepRecord(RewardFigures, StepFigures):
     """One line of `steps.jsonl`: the batch's figures and what the service knows around them."""
 
     digest: str

@@ -33,8 +33,8 @@ class SampleLog:
     """Writes a step's samples: `per_step` responses drawn from the whole batch, each as likely as any other.
 
     The keys of a line: step, version (the oldest policy that sampled a token), ordinal (which prompt), prompt and
-    response (with special tokens, as the policy read and wrote them), reward, finish_reason, answer (what the verifier
-    compared with).
+    response (with special tokens, as the policy read and wrote them), reward, components (its named scores), failures
+    (why a component could not judge it), finish_reason, answer (what the verifier compared with).
     """
 
     def __init__(self, directory: Path, decode: Decode | None, per_step: int) -> None:
@@ -65,6 +65,13 @@ class SampleLog:
             "prompt": shortened(decode(group.prompt_token_ids)),
             "response": shortened(decode(trajectory.token_ids)),
             "reward": group.rewards[index],
+            "components": {one.name: one.scores[index] for one in group.components},
+            "failures": {
+                one.name: f"{failure.outcome}: {failure.text}"
+                for one in group.components
+                for failure in one.failures
+                if failure.index == index
+            },
             "finish_reason": trajectory.finish_reason.value,
             "answer": group.answer,
         }

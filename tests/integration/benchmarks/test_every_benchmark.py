@@ -21,6 +21,7 @@ SMALL = {
     ),
     "correction": ("--sequences", "8", "--length", "64"),
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
+    "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),
     "lora": ("--layers", "1"),
     "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
     "queue": ("--groups", "16", "--rounds", "1"),

@@ -14,12 +14,10 @@ from redis.asyncio import Redis
 
 from ais.collector.evaluating.while_training import ATTEMPTS, Evaluator
 from ais.collector.exercise import Exercise
-from ais.collector.judging.judge import OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.settings import CollectorSettings, TaskSettings
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
 from ais.contracts.evaluation.board import EvaluationBoard
 from ais.contracts.evaluation.results import EvaluationResult
 from ais.contracts.evaluation.settings import EvaluationSettings
@@ -27,6 +25,7 @@ from ais.contracts.events import Resumed, TrainerEvents, VersionPublished
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.tasks import end_tasks
+from tests.support.judges import own_judge
 from tests.support.records import evaluation_result
 from tests.support.replicas.scripted_replicas import Stage, honest, tokenizer
 
@@ -48,7 +47,7 @@ async def evaluator(stage: Stage, **settings: Any) -> AsyncIterator[EvaluationBo
         run=stage.run,
         collector=CollectorSettings(task=task, group_deadline_seconds=stage.deadline_seconds),
         settings=EvaluationSettings(**{"every_steps": 2, "prompts": PROMPTS, "samples": 2} | settings),
-        exercise=Exercise(open_task(task, 0, Split.HELD_OUT), tokenizer(), OwnJudge(open_verifier(task))),
+        exercise=Exercise(open_task(task, 0, Split.HELD_OUT), tokenizer(), own_judge(task)),
         events=TrainerEvents(stage.redis, stage.keys),
         board=board,
         fleet=stage.made.fleet,

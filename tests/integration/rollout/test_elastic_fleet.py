@@ -16,14 +16,12 @@ from redis.asyncio import Redis
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
-from ais.collector.judging.judge import OwnJudge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import open_tokenizer
 from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorSettings
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import Finished, TrainerEvents, VersionPublished
 from ais.contracts.keys import Keys
@@ -32,6 +30,7 @@ from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
 from ais.runtime.settings import RunSettings
+from tests.support.judges import own_judge
 from tests.support.recordings import recorded_group, recording
 from tests.support.replicas.replica_process import overrides, process
 from tests.support.tiny_models import until
@@ -118,7 +117,7 @@ class Run:
             Exercise(
                 open_task(settings.task, 0, Split.TRAIN),
                 open_tokenizer(MODEL, settings.prompt),
-                OwnJudge(open_verifier(settings.task)),
+                own_judge(settings.task),
             ),
             TrainerChannel(queue, TrainerEvents(self.redis, self.keys)),
             registry,

@@ -16,14 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
-from ais.collector.judging.judge import Judge, OwnJudge
+from ais.collector.judging.judge import Judge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.replicas.proof import Expected
-from ais.collector.settings import CollectorSettings, PromptSettings, TaskSettings
+from ais.collector.settings import CollectorSettings, DynamicSamplingSettings, PromptSettings, TaskSettings
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.trainer_watch import TrainerChannel
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
@@ -40,6 +39,7 @@ from ais.contracts.trajectory import (
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.settings import RunSettings
+from tests.support.judges import own_judge
 from tests.support.records import replica_record, trajectory_of
 
 ALPHABET = "_^$0123456789="
@@ -134,6 +134,7 @@ class Stage:
         self.deadline_seconds = 5.0
         self.stall_seconds = 30.0
         self.not_ready: Callable[[], str | None] = lambda: None
+        self.dynamic_sampling = DynamicSamplingSettings()
         self.made: Collector | None = None
         """The collector at work."""
         self.judge: Judge | None = None
@@ -194,8 +195,9 @@ class Stage:
             group_deadline_seconds=self.deadline_seconds,
             max_attempts=self.max_attempts,
             stall_seconds=self.stall_seconds,
+            dynamic_sampling=self.dynamic_sampling,
         )
-        judge = self.judge or OwnJudge(open_verifier(settings.task))
+        judge = self.judge or own_judge(settings.task)
         collector = Collector(
             self.run,
             settings,

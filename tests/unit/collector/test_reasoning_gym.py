@@ -12,8 +12,8 @@ from ais.collector.prompts.prompts import Prompt, Split, TaskError
 from ais.collector.settings import ReasoningGymDataset, TaskSettings
 from ais.collector.tasks.reasoning_gym import ReasoningGymTask
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
 from ais.contracts.sampling import FinishReason
+from tests.support.judges import ended, task_verifier
 
 pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
 
@@ -64,27 +64,27 @@ def test_datasets_are_mixed_by_weight() -> None:
 def test_a_right_answer_is_worth_more_than_a_wrong_one(dataset: str) -> None:
     described = ReasoningGymDataset(name=dataset)
     prompt = open_task(settings(described), 0, Split.TRAIN).prompt(0)
-    verify = open_verifier(settings(described))
-    assert verify(f"So <answer>{prompt.answer}</answer>", prompt, STOP) == 1.0
-    assert verify("So <answer>nonsense</answer>", prompt, STOP) <= 0.01  # which countdown gives to any answer
-    assert verify(f"So {prompt.answer}", prompt, STOP) == 0.0  # nothing to judge: no tags
+    verify = task_verifier(settings(described))
+    assert verify(ended(f"So <answer>{prompt.answer}</answer>"), prompt) == 1.0
+    assert verify(ended("So <answer>nonsense</answer>"), prompt) <= 0.01  # which countdown gives to any answer
+    assert verify(ended(f"So {prompt.answer}"), prompt) == 0.0  # nothing to judge: no tags
 
 
 def test_the_last_capture_of_a_pattern_of_ones_own_is_judged() -> None:
     last_number = settings(ADDITION, pattern=r"-?\d+")
     prompt = Prompt("p", "3 + 4 =", "7", {"source_dataset": "chain_sum"})
-    verify = open_verifier(last_number)
-    assert verify("3 + 4 = 7.", prompt, STOP) == 1.0
-    assert verify("7 is 3 + 4", prompt, STOP) == 0.0
-    assert verify("3 + 4 = 07", prompt, STOP) == 1.0  # as the library sees it
+    verify = task_verifier(last_number)
+    assert verify(ended("3 + 4 = 7."), prompt) == 1.0
+    assert verify(ended("7 is 3 + 4"), prompt) == 0.0
+    assert verify(ended("3 + 4 = 07"), prompt) == 1.0  # as the library sees it
 
 
 def test_an_answer_that_the_library_stumbles_over_is_worth_nothing() -> None:
     factors = ReasoningGymDataset(name="prime_factorization")
     prompt = open_task(settings(factors), 0, Split.TRAIN).prompt(0)
-    verify = open_verifier(settings(factors))
-    assert verify("<answer>abc</answer>", prompt, STOP) == 0.0
-    assert verify(f"<answer>{prompt.answer}</answer>", prompt, STOP) == 1.0
+    verify = task_verifier(settings(factors))
+    assert verify(ended("<answer>abc</answer>"), prompt) == 0.0
+    assert verify(ended(f"<answer>{prompt.answer}</answer>"), prompt) == 1.0
 
 
 def test_items_written_to_a_file_are_judged_as_the_library_judges_them(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_items_written_to_a_file_are_judged_as_the_library_judges_them(tmp_path:
     file.write_text(json.dumps({"prompt": made.text, "answer": made.answer, "metadata": made.metadata}) + "\n")
     jsonl = TaskSettings(name="jsonl", file=file, verifier="reasoning_gym")
     prompt = open_task(jsonl, 0, Split.TRAIN).prompt(0)
-    verify = open_verifier(jsonl)
-    assert verify(f"<answer>{made.answer}</answer>", prompt, STOP) == 1.0
-    assert 0.0 < verify("<answer>1 + 1</answer>", prompt, STOP) < 0.1  # the library likes the form of it
+    verify = task_verifier(jsonl)
+    assert verify(ended(f"<answer>{made.answer}</answer>"), prompt) == 1.0
+    assert 0.0 < verify(ended("<answer>1 + 1</answer>"), prompt) < 0.1  # the library likes the form of it
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ais.collector.prompts.prompts import Prompt, TaskError
+from ais.collector.rewards.numbers import number_in
+from ais.collector.rewards.response import Verifier
 from ais.collector.settings import TaskSettings
-from ais.collector.tasks.numbers import number_in
-from ais.collector.tasks.verifiers import Verifier, open_verifier
 from ais.contracts.sampling import FinishReason
+from tests.support.judges import cut_off, ended, task_verifier
 
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
@@ -18,23 +19,23 @@ def answered_by(answer: str) -> Prompt:
 
 
 def regular_expression(pattern: str | None = None) -> Verifier:
-    return open_verifier(TaskSettings(verifier="regular_expression", pattern=pattern))
+    return task_verifier(TaskSettings(verifier="regular_expression", pattern=pattern))
 
 
 def test_exact_match_wants_the_answer_and_an_end() -> None:
-    verify = open_verifier(TaskSettings())
-    assert verify("123", answered_by("123"), STOP) == 1.0
-    assert verify(" 123\n", answered_by("123"), STOP) == 1.0
-    assert verify("123", answered_by("123"), LENGTH) == 0.0
-    assert verify("1234", answered_by("123"), STOP) == 0.0
-    assert verify("123.0", answered_by("123"), STOP) == 0.0
+    verify = task_verifier(TaskSettings())
+    assert verify(ended("123"), answered_by("123")) == 1.0
+    assert verify(ended(" 123\n"), answered_by("123")) == 1.0
+    assert verify(cut_off("123"), answered_by("123")) == 0.0
+    assert verify(ended("1234"), answered_by("123")) == 0.0
+    assert verify(ended("123.0"), answered_by("123")) == 0.0
 
 
 def test_a_regular_expression_compares_its_last_capture() -> None:
     verify = regular_expression(r"#### (\d+)")
-    assert verify("#### 1 no, #### 42", answered_by("42"), LENGTH) == 1.0
-    assert verify("#### 42 no, #### 1", answered_by("42"), LENGTH) == 0.0
-    assert verify("42", answered_by("42"), STOP) == 0.0
+    assert verify(cut_off("#### 1 no, #### 42"), answered_by("42")) == 1.0
+    assert verify(cut_off("#### 42 no, #### 1"), answered_by("42")) == 0.0
+    assert verify(ended("42"), answered_by("42")) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -43,21 +44,21 @@ def test_a_regular_expression_compares_its_last_capture() -> None:
 )
 def test_the_alternative_that_matched_counts_whichever_group_it_has(response: str, reward: float) -> None:
     verify = regular_expression(r"####\s*(\S+)|\\boxed\{(.*?)\}")
-    assert verify(response, answered_by("42"), STOP) == reward
+    assert verify(ended(response), answered_by("42")) == reward
 
 
 def test_a_pattern_without_groups_compares_the_whole_match() -> None:
-    assert regular_expression(r"\d+$")("first 7, then 42", answered_by("42"), STOP) == 1.0
+    assert regular_expression(r"\d+$")(ended("first 7, then 42"), answered_by("42")) == 1.0
 
 
 def test_a_group_that_took_no_part_is_no_answer() -> None:
-    assert regular_expression(r"end(\d)?")("the end", answered_by("None"), STOP) == 0.0
+    assert regular_expression(r"end(\d)?")(ended("the end"), answered_by("None")) == 0.0
 
 
 @pytest.mark.parametrize("answer", ["1000", "1,000", "1000.0", "1e3", " $1,000 "])
 @pytest.mark.parametrize("given", ["1000", "1,000", "1000.", "$1000", "1,000.00", "$1,000.", "+1000", "1000$"])
 def test_a_number_is_compared_by_its_value(given: str, answer: str) -> None:
-    assert regular_expression()(f"#### {given}", answered_by(answer), STOP) == 1.0
+    assert regular_expression()(ended(f"#### {given}"), answered_by(answer)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,14 @@ def test_a_number_is_compared_by_its_value(given: str, answer: str) -> None:
     ],
 )
 def test_another_value_or_no_number_is_wrong(given: str, answer: str) -> None:
-    assert regular_expression()(f"#### {given}", answered_by(answer), STOP) == 0.0
+    assert regular_expression()(ended(f"#### {given}"), answered_by(answer)) == 0.0
 
 
 @pytest.mark.parametrize("answer", ["0012", "x = 3", "A", "1/2", "12:30"])
 def test_what_is_no_number_is_compared_letter_by_letter(answer: str) -> None:
     verify = regular_expression("#### (.*)")
-    assert verify(f"#### {answer}", answered_by(answer), STOP) == 1.0
-    assert verify(f"#### {answer}.", answered_by(answer), STOP) == 0.0
+    assert verify(ended(f"#### {answer}"), answered_by(answer)) == 1.0
+    assert verify(ended(f"#### {answer}."), answered_by(answer)) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.settings import TaskSettings
 from ais.collector.tasks.demonstrations import noise, with_mistakes
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
 from ais.collector.tasks.worked.sort_swaps import rows_after_rounds
-from ais.contracts.sampling import FinishReason
+from tests.support.judges import cut_off, ended, task_verifier
 
 SWAPS = TaskSettings(name="sort_swaps", digits=14)
 SUMS = TaskSettings(name="sum_chain", terms=30, digits=6)
@@ -78,17 +77,17 @@ def test_a_problem_depends_on_seed_split_and_ordinal_alone(settings: TaskSetting
 @BOTH
 def test_the_last_step_is_judged_or_by_setting_the_whole_work(settings: TaskSettings) -> None:
     (prompt,) = prompts(settings, count=1)
-    by_last = open_verifier(settings)
-    by_all = open_verifier(settings.model_copy(update={"verifier": "exact_match"}))
+    by_last = task_verifier(settings)
+    by_all = task_verifier(settings.model_copy(update={"verifier": "exact_match"}))
     last = re.split("[,;]", prompt.answer)[-1]
     wrong_end = prompt.answer[:-1] + ("1" if prompt.answer[-1] != "1" else "2")
     for response, end, all_of_it in ((prompt.answer, 1.0, 1.0), (f"0,{last}", 1.0, 0.0), (wrong_end, 0.0, 0.0)):
-        assert by_last(response, prompt, FinishReason.STOP) == end
-        assert by_all(response, prompt, FinishReason.STOP) == all_of_it
+        assert by_last(ended(response), prompt) == end
+        assert by_all(ended(response), prompt) == all_of_it
     for verify in (by_last, by_all):
-        assert verify(prompt.answer, prompt, FinishReason.LENGTH) == 0.0
-        assert verify("", prompt, FinishReason.STOP) == 0.0
-        assert verify(prompt.answer + ",", prompt, FinishReason.STOP) == 0.0
+        assert verify(cut_off(prompt.answer), prompt) == 0.0
+        assert verify(ended(""), prompt) == 0.0
+        assert verify(ended(prompt.answer + ","), prompt) == 0.0
 
 
 @pytest.mark.parametrize(

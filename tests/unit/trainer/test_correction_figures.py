@@ -26,6 +26,10 @@ from tests.support.trainer_settings import trainer_settings
 GROUPS = [make_group(ordinal, lengths=(8, 10)) for ordinal in range(4)]
 
 
+TABLES: dict[str, Any] = {"phase_seconds": {}, "reward_components": {}, "judgements_failed": {}}
+"""Figures of a record that are no numbers."""
+
+
 def figures(correction: CorrectionSettings, groups: list[ScoredGroup] = GROUPS) -> StepFigures:
     policy = Policy(demo_model(seed=2))
     learner = Learner(policy, RunSettings(steps=9), trainer_settings(), correction)
@@ -48,8 +52,8 @@ def less_likely(groups: list[ScoredGroup], nats: float) -> list[ScoredGroup]:
 
 def shown(found: StepFigures, **changes: Any) -> dict[str, float | None]:
     """The correction's metrics after a step with these figures."""
-    rest = {field.name: 0 for field in dataclasses.fields(StepRecord)}
-    rest |= {"phase_seconds": {}, "ordinals": [], "group_ids": []}
+    rest = {field.name: 0 for field in dataclasses.fields(StepRecord)} | TABLES
+    rest |= {"ordinals": [], "group_ids": []}
     registry = CollectorRegistry()
     record = StepRecord(**{**rest, **dataclasses.asdict(found), **changes})
     TrainerMetrics(registry).record(record, [0])
@@ -102,7 +106,7 @@ def test_answers_beyond_the_exponent_limit_are_a_concern_and_not_a_perfect_sampl
     assert {"exponent_limit", "uncorrected"} <= set(found.concerns)
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
-    rest = {field.name: 0 for field in dataclasses.fields(StepRecord)} | {"phase_seconds": {}}
+    rest = {field.name: 0 for field in dataclasses.fields(StepRecord)} | TABLES
     for concerns in (found.concerns, []):
         metrics.record(StepRecord(**{**rest, **dataclasses.asdict(found), "concerns": concerns}), [0])
         for concern in ("mismatch_limit", "exponent_limit", "uncorrected"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.trainer import samples
 from ais.trainer.samples import SAMPLES_FILE, SampleLog, decoder, rewind
 from tests.support.trainer_groups import make_group
@@ -26,7 +27,11 @@ def read(directory: Path) -> list[dict[str, Any]]:
 
 
 def test_a_line_says_what_was_asked_answered_and_rewarded(tmp_path: Path) -> None:
-    group = replace(make_group(7, samples=1, version=2), answer="42\u2028\x1b[31m", rewards=(0.5,))
+    parts = (
+        RewardComponent("answer", 1.0, (0.5,)),
+        RewardComponent("own", 1.0, (0.0,), (JudgementFailure(0, "overtime", "judging took longer than 1 s"),)),
+    )
+    group = replace(make_group(7, samples=1, version=2), answer="42\u2028\x1b[31m", rewards=(0.5,), components=parts)
     SampleLog(tmp_path, spell, per_step=4).append(3, [group])
     (line,) = read(tmp_path)
     assert line == {
@@ -36,6 +41,8 @@ def test_a_line_says_what_was_asked_answered_and_rewarded(tmp_path: Path) -> Non
         "prompt": spell(group.prompt_token_ids),
         "response": spell(group.trajectories[0].token_ids),
         "reward": 0.5,
+        "components": {"answer": 0.5, "own": 0.0},
+        "failures": {"own": "overtime: judging took longer than 1 s"},
         "finish_reason": "stop",
         "answer": "42\u2028\x1b[31m",
     }

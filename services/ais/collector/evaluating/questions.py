@@ -100,7 +100,8 @@ class Asking:
         )
         if verify is not None:
             await verify(trajectories)
-        return Sample(question, prompt, trajectories, await self.exercise.rewards(prompt, trajectories))
+        judged = await self.exercise.judged(prompt, trajectories)
+        return Sample(question, prompt, trajectories, judged.rewards)
 
 
 def scores_of(questions: Sequence[Question], samples: Sequence[Sample], pass_reward: float) -> tuple[SourceScore, ...]:

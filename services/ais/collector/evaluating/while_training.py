@@ -18,6 +18,7 @@ from functools import partial
 from ais.collector.evaluating.questions import Asking, Question, Sample, questions_of, scores_of
 from ais.collector.evaluating.schedule import due
 from ais.collector.exercise import Exercise
+from ais.collector.judging.judge import UnjudgedError
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.replicas.fleet import Fleet
 from ais.collector.replicas.generation import GenerationError
@@ -183,7 +184,7 @@ class _Round:
         client = evaluator.fleet.client(replica)
         try:
             sample = await asking.ask(question, client, replica.vocab_size, evaluator.verify, arrived)
-        except (GenerationError, MalformedRecordError, UnavailableError) as error:
+        except (GenerationError, MalformedRecordError, UnavailableError, UnjudgedError) as error:
             self.failures[question.name] += 1
             again = self.failures[question.name] < ATTEMPTS
             level = logging.INFO if again else logging.WARNING

@@ -1,60 +1,181 @@
-"""Who turns responses into rewards: this process, where that is quick for certain, or workers that can be stopped."""
+"""Who turns the responses of a group into rewards.
+
+Each component of the reward judges each response, in one of three places: this process, where that is quick for
+certain; a pool of worker processes that can be stopped; or a service elsewhere. The reward is the weighted sum.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ais.collector.judging.pool import JudgePool, Observe, unobserved
+from ais.collector.judging.judgement import Failure, Judgement, Observe, Outcome, judgement_of, unobserved
+from ais.collector.judging.pool import JudgePool
+from ais.collector.judging.service import ObserveCall, ServiceClient, call_unobserved
 from ais.collector.prompts.prompts import Prompt
-from ais.collector.settings import CollectorSettings, TaskSettings
-from ais.collector.tasks.verifiers import Verifier, open_verifier
-from ais.contracts.sampling import FinishReason
+from ais.collector.rewards.opening import is_quick, open_verifier
+from ais.collector.rewards.response import Response, Verifier
+from ais.collector.settings import CollectorSettings
+from ais.collector.settings.rewards import Component, Service
+from ais.contracts.reward_components import JudgementFailure, RewardComponent
+from ais.runtime.process import UnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+class UnjudgedError(Exception):
+    """A response cannot be judged, and the settings want its group again for that."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a group's responses are worth. Each reward is the sum over the components of weight times score."""
+
+    rewards: tuple[float, ...]
+    components: tuple[RewardComponent, ...]
 
 
 class Judge(Protocol):
     """Gives rewards."""
 
-    async def rewards(self, prompt: Prompt, responses: Sequence[tuple[str, FinishReason]]) -> tuple[float, ...]:
+    async def judge(self, prompt: Prompt, responses: Sequence[Response]) -> Judged:
         """A finite reward for each response to `prompt`, in their order.
 
-        Raises UnavailableError when a response cannot be judged and the settings make that an end.
+        Where a response cannot be judged and the settings say so, raises UnavailableError to end the run, or
+        UnjudgedError to have the group again.
         """
         ...
 
 
+JudgeComponent = Callable[[Prompt, Sequence[Response]], Awaitable[list[Judgement]]]
+"""Judges each response to a prompt by one component, in their order."""
+
+
 @dataclass(frozen=True)
-class OwnJudge:
-    """Judges in this process, which stands still meanwhile."""
+class Panel:
+    """Has every component judge, and adds up."""
 
-    verifier: Verifier
+    components: Mapping[str, Sequence[tuple[Component, JudgeComponent]]]
+    """By source of the prompt."""
+    on_failure: str
 
-    async def rewards(self, prompt: Prompt, responses: Sequence[tuple[str, FinishReason]]) -> tuple[float, ...]:
-        return tuple(self.verifier(text, prompt, finish_reason) for text, finish_reason in responses)
+    async def judge(self, prompt: Prompt, responses: Sequence[Response]) -> Judged:
+        components = self._components_of(prompt)
+        judgements = await asyncio.gather(*(judge(prompt, responses) for _, judge in components))
+        parts = []
+        for (component, _), judged in zip(components, judgements, strict=True):
+            for judgement in judged:
+                if isinstance(judgement, Failure):
+                    self._on_failure(component, prompt, judgement)
+            parts += parts_of(component, judged)
+        return Judged(weighted_sums(parts, len(responses)), tuple(parts))
+
+    def _components_of(self, prompt: Prompt) -> Sequence[tuple[Component, JudgeComponent]]:
+        """A single source judges every prompt."""
+        return next(iter(self.components.values())) if len(self.components) == 1 else self.components[prompt.source]
+
+    def _on_failure(self, component: Component, prompt: Prompt, failure: Failure) -> None:
+        what = f"a response to prompt {prompt.prompt_id!r} cannot be judged by {component.label}: {failure.reason}"
+        if self.on_failure == "end":
+            raise UnavailableError(f"{what} (collector.judging.on_failure)")
+        logger.warning(
+            "a response cannot be judged: %s",
+            failure.reason,
+            extra={"prompt": prompt.prompt_id, "component": component.label, "outcome": failure.outcome.value},
+        )
+        if self.on_failure == "again":
+            raise UnjudgedError(what)
+
+
+def parts_of(component: Component, judgements: Sequence[Judgement]) -> list[RewardComponent]:
+    """The named parts of a component: itself, or `component.part` for each name that its verifier gave. Pure.
+
+    A part that a response was not given is 0 for it; failures stand with the first part.
+    """
+    names = list(dict.fromkeys(name for one in judgements if not isinstance(one, Failure) for name in one)) or [""]
+    failures = tuple(
+        JudgementFailure(index, one.outcome.value, one.reason)
+        for index, one in enumerate(judgements)
+        if isinstance(one, Failure)
+    )
+    return [
+        RewardComponent(
+            name=f"{component.label}.{name}" if name else component.label,
+            weight=component.weight,
+            scores=tuple(0.0 if isinstance(one, Failure) else one.get(name, 0.0) for one in judgements),
+            failures=failures if name == names[0] else (),
+        )
+        for name in names
+    ]
+
+
+def weighted_sums(parts: Sequence[RewardComponent], responses: int) -> tuple[float, ...]:
+    """The reward of each response. Pure."""
+    return tuple(sum(part.weight * part.scores[index] for part in parts) for index in range(responses))
 
 
 @asynccontextmanager
-async def open_judge(settings: CollectorSettings, observe: Observe = unobserved) -> AsyncIterator[Judge]:
+async def open_judge(
+    settings: CollectorSettings,
+    observe: Observe = unobserved,
+    observe_call: ObserveCall = call_unobserved,
+    use_proxy: bool = False,
+) -> AsyncIterator[Judge]:
     """The judge that the settings ask for, while the context is open.
 
     Raises TaskError or UnavailableError for a verifier that cannot be used, and UnavailableError when no worker starts.
     """
-    if is_quick(settings.task):
-        yield OwnJudge(open_verifier(settings.task))
-        return
-    async with JudgePool(settings.task, settings.judging, observe) as pool:
-        yield pool
+    sources = {source.effective_label: source for source in settings.task.each_source}
+    slow = {
+        (name, index): (component, source.datasets)
+        for name, source in sources.items()
+        for index, component in enumerate(source.effective_reward)
+        if not is_quick(component) and not isinstance(component, Service)
+    }
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(JudgePool(slow, settings.judging, observe)) if slow else None
+
+        async def opened(name: str, index: int, component: Component) -> JudgeComponent:
+            if isinstance(component, Service):
+                client = ServiceClient(component, use_proxy, observe, observe_call)
+                return (await stack.enter_async_context(client)).judge
+            if pool is not None and (name, index) in slow:
+                return _in_workers(pool, (name, index))
+            return judge_here(component.label, open_verifier(component), observe)
+
+        components = {
+            name: [(one, await opened(name, index, one)) for index, one in enumerate(source.effective_reward)]
+            for name, source in sources.items()
+        }
+        yield Panel(components, settings.judging.on_failure)
 
 
-def is_quick(task: TaskSettings) -> bool:
-    """Whether the verifier takes time in proportion to the response, whatever the response is.
+def _in_workers(pool: JudgePool, place: tuple[str, int]) -> JudgeComponent:
+    async def judge(prompt: Prompt, responses: Sequence[Response]) -> list[Judgement]:
+        return list(await asyncio.gather(*(pool.judge(place, prompt, response) for response in responses)))
 
-    A pattern of the user's may take exponential time, and the scorers of reasoning-gym parse and evaluate.
-    """
-    return all(
-        source.effective_verifier in ("exact_match", "last_step")
-        or (source.effective_verifier == "regular_expression" and source.pattern is None)
-        for source in task.each_source
-    )
+    return judge
+
+
+def judge_here(name: str, verifier: Verifier, observe: Observe = unobserved) -> JudgeComponent:
+    """Judges in this process, which stands still meanwhile. Only failures are told to `observe`."""
+
+    def judgement(prompt: Prompt, response: Response) -> Judgement:
+        began = time.monotonic()
+        try:
+            found = judgement_of(verifier(response, prompt))
+        except Exception as error:  # such as a prompt whose answer is not of the verifier's kind
+            found = Failure(Outcome.ERROR, f"{type(error).__name__}: {error}")
+        if isinstance(found, Failure):
+            observe(name, found.outcome, time.monotonic() - began)
+        return found
+
+    async def judge(prompt: Prompt, responses: Sequence[Response]) -> list[Judgement]:
+        return [judgement(prompt, response) for response in responses]
+
+    return judge

@@ -1,9 +1,9 @@
-"""A worker of the judging pool, `python -m ais.collector.judging.worker`: messages come on its standard input.
+"""A worker of the judging pool, run by `ais.collector.judging.keeper`: messages come on its standard input.
 
-A message is a length, 8 bytes little-endian, and a pickle: first {"task", "memory_megabytes"}, then (prompt, text,
-finish reason) for each response. The worker answers each with a line of JSON on its standard output: {"ready": true} or
-{"refused": why}, then {"reward": number} or {"failed": why}, where "memory" is a reason of its own. The pickles come
-from the process that started the worker; what the worker says is never unpickled.
+A message is a length, 8 bytes little-endian, and a pickle: first {"rewards", "memory_megabytes"}, then (source,
+component, prompt, response) for each judgement. The worker answers each with a line of JSON on its standard output:
+{"ready": true} or {"refused": why}, then {"scores": {name: number}} or {"failed": outcome, "reason": why}. The pickles
+come from the process that started the worker; what the worker says is never unpickled.
 """
 
 from __future__ import annotations
@@ -12,57 +12,87 @@ import json
 import os
 import pickle
 import resource
-import signal
 import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ais.collector.judging.judgement import Failure, Judgement, Outcome, judgement_of
+from ais.collector.judging.keeper import adopt_orphans
 from ais.collector.prompts.prompts import TaskError
-from ais.collector.settings import TaskSettings
-from ais.collector.tasks.verifiers import Verifier, open_verifier
-from ais.runtime.process import die_with_parent
+from ais.collector.rewards.opening import open_verifier
+from ais.collector.rewards.response import Verifier
+from ais.runtime.text import printable
 
-LONGEST_REASON = 500
+LONGEST_REASON = 400
 """Characters of an error that are told."""
+
+Verifiers = Mapping[tuple[str, int], Verifier]
+"""By source and place of the component in its reward."""
 
 
 def main() -> None:
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the collector, which ends us
-    requests, replies = sys.stdin.buffer, _own_replies()
+    adopt_orphans()
+    requests, replies = _own_streams()
     beginning = _read(requests)
     if beginning is None:
         return
     try:
-        verifier = open_verifier(TaskSettings.model_validate(beginning["task"]))
+        verifiers = {place: open_verifier(*settings) for place, settings in beginning["verifiers"].items()}
     except TaskError as error:
         _reply(replies, {"refused": str(error)})
         return
     _limit_memory(beginning["memory_megabytes"])
     _reply(replies, {"ready": True})
+    process = os.getpid()
     try:
         while (request := _read(requests)) is not None:
-            _reply(replies, _judge(verifier, *request))
+            source, component, prompt, response = request
+            judgement = _judge(verifiers[source, component], response, prompt)
+            if os.getpid() != process:
+                os._exit(0)  # a copy that a verifier forked and let return
+            if _left_processes():
+                judgement = Failure(Outcome.LEFT_PROCESSES, "the verifier started processes and left them running")
+            _reply(replies, _told(judgement))
     except MemoryError:
-        _reply(replies, {"failed": "memory"})
+        _reply(replies, {"failed": Outcome.MEMORY})
 
 
-def _judge(verifier: Verifier, prompt: Any, text: str, finish_reason: Any) -> dict[str, Any]:
+def _judge(verifier: Verifier, response: Any, prompt: Any) -> Judgement:
     try:
-        reward = verifier(text, prompt, finish_reason)
+        return judgement_of(verifier(response, prompt))
     except MemoryError:
         raise
-    except Exception as error:  # a verifier may be anybody's code
-        return {"failed": f"{type(error).__name__}: {str(error)[:LONGEST_REASON]}"}
-    return {"reward": reward if isinstance(reward, int | float) else repr(reward)[:LONGEST_REASON]}
+    except BaseException as error:  # a verifier may be anybody's code, and may call sys.exit
+        return Failure(Outcome.ERROR, f"the verifier raised {type(error).__name__}: {error}")
 
 
-def _own_replies() -> BinaryIO:
-    """Standard output for replies alone: whatever a verifier prints goes to standard error."""
-    replies = os.fdopen(os.dup(1), "wb")
+def _told(judgement: Judgement) -> dict[str, Any]:
+    if isinstance(judgement, Failure):
+        return {"failed": judgement.outcome, "reason": printable(judgement.reason, LONGEST_REASON)}
+    return {"scores": dict(judgement)}
+
+
+def _left_processes() -> bool:
+    """Whether a process that a verifier started still runs; those that have ended are reaped."""
+    while True:
+        try:
+            process, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if process == 0:
+            return True
+
+
+def _own_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Standard input and output for messages alone: a verifier reads nothing, and what it prints goes to standard
+    error. Processes that it starts do not have them."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
     os.dup2(2, 1)
-    return replies
+    return requests, replies
 
 
 def _limit_memory(megabytes: int) -> None:
@@ -86,7 +116,3 @@ def _read(requests: BinaryIO) -> Any:
 def _reply(replies: BinaryIO, reply: dict[str, Any]) -> None:
     replies.write(json.dumps(reply).encode() + b"\n")
     replies.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -29,7 +29,7 @@ LEAST_TEMPERATURE = 0.01
 
 
 class JudgingSettings(Section):
-    """How responses are judged by verifiers that may take long: a pattern of yours, the scorers of reasoning-gym.
+    """How responses are judged by verifiers that may take long: patterns and functions of yours, libraries.
 
     They run in worker processes; the others are quick whatever the response is and run in the collector."""
 
@@ -39,9 +39,24 @@ class JudgingSettings(Section):
     """A judgement that takes longer is stopped, its worker killed and replaced."""
     memory_megabytes: int = Field(default=2048, ge=16, le=1 << 24)
     """Memory that judging may take in a worker beyond what loading the verifier took. (Linux only.)"""
-    on_failure: Literal["zero", "end"] = "zero"
-    """A response whose judgement is stopped or fails gets the reward 0 and is counted in
-    `ais_collector_judgements_total`, or ends the run."""
+    on_failure: Literal["zero", "again", "end"] = "zero"
+    """A response whose judgement is stopped or fails is counted in `ais_collector_judgements_total`. Its component of
+    the reward is then 0, or its group starts again, or the run ends."""
+
+
+MOST_REDRAWS = 16
+"""Prompts of the reserve that each ordinal has. Another number would be another order of prompts."""
+
+
+class DynamicSamplingSettings(Section):
+    """Groups whose rewards are all equal teach nothing: others take their places (DAPO, arXiv 2503.14476)."""
+
+    redraws: int = Field(default=0, ge=0, le=MOST_REDRAWS)
+    """How often a group whose rewards are all equal is thrown away and another prompt drawn from the reserve. 0: never.
+    The last one is trained on whatever its rewards."""
+    component: str = ""
+    """The component of the reward whose scores must differ, such as the one of the answer where another punishes
+    length. Empty: the rewards."""
 
 
 RESERVED_ARGUMENTS = frozenset(
@@ -94,6 +109,8 @@ class CollectorSettings(Section):
     """Where prompts come from and how responses are judged."""
     judging: JudgingSettings = JudgingSettings()
     """How responses are judged by verifiers that may take long."""
+    dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
+    """Groups whose rewards are all equal teach nothing: others take their places."""
     prompt: PromptSettings = PromptSettings()
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()
@@ -114,6 +131,18 @@ class CollectorSettings(Section):
     """Address the metrics and health endpoints listen on."""
     http_port: Port = 0
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
+
+    @model_validator(mode="after")
+    def _component_is_there(self) -> Self:
+        wanted = self.dynamic_sampling.component.partition(".")[0]
+        for source in self.task.each_source:
+            known = [component.label for component in source.effective_reward]
+            if wanted and wanted not in known:
+                raise ValueError(
+                    f"dynamic_sampling.component: the reward of {source.effective_label} has no component {wanted}; it "
+                    f"has {', '.join(known)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _sampling_can_be_trained_on(self) -> Self:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.collector.settings.recipes import RecipeName, with_recipe
+from ais.collector.settings.rewards import Component, Reward, VerifierName, check_reward, needs_answer, single
 from ais.runtime.settings import Section
 
 LEAST_SHARE = 1e-3
 """The smallest share of a mixture that a source may have."""
 
-VerifierName = Literal["exact_match", "regular_expression", "reasoning_gym", "last_step"]
-
+ROW_TASKS = ("jsonl", "parquet", "huggingface", "python")
+"""Tasks that read rows."""
 WORKED_TASKS = ("sort_swaps", "sum_chain")
 """Tasks whose answers are written-out work: the tasks/worked package."""
 LEAST_DIGITS = 4
@@ -65,6 +68,8 @@ class ColumnSettings(Section):
 class SourceSettings(Section):
     """A source of prompts, and how responses to them are judged."""
 
+    recipe: RecipeName | None = None
+    """Sets what is customary for a benchmark, wherever nothing else is set here: dataset, columns, template, reward."""
     name: Literal[
         "sort", "sort_swaps", "sum_chain", "jsonl", "parquet", "huggingface", "reasoning_gym", "python", "mixture"
     ] = "sort"
@@ -117,16 +122,20 @@ class SourceSettings(Section):
     what the response ends in, after its last `,` or `;`, is what the answer ends in. `regular_expression`: what
     `pattern` captures is the answer, compared as a number where the answer is one. `reasoning_gym`: that library scores
     what `pattern` captures; a JSONL file then needs its metadata. None: `reasoning_gym` for the task of that name,
-    `last_step` for `sort_swaps` and `sum_chain`, else `exact_match`. See docs/data.md."""
+    `last_step` for `sort_swaps` and `sum_chain`, else `exact_match`. All of them: docs/rewards.md."""
     pattern: str | None = None
     r"""The last match counts: its first group that took part, or all of it where the pattern has no groups. None:
     `####\s*(\S+)` for `regular_expression`, `<answer>(.*?)</answer>` for `reasoning_gym`."""
+    reward: Reward = ()
+    """In the place of `verifier`: named components, whose weighted sum is the reward. Each has `verifier` (exact_match,
+    last_step, regular_expression, numeric, math_verify, multiple_choice, countdown, sudoku, json_schema, reasoning_gym,
+    format, overlong, function, service), and may have `name`, `weight` and the verifier's own keys: docs/rewards.md."""
 
     @property
     def effective_label(self) -> str:
         """What the source is called: the same in every process, whatever the files hold."""
-        if self.label is not None:
-            return self.label
+        if self.label is not None or self.recipe is not None:
+            return self.label or str(self.recipe)
         if self.name in ("jsonl", "parquet", "huggingface"):
             return self.dataset or _stem(self.file)
         if self.name == "python":
@@ -145,12 +154,48 @@ class SourceSettings(Section):
 
     @property
     def effective_verifier(self) -> VerifierName:
-        """The verifier that judges."""
+        """The verifier that judges where `reward` is empty."""
         if self.verifier is not None:
             return self.verifier
         if self.name == "reasoning_gym":
             return "reasoning_gym"
         return "last_step" if self.name in WORKED_TASKS else "exact_match"
+
+    @property
+    def effective_reward(self) -> tuple[Component, ...]:
+        """The components that judge."""
+        return self.reward or (single(self.effective_verifier, self.pattern),)
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether a prompt without an answer cannot be judged."""
+        return any(needs_answer(component) for component in self.effective_reward)
+
+    @property
+    def needs_reasoning_gym(self) -> bool:
+        """Whether prompts must have the metadata of that library."""
+        return any(component.verifier == "reasoning_gym" for component in self.effective_reward)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_its_recipe(cls, given: Any) -> Any:
+        return with_recipe(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _recipe_has_a_source(self) -> Self:
+        if self.recipe is not None and self.name not in ROW_TASKS:
+            raise ValueError(
+                f"the recipe {self.recipe} has no dataset of its own here, and reads rows: set collector.task.name to "
+                "jsonl, parquet, huggingface or python"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reward_is_said_once(self) -> Self:
+        if self.reward and (self.verifier is not None or self.pattern is not None):
+            raise ValueError("verifier and pattern belong to each component of the reward: [[collector.task.reward]]")
+        check_reward(self.effective_reward)
+        return self
 
     @model_validator(mode="after")
     def _source_is_given(self) -> Self:
@@ -166,7 +211,7 @@ class SourceSettings(Section):
             raise ValueError("task python needs collector.task.function, such as my_module:my_function")
         if self.name == "reasoning_gym" and not self.datasets:
             raise ValueError('task reasoning_gym needs collector.task.datasets, such as [{name = "chain_sum"}]')
-        if self.name in ("sort", *WORKED_TASKS) and self.effective_verifier == "reasoning_gym":
+        if self.name in ("sort", *WORKED_TASKS) and self.needs_reasoning_gym:
             raise ValueError(
                 f"the verifier reasoning_gym judges prompts of that library; {self.name} has none of its metadata"
             )
@@ -216,8 +261,10 @@ class TaskSettings(SourceSettings):
             raise ValueError('collector.task.name = "mixture" and [[collector.task.sources]] go together')
         if self.name != "mixture":
             return self
-        if self.verifier is not None or self.pattern is not None:
-            raise ValueError("verifier and pattern belong to each source of a mixture: [[collector.task.sources]]")
+        if self.verifier is not None or self.pattern is not None or self.reward:
+            raise ValueError(
+                "verifier, pattern and reward belong to each source of a mixture, in [[collector.task.sources]]"
+            )
         labels = Counter(source.effective_label for source in self.sources)
         if twice := [label for label, number in labels.items() if number > 1]:
             raise ValueError(f"two sources of the mixture are called {twice[0]}: give each a label of its own")

@@ -62,9 +62,8 @@ def _open_source(settings: SourceSettings, seed: int, splits: tuple[Split, ...],
         return tuple(SumChainTask(settings.terms, settings.digits, seed, split, label) for split in splits)
     if settings.name == "reasoning_gym":
         return tuple(ReasoningGymTask(settings.datasets, seed, split, fits, label) for split in splits)
-    judged_by_library = settings.effective_verifier == "reasoning_gym"
-    check = check_scorable if judged_by_library else None
-    reader = PromptReader.of(settings.columns, label, needs_answer=not judged_by_library, check=check)
+    check = check_scorable if settings.needs_reasoning_gym else None
+    reader = PromptReader.of(settings.columns, label, needs_answer=settings.needs_answer, check=check)
     if settings.name == "python":
         made = make(settings)
         if isinstance(made, Maker):

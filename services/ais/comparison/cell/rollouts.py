@@ -61,7 +61,7 @@ class Rollouts:
                     prompt_id=prompt.prompt_id,
                     prompt_token_ids=np.asarray(tokens, dtype=TOKEN_DTYPE),
                     trajectories=trajectories,
-                    rewards=await exercise.rewards(prompt, trajectories),
+                    rewards=(await exercise.judged(prompt, trajectories)).rewards,
                     task=prompt.source,
                     attempt=1,
                 )

@@ -98,8 +98,30 @@ class Trajectory(_message.Message):
     timings: Timings
     def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
+class JudgementFailure(_message.Message):
+    __slots__ = ("index", "outcome", "text")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    outcome: str
+    text: str
+    def __init__(self, index: _Optional[int] = ..., outcome: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class RewardComponent(_message.Message):
+    __slots__ = ("name", "weight", "scores", "failures")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weight: float
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    failures: _containers.RepeatedCompositeFieldContainer[JudgementFailure]
+    def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ..., failures: _Optional[_Iterable[_Union[JudgementFailure, _Mapping]]] = ...) -> None: ...
+
 class ScoredGroup(_message.Message):
-    __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer")
+    __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer", "components", "redraw")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +132,8 @@ class ScoredGroup(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    REDRAW_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     group_id: str
     ordinal: int
@@ -120,4 +144,6 @@ class ScoredGroup(_message.Message):
     task: str
     attempt: int
     answer: str
-    def __init__(self, schema_version: _Optional[int] = ..., group_id: _Optional[str] = ..., ordinal: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., rewards: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., attempt: _Optional[int] = ..., answer: _Optional[str] = ...) -> None: ...
+    components: _containers.RepeatedCompositeFieldContainer[RewardComponent]
+    redraw: int
+    def __init__(self, schema_version: _Optional[int] = ..., group_id: _Optional[str] = ..., ordinal: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., rewards: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., attempt: _Optional[int] = ..., answer: _Optional[str] = ..., components: _Optional[_Iterable[_Union[RewardComponent, _Mapping]]] = ..., redraw: _Optional[int] = ...) -> None: ...

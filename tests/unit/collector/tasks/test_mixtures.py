@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ais.collector.judging.judge import open_judge
 from ais.collector.prompts.prompts import Prompt, Split
-from ais.collector.settings import TaskSettings
+from ais.collector.settings import CollectorSettings, TaskSettings
 from ais.collector.tasks.mixture import LONGEST_PERIOD, TOLERANCE, Mixture, quotas
 from ais.collector.tasks.task import open_task
-from ais.collector.tasks.verifiers import open_verifier
-from ais.contracts.sampling import FinishReason
+from tests.support.judges import ended
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,13 @@ def test_a_mixture_from_settings_keeps_training_and_each_sources_evaluation_apar
         assert {source.prompt(ordinal).source for ordinal in range(9)} == {source.name}
 
 
-def test_each_sources_verifier_judges_its_prompts(tmp_path: Path) -> None:
+async def test_each_sources_verifier_judges_its_prompts(tmp_path: Path) -> None:
     numbers = {"name": "jsonl", "file": rows(tmp_path / "n.jsonl", "a", 10), "verifier": "regular_expression"}
-    verify = open_verifier(TaskSettings.model_validate({"name": "mixture", "sources": [numbers, {"name": "sort"}]}))
-    assert verify("#### 7", Prompt("1", "q", "7", source="n"), FinishReason.STOP) == 1.0
-    assert verify("#### 7", Prompt("1", "q", "7", source="sort16"), FinishReason.STOP) == 0.0
-    assert verify("7", Prompt("1", "q", "7", source="sort16"), FinishReason.STOP) == 1.0
+    task = TaskSettings.model_validate({"name": "mixture", "sources": [numbers, {"name": "sort"}]})
+    async with open_judge(CollectorSettings(task=task)) as judge:
+        responses = [ended("#### 7"), ended("7")]
+        assert (await judge.judge(Prompt("1", "q", "7", source="n"), responses)).rewards == (1.0, 0.0)
+        assert (await judge.judge(Prompt("1", "q", "7", source="sort16"), responses)).rewards == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
