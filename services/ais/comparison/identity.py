@@ -28,6 +28,7 @@ SECTIONS = (
     "collector.sampling",
     "trainer.objective",
     "trainer.optimizer",
+    "trainer.lora",
     "correction",
     "rollout.precision",
     "rollout.max_model_len",

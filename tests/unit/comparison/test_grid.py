@@ -106,7 +106,9 @@ def test_printed_settings_are_a_file_of_the_same_cells(tmp_path: Path) -> None:
     assert [cell.identity for cell in cells_of(again)] == [cell.identity for cell in cells_of(comparison)]
 
 
-@pytest.mark.parametrize("change", ["run.steps=4", "trainer.optimizer.learning_rate=1e-5", "run.groups_per_batch=4"])
+@pytest.mark.parametrize(
+    "change", ["run.steps=4", "trainer.optimizer.learning_rate=1e-5", "run.groups_per_batch=4", "trainer.lora.rank=4"]
+)
 def test_other_settings_make_another_cell(change: str) -> None:
     assert not is_same(cells()[0].identity, cells(change)[0].identity)
 

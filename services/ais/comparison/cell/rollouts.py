@@ -43,10 +43,9 @@ class Rollouts:
         self._batch: Batch | None = None
 
     @torch.inference_mode()
-    def serve(self, masters: Mapping[str, torch.Tensor], version: int) -> ServedPolicy:
-        """The BF16 rounding of `masters`, quantised as the precision says."""
-        snapshot = {name: weight.detach().bfloat16() for name, weight in masters.items()}
-        return ServedPolicy(rounded_weights(snapshot, self._architecture, self._precision), version, digest="")
+    def serve(self, weights: Mapping[str, torch.Tensor], version: int) -> ServedPolicy:
+        """`weights`, which are BF16, quantised as the precision says."""
+        return ServedPolicy(rounded_weights(dict(weights), self._architecture, self._precision), version, digest="")
 
     async def sample(self, policy: ServedPolicy, exercise: Exercise, draw: Draw) -> list[ScoredGroup]:
         """Scored groups in the order of the ordinals. Raises SamplingFailedError where log-probs are not finite."""

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from statistics import mean
 
+import torch
+
 from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.prompts.prompts import Split
 from ais.collector.settings import CollectorProcessSettings, ReplicaRoom
@@ -21,7 +23,10 @@ from ais.rollout.engines.torch_engine.batch import ServedPolicy
 from ais.settings import Settings
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
+from ais.trainer.learning.reference import load_reference
 from ais.trainer.policy.policy import Policy
+from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.ranks.sharding import gathered, load_policy
 from ais.trainer.settings import ProbeSettings, TrainerSettings
 
 HELD_OUT_SEED = 1
@@ -50,8 +55,10 @@ async def train(cell: Cell, progress: Progress) -> Course:
     async with AsyncExitStack() as stack:
         exercise = await stack.enter_async_context(open_exercise(_collector(settings, settings.run.seed), Split.TRAIN))
         held_out = await stack.enter_async_context(open_exercise(_collector(settings, HELD_OUT_SEED), Split.HELD_OUT))
-        policy = Policy.load(settings.run.model, "cpu")
-        learner = Learner(policy, settings.run, _unprobed(settings), settings.correction)
+        ranks, trainer = Ranks(torch.device("cpu")), _here(settings)
+        policy = load_policy(settings.run.model, trainer, ranks, settings.run.seed)
+        reference = load_reference(settings.run, trainer, policy, ranks)
+        learner = Learner(policy, settings.run, trainer, settings.correction, None, ranks, reference)
         examiner = _Examiner(settings, policy, held_out, course)
         batch, samples = settings.run.groups_per_batch, settings.run.samples_per_group
         newest = examiner.serve(0)
@@ -95,11 +102,15 @@ class _Examiner:
         self._course = course
 
     def serve(self, version: int) -> ServedPolicy:
-        return self.rollouts.serve(self._policy.masters, version)
+        return self.rollouts.serve(self._weights(), version)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """What the trainer would publish."""
+        return dict(gathered(self._policy, Ranks(torch.device("cpu"))))
 
     async def score(self, step: int, served: ServedPolicy, prompts: int) -> None:
         """Adds a point to the curves of both policies. `served` is the newest version, quantised."""
-        full = self._bf16.serve(self._policy.masters, step)
+        full = self._bf16.serve(self._weights(), step)
         prompts = min(prompts, self._held_out.task.distinct or prompts)
         draw = Draw(range(prompts), 1, self._sampling, HELD_OUT_SEED)
         for name, rollouts, policy in (("p", self._bf16, full), ("q", self.rollouts, served)):
@@ -116,5 +127,6 @@ def _collector(settings: Settings, seed: int) -> CollectorProcessSettings:
     )
 
 
-def _unprobed(settings: Settings) -> TrainerSettings:
+def _here(settings: Settings) -> TrainerSettings:
+    """The trainer's settings where nobody asks for a probe."""
     return settings.trainer.model_copy(update={"probe": ProbeSettings(sequences=0)})
