@@ -87,6 +87,7 @@ def test_printed_settings_are_a_file_that_gives_the_same_settings(tmp_path: Path
             "run.name=2025",
             "run.steps=7",
             "collector.sampling.stop_token_ids=[1, 2]",
+            "collector.task.verifier=regular_expression",
             'collector.task.pattern="ä\\n\\\\d"',
             'correction.rejections=[{statistic = "k1", upper = 0.5}]',
             "correction.mixing.mismatch_limit=inf",
@@ -111,7 +112,7 @@ def test_printed_settings_list_what_each_choice_allows() -> None:
     for choices, setting in (
         ("torch, vllm, replay", "engine"),
         ("bf16, e4m3, e5m2, e2m1, int8", "weights"),
-        ("exact_match, regular_expression, reasoning_gym", "verifier"),
+        ("exact_match, last_step, regular_expression, numeric", "verifier"),
         ("debug, info, warning, error", "level"),
         ("none, tis, mis", "method"),
         ("previous_batch, same_batch", "evaluation"),

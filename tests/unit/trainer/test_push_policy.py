@@ -126,6 +126,23 @@ def test_answers_to_an_upload_of_a_replica_that_left_and_came_back_are_not_taken
     assert policy.settled
 
 
+def test_a_base_whose_files_have_gone_is_asked_of_nobody_again() -> None:
+    policy = policy_of()
+    policy.offer(identity(1))
+    policy.look(fleet("a", version=1), 0.0)
+    (push,) = pushes(policy)
+    policy.served(push)
+    policy.offer(identity(2))
+    (push,) = pushes(policy)
+    assert push.base == identity(1)
+    policy.served(push)
+    policy.look(fleet("a", version=2), 0.0)
+    assert policy.kept == {identity(2)}
+    policy.look([*fleet("a", version=2), *fleet("b", version=1)], 0.0)
+    (push,) = pushes(policy)
+    assert push.base is None
+
+
 @dataclass
 class Peer:
     """What the test knows of a replica."""
@@ -164,7 +181,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.peers: dict[str, Peer] = {}
         self.joined = 0
         self.running: list[Push] = []
-        self.begun: set[int] = set()
+        self.begun: set[Push] = set()
         self.rounds, self.again_at = 0, math.inf
         self.made: set[MakeDelta] = set()
 
@@ -221,12 +238,15 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def bytes_are_ready(self, data: st.DataObject) -> None:
-        push = self.drawn(data)
+        self.are_ready(self.drawn(data))
+        self.act()
+
+    def are_ready(self, push: Push) -> None:
+        self.begun.add(push)
         self.policy.begun(push, self.now)
         for name in push.branch.below():
             if name in self.peers and self.peers[name].expects:
                 self.peers[name].expects_until = self.now + DEADLINE
-        self.act()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), outcome=st.sampled_from(["served", "failed", "overtaken", "tensor", "newer", "base", "form"]))
@@ -242,6 +262,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.release(push)
         match outcome:
             case "served":
+                if push not in self.begun:
+                    self.are_ready(push)
                 peer.serving = peer.believed = peer.confirmed = push.version
                 peer.aside = False
                 if push.version == self.newest:

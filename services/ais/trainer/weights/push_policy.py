@@ -373,3 +373,5 @@ class PushPolicy:
         wanted = {one.serving for one in replicas} | {one.passed for one in replicas if one.passed}
         wanted |= {one.push.version for one in replicas if one.push}
         self._bases = set(sorted((self._bases & wanted) - {self._newest})[-BASES:])
+        if self._base not in self._bases:
+            self._base = None
