@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ def test_a_replica_that_is_scaled_away_may_drain_before_it_is_killed(
     servers_end_within = STOP_SECONDS + 1 + STOP_GRACE_SECONDS
     for example in sorted((repository / "examples").glob("*/config.toml")):
         assert load(example).rollout.drain_seconds + servers_end_within < grace, example
+
+
+def test_the_image_is_built_from_all_that_the_wheel_contains(repository: Path) -> None:
+    wheel = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = wheel["tool"]["hatch"]["build"]["targets"]["wheel"]
+    sent = {line[1:] for line in (repository / ".dockerignore").read_text(encoding="utf-8").split() if line[0] == "!"}
+    assert {Path(path).parts[0] for path in (*wheel["packages"], *wheel["force-include"])} <= sent
 
 
 def test_a_replica_that_has_left_is_not_started_again(compose_file: dict[str, Any]) -> None:

@@ -295,7 +295,8 @@ class PushPolicy:
         return self._newest is not None and replica.settled != self._newest
 
     def _gets_delta(self, replica: _Replica) -> bool:
-        return self._base is not None and replica.serving == self._base and replica.whole != self._newest
+        base = self._base  # its files have gone when nobody serves it any more
+        return base is not None and base in self._bases and replica.serving == base and replica.whole != self._newest
 
     def _choose_base(self, newest: Identity, waiting: dict[str, _Replica]) -> None:
         """The newest version that a waiting replica serves is what most serve, or soon will."""
@@ -373,5 +374,3 @@ class PushPolicy:
         wanted = {one.serving for one in replicas} | {one.passed for one in replicas if one.passed}
         wanted |= {one.push.version for one in replicas if one.push}
         self._bases = set(sorted((self._bases & wanted) - {self._newest})[-BASES:])
-        if self._base not in self._bases:
-            self._base = None
