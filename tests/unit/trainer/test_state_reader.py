@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, BytesStorageMetadata, Metadata
 
 from ais.trainer.learning.state_reader import ForeignStateError, StateReader
 from ais.trainer.learning.training_state import load_training_state, save_training_state
@@ -102,3 +102,19 @@ def test_what_was_saved_is_loaded(state: Path) -> None:
     for name, weight in masters.items():
         assert torch.equal(weight, expected[name])
         assert set(optimizer.state[weight]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_what_an_early_python_3_11_saved_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until 3.11.4 a member of an enumeration was pickled as a call of getattr."""
+    monkeypatch.setattr(_MEM_FORMAT_ENCODING, "__reduce_ex__", lambda one, _protocol: (getattr, (type(one), one.name)))
+    masters, optimizer = trained()
+    save_training_state(tmp_path / "state", masters, optimizer).result()
+    assert b"getattr" in (tmp_path / "state" / ".metadata").read_bytes()
+    load_training_state(tmp_path / "state", *trained())
+
+
+@pytest.mark.parametrize("arguments", [(Path, "write_text"), (_MEM_FORMAT_ENCODING, "__class__"), (int, "from_bytes")])
+def test_getattr_of_anything_but_a_member_is_refused(state: Path, arguments: tuple[Any, str]) -> None:
+    rewrite(state, lambda index: index.state_dict_metadata.update({"masters.b": Call(getattr, *arguments)}))
+    with pytest.raises(ForeignStateError, match="names"):
+        load_training_state(state, *trained())
