@@ -33,3 +33,9 @@ def test_no_docstring_begins_with_of() -> None:
         and node.value.value.lstrip().startswith("Of ")
     ]
     assert found == []
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports a test file by its bare name: two of one name end a whole run at its collection."""
+    names = Counter(path.name for path in python_files() if path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
