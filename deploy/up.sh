@@ -9,10 +9,10 @@ compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@";
 
 # A registry that cannot be reached costs the dashboard, not the run.
 readonly GRAFANA=$(sed -n 's/^ *image: \(grafana.*\)/\1/p' docker-compose.yml)
-mapfile -t services < <(compose config --services)
+services=()
 if ! docker image inspect "$GRAFANA" >/dev/null 2>&1 && ! docker pull --quiet "$GRAFANA" >/dev/null 2>&1; then
   echo "$GRAFANA cannot be pulled: the stack comes up without its dashboard"
-  mapfile -t services < <(printf '%s\n' "${services[@]}" | grep -v '^grafana$')
+  services=(redis prepare rollout trainer collector evaluation prometheus)
 fi
 
 if ! compose up --detach --build "${services[@]}"; then
@@ -21,11 +21,11 @@ if ! compose up --detach --build "${services[@]}"; then
 fi
 
 at() { compose port "$@" 2>/dev/null || true; }
-[[ " ${services[*]} " != *" grafana "* ]] || echo "dashboard:   http://$(at grafana 3000)"
+[ ${#services[@]} -gt 0 ] || echo "dashboard:      http://$(at grafana 3000)"
 cat <<EOT
-measurements: http://$(at prometheus 9090)
-its log:      docker compose logs --follow trainer
-its report:   make report   (any time; the final one when training has ended)
-more replicas: docker compose up --detach --scale rollout=4
-end it:       make down
+measurements:   http://$(at prometheus 9090)
+its log:        docker compose logs --follow trainer
+its report:     make report, at any time; the final one when the training is evaluated
+more replicas:  docker compose up --detach --scale rollout=4 ${services[*]}
+end it:         make down
 EOT

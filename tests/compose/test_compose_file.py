@@ -121,7 +121,7 @@ def test_each_replica_has_a_gpu_of_its_own_and_all_else_in_common(repository: Pa
 
     first, *others = "rollout", "rollout-2", "rollout-3"
     assert [gpus(one) for one in ("trainer", first, *others)] == [["0"], ["1"], ["2"], ["3"]]
-    own = {"build", "deploy", "networks", "profiles"}
+    own = {"build", "deploy", "networks", "profiles", "scale"}
     for other in others:
         left, right = ({k: v for k, v in services[one].items() if k not in own} for one in (first, other))
         assert left == right
