@@ -255,6 +255,11 @@ class TaskSettings(SourceSettings):
         """The sources of a mixture, in their order; else this one alone."""
         return self.sources if self.name == "mixture" else (self,)
 
+    @property
+    def component_labels(self) -> frozenset[str]:
+        """The names of the components of all sources' rewards."""
+        return frozenset(component.label for source in self.each_source for component in source.effective_reward)
+
     @model_validator(mode="after")
     def _mixture_can_be_drawn_from(self) -> Self:
         if (self.name == "mixture") != bool(self.sources):
