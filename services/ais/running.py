@@ -133,7 +133,7 @@ def _resumed_settings(directory: RunDirectory, overrides: list[str]) -> Settings
     place = {"name": directory.name, "directory": directory.path.parent}
     before, after = (one.model_copy(update={"run": one.run.model_copy(update=place)}) for one in (before, after))
     check_resumable(before, after)
-    data = check_before_start(after, directory.data.read_text("utf-8") if directory.data.exists() else None)
+    data = check_before_start(after, directory.data.read_text(encoding="utf-8") if directory.data.exists() else None)
     write_settings(after, directory)
     replace_file(directory.data, data)
     return after

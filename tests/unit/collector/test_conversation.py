@@ -34,7 +34,7 @@ def test_what_was_said_before_stands_in_the_template_until_another_begins(tmp_pa
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PolicyTokenizer:
-    """Of bytes: most characters beyond ASCII are several tokens."""
+    """Works on bytes: most characters beyond ASCII are several tokens."""
     return open_tokenizer(families()["smollm3"].write(tmp_path_factory.mktemp("model") / "model"), PromptSettings())
 
 

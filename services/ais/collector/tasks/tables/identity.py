@@ -1,7 +1,7 @@
 """Which data a run was begun with: a digest of each file that its prompts are read from.
 
-Every byte of every file is hashed (BLAKE3), about 2 GB a second of one core. That is under 1% of the time in which JSONL
-is checked before a run starts.
+Every byte of every file is hashed (BLAKE3), about 2 GB a second of one core. That is under 1% of the time in which
+JSONL is checked before a run starts.
 """
 
 from __future__ import annotations
