@@ -117,7 +117,7 @@ def no_safetensors(version: Version, sent: Path) -> None:
 def changed(change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> Callable[[Version, Path], None]:
     def damage(version: Version, sent: Path) -> None:
         with safe_open(sent, framework="pt") as opened:
-            metadata = dict(opened.metadata())
+            metadata = dict(opened.metadata() or {})
         tensors = load_file(sent)
         change(tensors, metadata)
         save_file(tensors, sent, metadata)
