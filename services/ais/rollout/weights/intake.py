@@ -137,8 +137,9 @@ class WeightIntake:
     def _check_envelope(self, offer: Offer) -> None:
         if self.draining:
             raise WeightsRefusedError("replica", "is draining and takes no new weights", 503)
-        if offer.encoding not in (known := ("full", "delta", *([ADAPTER] if self._model else []))):
-            raise WeightsRefusedError("encoding", f"expected {' or '.join(known)}, got {offer.encoding!r}", 415)
+        encodings = ("full", "delta", *([ADAPTER] if self._model else []))
+        if offer.encoding not in encodings:
+            raise WeightsRefusedError("encoding", f"expected {' or '.join(encodings)}, got {offer.encoding!r}", 415)
         description = self._engine.describe()
         if offer.form not in description.forms:
             known = ", ".join(sorted(description.forms))

@@ -96,7 +96,7 @@ class Policy:
     @torch.no_grad()
     def weight(self, name: str) -> torch.Tensor:
         """One of them, in BF16; a DTensor when the policy is sharded."""
-        weight = self.model.get_parameter(name).detach().to(torch.bfloat16)
+        weight: torch.Tensor = self.model.get_parameter(name).detach().to(torch.bfloat16)
         if self.adapters is None:
             return weight
         return self.adapters.merged(name, weight.cpu() if self.merges_as_replicas else weight)
