@@ -46,6 +46,8 @@ class Parser:
     metadata: dict[str, Any] = field(default_factory=dict)
     own_attacks: dict[str, str] = field(default_factory=dict)
     """Whole responses."""
+    most: float = 0.0
+    """What a wrong answer may be worth."""
 
     @property
     def prompt(self) -> Prompt:
@@ -130,6 +132,8 @@ WHATEVER_IT_SAYS = {"overlong"}
 BOMBS = ("10**10**10", "9^{9^{9^{9}}}", "(10^{10})!")
 """What nobody can compute."""
 BOMB_SECONDS = 2.0
+GENEROSITY = 0.01
+"""What reasoning-gym may give to a long answer with the right one somewhere in it: a fraction, by its own rules."""
 
 
 def attacks(parser: Parser) -> Iterator[tuple[str, str]]:
@@ -167,7 +171,7 @@ def reasoning_gym() -> tuple[dict[str, Any], Parser, Prompt]:
     pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
     task = {"name": "reasoning_gym", "datasets": [{"name": "chain_sum"}]}
     prompt = open_task(TaskSettings.model_validate(task), 0, Split.TRAIN).prompt(0)
-    return task, Parser(prompt.answer, str(int(prompt.answer) + 1), tagged), prompt
+    return task, Parser(prompt.answer, str(int(prompt.answer) + 1), tagged, most=GENEROSITY), prompt
 
 
 @asynccontextmanager
@@ -222,9 +226,9 @@ async def test_no_verifier_is_gamed(verifier: str) -> None:
         assert {best, *gamed, *blown} == {best}
         return
     assert best == 1.0
-    assert {name: reward for name, reward in zip(tried, gamed, strict=True) if reward > 0.0} == {}
+    assert {name: reward for name, reward in zip(tried, gamed, strict=True) if reward > parser.most} == {}
     assert failures == {}
-    assert max(blown) == 0.0
+    assert max(blown) <= parser.most
     assert set(bombs.values()) <= {Outcome.OVERTIME, Outcome.MEMORY}
     if is_quick(TaskSettings.model_validate(task).effective_reward[0]):
         assert used < QUICK_SECONDS
