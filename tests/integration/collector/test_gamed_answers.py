@@ -30,7 +30,7 @@ SOLVED = "1234341221434321"
 FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 QUICK_SECONDS = 3.0
-"""Of the processor, for all attacks together: what is judged in the collector's loop must not stop it."""
+"""Processor time for all attacks together: what is judged in the collector's loop must not stop it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ PARSERS = {
             "an interval": boxed("[42, 43]"),
             "an alternative": boxed(r"42 \text{ or } 43"),
             "an inequality": boxed("41 < 42"),
-            "boxes in a box": boxed(r"43\boxed{42"),
+            "a box in a box": boxed(r"42\boxed{43"),
             "recursion": boxed(r"\def\a{\a\a}\a"),
         },
     ),
