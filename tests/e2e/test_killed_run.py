@@ -109,7 +109,7 @@ def has_uncommitted_steps(run: Run, at_least: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_what_is_trained_is_the_same_after_kills_of_everything(config: Path, tmp_path: Path) -> None:
     calm_place, killed_place = tmp_path / "calm", tmp_path / "killed"
     for place in (calm_place, killed_place):

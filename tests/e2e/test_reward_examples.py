@@ -36,7 +36,7 @@ def total(run: Run, name: str, steps: slice = slice(None)) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_ends_well_whose_verifiers_do_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES / "flaky_verifier"))
     import flaky  # type: ignore[import-not-found]
@@ -71,7 +71,7 @@ def test_a_run_ends_well_whose_verifiers_do_all_that_is_wrong(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_mixture_is_drawn_again_where_its_groups_teach_nothing(tmp_path: Path) -> None:
     settings = {"collector.dynamic_sampling.redraws": 1}
     with started(EXAMPLES / "dynamic_sampling" / "config.toml", tmp_path, settings) as run:
@@ -100,7 +100,7 @@ def reward_service(port: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_service_elsewhere_judges_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES / "reward_service"))
     monkeypatch.setenv("REWARD_SERVICE_TOKEN", "a-secret-of-the-test")
@@ -127,7 +127,7 @@ def test_a_service_elsewhere_judges_a_whole_run(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_word_problems_judged_by_math_verify_train_towards_a_reference(tmp_path: Path) -> None:
     """The settings of the example, for the demo's policy: its problems are digits, and its answers have no box."""
     problems = tmp_path / "problems.jsonl"

@@ -34,7 +34,7 @@ SMALL: Mapping[str, object] = {
     "trainer.samples_per_step": 32,
 }
 """Settings of a short run that keeps every response."""
-SECONDS = 280
+SECONDS = 560
 """A run that takes longer hangs."""
 
 Figures = dict[str, float]

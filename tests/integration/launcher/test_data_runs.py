@@ -18,7 +18,7 @@ def samples_of(example: str, directory: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_example_of_own_data_runs(tmp_path: Path) -> None:
     samples = samples_of("own_data", tmp_path)
     assert len(samples) == 2 * 4 * 4
@@ -26,7 +26,7 @@ def test_the_example_of_own_data_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_example_of_a_mixture_runs_and_trains_on_both_its_sources(tmp_path: Path) -> None:
     samples = samples_of("mixture", tmp_path)
     written = (EXAMPLES / "own_data" / "problems.jsonl").read_text("utf-8")
