@@ -22,16 +22,17 @@ from ais.trainer.settings import WITHOUT_PEFT
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def check_before_start(settings: Settings) -> None:
+def check_before_start(settings: Settings, data: str | None = None) -> str:
     """Raises SettingsError or UnavailableError for a model, a task file, a tokenizer or a tracker that cannot be used.
 
-    Raises ProcessFailedError when looking at them fails for another reason.
+    Raises ProcessFailedError when looking at them fails for another reason. Gives which data files there are, as
+    JSON; `data` is what it gave when the run began: SettingsError where their content is another one now.
     """
     check_trackers(settings)
     check_model(settings)
     if settings.trainer.lora.rank and find_spec("peft") is None:
         raise UnavailableError(WITHOUT_PEFT)
-    _check_prompts(settings)
+    return _check_prompts(settings, data)
 
 
 def check_trackers(settings: Settings) -> None:
@@ -77,14 +78,17 @@ def _what_to_do(model: Path) -> str:
     return ": there is no such directory (`ais warmstart` makes the demo's, launcher.warm_start others)"
 
 
-def _check_prompts(settings: Settings) -> None:
+def _check_prompts(settings: Settings, data: str | None) -> str:
     with TemporaryDirectory(prefix="ais-check-") as directory:
-        file = Path(directory) / "config.toml"
+        file, data_file = Path(directory) / "config.toml", Path(directory) / "data.json"
         save(settings, file)
-        command = module("ais.collector.check", "-c", str(file))
+        if data is not None:
+            data_file.write_text(data, encoding="utf-8")
+        command = module("ais.collector.check", "-c", str(file), "--data", str(data_file))
         ended = subprocess.run(
             command, env=service_environment(), stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, check=False
         )
+        found = data_file.read_text(encoding="utf-8") if ended.returncode == 0 else ""
     said = ended.stderr.decode("utf-8", errors="replace").strip().removeprefix("ais: ")
     if ended.returncode == EXIT_SETTINGS:
         raise SettingsError(said)
@@ -92,6 +96,7 @@ def _check_prompts(settings: Settings) -> None:
         raise UnavailableError(said)
     if ended.returncode:
         raise ProcessFailedError(f"looking at the prompts failed:\n{said}", EXIT_FAILED)
+    return found
 
 
 def located(path: Path) -> str:

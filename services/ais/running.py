@@ -25,6 +25,7 @@ from ais.launcher.run import Plan, run
 from ais.launcher.tracking.run import write_tracked_run
 from ais.resuming import check_resumable
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.files import replace_file
 from ais.runtime.network.redis import RedisUnreachableError
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
@@ -51,7 +52,7 @@ def begin(
     try:
         if code := make_missing_model(settings):
             return None, code
-        check_before_start(settings)
+        data = check_before_start(settings)
         directory = fresh_run_directory(settings.run.directory, settings.run.name)
     except FAILURES as error:
         return None, tell(error)
@@ -61,6 +62,7 @@ def begin(
     def own_settings() -> Settings:
         own = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
         write_settings(own, directory)
+        replace_file(directory.data, data)
         return own
 
     return directory, _drive(directory, own_settings, beside(directory) if beside else None)
@@ -131,8 +133,9 @@ def _resumed_settings(directory: RunDirectory, overrides: list[str]) -> Settings
     place = {"name": directory.name, "directory": directory.path.parent}
     before, after = (one.model_copy(update={"run": one.run.model_copy(update=place)}) for one in (before, after))
     check_resumable(before, after)
-    check_before_start(after)
+    data = check_before_start(after, directory.data.read_text(encoding="utf-8") if directory.data.exists() else None)
     write_settings(after, directory)
+    replace_file(directory.data, data)
     return after
 
 

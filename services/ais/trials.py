@@ -91,10 +91,11 @@ def evaluate_settings(settings: Settings, prompts: int, records: Path | None = N
         for precision, scores in results.evaluations.items():
             used = scores[0].prompts
             print(f"reward {scores[0]}  ({precision}, {used} held-out prompts, temperature {temperature:g})")
-        for line in read_records(directory.evaluations) if settings.evaluation.samples > 1 else ():
-            for source in map(SourceScore.model_validate, line["sources"]):
-                passed = "  ".join(f"pass@{k} {estimate}" for k, estimate in source.passed.items())
-                print(f"{source.source}: reward {source.reward}  {passed}  (95% intervals)")
+        for line in read_records(directory.evaluations):
+            sources = [SourceScore.model_validate(source) for source in line["sources"]]
+            for source in sources:
+                if settings.evaluation.samples > 1 or len(sources) > 1 or len(source.components) > 1:
+                    print(_source_line(source))
         return 0
 
     with TemporaryDirectory(prefix="ais-eval-") as parent:
@@ -106,6 +107,14 @@ def evaluate_settings(settings: Settings, prompts: int, records: Path | None = N
             return run_cancellable(main())
         except FAILURES as error:
             return tell(error)
+
+
+def _source_line(score: SourceScore) -> str:
+    """Reward, pass@k and the components of the reward, where it has several."""
+    figures = {"reward": score.reward} | {f"pass@{k}": estimate for k, estimate in score.passed.items()}
+    figures |= score.components if len(score.components) > 1 else {}
+    said = "  ".join(f"{name} {estimate}" for name, estimate in figures.items())
+    return f"{score.source}: {said}  (95% intervals)"
 
 
 def chat_with(settings: Settings) -> int:

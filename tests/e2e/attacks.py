@@ -256,7 +256,7 @@ class _Rogue(rollout_pb2_grpc.RolloutServicer):
     async def Describe(  # noqa: N802
         self, request: rollout_pb2.DescribeRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.DescribeResponse:
-        answer: rollout_pb2.DescribeResponse = await self._honest.Describe(request, timeout=5)
+        answer: rollout_pb2.DescribeResponse = await self._honest.Describe(request, timeout=30)
         answer.replica_id = self._name
         return answer
 
@@ -282,7 +282,7 @@ def rogue(generate: Generate) -> Attack:
             await server.start()
             registry = ReplicaRegistry(target.redis, target.keys)
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(180):
                     while not servicer.asked.is_set():
                         newest = (await target.replicas())[0]
                         change = {"replica_id": name, "grpc_address": f"127.0.0.1:{port}", "engine": "rogue"}

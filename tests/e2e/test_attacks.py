@@ -15,7 +15,7 @@ SETTINGS = ("run.steps=100000", "launcher.evaluation_prompts=0", "trainer.checkp
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_run_under_attack_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     with ais_run(tmp_path, *SETTINGS) as process:
         wait_for(lambda: len(steps(tmp_path)) >= 2, process)

@@ -81,6 +81,7 @@ def evaluation_result(step: int, **rewards: float) -> EvaluationResult:
                 samples=1,
                 reward=Estimate(mean=reward, interval=0.1),
                 passed={1: Estimate(mean=reward, interval=0.1)},
+                components={"answer": Estimate(mean=reward, interval=0.1), "length": Estimate(mean=-0.5, interval=0.0)},
                 response_length_mean=7.0,
                 truncated_share=0.0,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from ais.settings import load
 
 ELSEWHERE = ("function", "service")
 """Verifiers of other processes."""
-CONFIGS = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "examples").glob("*/config.toml"))
 
 PROMPT_TOKENS = 16
 """At least, of the examples with written-out work."""
@@ -59,6 +61,16 @@ def test_an_examples_responses_fit_its_replicas(config: Path) -> None:
     assert settings.run.samples_per_group <= settings.rollout.slots
     assert settings.collector.task.work_tokens <= settings.rollout.max_model_len
     assert settings.collector.task.work_tokens <= settings.collector.sampling.max_new_tokens + PROMPT_TOKENS
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.parent.name)
+def test_an_example_has_a_readme_whose_commands_name_its_own_settings(config: Path) -> None:
+    text = (config.parent / "README.md").read_text(encoding="utf-8")
+    named = {Path(name) for name in re.findall(r"(?<=-c )examples/\S+\.toml", text)}
+    assert config.relative_to(ROOT) in named
+    assert all((ROOT / name).is_file() for name in named)
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert all((config.parent / link).is_file() for link in links)
 
 
 def test_there_are_examples() -> None:

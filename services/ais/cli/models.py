@@ -66,8 +66,8 @@ def chat(
 ) -> None:
     """Talk to a saved model in the terminal, through a rollout replica, in its chat template where it has one.
 
-    A run is talked to with its own settings: its final model, or its newest checkpoint. Each answer is shown when it is
-    whole. Ctrl-D or Ctrl-C ends the conversation and every process.
+    A run is talked to with its own settings: its final model, or its newest checkpoint. Each answer appears as it is
+    sampled. Ctrl-D or Ctrl-C ends the conversation and every process.
 
         ais chat demo
         ais chat runs/demo/checkpoints/best --precision e4m3 --temperature 0.3

@@ -3,8 +3,7 @@
     python -m ais.collector.chat -c FILE --replica HOST:PORT
 
 Each line that is typed is a message of the user. With a chat template the conversation goes on, and /new begins
-another; without one each line is a prompt by itself. An answer is shown when it is whole, as the generation API sends
-it.
+another; without one each line is a prompt by itself. An answer appears as it is sampled, where the replica can stream.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ import argparse
 import asyncio
 import secrets
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,37 @@ from ais.runtime.text import escaped
 DESCRIBE_SECONDS = 60.0
 ANSWER_SECONDS = 600.0
 """The longest that one answer may take."""
+INCOMPLETE = "\ufffd"
+"""What a decoder writes for the first bytes of a character."""
 NEW = "/new"
 """The line that begins another conversation."""
+
+
+class GrowingText:
+    """Text of tokens that come one after another. What is shown once stays: a character whose bytes are spread over
+    several tokens is shown when the last of them has come."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self.shown = ""
+
+    def grown(self, token_ids: Sequence[int]) -> str:
+        """What more there is to show after these tokens."""
+        self._tokens += token_ids
+        return self._rest(self._decode(self._tokens).rstrip(INCOMPLETE))
+
+    def ended(self, token_ids: Sequence[int]) -> str:
+        """What more there is to show, where these are all tokens of the text."""
+        text = self._decode(token_ids)
+        rest, self.shown = self._rest(text), text
+        return rest
+
+    def _rest(self, text: str) -> str:
+        if not text.startswith(self.shown):
+            return ""
+        rest, self.shown = text[len(self.shown) :], text
+        return rest
 
 
 class Conversation:
@@ -52,14 +82,13 @@ class Conversation:
         self._messages.append({"role": "user", "content": text})
         return tokens
 
-    def answered(self, trajectory: Trajectory) -> str:
-        """The text of the answer."""
-        tokens = trajectory.token_ids.tolist()
-        if trajectory.finish_reason is FinishReason.STOP:
-            tokens = tokens[:-1]
-        text = self._tokenizer.decode_response(tokens)
+    def text_so_far(self) -> GrowingText:
+        """The text of the answer that is about to come."""
+        return GrowingText(self._tokenizer.decode_response)
+
+    def answered(self, text: str) -> None:
+        """The whole answer was that."""
         self._messages.append({"role": "assistant", "content": text})
-        return text
 
     def unanswered(self) -> None:
         """The last question gets no answer, and is forgotten."""
@@ -86,8 +115,7 @@ def converse(settings: CollectorProcessSettings, address: str) -> None:
             if line == NEW:
                 conversation.begin_again()
             elif line:
-                answer = runner.run(_answer(client, conversation, line, settings.collector.sampling, bounds))
-                print(answer, flush=True)
+                runner.run(_answer(client, conversation, line, settings.collector.sampling, bounds))
         runner.run(client.close())
 
 
@@ -105,16 +133,31 @@ async def _answer(
     line: str,
     sampling: SamplingParameters,
     bounds: TrajectoryBounds,
-) -> str:
-    """The answer, or why there is none."""
-    tokens = conversation.asked(line)
+) -> None:
+    """Shows the answer as it grows, and a line's end; or why there is none."""
+    prompt, text = conversation.asked(line), conversation.text_so_far()
     seeded = sampling.model_copy(update={"seed": secrets.randbits(62)})
+    name = f"chat-{secrets.token_hex(8)}"
     try:
-        (trajectory,) = await client.generate(f"chat-{secrets.token_hex(8)}", tokens, 1, seeded, bounds, ANSWER_SECONDS)
+        async with aclosing(client.stream(name, prompt, seeded, bounds, ANSWER_SECONDS)) as answer:
+            async for news in answer:
+                _show(text.ended(_tokens_of(news)) if isinstance(news, Trajectory) else text.grown(news))
     except GenerationError as error:
         conversation.unanswered()
-        return f"(no answer: {error})"
-    return escaped(conversation.answered(trajectory), keep="\n\t")
+        _show(f"{text.shown and ' '}(no answer: {error})")
+    else:
+        conversation.answered(text.shown)
+    print(flush=True)
+
+
+def _tokens_of(trajectory: Trajectory) -> list[int]:
+    """Without the stop token, which not every tokenizer calls special."""
+    tokens: list[int] = trajectory.token_ids.tolist()
+    return tokens[:-1] if trajectory.finish_reason is FinishReason.STOP else tokens
+
+
+def _show(text: str) -> None:
+    print(escaped(text, keep="\n\t"), end="", flush=True)
 
 
 def main() -> None:

@@ -203,8 +203,7 @@ class Collector:
         self._attempts[ordinal].published()
         self._metrics.groups.labels("published" if published else "duplicate").inc()
         self._metrics.group_seconds.observe(time.monotonic() - assignment.started)
-        self._metrics.reward.set(sum(group.rewards) / len(group.rewards))
-        self._metrics.tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
+        self._metrics.published(group)
         self._changed.set()
 
     def _redraw(self, group: ScoredGroup) -> None:

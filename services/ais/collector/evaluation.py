@@ -5,7 +5,7 @@
 
 Without checkpoints the replica's own policy is scored. Each checkpoint is a Hugging Face directory of
 safetensors; the number at the end of its name (step-000040) is its step and must rise. Writes one JSON line for
-each: {"step", "precision", "reward_mean", "reward_standard_error", "prompts", "sources"}.
+each: {"step", "precision", "reward_mean", "reward_standard_error", "reward_components", "prompts", "sources"}.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import httpx
 
 from ais.collector.evaluating.questions import Asking, Question, Sample, questions_of, scores_of
 from ais.collector.evaluating.records import write_records
+from ais.collector.evaluating.statistics import components_of
 from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
@@ -55,6 +56,8 @@ class Score:
     precision: str
     reward_mean: float
     reward_standard_error: float
+    reward_components: dict[str, float]
+    """Mean score by named component, over the prompts that have it."""
     prompts: int
     sources: list[dict[str, Any]]
     """The same by source, with pass@k: `ais.contracts.evaluation.results.SourceScore`."""
@@ -114,6 +117,7 @@ async def score(
         precision=str(Precision.from_proto(description.precision)),
         reward_mean=statistics.fmean(rewards),
         reward_standard_error=spread / math.sqrt(len(rewards)),
+        reward_components={name: one.mean for name, one in components_of([one.answered for one in samples]).items()},
         prompts=len(samples),
         sources=[one.model_dump(mode="json") for one in scores_of(questions, samples, wanted.pass_reward)],
     )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import CollectorRegistry
 
+from ais.collector.judging.means import ComponentMeans, ComponentNames
+from ais.contracts.evaluation.results import EvaluationResult
+from ais.contracts.trajectory import ScoredGroup
 from ais.runtime.metrics import Meter
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -14,8 +19,11 @@ _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 class CollectorMetrics:
     """One object for each registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, components: Collection[str] = (), batch: int = 1) -> None:
+        """`components`: the names that the settings give to parts of the reward. `batch`: groups in one."""
         meter = Meter(registry)
+        self._names = ComponentNames(components)
+        self._means = ComponentMeans(self._names, batch)
         self.groups = meter.counter(
             "ais_collector_groups",
             "Groups by outcome: published, duplicate (its ordinal was in the queue already); started again: failed, "
@@ -59,8 +67,21 @@ class CollectorMetrics:
             "How late the event loop was: what was due waited for so long because something else was computed.",
             buckets=_LAG_SECONDS,
         )
-        self.reward = meter.gauge("ais_collector_reward_mean", "Mean reward of the last published group.")
-        self.tokens = meter.counter("ais_collector_response_tokens", "Response tokens in published groups.")
+        self._reward = meter.gauge("ais_collector_reward_mean", "Mean reward of the last published group.")
+        self._tokens = meter.counter("ais_collector_response_tokens", "Response tokens in published groups.")
+        self._components = meter.gauge(
+            "ais_reward_component_mean",
+            "Mean score of each named component of the rewards, over the newest groups, as many as a batch has. NaN: "
+            "none was judged yet.",
+            ["component"],
+        )
+        for component in components:
+            self._components.labels(component).set(float("nan"))
+        self._evaluated_components = meter.gauge(
+            "ais_evaluation_component_mean",
+            "Mean score of each named component in the last evaluation while training.",
+            ["source", "component"],
+        )
         self.evaluations = meter.counter("ais_collector_evaluations", "Evaluations while training that have ended.")
         self.evaluation_responses = meter.counter(
             "ais_collector_evaluation_responses", "Responses to held-out prompts, while training."
@@ -94,6 +115,21 @@ class CollectorMetrics:
         )
         self.redrawn_sequences = meter.counter("ais_collector_redrawn_sequences", "Responses in those groups.")
         self.redrawn_tokens = meter.counter("ais_collector_redrawn_tokens", "Response tokens in those groups.")
+
+    def published(self, group: ScoredGroup) -> None:
+        """A group is in the queue."""
+        self._reward.set(sum(group.rewards) / len(group.rewards))
+        self._tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
+        for component, mean in self._means.take(group.components).items():
+            self._components.labels(component).set(mean)
+
+    def evaluated(self, result: EvaluationResult) -> None:
+        """An evaluation has ended."""
+        self.evaluations.inc()
+        for score in result.sources:
+            for component, estimate in score.components.items():
+                if self._names.admits(component):
+                    self._evaluated_components.labels(score.source, component).set(estimate.mean)
 
     def judged(self, component: str, outcome: str, seconds: float) -> None:
         """A worker or a service has judged a response, or failed to."""

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
     registry = service_registry("collector")
-    metrics = CollectorMetrics(registry)
+    metrics = CollectorMetrics(registry, settings.collector.task.component_labels, settings.run.groups_per_batch)
     keys = Keys(settings.run.name)
     async with AsyncExitStack() as stack:
         exercise = await stack.enter_async_context(

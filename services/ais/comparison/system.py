@@ -94,7 +94,10 @@ async def _ended(command: Sequence[str]) -> int:
 
 
 def record_of(cell: Cell, results: Results) -> Record:
-    """What a finished run says, as the record of its cell. Raises RunFailedError where its policies have no scores."""
+    """What a finished run says, as the record of its cell. Checkpoints that an interruption left do not count.
+
+    Raises RunFailedError where its policies have no scores.
+    """
     steps: dict[str, Column] = {"step": results.column("step")}  # type: ignore[dict-item]
     for name in STEP_FIGURES:
         steps[name] = [_number(record.get(name)) for record in results.steps]
@@ -108,7 +111,8 @@ def record_of(cell: Cell, results: Results) -> Record:
         raise RunFailedError(f"its policies were not scored{': ' if reason else ''}{reason}")
     full = {score.step: score.reward_mean for score in scores.pop(BF16)}
     quantised = {score.step: score.reward_mean for column in scores.values() for score in column} or full
-    points = sorted(full.keys() & quantised.keys())
+    every, last = cell.compare.evaluate_every, cell.settings.run.steps
+    points = [step for step in sorted(full.keys() & quantised.keys()) if step % every == 0 or step == last]
     evaluations: Mapping[str, Column] = {
         "step": [*points],
         "p": [full[step] for step in points],

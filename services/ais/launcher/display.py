@@ -179,6 +179,8 @@ def score_line(score: Mapping[str, Any]) -> str:
         f"{name} {score[name]:.3f} ± {score[f'{name}_interval']:.3f}" for name in score if f"{name}_interval" in score
     ]
     reward = f"reward {score['reward_mean']:.3f} ± {score['reward_interval']:.3f}"
+    parts = [f"{name.partition('.')[2]} {score[name]:.3f}" for name in score if name.startswith("reward_components.")]
+    figures += parts if len(parts) > 1 else []
     return f"step {score['step']} on held-out {score['source']}{versions}: {'  '.join([reward, *figures])}"
 
 

@@ -98,6 +98,7 @@ async def run(
                 if meddling:
                     await end_tasks(meddling)
             course.follow(StepLog(plan.directory.steps))
+            display.update(Snapshot("trained", plan.total_steps, course))
             if plan.launcher.evaluation_prompts:
                 try:
                     await _evaluate(plan, processes, redis, course, display)

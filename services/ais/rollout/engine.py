@@ -78,6 +78,14 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """Tokens of one response that is not finished, sampled since those told before."""
+
+    index: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class EngineDescription:
     """What the engine is and which policy it serves now."""
 
@@ -132,6 +140,11 @@ class Engine(Protocol):
         The first step raises InvalidRequestError or EngineFullError; any step SamplingFailedError, EngineDrainingError
         or EngineFailedError.
         """
+        ...
+
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Sampled | Completion]:
+        """As `generate`, with the tokens of each sample as they come. Those sampled last come with its completion, and
+        an engine may give no others."""
         ...
 
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:

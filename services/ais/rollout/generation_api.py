@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import grpc
+import numpy as np
 from pydantic import ValidationError
 
 from ais.contracts.handing_back import HANDED_BACK
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.sampling import SamplingParameters
-from ais.contracts.trajectory import MalformedRecordError, Trajectory, decode_token_ids, encode_trajectory
+from ais.contracts.trajectory import (
+    TOKEN_DTYPE,
+    MalformedRecordError,
+    Trajectory,
+    decode_token_ids,
+    encode_trajectory,
+)
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.rollout.engine import (
     Completion,
     Engine,
@@ -72,16 +81,36 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
 
     async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Streams each trajectory at once; a call that ends early, for whatever reason, frees its slots."""
+        async with self._answering(context):
+            generation = self._decoded(request)
+            async with aclosing(self._engine.generate(generation)) as completions:
+                async for completion in completions:
+                    await context.write(self._encoded(generation, completion))
+
+    async def Stream(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
+        """The same, with tokens as they are sampled."""
+        async with self._answering(context):
+            generation = self._decoded(request)
+            async with aclosing(self._engine.stream(generation)) as outcomes:
+                async for outcome in outcomes:
+                    progress = rollout_pb2.Progress(sample_index=outcome.index)
+                    if isinstance(outcome, Completion):
+                        progress.finished.CopyFrom(self._encoded(generation, outcome))
+                    else:
+                        progress.token_ids = np.asarray(outcome.token_ids, dtype=TOKEN_DTYPE).tobytes()
+                    await context.write(progress)
+
+    def _decoded(self, request: rollout_pb2.GenerateRequest) -> GenerationRequest:
+        self.note_version()
+        return decode_request(request, self._engine.describe().vocab_size)
+
+    @asynccontextmanager
+    async def _answering(self, context: Context) -> AsyncIterator[None]:
+        """Measures a call, and ends it with the status of what is raised."""
         begun = time.monotonic()
         status = grpc.StatusCode.OK
         try:
-            self.note_version()
-            generation = decode_request(request, self._engine.describe().vocab_size)
-            async with aclosing(self._engine.generate(generation)) as completions:
-                async for completion in completions:
-                    self._metrics.sequences.labels(completion.finish_reason.value).inc()
-                    self._metrics.response_tokens.observe(len(completion.token_ids))
-                    await context.write(self._encoded(generation, completion))
+            yield
         except (InvalidRequestError, MalformedRecordError) as error:
             status = grpc.StatusCode.INVALID_ARGUMENT
             await self._refuse(context, status, error.field, str(error))
@@ -138,7 +167,9 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         self._metrics.count_refusal(field)
         await context.abort(status, printable(message), metadata)
 
-    def _encoded(self, request: GenerationRequest, completion: Completion) -> object:
+    def _encoded(self, request: GenerationRequest, completion: Completion) -> pb.Trajectory:
+        self._metrics.sequences.labels(completion.finish_reason.value).inc()
+        self._metrics.response_tokens.observe(len(completion.token_ids))
         self.note_version()
         spans = tuple(replace(span, digest=self._digests.get(span.version, "")) for span in completion.spans)
         description, replica_id = self._engine.describe(), self._identity.replica_id

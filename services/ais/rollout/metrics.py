@@ -47,13 +47,13 @@ class RolloutMetrics:
         )
         self.call_seconds = meter.histogram(
             "ais_rollout_call_seconds",
-            "Time of one Generate call, by gRPC status.",
+            "Time of one Generate or Stream call, by gRPC status.",
             ["status"],
             buckets=_CALL_SECONDS,
         )
         self.rejected_requests = meter.counter(
             "ais_rollout_rejected_requests",
-            "Generate calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`; "
+            "Calls refused, by the field that is wrong; `queue`: the waiting queue was full; `draining`; "
             "`policy`: it gave no distribution for a sample.",
             ["field"],
         )

@@ -41,12 +41,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def service_arguments(description: str) -> argparse.Namespace:
-    """Parses the command line that every service shares."""
+def service_parser(description: str) -> argparse.ArgumentParser:
+    """The command line that every service shares."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("-c", "--config", type=Path, help="TOML settings file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    return parser.parse_args()
+    return parser
 
 
 def run_service(
@@ -62,7 +62,7 @@ def run_service(
     code 1. `settings_model` may have a `logging: LoggingSettings` field. Sections of the
     file that the model does not know belong to other services and are left to them.
     """
-    arguments = service_arguments(description)
+    arguments = service_parser(description).parse_args()
     try:
         settings = read_settings(settings_model, arguments.config, arguments.overrides, whole=False)
     except SettingsError as error:

@@ -87,11 +87,6 @@ class TrainerMetrics:
         self._zero_variance = meter.gauge(
             "ais_zero_variance_groups_ratio", "Share of the last batch's groups whose rewards are all equal."
         )
-        self._components = meter.gauge(
-            "ais_reward_component_mean",
-            "Mean score of each named component of the last batch's rewards.",
-            ["component"],
-        )
         self._judgements_failed = meter.counter(
             "ais_judgements_failed", "Judgements of trained responses that failed and left a score of 0.", ["outcome"]
         )
@@ -234,8 +229,6 @@ class TrainerMetrics:
         self._kl.labels(estimator="k3").set(_number(record.kl_k3))
         self._reward.set(record.reward_mean)
         self._zero_variance.set(record.zero_variance_share)
-        for component, mean in record.reward_components.items():
-            self._components.labels(component=component).set(mean)
         for outcome, count in record.judgements_failed.items():
             self._judgements_failed.labels(outcome=outcome).inc(count)
         self._redrawn.set(record.redrawn_share)

@@ -38,7 +38,9 @@ def stage(redis: Redis, run_name: str) -> Stage:
 
 
 @asynccontextmanager
-async def evaluator(stage: Stage, **settings: Any) -> AsyncIterator[EvaluationBoard]:
+async def evaluator(
+    stage: Stage, metrics: CollectorRegistry | None = None, **settings: Any
+) -> AsyncIterator[EvaluationBoard]:
     """Evaluates beside the collector of the stage."""
     assert stage.made is not None
     task = TaskSettings(digits=6)
@@ -52,7 +54,7 @@ async def evaluator(stage: Stage, **settings: Any) -> AsyncIterator[EvaluationBo
         board=board,
         fleet=stage.made.fleet,
         verify=stage.made.verify,
-        metrics=CollectorMetrics(CollectorRegistry()),
+        metrics=CollectorMetrics(metrics or CollectorRegistry(), task.component_labels),
     )
     following = asyncio.create_task(made.follow())
     try:
@@ -70,7 +72,8 @@ async def results(board: EvaluationBoard, count: int) -> Mapping[int, Evaluation
 
 async def test_each_multiple_is_evaluated_and_names_its_versions_while_training_gets_its_groups(stage: Stage) -> None:
     await stage.events.publish(Resumed(0, ""))
-    async with stage.replica("a", honest), stage.collector(), evaluator(stage) as board:
+    metrics = CollectorRegistry()
+    async with stage.replica("a", honest), stage.collector(), evaluator(stage, metrics) as board:
         groups = await stage.groups(8)
         first = (await results(board, 1))[0]
         for version in (1, 2):
@@ -84,6 +87,9 @@ async def test_each_multiple_is_evaluated_and_names_its_versions_while_training_
     assert (score.source, score.prompts, score.samples, score.unanswered) == ("sort6", PROMPTS, 2, 0)
     assert score.reward.mean == score.passed[1].mean == 0.5  # the first of two samples is right
     assert score.passed[2].mean == 1.0
+    assert score.components == {"exact_match": score.reward}
+    labels = {"source": "sort6", "component": "exact_match"}
+    assert metrics.get_sample_value("ais_evaluation_component_mean", labels) == 0.5
 
 
 async def test_evaluation_has_no_more_than_its_share_of_the_slots(stage: Stage) -> None:

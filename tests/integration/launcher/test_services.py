@@ -17,6 +17,9 @@ from ais.settings import load, to_toml
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "examples/sort16/config.toml"
+TWO_COMPONENTS = (
+    '[{name = "answer", verifier = "exact_match"}, {verifier = "overlong", longest = 40, buffer = 40, weight = 0.0}]'
+)
 
 
 def ais(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +73,9 @@ def test_a_saved_model_is_scored_on_held_out_prompts() -> None:
 def test_several_responses_give_pass_at_k_and_every_one_is_a_record(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"responses.{suffix}"
     asked = ("--prompts", "8", "--samples", "4", "--temperature", "0.8", "--records", str(file))
-    done = ais("eval", "examples/sort16/model", "-c", CONFIG, *asked)
+    done = ais(
+        "eval", "examples/sort16/model", "-c", CONFIG, *asked, "--set", f"collector.task.reward={TWO_COMPONENTS}"
+    )
     assert done.returncode == 0, done.stderr
     if suffix == "jsonl":
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -80,7 +85,11 @@ def test_several_responses_give_pass_at_k_and_every_one_is_a_record(tmp_path: Pa
     rewards = [row["reward"] for row in rows]
     assert all((row["response"] == row["answer"]) == (row["reward"] == 1.0) for row in rows)
     assert all(len(row["logprobs"]) == len(row["token_ids"]) and row["last_version"] == 0 for row in rows)
-    assert all([one["score"] for one in row["components"]] == [row["reward"]] for row in rows)
+    parts = [{one["name"]: one["score"] for one in row["components"]} for row in rows]
+    assert all(part.keys() == {"answer", "overlong"} for part in parts)
+    assert all(part["answer"] == row["reward"] for part, row in zip(parts, rows, strict=True))
+    for name in ("answer", "overlong"):
+        assert f"  {name} {sum(part[name] for part in parts) / 32:.3f} ± " in done.stdout
     of_prompts = [rewards[index : index + 4] for index in range(0, 32, 4)]
     passed = sum(1.0 in group for group in of_prompts) / 8
     assert f"sort16: reward {sum(rewards) / 32:.3f} ± " in done.stdout

@@ -39,6 +39,8 @@ def line(step: int, incarnation: int) -> dict[str, Any]:
         "trusted": step % 2 == 0,
         "tokens": 1000 * step,
         "phase_seconds": {"wait": 0.25 / step},
+        "reward_components": {"answer": step / 9, "own.part": -step / 3},
+        "judgements_failed": {"overtime": 2} if step == 3 else {},
         "ordinals": [step],
         "digest": "blake3:0",
         "incarnation": incarnation,
@@ -46,11 +48,13 @@ def line(step: int, incarnation: int) -> dict[str, Any]:
 
 
 def held_out(step: int) -> dict[str, Any]:
-    return {"step": step, "source": "sums", "time": 1_700_000_000.0 + step, "reward_mean": step / 13, "pass@2": 0.5}
+    figures = {"reward_mean": step / 13, "pass@2": 0.5, "reward_components": {"answer": step / 17, "own.part": 0.25}}
+    return {"step": step, "source": "sums", "time": 1_700_000_000.0 + step, **figures}
 
 
 def score(step: int) -> dict[str, Any]:
-    return {"step": step, "precision": "bf16", "reward_mean": step / 11, "reward_standard_error": 0.1, "prompts": 8}
+    figures = {"reward_mean": step / 11, "reward_standard_error": 0.1, "prompts": 8}
+    return {"step": step, "precision": "bf16", **figures, "reward_components": {"answer": step / 19}}
 
 
 class Run:
@@ -154,7 +158,14 @@ def test_a_tracker_has_what_the_files_have_after_a_kill_and_a_rewind(
     run.write_held_out(held_out(6))
     run.write_scores(score(0), score(7))
     tell(run, name, environment)
-    assert_same(read(run, name, environment), run.expected(), name)
+    expected = run.expected()
+    assert {
+        "reward_components.own.part",
+        "judgements_failed.overtime",
+        "held_out/sums/reward_components.own.part",
+        "evaluation/bf16/reward_components.answer",
+    } <= expected.keys()
+    assert_same(read(run, name, environment), expected, name)
 
 
 def test_wandb_has_settings_without_secrets_and_the_machine(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -124,6 +124,36 @@ async def test_a_trajectory_is_sent_while_others_of_its_group_still_run(replica:
     call.cancel()
 
 
+async def test_a_streamed_response_comes_token_by_token_and_is_the_same_in_the_end(replica: Replica) -> None:
+    bounds = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=0)
+    request = message(samples=2, new_tokens=12, seed=7)
+    whole = {m.sample_index: decode_trajectory(m, bounds) async for m in replica.stub.Generate(request, timeout=20)}
+    told: dict[int, list[int]] = {0: [], 1: []}
+    messages = [progress async for progress in replica.stub.Stream(request, timeout=20)]
+    for progress in messages:
+        if progress.HasField("finished"):
+            finished = decode_trajectory(progress.finished, bounds)
+            assert finished.sample_index == progress.sample_index
+            assert finished.token_ids.tolist() == whole[progress.sample_index].token_ids.tolist()
+            assert told[progress.sample_index] == finished.token_ids.tolist()[:-1]
+        else:
+            told[progress.sample_index] += np.frombuffer(progress.token_ids, dtype="<i4").tolist()
+    assert len(messages) == 2 * 12
+
+
+async def test_a_streamed_call_that_is_cancelled_frees_its_slots(replica: Replica) -> None:
+    call = replica.stub.Stream(message(samples=SLOTS, new_tokens=400), timeout=60)
+    assert not (await call.read()).HasField("finished")
+    call.cancel()
+    await replica.idle()
+
+
+async def test_a_bad_streamed_request_is_refused_with_its_field(replica: Replica) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="sampling.temperature") as refused:
+        await replica.stub.Stream(message(temperature=-1.0), timeout=20).read()
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_cancelled_call_frees_its_slots(replica: Replica) -> None:
     call = replica.stub.Generate(message(samples=8, new_tokens=500), timeout=60)
     reading = asyncio.create_task(call.read())

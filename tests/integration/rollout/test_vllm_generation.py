@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ais.contracts.sampling import FinishReason, SamplingParameters
-from ais.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError
+from ais.rollout.engine import EngineFullError, GenerationRequest, InvalidRequestError, Sampled
 from tests.support.replicas.vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
 
 pytestmark = [
@@ -105,6 +105,25 @@ async def test_each_sample_is_given_at_once(vllm_replica: VllmReplica) -> None:
     async with aclosing(vllm_replica.engine.generate(request(samples=16, new_tokens=400, ends=True))) as completions:
         await anext(completions)
         assert vllm_replica.engine.load().running_sequences + vllm_replica.engine.load().waiting_sequences > 0
+
+
+async def test_a_streamed_call_gives_tokens_as_they_come_and_whole_completions(vllm_replica: VllmReplica) -> None:
+    wanted = request(samples=2, new_tokens=24, seed=5)
+    told: dict[int, list[int]] = {0: [], 1: []}
+    finished, messages = {}, 0
+    async for outcome in vllm_replica.engine.stream(wanted):
+        if isinstance(outcome, Sampled):
+            told[outcome.index] += outcome.token_ids
+            messages += 1
+        else:
+            finished[outcome.index] = outcome
+    assert sorted(finished) == [0, 1]
+    for index, completion in finished.items():
+        tokens = completion.token_ids.tolist()
+        assert told[index] == tokens[: len(told[index])]
+        assert [(span.begin, span.end) for span in completion.spans] == [(0, 24)]
+        assert len(completion.logprobs) == 24
+    assert messages > 2
 
 
 async def test_a_closed_call_frees_vllm_of_its_samples(vllm_replica: VllmReplica) -> None:

@@ -16,8 +16,12 @@ from ais.collector.evaluating.statistics import Answered, estimate, pass_at, sco
 from ais.collector.prompts.prompts import Split
 from ais.collector.settings import MixtureSource, TaskSettings
 from ais.collector.tasks.task import open_task
+from ais.contracts.evaluation.board import LONGEST_RESULT
+from ais.contracts.evaluation.results import SourceScore
 from ais.contracts.evaluation.settings import EvaluationSettings, ks_of
+from ais.contracts.reward_components import MOST_COMPONENTS
 from ais.contracts.sampling import SamplingParameters
+from tests.support.records import evaluation_result
 
 
 @pytest.mark.parametrize("samples", range(1, 7))
@@ -44,6 +48,27 @@ def test_an_interval_is_of_prompts_and_not_of_responses() -> None:
     assert (score.prompts, score.samples, score.unanswered) == (3, 2, 1)
     assert score.response_length_mean == pytest.approx(20 / 6)
     assert score.truncated_share == pytest.approx(0.5)
+
+
+def test_components_are_averaged_over_the_prompts_that_have_them() -> None:
+    parts: tuple[dict[str, tuple[float, ...]], ...] = ({"a": (1.0, 0.0)}, {"a": (1.0, 1.0), "b": (-0.5, -0.5)})
+    prompts = [Answered((1.0, 0.0), (3, 5), 0, components) for components in parts]
+    score = score_of("sums", prompts, unanswered=0, pass_reward=1.0)
+    assert {name: one.mean for name, one in score.components.items()} == {"a": 0.75, "b": -0.5}
+    assert score.components["a"].interval == pytest.approx(1.96 * math.sqrt(0.125) / math.sqrt(2))
+    assert score.components["b"].interval == 0.0
+
+
+def test_a_function_that_invents_names_without_end_makes_no_result_too_large() -> None:
+    prompts = [Answered((0.0,), (1,), 0, {f"own.{n}-{m}": (0.0,) for m in range(32)}) for n in range(64)]
+    score = score_of("sums", prompts, unanswered=0, pass_reward=1.0)
+    assert len(score.components) == MOST_COMPONENTS
+    assert len(score.model_dump_json()) < LONGEST_RESULT
+
+
+def test_a_result_of_an_earlier_release_has_no_components() -> None:
+    (score,) = evaluation_result(2, sums=0.5).sources
+    assert SourceScore.model_validate(score.model_dump(exclude={"components"})).components == {}
 
 
 def test_one_value_has_no_interval() -> None:

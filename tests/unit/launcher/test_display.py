@@ -22,6 +22,7 @@ from ais.launcher.display import (
     duration,
     line,
     open_display,
+    score_line,
     trend,
 )
 from ais.trainer.record import StepRecord
@@ -64,6 +65,14 @@ def test_a_quantity_without_a_value_is_left_out() -> None:
     assert "reward 0.50" in text
     assert "alpha" not in text
     assert "replicas 1/2" in text
+
+
+def test_held_out_scores_name_the_components_where_there_are_several() -> None:
+    score = {"step": 2, "source": "sums", "first_version": 2, "last_version": 2, "reward_mean": 0.5}
+    score |= {"reward_interval": 0.1, "reward_components.answer": 0.75, "reward_components.own.part": -0.5}
+    assert score_line(score) == "step 2 on held-out sums: reward 0.500 ± 0.100  answer 0.750  own.part -0.500"
+    del score["reward_components.own.part"]
+    assert score_line(score) == "step 2 on held-out sums: reward 0.500 ± 0.100"
 
 
 def test_without_a_terminal_there_is_a_line_a_phase_and_a_line_every_few_seconds() -> None:

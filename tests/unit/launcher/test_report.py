@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import tomllib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ais.launcher.directory.record import record_of
 from ais.launcher.directory.run_directory import RunDirectory
@@ -20,8 +22,10 @@ from ais.launcher.report import write_report
 from ais.launcher.report.drawing import COLOURS, Kind, Rendered, Scale, Series, render, smooth
 from ais.launcher.report.plots import PLOTS
 from ais.launcher.report.results import read_results
-from ais.launcher.report.summary import note, rows, totals
+from ais.launcher.report.summary import note, print_summary, rows, totals
+from ais.trainer.history.evaluations import append
 from ais.trainer.record import StepRecord
+from tests.support.records import evaluation_result
 
 STEPS = 24
 CONFIG = """
@@ -45,6 +49,10 @@ def step_record(step: int) -> dict[str, object]:
     """A record with every field of the trainer's, so that a renamed one is noticed here."""
     values: dict[str, object] = {field.name: 0.5 + step / 100 for field in dataclasses.fields(StepRecord)}
     values |= {"step": step, "tokens": 4352, "step_seconds": 0.5, "phase_seconds": {"wait": 0.1, "optimizer": 0.2}}
+    values |= {
+        "reward_components": {"answer": 0.25 + step / 100, "own.<b>": -0.5},
+        "judgements_failed": {"overtime": 1},
+    }
     values |= {"gradient_norm": None} if step == 3 else {}
     return dataclasses.asdict(StepRecord(**values))  # type: ignore[arg-type]
 
@@ -269,6 +277,44 @@ def test_the_summary_shows_both_policies_before_and_after(trained: RunDirectory)
     assert found["held-out reward, BF16 policy"] == ("0.300 ± 0.020", "0.800 ± 0.020")
     assert found["held-out reward, rollout policy"] == ("0.200 ± 0.020", "0.700 ± 0.020")
     assert "512 prompts, sampled as in training, step 0 and step 24" in note(read_results(trained))
+
+
+def test_the_summary_and_the_plots_have_every_component_of_the_reward(trained: RunDirectory) -> None:
+    results = read_results(trained)
+    found = {row.label: (row.before, row.after) for row in rows(results)}
+    assert found["  answer"] == ("0.305", "0.445")
+    assert found["  own.<b>"] == ("-0.500", "-0.500")
+    console = Console(file=io.StringIO(), width=100)
+    print_summary(
+        console, dataclasses.replace(results, steps=[one | {"reward_components.[b]x": 1} for one in results.steps])
+    )
+    assert "[b]x" in console.file.getvalue()  # type: ignore[attr-defined]
+    drawn = {series.label for plot in PLOTS for series in plot.series(results)}
+    assert {"answer", "own.<b>", "overtime"} <= drawn
+    assert "own.&lt;b&gt;" in write_report(trained).read_text("utf-8")
+
+
+def test_a_reward_of_one_component_is_not_shown_twice(trained: RunDirectory) -> None:
+    trained.steps.write_text(json.dumps(step_record(1) | {"reward_components": {"answer": 0.5}}) + "\n")
+    assert "  answer" not in {row.label for row in rows(read_results(trained))}
+
+
+def test_more_components_than_colours_are_all_in_the_table(trained: RunDirectory) -> None:
+    parts = {f"own.{number}": number / 10 for number in range(len(COLOURS) + 5)}
+    trained.steps.write_text(json.dumps(step_record(1) | {"reward_components": parts}) + "\n")
+    html = write_report(trained).read_text("utf-8")
+    assert all(f"own.{number}<" in html for number in range(len(COLOURS) + 5))
+
+
+def test_held_out_prompts_and_samples_show_their_components(trained: RunDirectory) -> None:
+    append(trained.path, evaluation_result(2, sums=0.25))
+    sample = {"step": 1, "prompt": "p", "response": "r", "reward": 0.5, "finish_reason": "stop"}
+    sample |= {"components": {"answer": 1.0, "length": -0.5}}
+    (trained.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    html = write_report(trained).read_text("utf-8")
+    assert '<th scope="col">length</th>' in html
+    assert "<td>-0.500</td>" in html
+    assert "reward 0.5 (answer 1, length -0.5), ended by stop" in html
 
 
 def test_rates_are_totals_over_total_time(trained: RunDirectory) -> None:

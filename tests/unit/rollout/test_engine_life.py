@@ -17,6 +17,7 @@ from ais.rollout.engine import (
     EngineFailedError,
     EngineFullError,
     EngineLoad,
+    Sampled,
     WeightSwap,
 )
 from ais.rollout.engines.life import Call, EngineLife, sample_each
@@ -33,10 +34,16 @@ class ToldEngine(EngineLife):
         super().__init__(Limits(vocab_size=10, max_model_len=16, room=8))
         self.told = [asyncio.Event() for _ in range(8)]
         self.errors: dict[int, Exception] = {}
+        self.tokens: tuple[int, ...] = ()
+        """What each sample of a streamed call has before it is finished."""
         self.inside = 0
         self.released = 0
 
     async def sample(self, call: Call) -> None:
+        if call.streamed:
+            for index in range(call.request.samples):
+                for token in self.tokens:
+                    call.tell(Sampled(index, (token,)))
         await sample_each(call, self._one)
 
     async def release(self) -> None:
@@ -71,6 +78,22 @@ async def test_samples_come_as_they_are_finished_and_what_is_left_counts_as_outs
         assert engine.outstanding == 2 - left
     with pytest.raises(StopAsyncIteration):
         await anext(completions)
+
+
+async def test_a_streamed_call_gets_tokens_before_what_is_finished_and_others_get_none() -> None:
+    engine = ToldEngine()
+    engine.tokens = (4, 5)
+    for index in range(2):
+        engine.told[index].set()
+    streamed = [outcome async for outcome in engine.stream(request_for(PROMPT, samples=2))]
+    assert [outcome for outcome in streamed if isinstance(outcome, Sampled)] == [
+        Sampled(index, (token,)) for index in range(2) for token in (4, 5)
+    ]
+    assert sorted(one.index for one in streamed[4:]) == [0, 1]
+    assert all(
+        isinstance(one, Completion) for one in [*streamed[4:], *await collect(engine, request_for(PROMPT, samples=2))]
+    )
+    assert engine.outstanding == 0
 
 
 async def test_outstanding_samples_take_room_until_their_call_ends() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -166,6 +166,18 @@ def test_every_sample_is_finished_exactly_once_from_its_own_prompt(
         else:
             assert done == list(range(samples))
         assert all(len(c.token_ids) == new_tokens for other, c in simulation.finished if other == ticket)
+
+
+def test_only_a_streamed_group_tells_its_newest_tokens_and_not_the_last() -> None:
+    simulation = Simulation(Slots(4, 16))
+    simulation.slots.submit(replace(group(0, samples=2, new_tokens=3), streamed=True))
+    simulation.slots.submit(group(1, samples=2, new_tokens=3))
+    told = []
+    for token in (6, 7, 8):
+        simulation.step(token)
+        told.append([(one.ticket, one.sampled.index, one.sampled.token_ids) for one in simulation.slots.newest()])
+    assert told == [[(0, 0, (6,)), (0, 1, (6,))], [(0, 0, (7,)), (0, 1, (7,))], []]
+    assert len(simulation.finished) == 4
 
 
 def test_a_row_without_a_distribution_fails_alone_and_frees_its_place() -> None:

@@ -46,6 +46,7 @@ class Sample:
             rewards=self.rewards,
             lengths=tuple(len(one.token_ids) for one in self.trajectories),
             truncated=sum(one.finish_reason is FinishReason.LENGTH for one in self.trajectories),
+            components={one.name: one.scores for one in self.components},
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 from ais.contracts.evaluation.results import Estimate, SourceScore
 from ais.contracts.evaluation.settings import ks_of
+from ais.contracts.reward_components import MOST_COMPONENTS
 
 NORMAL_95 = 1.96
 """Standard errors in half of a 95% interval of a mean of many prompts."""
@@ -23,6 +25,8 @@ class Answered:
     """In tokens."""
     truncated: int
     """Responses cut off."""
+    components: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Scores by named component of the reward."""
 
 
 def score_of(source: str, answered: Sequence[Answered], unanswered: int, pass_reward: float) -> SourceScore:
@@ -36,9 +40,19 @@ def score_of(source: str, answered: Sequence[Answered], unanswered: int, pass_re
         samples=samples,
         reward=estimate(statistics.fmean(one.rewards) for one in answered),
         passed={k: estimate(pass_at(k, samples, count) for count in passes) for k in ks_of(samples)},
+        components=components_of(answered),
         response_length_mean=statistics.fmean(length for one in answered for length in one.lengths),
         truncated_share=sum(one.truncated for one in answered) / (samples * len(answered)),
     )
+
+
+def components_of(answered: Sequence[Answered]) -> dict[str, Estimate]:
+    """Mean score by component, over the prompts that have it: the first `MOST_COMPONENTS` names."""
+    names = islice(dict.fromkeys(name for one in answered for name in one.components), MOST_COMPONENTS)
+    return {
+        name: estimate(statistics.fmean(one.components[name]) for one in answered if name in one.components)
+        for name in names
+    }
 
 
 def pass_at(k: int, samples: int, passed: int) -> float:

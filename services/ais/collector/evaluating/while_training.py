@@ -94,7 +94,7 @@ class Evaluator:
         try:
             result = await _Round(self, step).result()
             if result is not None and await self.board.publish(result, position.incarnation):
-                self.metrics.evaluations.inc()
+                self.metrics.evaluated(result)
                 logger.info("evaluated", extra={"step": step, "seconds": round(result.seconds, 1)})
         except Exception:
             logger.exception("the evaluation of step %d has failed", step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from enum import StrEnum
 
 import grpc
@@ -17,6 +17,7 @@ from ais.contracts.trajectory import (
     MalformedRecordError,
     Trajectory,
     TrajectoryBounds,
+    decode_token_ids,
     decode_trajectory,
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
@@ -113,15 +114,7 @@ class GenerationClient:
         The first answer that was not asked for ends the call.
         """
         question = Question(group_id, samples, sampling)
-        call = self._stub.Generate(
-            rollout_pb2.GenerateRequest(
-                group_id=group_id,
-                prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
-                samples=samples,
-                sampling=sampling.to_proto(),
-            ),
-            timeout=deadline_seconds,
-        )
+        call = self._stub.Generate(_request(question, prompt_token_ids), timeout=deadline_seconds)
         received: dict[int, Trajectory] = {}
         self._calls.add(call)
         try:
@@ -146,6 +139,54 @@ class GenerationClient:
         if len(received) < samples:
             raise GenerationError("malformed", f"asked for {samples} samples, got {len(received)}", field="samples")
         return tuple(received[index] for index in range(samples))
+
+    async def stream(
+        self,
+        group_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        bounds: TrajectoryBounds,
+        deadline_seconds: float,
+    ) -> AsyncGenerator[Sequence[int] | Trajectory]:
+        """One response: its tokens as they are sampled, those sampled last left out, and then the whole of it.
+
+        A replica of an earlier release gives the whole alone. Raises GenerationError.
+        """
+        question, told = Question(group_id, 1, sampling), 0
+        call = self._stub.Stream(_request(question, prompt_token_ids), timeout=deadline_seconds)
+        try:
+            async for message in call:
+                if message is None:  # bytes that are no message
+                    raise MalformedRecordError("message", "is not a Progress")
+                if message.HasField("finished"):
+                    trajectory = decode_trajectory(message.finished, bounds)
+                    question.check(trajectory, ())
+                    yield trajectory
+                    return
+                tokens = decode_token_ids(message.token_ids, bounds.vocab_size, "progress.token_ids")
+                if (told := told + len(tokens)) > sampling.max_new_tokens:
+                    raise MalformedRecordError("progress.token_ids", f"more than {sampling.max_new_tokens} came")
+                yield tokens.tolist()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED or told:
+                raise _failure(error) from error
+        except MalformedRecordError as error:
+            raise GenerationError("malformed", str(error), field=error.field) from error
+        else:
+            raise GenerationError("malformed", "asked for a response, got none", field="samples")
+        finally:
+            call.cancel()
+        (trajectory,) = await self.generate(group_id, prompt_token_ids, 1, sampling, bounds, deadline_seconds)
+        yield trajectory
+
+
+def _request(question: Question, prompt_token_ids: Sequence[int]) -> rollout_pb2.GenerateRequest:
+    return rollout_pb2.GenerateRequest(
+        group_id=question.group_id,
+        prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
+        samples=question.samples,
+        sampling=question.sampling.to_proto(),
+    )
 
 
 def _is_cancelled() -> bool:

@@ -86,8 +86,8 @@ class SourceSettings(Section):
     digits * (digits + 1)."""
     file: Path | tuple[Path, ...] | None = None
     """For `jsonl` and `parquet`: a file, a list of files, or a pattern such as data/*.jsonl. A JSONL file has one
-    object a line; a file that ends in .json is an array of objects. For `huggingface`: a directory, in the place of
-    `dataset`."""
+    object a line; a file that ends in .json is an array of objects; both may be compressed (.gz, .zst). For
+    `huggingface`: a directory, in the place of `dataset`."""
     held_out_file: Path | tuple[Path, ...] | None = None
     """The same for evaluation. Prompts that both have are not trained on."""
     dataset: str | None = Field(default=None, min_length=1)
@@ -228,7 +228,8 @@ def _stem(file: Path | tuple[Path, ...] | None) -> str:
     """The first file's name without its ending; of a pattern, the directory's before it."""
     first = file if isinstance(file, Path) else (file or (Path("rows"),))[0]
     named = [part for part in first.parts if not set("*?[") & set(part)]
-    return first.stem if len(named) == len(first.parts) else (named[-1] if named else "rows").strip("/") or "rows"
+    stem = first.stem.removesuffix(".jsonl").removesuffix(".json")  # of train.jsonl.gz
+    return stem if len(named) == len(first.parts) else (named[-1] if named else "rows").strip("/") or "rows"
 
 
 class MixtureSource(SourceSettings):
@@ -254,6 +255,11 @@ class TaskSettings(SourceSettings):
     def each_source(self) -> tuple[SourceSettings, ...]:
         """The sources of a mixture, in their order; else this one alone."""
         return self.sources if self.name == "mixture" else (self,)
+
+    @property
+    def component_labels(self) -> frozenset[str]:
+        """The names of the components of all sources' rewards."""
+        return frozenset(component.label for source in self.each_source for component in source.effective_reward)
 
     @model_validator(mode="after")
     def _mixture_can_be_drawn_from(self) -> Self:

@@ -8,9 +8,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ais.contracts.limits import HIGHEST_VERSION
+from ais.contracts.limits import HIGHEST_VERSION, LONGEST_NAME
+from ais.contracts.reward_components import MOST_COMPONENTS
 
 Version = Annotated[int, Field(ge=0, lt=HIGHEST_VERSION)]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
 class Estimate(BaseModel):
@@ -41,6 +43,8 @@ class SourceScore(BaseModel):
     """Mean reward."""
     passed: Mapping[int, Estimate]
     """pass@k by k: the chance that one of k responses passes, estimated without bias from all samples."""
+    components: Annotated[Mapping[Name, Estimate], Field(max_length=MOST_COMPONENTS)] = {}
+    """Mean score of each named component of the reward, over the prompts whose responses have it."""
     response_length_mean: float = Field(ge=0)
     """In tokens."""
     truncated_share: float = Field(ge=0, le=1)

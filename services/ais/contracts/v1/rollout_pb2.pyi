@@ -18,6 +18,16 @@ class GenerateRequest(_message.Message):
     sampling: _trajectory_pb2.SamplingParameters
     def __init__(self, group_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., samples: _Optional[int] = ..., sampling: _Optional[_Union[_trajectory_pb2.SamplingParameters, _Mapping]] = ...) -> None: ...
 
+class Progress(_message.Message):
+    __slots__ = ("sample_index", "token_ids", "finished")
+    SAMPLE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    sample_index: int
+    token_ids: bytes
+    finished: _trajectory_pb2.Trajectory
+    def __init__(self, sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., finished: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

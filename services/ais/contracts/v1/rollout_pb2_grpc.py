@@ -40,6 +40,11 @@ class RolloutStub:
                 request_serializer=ais_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=ais_dot_v1_dot_trajectory__pb2.Trajectory.FromString,
                 _registered_method=True)
+        self.Stream = channel.unary_stream(
+                '/ais.v1.Rollout/Stream',
+                request_serializer=ais_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=ais_dot_v1_dot_rollout__pb2.Progress.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/ais.v1.Rollout/Describe',
                 request_serializer=ais_dot_v1_dot_rollout__pb2.DescribeRequest.SerializeToString,
@@ -64,6 +69,14 @@ class RolloutServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stream(self, request, context):
+        """The same, for a person who reads along: tokens are also sent as they are sampled. Statuses are those of Generate;
+        UNIMPLEMENTED: the replica is of an earlier release, ask it with Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What this replica is and serves right now. A caller compares it with what its own run needs before it sends work:
         an answer that differs in `run_name`, the digests, `vocab_size`, `max_model_len` or `precision` is another run's
@@ -80,6 +93,11 @@ def add_RolloutServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=ais_dot_v1_dot_rollout__pb2.GenerateRequest.FromString,
                     response_serializer=ais_dot_v1_dot_trajectory__pb2.Trajectory.SerializeToString,
+            ),
+            'Stream': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stream,
+                    request_deserializer=ais_dot_v1_dot_rollout__pb2.GenerateRequest.FromString,
+                    response_serializer=ais_dot_v1_dot_rollout__pb2.Progress.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -114,6 +132,33 @@ class Rollout:
             '/ais.v1.Rollout/Generate',
             ais_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
             ais_dot_v1_dot_trajectory__pb2.Trajectory.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ais.v1.Rollout/Stream',
+            ais_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
+            ais_dot_v1_dot_rollout__pb2.Progress.FromString,
             options,
             channel_credentials,
             insecure,

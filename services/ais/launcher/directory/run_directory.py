@@ -76,6 +76,11 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
+    def data(self) -> Path:
+        """Which data files the run began with, with digests, as JSON."""
+        return self.path / "data.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

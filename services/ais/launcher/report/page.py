@@ -10,7 +10,7 @@ from typing import Any
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.report.parts import card, document, table
 from ais.launcher.report.plots import PLOTS, Plot
-from ais.launcher.report.results import Results, Score, read_results
+from ais.launcher.report.results import COMPONENTS, Results, Score, read_results
 from ais.launcher.report.samples import Sample, read_samples
 from ais.launcher.report.summary import note, policy_name, rows, totals
 from ais.runtime.files import replace_file
@@ -96,11 +96,19 @@ def _samples(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
     items = "".join(
-        f"<li><h3>step {sample.step}, reward {sample.reward:.3g}, ended by {escape(sample.finish_reason)}</h3>"
+        f"<li><h3>step {sample.step}, reward {sample.reward:.3g}{_parts(sample)}, "
+        f"ended by {escape(sample.finish_reason)}</h3>"
         f"<pre>{escape(sample.prompt)}</pre><pre>{escape(sample.response)}</pre></li>"
         for sample in samples
     )
     return f'<section><h2>Samples</h2><ol class="samples">{items}</ol></section>'
+
+
+def _parts(sample: Sample) -> str:
+    """The components of a sample's reward, where there are several."""
+    if len(sample.components) < 2:
+        return ""
+    return escape(f" ({', '.join(f'{name} {score:.3g}' for name, score in sample.components.items())})")
 
 
 def _figures(results: Results) -> str:
@@ -125,18 +133,22 @@ def _held_out(records: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return ""
     names = [name for name in records[0] if name.startswith("pass@") and f"{name}_interval" in records[0]]
+    parts = list(dict.fromkeys(name for record in records for name in record if name.startswith(COMPONENTS)))
+    parts = parts if len(parts) > 1 else []
     body = [
         (
             str(record["step"]),
             record["source"],
             _estimate(record, "reward_mean", "reward_interval"),
             *(_estimate(record, name, f"{name}_interval") for name in names),
+            *(f"{record[part]:.3f}" if part in record else "" for part in parts),
             _versions(record),
             f"{record['prompts']} × {record['samples']}",
         )
         for record in records
     ]
-    head = ("step", "source", "reward", *names, "versions", "prompts × samples")
+    head = ("step", "source", "reward", *names, *(part.removeprefix(COMPONENTS) for part in parts), "versions")
+    head = (*head, "prompts × samples")
     return table("Held-out prompts while training, ± 95% interval", head, body)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ais.launcher.report.drawing import PLAIN, Kind, Scale, Series
-from ais.launcher.report.results import BF16, Results
+from ais.launcher.report.drawing import COLOURS, PLAIN, Kind, Scale, Series
+from ais.launcher.report.results import BF16, COMPONENTS, Results
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,19 @@ def _curves(*curves: tuple[str, str]) -> Callable[[Results], list[Series]]:
     return series
 
 
+def _components(results: Results) -> list[Series]:
+    """As many as there are colours; the table of figures has all."""
+    return _curves(*((key, key.removeprefix(COMPONENTS)) for key in results.components[: len(COLOURS)]))(results)
+
+
+def _failures(results: Results) -> list[Series]:
+    prefix, steps = "judgements_failed.", results.column("step")
+    return [
+        Series(key.removeprefix(prefix).replace("_", " "), steps, [float(one.get(key) or 0) for one in results.steps])
+        for key in results.keys(prefix)
+    ]
+
+
 def _phases(results: Results) -> list[Series]:
     prefix = "phase_seconds."
     names = [key for key in (results.steps[-1] if results.steps else ()) if key.startswith(prefix)]
@@ -70,6 +83,17 @@ PLOTS = (
         _reward,
         Scale(share=True),
         wide=True,
+    ),
+    Plot(
+        "Components of the reward",
+        "Mean score of each named component over the batch, before its weight. The reward is their weighted sum.",
+        _components,
+    ),
+    Plot(
+        "Failed judgements",
+        "Responses of each batch that a verifier could not judge, by reason; each counts as a score of 0.",
+        _failures,
+        Scale("responses", from_zero=True, counted=True),
     ),
     Plot(
         "Mixing coefficient alpha",

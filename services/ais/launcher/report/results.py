@@ -15,6 +15,8 @@ from ais.launcher.directory.steps import read_records
 
 WIDEST_WINDOW = 10
 """Most steps at either end of a run whose mean stands for that end."""
+COMPONENTS = "reward_components."
+"""Begins the names of the mean scores of a reward's named components, in every record."""
 BF16 = "bf16"
 """Precision label of the policy that is trained."""
 
@@ -50,6 +52,15 @@ class Results:
     def column(self, key: str) -> list[float]:
         """One quantity of all steps; NaN where a step has none."""
         return [_number(record.get(key)) for record in self.steps]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Quantities of any step whose names begin so."""
+        return list(dict.fromkeys(key for record in self.steps for key in record if key.startswith(prefix)))
+
+    @property
+    def components(self) -> list[str]:
+        """Quantities that the reward is made of; none where it is a single one."""
+        return found if len(found := self.keys(COMPONENTS)) > 1 else []
 
     @property
     def window(self) -> int:

@@ -19,6 +19,8 @@ class Sample(BaseModel):
     prompt: str
     response: str
     reward: float
+    components: dict[str, float] = {}
+    """Scores by named component of the reward."""
     finish_reason: str
 
 

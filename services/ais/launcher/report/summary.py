@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ais.launcher.display import duration
-from ais.launcher.report.results import BF16, Results
+from ais.launcher.report.results import BF16, COMPONENTS, Results
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def print_summary(console: Console, results: Results) -> None:
     table.add_column("before", justify="right")
     table.add_column("after", justify="right", style="bold")
     for row in rows(results):
-        table.add_row(row.label, row.before, row.after)
+        table.add_row(escape(row.label), row.before, row.after)
     console.print()
     console.print(table)
     console.print(note(results), style="dim", highlight=False)
@@ -88,6 +89,7 @@ def _scores(results: Results) -> Iterator[Row]:
 def _course(results: Results) -> Iterator[Row]:
     for label, key, digits in (
         ("training reward", "reward_mean", 3),
+        *((f"  {key.removeprefix(COMPONENTS)}", key, 3) for key in results.components),
         ("alpha", "alpha", 3),
         ("ESS ratio of tokens, raw", "ess_ratio_raw", 4),
         ("ESS ratio of tokens, applied", "ess_ratio_applied", 4),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeVar
 
-from ais.rollout.engine import Completion, EngineDrainingError, EngineFailedError, GenerationRequest
+from ais.rollout.engine import Completion, EngineDrainingError, EngineFailedError, GenerationRequest, Sampled
 from ais.rollout.engines.limits import Limits
 from ais.runtime.tasks import end_tasks
 
@@ -17,11 +18,17 @@ Result = TypeVar("Result")
 class Call:
     """A request on its way through an engine. Use it in the event loop."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, streamed: bool) -> None:
         self.request = request
+        self.streamed = streamed
+        """Whether tokens are wanted as they are sampled."""
         self.unfinished = request.samples
         """Samples that have not been finished."""
-        self._outcomes: asyncio.Queue[Completion | Exception] = asyncio.Queue()
+        self._outcomes: asyncio.Queue[Sampled | Completion | Exception] = asyncio.Queue()
+
+    def tell(self, sampled: Sampled) -> None:
+        """Tokens of a sample that goes on, where the call is streamed."""
+        self._outcomes.put_nowait(sampled)
 
     def finish(self, completion: Completion) -> None:
         """One sample is finished, in whatever order."""
@@ -32,8 +39,8 @@ class Call:
         """The call ends with `error`, after what was finished before."""
         self._outcomes.put_nowait(error)
 
-    async def outcome(self) -> Completion:
-        """The next finished sample. Raises what the call failed with."""
+    async def outcome(self) -> Sampled | Completion:
+        """The next finished sample, or tokens of one. Raises what the call failed with."""
         outcome = await self._outcomes.get()
         if isinstance(outcome, Exception):
             raise outcome
@@ -73,19 +80,34 @@ class EngineLife(ABC):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Completion]:
         """See the protocol."""
+        async with aclosing(self._outcomes(request, streamed=False)) as outcomes:
+            async for outcome in outcomes:
+                assert isinstance(outcome, Completion)  # nothing else was asked for
+                yield outcome
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Sampled | Completion]:
+        """See the protocol."""
+        async with aclosing(self._outcomes(request, streamed=True)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def _outcomes(self, request: GenerationRequest, streamed: bool) -> AsyncGenerator[Sampled | Completion]:
         if self._failure.done():
             raise self._failure.result()
         if self._draining:
             raise EngineDrainingError("this replica is draining and takes no new work")
         self._limits.check(request, self.outstanding)
-        call = Call(request)
+        call = Call(request, streamed)
         self._calls.add(call)
         self._settled.clear()
         sampling = asyncio.create_task(self.sample(call))
         sampling.add_done_callback(lambda task: _fail_with(call, task))
         try:
-            for _ in range(request.samples):
-                yield await call.outcome()
+            finished = 0
+            while finished < request.samples:
+                outcome = await call.outcome()
+                finished += isinstance(outcome, Completion)
+                yield outcome
         finally:
             await end_tasks(sampling)
             self._calls.discard(call)

@@ -33,6 +33,7 @@ def lines_of(result: EvaluationResult) -> list[dict[str, Any]]:
             "reward_interval": score.reward.interval,
             **{f"pass@{k}": estimate.mean for k, estimate in score.passed.items()},
             **{f"pass@{k}_interval": estimate.interval for k, estimate in score.passed.items()},
+            "reward_components": {name: estimate.mean for name, estimate in score.components.items()},
             "response_length_mean": score.response_length_mean,
             "truncated_share": score.truncated_share,
             "time": result.time,

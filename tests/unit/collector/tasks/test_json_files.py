@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +335,48 @@ def test_a_json_file_that_is_no_array_of_rows_is_refused(tmp_path: Path, data: s
 def test_an_element_that_is_no_object_is_refused_with_its_line(tmp_path: Path, data: str) -> None:
     with pytest.raises(TaskError, match=r"r\.json, line 1: (expected|is not JSON|prompt)"):
         prompts(write(tmp_path / "r.json", data))
+
+
+def packed(path: Path, data: bytes) -> Path:
+    if path.suffix == ".gz":
+        return write(path, gzip.compress(data))
+    pa = pytest.importorskip("pyarrow", reason="needs the extra data")
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(data)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_compressed_files_have_the_rows_ids_and_labels_of_plain_ones(tmp_path: Path, ending: str) -> None:
+    plain = numbered(tmp_path / "train.jsonl", 9)
+    compressed = packed(tmp_path / f"train.jsonl.{ending}", plain.read_bytes())
+    array = packed(tmp_path / f"more.json.{ending}", b'[{"prompt": "x", "answer": 1},\n{"prompt": "y", "answer": 2}]')
+    assert prompts(compressed) == prompts(plain)
+    assert [prompt.prompt_id for prompt in prompts(compressed, array)][-3:] == ["train-9", "more-1", "more-2"]
+    assert settings_for(compressed).effective_label == settings_for(plain).effective_label == "train"
+    assert JsonRows([compressed]).place(3) == f"{compressed}, line 4"
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-9], lambda _: GOOD.encode()], ids=["cut short", "not compressed"]
+)
+def test_a_file_that_cannot_be_unpacked_is_refused_by_name(
+    tmp_path: Path, ending: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    file = packed(tmp_path / f"train.jsonl.{ending}", GOOD.encode() * 500)
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(TaskError, match=f"cannot read task file .*train.jsonl.{ending}: "):
+        read(file)
+
+
+def test_what_was_unpacked_is_gone_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    rows = JsonRows([packed(tmp_path / "train.jsonl.gz", GOOD.encode())])
+    assert len(rows) == 1
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_row_that_changes_after_the_start_ends_with_its_place(tmp_path: Path) -> None:

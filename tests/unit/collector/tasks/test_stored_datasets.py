@@ -113,6 +113,17 @@ def test_a_directory_of_data_files_is_a_dataset(tmp_path: Path, monkeypatch: pyt
     assert (answers(train), answers(held_out)) == (list(range(30)), list(range(30, 50)))
 
 
+def test_csv_files_are_read_as_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text('prompt,answer\n"one, two\nthree",1\nfour,2\nfive,3\n')
+    (tmp_path / "data" / "test.csv").write_text("prompt,answer\nsix,4\n")
+    train, held_out = both(name="huggingface", file=tmp_path / "data", held_out_split="test", columns={})
+    assert answers(train) == [1, 2, 3]
+    assert answers(held_out) == [4]
+    assert "one, two\nthree" in [prompt.text for prompt in everything(train)]
+
+
 def test_a_dataset_a_split_or_a_column_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ais.collector.prompts.prompts import TaskError
+from ais.collector.tasks.tables.compressed import plain_name
 
 _MAGIC = frozenset("*?[")
 
@@ -30,7 +31,7 @@ def files_of(named: Path | Sequence[Path]) -> tuple[Path, ...]:
 
 def names_of(files: Sequence[Path]) -> tuple[str, ...]:
     """A short name for each file, no two the same: its stem, and its number where stems are shared."""
-    stems = [file.stem for file in files]
+    stems = [plain_name(file).stem for file in files]
     if len(set(stems)) == len(stems):
         return tuple(stems)
     return tuple(f"{stem}-{number}" for number, stem in enumerate(stems, start=1))

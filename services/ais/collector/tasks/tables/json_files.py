@@ -1,6 +1,7 @@
 """Rows of JSONL files, and of `.json` files that hold one array of objects: an index of where each row lies.
 
-The index has 24 bytes a row; a row's text is read from its file when it is asked for.
+The index has 24 bytes a row; a row's text is read from its file when it is asked for. Compressed files (.gz, .zst) are
+unpacked first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import mmap
 import os
 import re
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ais.collector.prompts.prompts import TaskError
+from ais.collector.tasks.tables.compressed import open_plain, plain_name
 from ais.collector.tasks.tables.files import names_of
 from ais.collector.tasks.tables.rows import Row, shown
 
@@ -74,7 +77,7 @@ class JsonRows:
 
     def default_id(self, number: int) -> str:
         file, within = self._find(number)
-        return f"{file.name}-{within + 1 if file.path.suffix == '.json' else file.lines[within]}"
+        return f"{file.name}-{within + 1 if _is_array(file.path) else file.lines[within]}"
 
     def __del__(self) -> None:
         for file in getattr(self, "_files", ()):
@@ -98,15 +101,17 @@ def json_object(text: str) -> dict[str, Any]:
     return row
 
 
+def _is_array(path: Path) -> bool:
+    return plain_name(path).suffix == ".json"
+
+
 def _opened(path: Path, name: str) -> JsonFile:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TaskError(f"cannot read task file {path}: {error.strerror}") from error
+        descriptor = open_plain(path)
+    except (OSError, EOFError, zlib.error) as error:  # some are raised without a strerror
+        raise TaskError(f"cannot read task file {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        starts, ends, lines = (
-            _array_index(path, descriptor) if path.suffix == ".json" else _line_index(path, descriptor)
-        )
+        starts, ends, lines = _array_index(path, descriptor) if _is_array(path) else _line_index(path, descriptor)
     except OSError as error:
         os.close(descriptor)
         raise TaskError(f"cannot read task file {path}: {error.strerror}") from error

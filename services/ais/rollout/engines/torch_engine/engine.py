@@ -32,7 +32,7 @@ from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_fil
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.probe import check_finite, score
-from ais.rollout.engines.torch_engine.slots import Ended, Group
+from ais.rollout.engines.torch_engine.slots import Ended, Group, Told
 from ais.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from ais.rollout.engines.torch_engine.worker import Worker
 
@@ -117,6 +117,7 @@ class TorchEngine(EngineLife):
                 stop_token_ids=request.sampling.stop_token_ids or self._architecture.stop_token_ids,
                 seed=secrets.randbits(64) if seed is None else seed,
                 arrived=time.monotonic(),
+                streamed=call.streamed,
             )
         )
         try:
@@ -171,11 +172,14 @@ class TorchEngine(EngineLife):
             slots=self._slots,
         )
 
-    def _deliver(self, ended: list[Ended]) -> None:
+    def _deliver(self, ended: list[Ended], told: list[Told]) -> None:
         """Called in the worker's thread."""
-        self._loop.call_soon_threadsafe(self._take, ended)
+        self._loop.call_soon_threadsafe(self._take, ended, told)
 
-    def _take(self, ended: list[Ended]) -> None:
+    def _take(self, ended: list[Ended], told: list[Told]) -> None:
+        for news in told:
+            if (call := self._sampling.get(news.ticket)) is not None:
+                call.tell(news.sampled)
         for one in ended:
             call = self._sampling.get(one.ticket)
             if call is None:  # it was cancelled meanwhile

@@ -21,7 +21,7 @@ import numpy as np
 
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import PolicySpan
-from ais.rollout.engine import Completion, GenerationRequest, SamplingFailedError
+from ais.rollout.engine import Completion, GenerationRequest, Sampled, SamplingFailedError
 from ais.rollout.engines.limits import MOST_STOP_TOKENS
 from ais.rollout.engines.torch_engine.sampling import sample_key
 
@@ -39,6 +39,8 @@ class Group:
     seed: int
     arrived: float
     """When the request came, in the seconds of the engine's clock."""
+    streamed: bool = False
+    """Whether its tokens are wanted as they are sampled."""
     entered: int = field(default=0, init=False)
     """Samples that have left the queue."""
 
@@ -51,6 +53,14 @@ class Ended:
     row: int
     """Where it was; free now."""
     outcome: Completion | SamplingFailedError
+
+
+@dataclass(frozen=True)
+class Told:
+    """A token of a sample that goes on."""
+
+    ticket: int
+    sampled: Sampled
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,14 @@ class Slots:
             ended.append(Ended(occupant[0].ticket, row, outcome))
             self._occupants[row] = None
         return ended
+
+    def newest(self) -> list[Told]:
+        """The newest token of each running sequence whose group is streamed. Call it after `record`."""
+        return [
+            Told(occupant[0].ticket, Sampled(occupant[1], (int(self.tokens[row, self.positions[row]]),)))
+            for row, occupant in enumerate(self._occupants)
+            if occupant is not None and occupant[0].streamed
+        ]
 
     def _enter(self, group: Group, row: int) -> None:
         request, sampling = group.request, group.request.sampling

@@ -12,10 +12,10 @@ import torch
 
 from ais.rollout.engine import EngineObserver
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
-from ais.rollout.engines.torch_engine.slots import Ended, Group
+from ais.rollout.engines.torch_engine.slots import Ended, Group, Told
 
 Command = Callable[[Batch], None]
-Deliver = Callable[[list[Ended]], None]
+Deliver = Callable[[list[Ended], list[Told]], None]
 
 
 class Worker:
@@ -24,7 +24,8 @@ class Worker:
     def __init__(
         self, batch: Batch, observer: EngineObserver, deliver: Deliver, failed: Callable[[BaseException], None]
     ) -> None:
-        """`deliver` gets what ended with each step, `failed` the error that ended the thread; both in this thread."""
+        """`deliver` gets what ended with each step and tokens of what goes on, `failed` the error that ended the
+        thread; both in this thread."""
         self.running_sequences = 0
         """Sequences in the batch; read from any thread."""
         self._batch = batch
@@ -90,5 +91,6 @@ class Worker:
         ended = self._batch.step()
         self._observer.decode_step(time.monotonic() - begun, self._batch.slots.count)
         self.running_sequences = self._batch.slots.running
-        if ended:
-            self._deliver(ended)
+        told = self._batch.slots.newest()
+        if ended or told:
+            self._deliver(ended, told)

@@ -24,6 +24,7 @@ from ais.rollout.engine import (
     EngineLoad,
     GenerationRequest,
     RollbackFailedError,
+    Sampled,
     SamplingFailedError,
     WeightSwap,
 )
@@ -79,9 +80,10 @@ class VllmEngine(EngineLife):
         seed = request.sampling.seed
 
         async def one(index: int) -> Completion:
-            sampling = self._vllm_sampling(request.sampling, None if seed is None else _sample_seed(seed, index))
+            drawn = None if seed is None else _sample_seed(seed, index)
+            sampling = self._vllm_sampling(request.sampling, drawn, call.streamed)
             await self._admitting.wait()
-            return await self._inside_vllm(request, index, sampling, arrived)
+            return await self._inside_vllm(call, index, sampling, arrived)
 
         await sample_each(call, one)
 
@@ -117,21 +119,25 @@ class VllmEngine(EngineLife):
 
     # Sampling.
 
-    async def _inside_vllm(self, request: GenerationRequest, index: int, sampling: Any, arrived: float) -> Completion:
+    async def _inside_vllm(self, call: Call, index: int, sampling: Any, arrived: float) -> Completion:
         self._inside += 1
         self._idle.clear()
+        told, output = 0, None
         try:
-            prompt = {"prompt_token_ids": list(request.prompt_token_ids)}
-            outputs = [one async for one in self._llm.generate(prompt, sampling, f"ais-{next(self._tickets)}")]
+            prompt = {"prompt_token_ids": list(call.request.prompt_token_ids)}
+            async for output in self._llm.generate(prompt, sampling, f"ais-{next(self._tickets)}"):
+                if not output.finished and (new := tuple(output.outputs[0].token_ids[told:])):  # of a streamed call
+                    call.tell(Sampled(index, new))
+                    told += len(new)
         except Exception as error:
             raise EngineFailedError(f"vLLM: {type(error).__name__}: {error}") from error
         finally:
             self._inside -= 1
             if not self._inside:
                 self._idle.set()
-        return self._completion(request, index, outputs[-1], arrived)
+        return self._completion(call.request, index, output, arrived)
 
-    def _vllm_sampling(self, sampling: SamplingParameters, seed: int | None) -> Any:
+    def _vllm_sampling(self, sampling: SamplingParameters, seed: int | None, streamed: bool) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         return SamplingParams(
@@ -145,7 +151,7 @@ class VllmEngine(EngineLife):
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
 
