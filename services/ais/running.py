@@ -65,12 +65,12 @@ def begin(
         replace_file(directory.data, data)
         return own
 
-    return directory, _drive(directory, own_settings, beside(directory) if beside else None)
+    return directory, drive(directory, own_settings, beside(directory) if beside else None)
 
 
 def go_on(directory: RunDirectory, overrides: list[str]) -> int:
     """Goes on with a run, with its own settings and those of `overrides`. A refusal changes nothing."""
-    return _drive(directory, partial(_resumed_settings, directory, overrides))
+    return drive(directory, partial(_resumed_settings, directory, overrides))
 
 
 def write_settings(settings: Settings, directory: RunDirectory) -> None:
@@ -94,7 +94,7 @@ def tell(error: Exception) -> int:
     return EXIT_FAILED
 
 
-def _drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside: Beside | None = None) -> int:
+def drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside: Beside | None = None) -> int:
     """Drives a run to its end. `settings_of` is called when the run is ours."""
     console = Screen()
     started: list[Settings] = []
@@ -155,7 +155,7 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
         lock=lock,
         trackers=tuple(tracker(directory.path, name) for name in settings.tracking.trackers),
         tracking_seconds=settings.tracking.final_seconds,
-        trained=_is_trained(directory, settings),
+        trained=is_trained(directory, settings),
         hidden=() if settings.correction.method in MIXING else ("alpha",),  # the others do not mix
     )
 
@@ -180,7 +180,7 @@ def _conclude(directory: RunDirectory, record: RunRecord, console: Screen) -> in
     return code
 
 
-def _is_trained(directory: RunDirectory, settings: Settings) -> bool:
+def is_trained(directory: RunDirectory, settings: Settings) -> bool:
     """Whether the final model of the run is there, after as many steps as are wanted or make sense."""
     try:
         manifest = json.loads((directory.model / "manifest.json").read_bytes())
@@ -192,7 +192,7 @@ def _is_trained(directory: RunDirectory, settings: Settings) -> bool:
 
 def _is_finished(directory: RunDirectory, settings: Settings) -> bool:
     record = read_record(directory.record)
-    return record is not None and record.status == "finished" and not record.reason and _is_trained(directory, settings)
+    return record is not None and record.status == "finished" and not record.reason and is_trained(directory, settings)
 
 
 def _say_finished(directory: RunDirectory, settings: Settings) -> None:

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
 from ais.runtime.network.http import STOP_SECONDS
 from ais.settings import load
+from tests.support.compose_stack import compose_command
+
+OURS = ("rollout", "trainer", "collector", "evaluation")
 
 
 def environment_of(compose_file: dict[str, Any], service: str) -> dict[str, str]:
     """AIS_ variables that compose gives a service, without those it only passes on."""
     given = compose_file["services"][service]["environment"]
     return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def merged(repository: Path, override: str | None, **environment: str) -> dict[str, Any]:
+    """What compose makes of its files. Fails when it says anything else."""
+    if (command := compose_command()) is None:
+        pytest.skip("there is neither the docker compose plug-in nor docker-compose")
+    files = ["docker-compose.yml", *([f"deploy/{override}"] if override else [])]
+    command = [*command, "--env-file", ".env.example", *(part for file in files for part in ("-f", file)), "config"]
+    done = subprocess.run(
+        command,
+        cwd=repository,
+        env=os.environ | {"AIS_ENV_FILE": ".env.example"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return yaml.safe_load(done.stdout)
 
 
 def test_rollout_replicas_can_be_scaled(compose_file: dict[str, Any]) -> None:
@@ -42,17 +66,66 @@ def test_the_image_is_built_from_all_that_the_wheel_contains(repository: Path) -
     assert {Path(path).parts[0] for path in (*wheel["packages"], *wheel["force-include"])} <= sent
 
 
-def test_a_replica_that_has_left_is_not_started_again(compose_file: dict[str, Any]) -> None:
-    assert compose_file["services"]["rollout"]["restart"] == "on-failure"  # it ends with exit code 0
+@pytest.mark.parametrize("service", OURS)
+def test_what_has_done_its_work_is_not_started_again_and_what_fails_is_not_for_ever(
+    compose_file: dict[str, Any], service: str
+) -> None:
+    policy, times = compose_file["services"][service]["restart"].split(":")
+    assert policy == "on-failure"
+    assert int(times) > 0
 
 
-def test_services_start_after_what_they_need_is_healthy(compose_file: dict[str, Any]) -> None:
-    services = compose_file["services"]
-    needs = {"rollout": {"redis"}, "trainer": {"redis", "rollout"}, "collector": {"redis", "trainer"}}
-    for name, needed in needs.items():
-        waits = services[name]["depends_on"]
-        assert set(waits) == needed
-        assert all(wait["condition"] == "service_healthy" for wait in waits.values())
+@pytest.mark.parametrize("service", OURS)
+def test_services_start_when_the_settings_are_checked_and_redis_answers(
+    compose_file: dict[str, Any], service: str
+) -> None:
+    waits = {name: wait["condition"] for name, wait in compose_file["services"][service]["depends_on"].items()}
+    assert waits == {"redis": "service_healthy", "prepare": "service_completed_successfully"}
+
+
+def test_every_container_has_limits_and_no_more_rights_than_it_needs(compose_file: dict[str, Any]) -> None:
+    for name, service in compose_file["services"].items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert service.keys() >= {"cpus", "mem_limit", "pids_limit"}, name
+
+
+def test_what_serves_others_has_a_health_check(repository: Path, compose_file: dict[str, Any]) -> None:
+    assert "HEALTHCHECK" in (repository / "deploy/Dockerfile").read_text()  # of ours
+    for name in ("redis", "prometheus", "grafana"):
+        assert compose_file["services"][name]["healthcheck"]["test"]
+
+
+def test_the_example_file_of_settings_names_all_that_the_stack_takes(repository: Path) -> None:
+    files = [repository / "docker-compose.yml", *(repository / "deploy").glob("compose.*.yml")]
+    taken = {name for file in files for name in re.findall(r"\$\{(\w+)[:}]", file.read_text(encoding="utf-8"))}
+    lines = (repository / ".env.example").read_text(encoding="utf-8").splitlines()
+    named = {match[1] for line in lines if (match := re.match(r"#?([A-Z_]+)=", line))}
+    of_compose_and_services = {name for name in named if name.startswith("COMPOSE_") or "__" in name}
+    assert named - of_compose_and_services == taken
+
+
+@pytest.mark.parametrize("override", [None, "compose.vllm.yml", "compose.gpu.yml"])
+def test_compose_reads_the_files_without_a_warning(repository: Path, override: str | None) -> None:
+    merged(repository, override)
+
+
+def test_each_replica_has_a_gpu_of_its_own_and_all_else_in_common(repository: Path) -> None:
+    services = merged(repository, "compose.gpu.yml", COMPOSE_PROFILES="replica-2,replica-3")["services"]
+
+    def gpus(service: str) -> list[str]:
+        (device,) = services[service]["deploy"]["resources"]["reservations"]["devices"]
+        return device["device_ids"]
+
+    first, *others = "rollout", "rollout-2", "rollout-3"
+    assert [gpus(one) for one in ("trainer", first, *others)] == [["0"], ["1"], ["2"], ["3"]]
+    own = {"build", "deploy", "networks", "profiles", "scale"}
+    for other in others:
+        left, right = ({k: v for k, v in services[one].items() if k not in own} for one in (first, other))
+        assert left == right
+        assert services[other]["networks"]["default"]["aliases"] == ["rollout"]  # where Prometheus looks for replicas
 
 
 def test_the_services_accept_the_settings_that_compose_gives_them(
@@ -64,7 +137,6 @@ def test_the_services_accept_the_settings_that_compose_gives_them(
     settings = load(repository / "examples/sort16/config.toml")
     assert settings.redis.url.get_secret_value() == "redis://redis:6379/0"
     assert settings.rollout.host == settings.trainer.http_host == settings.collector.http_host == "0.0.0.0"
-    assert str(settings.run.model) == "/etc/ais/model"
 
 
 def test_every_service_is_scraped_where_it_listens(

@@ -6,178 +6,71 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
-import httpx
 import pytest
-from tenacity import RetryError, Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from ais.launcher.directory.history import problems_of
 from ais.runtime.settings import RunSettings
+from ais.settings import load
+from tests.support.compose_stack import START_SECONDS, STOP_SECONDS, Stack, eventually, ledger_of, stack_of
 
-pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 
 REPLICAS = 2
 STEPS = 20
 LAST_STEPS = 5
 """Trained after the stop."""
-IMAGE_TAG = "test"
-SERVICES = ("redis", "rollout", "trainer", "collector", "prometheus")
+SERVICES = ("redis", "prepare", "rollout", "trainer", "collector", "evaluation", "prometheus")
+OURS = ("rollout", "trainer", "collector", "evaluation")
 
-BUILD_SECONDS = 900
-START_SECONDS = 300
-TRAINING_SECONDS = 300
+TRAINING_SECONDS = 600
 SCRAPE_SECONDS = 60
-STOP_SECONDS = 120
-
-Value = TypeVar("Value")
-
-
-def eventually(read: Callable[[], Value], within: float, what: str) -> Value:
-    """The first true value that `read` gives; fails naming `what` when none came in time."""
-    poll = Retrying(
-        retry=retry_if_result(lambda value: not value) | retry_if_exception_type(httpx.HTTPError),
-        stop=stop_after_delay(within),
-        wait=wait_fixed(1),
-    )
-    try:
-        return poll(read)
-    except RetryError as error:
-        last = error.last_attempt
-        pytest.fail(f"not within {within:g} s: {what}; last seen: {last.exception() or last.result()!r}")
-
-
-class Stack:
-    """A compose project of its own: names, volumes and ports are nobody else's."""
-
-    def __init__(self, command: list[str], repository: Path) -> None:
-        self._command = command
-        self._repository = repository
-        self._environment = os.environ | {
-            "COMPOSE_PROJECT_NAME": f"ais-test-{os.getpid()}",
-            "DOCKER_BUILDKIT": "0",
-            "AIS_IMAGE_TAG": IMAGE_TAG,
-            "AIS_BUILD_NETWORK": "host",
-            "AIS_RUN__STEPS": "100000",  # it trains until the tests are done with it
-            "PROMETHEUS_PORT": "0",  # a free one
-        }
-
-    def compose(self, *arguments: str, timeout: float = 60) -> str:
-        """Output of a compose command; fails with all that it said when it does not succeed."""
-        return self._output([*self._command, *arguments], timeout)
-
-    def docker(self, *arguments: str, timeout: float = 60) -> str:
-        """The same of a docker command."""
-        return self._output(["docker", *arguments], timeout)
-
-    def _output(self, command: list[str], timeout: float) -> str:
-        done = subprocess.run(
-            command, cwd=self._repository, env=self._environment, capture_output=True, text=True, timeout=timeout
-        )
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
-        return done.stdout
-
-    def up(self, replicas: int, *options: str, **environment: str) -> None:
-        """Starts what does not run, with that many replicas. `environment` stays for later commands."""
-        self._environment |= environment
-        scale = ("--scale", f"rollout={replicas}")
-        self.compose("up", "--detach", *options, *scale, *SERVICES, timeout=START_SECONDS)
-
-    @cached_property
-    def _prometheus_address(self) -> str:
-        return self.compose("port", "prometheus", "9090").strip()
-
-    def prometheus(self, path: str, **parameters: str) -> Any:
-        """What Prometheus's API answers."""
-        answer = httpx.get(f"http://{self._prometheus_address}/api/v1/{path}", params=parameters, timeout=10)
-        answer.raise_for_status()
-        return answer.json()["data"]
-
-    def query(self, expression: str) -> list[dict[str, str]]:
-        """Labels of every series for which an expression of the dashboard gives a finite number now."""
-        series = self.prometheus("query", query=expression.replace("$__rate_interval", "1m"))["result"]
-        return [one["metric"] for one in series if math.isfinite(float(one["value"][1]))]
-
-    def value(self, expression: str) -> float:
-        """The number that an expression without labels gives now; NaN while there is none."""
-        series = self.prometheus("query", query=expression)["result"]
-        return float(series[0]["value"][1]) if series else math.nan
-
-    def up_targets(self) -> list[str]:
-        """Job of every target that Prometheus reaches."""
-        targets = self.prometheus("targets", state="active")["activeTargets"]
-        return sorted(target["labels"]["job"] for target in targets if target["health"] == "up")
-
-    def containers(self, *services: str) -> list[dict[str, Any]]:
-        """What the engine knows of the containers of some services, of all when none is named; stopped ones too."""
-        names = self.compose("ps", "--all", "--quiet", *services).split()
-        containers: list[dict[str, Any]] = json.loads(self.docker("inspect", *names))
-        return containers
-
-    def exit_codes(self, *services: str) -> dict[str, int | None]:
-        """Exit code of every container, by name; None while it runs."""
-        states = {one["Name"]: one["State"] for one in self.containers(*services)}
-        return {name: state["ExitCode"] if state["Status"] == "exited" else None for name, state in states.items()}
-
-    def crash(self, service: str) -> None:
-        """Kills the first process of a service's only container, as a crash would.
-
-        The kernel ignores a SIGKILL that comes from inside the container, and after `docker kill` an engine does not
-        restart it: both are taken for the wish of somebody. So the signal comes from the host's processes.
-        """
-        (container,) = self.containers(service)
-        kill = f"import os, signal; os.kill({container['State']['Pid']}, signal.SIGKILL)"
-        as_root_of_host = ("--pid", "host", "--user", "0", "--entrypoint", "python")
-        self.docker("run", "--rm", *as_root_of_host, f"ais-rl:{IMAGE_TAG}", "-c", kill)
-
-    def run_directory(self, destination: Path) -> Path:
-        """A copy of the run's directory as the trainer's container has it, running or not."""
-        (container,) = self.containers("trainer")
-        self.docker("cp", f"{container['Id']}:/var/lib/ais/runs/demo", str(destination))
-        return destination
-
-
-def compose_command() -> list[str] | None:
-    """The compose of this machine: the plug-in if there is one."""
-    for command in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
-            return command
-    return None
-
-
-def missing_prerequisite() -> str | None:
-    """Why nothing can be deployed on this machine, or None."""
-    if shutil.which("docker") is None:
-        return "there is no docker command"
-    engine = subprocess.run(["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True)
-    if engine.returncode != 0:
-        return f"no Docker engine answers: {engine.stderr.strip()}"
-    return None if compose_command() else "there is neither the docker compose plug-in nor docker-compose"
 
 
 @pytest.fixture(scope="module")
-def stack(request: pytest.FixtureRequest, repository: Path) -> Iterator[Stack]:
-    if "compose" not in request.config.getoption("markexpr"):
-        pytest.skip("brings up the whole deployment: ask for it with -m compose, or make test-compose")
-    if reason := missing_prerequisite():
-        if os.environ.get("AIS_REQUIRE_DOCKER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    stack = Stack(compose_command() or [], repository)
-    try:
-        stack.compose("build", "rollout", timeout=BUILD_SECONDS)
-        stack.up(REPLICAS)
+def built(
+    request: pytest.FixtureRequest, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    with stack_of(
+        request,
+        repository,
+        SERVICES,
+        tmp_path_factory.mktemp("stack") / "env",
+        AIS_RUN__STEPS="100000",  # it trains until the tests are done with it
+        AIS_LAUNCHER__EVALUATION_PROMPTS="32",
+        AIS_LAUNCHER__EVALUATION_CHECKPOINTS="2",
+    ) as stack:
         yield stack
-    finally:
-        print(stack.compose("logs", "--no-color", "--tail", "50", "rollout", "trainer", "collector"))
-        stack.compose("down", "--volumes", "--remove-orphans", timeout=STOP_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def stack(built: Stack) -> Stack:
+    built.up(REPLICAS)
+    return built
+
+
+def brought_examples() -> list[str]:
+    """Examples whose model is there without a download or a warm start, and that need no service beside the stack."""
+    examples = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
+    brought = [file.parent.name for file in examples if (load(file).run.model / "config.json").is_file()]
+    return [name for name in brought if name != "reward_service"]
+
+
+@pytest.mark.parametrize("example", brought_examples())
+def test_an_example_is_chosen_by_one_variable(built: Stack, example: str) -> None:
+    done = built.prepare(example)
+    assert done.returncode == 0, done.stderr
+    assert f"{example}-prepared is ready" in done.stdout
+
+
+def test_a_mistyped_example_is_refused_with_the_names_of_those_there_are(built: Stack, repository: Path) -> None:
+    done = built.prepare("sort17")
+    assert done.returncode == 2
+    assert "sort17/config.toml does not exist" in done.stderr
+    assert "sort16, sort_swaps" in done.stderr
+    assert not (repository / "examples/sort17").exists()
 
 
 def test_the_demo_trains_on_two_replicas(stack: Stack) -> None:
@@ -210,28 +103,53 @@ def test_promtool_accepts_the_prometheus_file(stack: Stack) -> None:
     assert "SUCCESS" in report
 
 
-def test_the_image_runs_as_an_ordinary_user(stack: Stack) -> None:
-    assert stack.compose("exec", "-T", "trainer", "id", "--user").strip() == "10001"
+def test_containers_run_as_ordinary_users_without_capabilities_on_a_root_that_they_cannot_change(stack: Stack) -> None:
+    for container in stack.containers():
+        host, name = container["HostConfig"], container["Name"]
+        assert host["ReadonlyRootfs"], name
+        assert host["CapDrop"] == ["ALL"], name
+        assert host["NanoCpus"] > 0, name
+        assert host["Memory"] > 0, name
+        assert host["LogConfig"]["Config"]["max-size"], name
+    for service in ("trainer", "redis", "prometheus"):
+        assert stack.compose("exec", "-T", service, "id", "-u").strip() != "0", service
+
+
+def test_every_container_that_answers_is_healthy(stack: Stack) -> None:
+    def states() -> set[str]:
+        answering = ("redis", "rollout", "trainer", "collector", "prometheus")
+        return {one["State"]["Health"]["Status"] for one in stack.containers(*answering)}
+
+    eventually(lambda: states() == {"healthy"}, SCRAPE_SECONDS, "every container is healthy")
 
 
 def test_dead_letters_can_be_looked_at_in_a_container(stack: Stack) -> None:
-    listing = stack.compose("exec", "-T", "trainer", "ais", "deadletter", "list", "-c", "/etc/ais/config.toml")
+    example = "/etc/ais/examples/sort16/config.toml"
+    listing = stack.compose("exec", "-T", "trainer", "ais", "deadletter", "list", "-c", example)
     assert "no dead letters" in listing
 
 
-def test_a_replica_added_while_training_takes_the_newest_weights_and_samples(stack: Stack) -> None:
-    more = REPLICAS + 1
-    stack.up(more, "--no-recreate")
+def test_a_run_that_goes_on_has_a_report(stack: Stack) -> None:
+    written = stack.compose("exec", "-T", "trainer", "ais", "report", "/var/lib/ais/runs/demo")
+    assert written.strip() == "/var/lib/ais/runs/demo/report.html"
+
+
+def test_a_replica_added_while_training_takes_the_newest_weights_and_samples_and_nothing_else_is_started_anew(
+    stack: Stack,
+) -> None:
+    before, more = stack.starts(), REPLICAS + 1
+    stack.up(more)
     for moved in ("ais_rollout_policy_version > 0", "ais_rollout_generated_tokens_total > 0"):
         eventually(
             lambda moved=moved: len({labels["instance"] for labels in stack.query(moved)}) == more,
             START_SECONDS,
             f"{moved} on {more} replicas",
         )
+    assert before.items() <= stack.starts().items()
 
 
 def test_the_run_goes_on_with_one_replica_and_no_failed_call_when_the_others_are_scaled_away(stack: Stack) -> None:
-    stack.up(1, "--no-recreate")
+    stack.up(1)
     assert len(stack.containers("rollout")) == 1
     version = stack.value("ais_collector_policy_version")
     eventually(
@@ -255,19 +173,32 @@ def test_a_trainer_that_is_killed_comes_back_and_passes_where_it_was(stack: Stac
     assert container["RestartCount"] == 1
 
 
-def test_every_service_ends_without_error_when_the_stack_is_stopped(stack: Stack) -> None:
+@pytest.mark.parametrize("service", ["redis", "rollout", "collector", "trainer", "evaluation"])
+def test_what_docker_kill_has_ended_comes_back_with_up_and_the_run_goes_on(stack: Stack, service: str) -> None:
+    stack.kill(service)
+    stack.up(1)
+    version = stack.value("ais_collector_policy_version")
+    eventually(
+        lambda: stack.value("ais_collector_policy_version") > version,
+        TRAINING_SECONDS,
+        f"the collector has seen a version after {version:g}",
+    )
+
+
+def test_a_stopped_stack_ends_in_time_and_says_that_its_work_is_not_done(stack: Stack) -> None:
     """Nothing runs after it, until the next test."""
     stack.compose("stop", timeout=STOP_SECONDS)
-    codes = stack.exit_codes()
-    assert len(codes) == len(SERVICES)
-    assert set(codes.values()) == {0}, codes
+    expected = dict.fromkeys((f"{service}-1" for service in SERVICES), 0)
+    expected |= dict.fromkeys((f"{service}-1" for service in OURS), 143)  # the engine starts them with itself
+    assert stack.exit_codes() == expected
 
 
 def test_the_stopped_run_goes_on_and_ends_with_each_group_trained_once(stack: Stack, tmp_path: Path) -> None:
-    """The last of this module. Three trainers have shared the run: one was killed, one stopped, one finishes."""
+    """Several trainers have shared the run: one crashed, one was killed, one stopped, one finishes."""
     stopped = ledger_of(stack.run_directory(tmp_path / "stopped"))
     steps = stopped[-1]["version"] + LAST_STEPS
-    stack.up(REPLICAS, AIS_RUN__STEPS=str(steps))
+    stack.set(AIS_RUN__STEPS=str(steps))
+    stack.up(REPLICAS)
     eventually(
         lambda: set(stack.exit_codes("trainer", "collector").values()) == {0},
         TRAINING_SECONDS,
@@ -277,9 +208,24 @@ def test_the_stopped_run_goes_on_and_ends_with_each_group_trained_once(stack: St
     assert problems_of(finished, steps, RunSettings().groups_per_batch) == []
     ledger = ledger_of(finished)
     assert ledger[: len(stopped)] == stopped
-    assert {commit["incarnation"] for commit in ledger} == {1, 2, 3}
+    assert {commit["incarnation"] for commit in ledger} == {1, 2, 3, 4}
     assert (finished / "model" / "config.json").is_file()
 
 
-def ledger_of(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "ledger.jsonl").read_text().splitlines()]
+def test_a_finished_run_is_evaluated_and_reported(stack: Stack, tmp_path: Path) -> None:
+    eventually(
+        lambda: stack.exit_codes("evaluation") == {"evaluation-1": 0}, TRAINING_SECONDS, "the evaluation has ended well"
+    )
+    run = stack.run_directory(tmp_path / "run")
+    scores = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert {score["precision"] for score in scores} == {"bf16", "e4m3/channel x e4m3"}
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert "Held-out reward of the checkpoints" in (run / "report.html").read_text()
+
+
+def test_a_finished_run_may_be_brought_up_again_and_is_finished(stack: Stack) -> None:
+    """The last of this module."""
+    stack.up(REPLICAS)
+    ended = {"prepare-1": 0, "trainer-1": 0, "collector-1": 0, "evaluation-1": 0}
+    names = [name.removesuffix("-1") for name in ended]
+    eventually(lambda: stack.exit_codes(*names) == ended, START_SECONDS, "everything has ended well again")

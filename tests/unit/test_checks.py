@@ -88,6 +88,11 @@ def test_a_task_file_that_cannot_be_used_ends_ais_run_before_it_begins(tmp_path:
     assert not (tmp_path / "runs").exists()
 
 
+def test_adapters_cannot_be_sent_where_none_are_trained() -> None:
+    with pytest.raises(SettingsError, match=r"set trainer\.lora\.rank"):
+        settings("trainer.push.lora=adapter")
+
+
 def test_adapters_without_their_library_are_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UnavailableError, match=r"pip install 'ais-rl\[lora\]'"):

@@ -34,6 +34,8 @@ app = typer.Typer(
 
 for command in (runs.run, runs.resume, runs.chaos, services.rollout, services.collector, services.trainer):
     app.command()(command)
+app.command()(runs.prepare)
+app.command()(runs.conclude)
 app.command()(comparison.compare)
 app.command(name="eval")(models.evaluate)
 app.command()(models.chat)

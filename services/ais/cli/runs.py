@@ -49,6 +49,31 @@ def resume(
     sys.exit(go_on(existing_run(run, None, None), overrides or []))
 
 
+def prepare(config: Config = None, overrides: Overrides = None) -> None:
+    """Make a run ready whose services are started one by one, as containers are: `ais run` does this by itself.
+
+    The settings are checked, all of them, with the model, the prompts and the libraries they need; a start policy is
+    made where the settings ask for it; runs/NAME gets its settings file. A run that is there already goes on.
+
+        ais prepare -c examples/sort16/config.toml --set redis.url=redis://queue:6379/0
+    """
+    from ais.attending import prepare as prepare_run
+    from ais.settings import load
+
+    sys.exit(prepare_run(load(config, overrides or ())))
+
+
+def conclude(config: Config = None, overrides: Overrides = None) -> None:
+    """Wait for the end of a run whose services are started one by one; then evaluate its checkpoints and report.
+
+    ais conclude -c examples/sort16/config.toml --set redis.url=redis://queue:6379/0
+    """
+    from ais.attending import conclude as conclude_run
+    from ais.settings import load
+
+    sys.exit(conclude_run(load(config, overrides or ())))
+
+
 def chaos(
     kills: Annotated[int, typer.Option(min=1, help="Processes to kill, one after another.")] = 30,
     seed: Annotated[int, typer.Option(min=0, help="Draws the victims and the moments.")] = 0,

@@ -93,7 +93,7 @@ async def run(
                     await _train(plan, processes, redis, server, course, display)
                     record.training_seconds = time.monotonic() - began
                 elif before:
-                    record.training_seconds = before.training_seconds
+                    record.started_at, record.training_seconds = before.started_at, before.training_seconds
             finally:
                 if meddling:
                     await end_tasks(meddling)

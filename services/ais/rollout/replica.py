@@ -19,6 +19,7 @@ from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
+from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
@@ -77,6 +78,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             threads=rollout.unpack_threads,
             use_proxy=settings.run.use_proxy,
             named_run=named_run,
+            model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
         )
         stack.push_async_callback(intake.close)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import glob
 import os
 import re
 import tomllib
@@ -29,6 +30,9 @@ ENVIRONMENT_PREFIX = "AIS_"
 ENVIRONMENT_SEPARATOR = "__"
 DEEPEST = 16
 """Parts of the longest dotted key. Settings have four; the parser's time grows with the square of them."""
+
+MOST_OTHERS = 50
+"""Directories that are named when a settings file is not there."""
 
 _DEEP_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){{{DEEPEST}}}")
 
@@ -82,7 +86,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise SettingsError(f"settings file {file} does not exist") from None
+        raise SettingsError(f"settings file {file} does not exist{_others_like(file)}") from None
     except IsADirectoryError:
         raise SettingsError(f"settings file {file} is a directory; name the TOML file in it") from None
     except UnicodeDecodeError as error:
@@ -94,6 +98,13 @@ def _read_file(file: Path) -> dict[str, Any]:
         return _parse(text)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _others_like(file: Path) -> str:
+    """The files of that name in directories beside the one where it was looked for."""
+    beside = file.absolute().parents[1:2]
+    found = sorted(other.parent.name for place in beside for other in place.glob(f"*/{glob.escape(file.name)}"))
+    return f"; directories beside it that have one: {', '.join(found[:MOST_OTHERS])}" if found else ""
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -174,10 +174,10 @@ class TrainerMetrics:
         )
         self.push_bytes = meter.counter(
             "ais_weight_push_bytes",
-            "Bytes of weights sent, by encoding: full, delta. Not what replicas relay.",
+            "Bytes of weights sent, by encoding: full, delta, adapter. Not what replicas relay.",
             ["encoding"],
         )
-        for encoding in ("full", "delta"):
+        for encoding in ("full", "delta", "adapter"):
             self.push_bytes.labels(encoding=encoding)
         self.set_aside = meter.gauge(
             "ais_weight_replicas_set_aside", "Replicas whose last upload failed or came too late; tried again."

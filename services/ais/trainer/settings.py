@@ -128,6 +128,10 @@ class PushSettings(Section):
     and about half the bytes, where its engine is torch and its precision has E4M3 or E5M2 weights with scales of the
     maximum of each channel; BF16 to the others. What is sampled stays the same to the bit. Room is then needed in the
     staging directory for half as much again for each such precision."""
+    lora: Literal["merged", "adapter"] = "merged"
+    """How versions are sent where `trainer.lora` trains adapters. `adapter`: the adapter alone, which a replica merges
+    into its `run.model`, to the bit as the trainer does. A replica where that does not give the version's digest gets
+    merged weights. A trainer on a GPU then merges on the processor what it publishes."""
     deltas: bool = True
     """Send a replica the exact difference to the version it serves, where that is smaller than the whole."""
     delta_threads: Threads = 2
@@ -239,6 +243,8 @@ def check_sections(run: RunSettings, trainer: TrainerSettings, correction: Corre
             f"trainer.objective.updates_per_batch = {trainer.objective.updates_per_batch} is more than "
             f"run.groups_per_batch = {run.groups_per_batch}: each update needs a group of its own"
         )
+    if trainer.push.lora == "adapter" and not trainer.lora.rank:
+        raise ValueError("trainer.push.lora = 'adapter' needs adapters: set trainer.lora.rank")
     if trainer.objective.straight_through and correction.method != "ais":
         raise ValueError(
             f"trainer.objective.straight_through needs correction.method 'ais', which has an uncorrected branch; got "

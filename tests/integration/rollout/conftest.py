@@ -121,7 +121,13 @@ async def vllm_replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     engine = await open_vllm(SORT16, settings, metrics, registry)
     try:
         metrics.watch(engine)
-        intake = WeightIntake(engine, tmp_path_factory.mktemp("staging"), metrics, applied=lambda: None)
+        intake = WeightIntake(
+            engine,
+            tmp_path_factory.mktemp("staging"),
+            metrics,
+            applied=lambda: None,
+            model=[SORT16 / "model.safetensors"],
+        )
         async with (
             serve(control_application(registry, lambda: None, intake), "127.0.0.1", 0) as port,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,

@@ -52,7 +52,7 @@ class KeepingEngine:
 class StandInReplica:
     """The weights path of a replica, with a switch for each way it can go wrong."""
 
-    def __init__(self, name: str, version: int, digest: str, staging: Path) -> None:
+    def __init__(self, name: str, version: int, digest: str, staging: Path, model: Sequence[Path] = ()) -> None:
         self.name = name
         self.url = ""
         self.engine = KeepingEngine(version, digest)
@@ -67,6 +67,7 @@ class StandInReplica:
             staging,
             RolloutMetrics(self.metrics_registry),
             applied=lambda: self.on_applied(),
+            model=model,
         )
         self.app = control_application(self.metrics_registry, lambda: None, self.intake)
         self.app.middleware("http")(self._offered)
@@ -122,11 +123,13 @@ class Fleet:
         self._records: dict[str, ReplicaRecord] = {}
         self._beats: set[asyncio.Task[None]] = set()
 
-    async def join(self, name: str, version: int = 0, digest: str = "blake3:0") -> StandInReplica:
-        """Starts a replica that tells the registry of each version it applies."""
+    async def join(
+        self, name: str, version: int = 0, digest: str = "blake3:0", model: Sequence[Path] = ()
+    ) -> StandInReplica:
+        """Starts a replica that tells the registry of each version it applies. It merges adapters into `model`."""
         staging = self._staging / name
         staging.mkdir()
-        replica = StandInReplica(name, version, digest, staging)
+        replica = StandInReplica(name, version, digest, staging, model)
         port = await self._stack.enter_async_context(serve(replica.app, "127.0.0.1", 0))
         self._stack.push_async_callback(replica.intake.close)
         replica.url = f"http://127.0.0.1:{port}"

@@ -37,8 +37,8 @@ def identity(version: int) -> Identity:
     return version, f"blake3:{version}"
 
 
-def policy_of(fanout: int = 8, deltas: bool = True, refusals: int = 3) -> PushPolicy:
-    return PushPolicy(Limits(fanout, DEADLINE, deltas, refusals))
+def policy_of(fanout: int = 8, deltas: bool = True, refusals: int = 3, adapters: bool = False) -> PushPolicy:
+    return PushPolicy(Limits(fanout, DEADLINE, deltas, refusals, adapters))
 
 
 def pushes(policy: PushPolicy, now: float = 0.0) -> list[Push]:
@@ -83,6 +83,35 @@ def test_a_delta_is_made_once_for_each_form_and_asked_for_by_those_that_serve_it
     made = [one for one in decisions if isinstance(one, MakeDelta)]
     assert made == [MakeDelta(identity(1), identity(2), form) for form in ("bf16", "e4m3")]
     assert {push.base for push in decisions if isinstance(push, Push)} == {identity(1)}
+
+
+def test_where_versions_have_adapters_these_are_sent_whatever_a_replica_serves() -> None:
+    policy = policy_of(fanout=2, adapters=True)
+    policy.offer(identity(1))
+    policy.look([*fleet("a", version=1), *fleet("b", "c"), *fleet("d", form="e4m3")], 0.0)
+    policy.offer(identity(2))
+    decisions = policy.decide(0.0)
+    assert [(push.adapter, push.form, push.base) for push in decisions if isinstance(push, Push)] == [
+        (True, "bf16", None),
+        (True, "bf16", None),
+    ]
+    assert not [one for one in decisions if isinstance(one, MakeDelta)]
+
+
+def test_who_cannot_merge_an_adapter_gets_merged_versions_from_then_on() -> None:
+    policy = policy_of(adapters=True)
+    policy.offer(identity(1))
+    policy.look(fleet("a", form="e4m3"), 0.0)
+    ways = []
+    for version, refusal in ((1, BASE), (1, None), (2, None)):
+        policy.offer(identity(version))
+        (push,) = pushes(policy)
+        ways.append((push.adapter, push.form, push.base))
+        if refusal is None:
+            policy.served(push)
+        else:
+            assert policy.refused(push, refusal) == "otherwise"
+    assert ways == [(True, "bf16", None), (False, "e4m3", None), (False, "e4m3", identity(1))]
 
 
 def test_a_version_that_every_replica_refuses_is_offered_again_and_then_given_up() -> None:
@@ -159,6 +188,8 @@ class Peer:
     confirmed: Identity | None = None
     refused: Identity | None = None
     refused_otherwise: set[tuple[Identity, str]] = field(default_factory=set)
+    merges: bool = True
+    """It has refused no adapter."""
     aside: bool = False
     rests: bool = False
     expects: Identity | None = None
@@ -171,10 +202,10 @@ class Peer:
 class AnyOrder(RuleBasedStateMachine):
     """Versions, replicas, records and answers in any order."""
 
-    @initialize(fanout=st.integers(1, 3), deltas=st.booleans(), refusals=st.integers(1, 3))
-    def begin(self, fanout: int, deltas: bool, refusals: int) -> None:
-        self.fanout, self.deltas, self.refusals = fanout, deltas, refusals
-        self.policy = policy_of(fanout, deltas, refusals)
+    @initialize(fanout=st.integers(1, 3), deltas=st.booleans(), refusals=st.integers(1, 3), adapters=st.booleans())
+    def begin(self, fanout: int, deltas: bool, refusals: int, adapters: bool) -> None:
+        self.fanout, self.deltas, self.refusals, self.adapters = fanout, deltas, refusals, adapters
+        self.policy = policy_of(fanout, deltas, refusals, adapters)
         self.now = 0.0
         self.newest: Identity | None = None
         self.version = 0
@@ -274,6 +305,9 @@ class AnyOrder(RuleBasedStateMachine):
                 self.policy.failed(push, "made up by the test")
             case "overtaken":
                 self.policy.overtaken(push)
+            case "base" if push.adapter:
+                peer.merges = False
+                assert self.policy.refused(push, BASE) == "otherwise"
             case "base" if push.base is not None:
                 peer.refused_otherwise.add((push.version, "delta"))
                 assert self.policy.refused(push, BASE) == "otherwise"
@@ -347,7 +381,9 @@ class AnyOrder(RuleBasedStateMachine):
             assert not self.busy(name), "one upload at a time"
             assert not peer.done(self.newest), "it has it, or has refused it"
             assert not peer.rests
-            assert push.form == peer.form
+            assert push.adapter == (self.adapters and peer.merges)
+            assert push.form == ("bf16" if push.adapter else peer.form)
+            assert not (push.adapter and push.base)
             if push.base is not None:
                 assert peer.believed == push.base
                 assert (push.version, "delta") not in peer.refused_otherwise

@@ -66,8 +66,8 @@ def encode_delta(base: Path, new: Path, target: Path, new_digest: str, threads: 
     Raises DeltaError when the files hold other tensors than each other, or `new` has not `new_digest`.
     """
     with base.open("rb") as old_file, new.open("rb") as new_file, target.open("wb") as output:
-        old_header, new_header = _read_header(old_file), _read_header(new_file)
-        if _tensors(old_header) != _tensors(new_header):
+        old_header, new_header = read_header(old_file), read_header(new_file)
+        if tensors_of(old_header) != tensors_of(new_header):
             raise DeltaError(f"expected files of the same tensors, got others in {base} and {new}")
         sent, result = DigestBuilder(), DigestBuilder()
         width, size = _width(new_header), new.stat().st_size - len(new_header)
@@ -107,9 +107,9 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int, digest: str, t
 
 
 def _apply(old_file: IO[bytes], coded: IO[bytes], output: IO[bytes], size: int, threads: int) -> str:
-    old_header = _read_header(old_file)
+    old_header = read_header(old_file)
     head = _read_head(coded)
-    if len(head.header) + head.size != size or _tensors(old_header) != _tensors(head.header):
+    if len(head.header) + head.size != size or tensors_of(old_header) != tensors_of(head.header):
         raise DeltaError(f"expected a delta to a file of {size} bytes with the base's tensors, got another one")
     digest = DigestBuilder()
     digest.update(head.header)
@@ -127,8 +127,8 @@ def _apply(old_file: IO[bytes], coded: IO[bytes], output: IO[bytes], size: int, 
     return digest.result()
 
 
-def _read_header(file: IO[bytes]) -> bytes:
-    """The safetensors header with its length; the file is then at its values."""
+def read_header(file: IO[bytes]) -> bytes:
+    """The safetensors header with its length; the file is then at its values. Raises DeltaError."""
     length = _exactly(file, 8)
     size = int.from_bytes(length, "little")
     if size > LARGEST_HEADER:
@@ -136,8 +136,11 @@ def _read_header(file: IO[bytes]) -> bytes:
     return length + _exactly(file, size)
 
 
-def _tensors(header: bytes) -> dict[str, Any]:
-    """All that a header says but the metadata, which holds the probe and differs from version to version."""
+def tensors_of(header: bytes) -> dict[str, Any]:
+    """All that a header says but the metadata, which holds the probe and differs from version to version.
+
+    Raises DeltaError.
+    """
     try:
         entries = _ENTRIES.validate_json(header[8:])
     except ValidationError as error:
@@ -148,7 +151,7 @@ def _tensors(header: bytes) -> dict[str, Any]:
 def _width(header: bytes) -> int:
     """Bytes of the values that make up most of the file."""
     shares: dict[int, int] = {}
-    for entry in _tensors(header).values():
+    for entry in tensors_of(header).values():
         begin, end = entry["data_offsets"]
         width = _WIDTHS.get(entry["dtype"], 1)
         shares[width] = shares.get(width, 0) + end - begin

@@ -16,7 +16,9 @@ by a lost connection or a restart of the sender, goes on at the byte where it wa
 a shard is the one that is listened to: one that hangs half-open is in nobody's way.
 
 What is sent is the files themselves (`full`), or for each file the exact difference to the same file of a base version
-(`delta`: `ais.contracts.weights.delta`). Both ends are verified: the digest of what is sent, and that of what results.
+(`delta`: `ais.contracts.weights.delta`), or the adapter that makes each of the model that the replica was started with
+(`adapter`: `ais.contracts.weights.adapter`). Both ends are verified: the digest of what is sent, and that of what
+results.
 
 The files are the BF16 ones that name the version, or a quantised `form` of them (`ais.contracts.weights.forms`), for
 replicas that would round them to just that. Its shards have digests of their own, and it is verified by these; that it
@@ -40,11 +42,13 @@ Answers:
     404  a shard of a version that is not on its way: offer it (again)
     408  the body stalled
     409  `run`: of a run that Redis does not name; `version`: serving or receiving something newer; `digest`: this
-         version is served with another digest; `base`: the base of a delta is not here in its form, send the full
-         version; `offset`: the shard goes on at another offset, offer the version again to learn where
+         version is served with another digest; `base`: the base of a delta is not here in its form, or an adapter
+         does not give the version here, send the full version; `offset`: the shard goes on at another offset, offer
+         the version again to learn where
     411  no Content-Length
     413  larger than the model it is meant for
-    415  `encoding`: unknown; `form`: this replica does not compute with that one, send BF16
+    415  `encoding`: unknown, or an adapter to a replica that holds no weights, send the full version; `form`: this
+         replica does not compute with that one, send BF16
     422  a malformed offer, wrong digest, wrong names, shapes or dtypes, values that are not finite, scales that
          are not above 0, or log-probs too far from those of the version's probe (`ais.contracts.weights.probe`): the
          version before goes on serving
@@ -101,7 +105,7 @@ class Shard(_Message):
     digest: Digest
     """Digest of the file."""
     sent_size: int = Field(gt=0, le=LARGEST_NUMBER)
-    """Bytes that are sent: the file's own, or those of its delta."""
+    """Bytes that are sent: the file's own, or those of its delta or adapter."""
     sent_digest: Digest
     """Digest of what is sent."""
 
@@ -136,7 +140,7 @@ class Offer(_Message):
     digest: Digest
     """Digest of the version's BF16 files, whichever form is sent."""
     encoding: str = Field(max_length=16)
-    """What is sent: `full` or `delta`."""
+    """What is sent: `full`, `delta` or `adapter`."""
     form: str = Field(default=BF16, max_length=32)
     """Form of the shards and of the base's: `ais.contracts.weights.forms`."""
     base: Base | None = None
@@ -152,6 +156,8 @@ class Offer(_Message):
     def _agrees_with_itself(self) -> Self:
         if (self.encoding == "delta") != (self.base is not None):
             raise ValueError("base: expected one for encoding delta, and none for another")
+        if self.encoding == "adapter" and self.form != BF16:
+            raise ValueError(f"form: expected {BF16} for encoding adapter, got {self.form}")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("shards: expected names that differ")
         if (named := sum(target.count() for target in self.relay)) > MOST_RELAYED:

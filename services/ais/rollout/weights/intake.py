@@ -9,11 +9,12 @@ where the offer asks for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from ais.contracts.weights.adapter import ADAPTER
 from ais.contracts.weights.forms import BF16
 from ais.contracts.weights.offer import Missing, Offer, WeightsStatus
 from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
@@ -50,16 +51,19 @@ class WeightIntake:
         threads: int = 1,
         use_proxy: bool = False,
         named_run: Callable[[], Awaitable[str | None]] = no_run,
+        model: Sequence[Path] = (),
     ) -> None:
         """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
         new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on; `named_run`
-        gives the identity that Redis has for the run's name, and raises RedisError."""
+        gives the identity that Redis has for the run's name, and raises RedisError; `model` are the weights that the
+        engine was opened with, which adapters are merged into. Without them no adapter is taken."""
         self._engine = engine
         self._named_run = named_run
         self._staging = staging
         self._metrics = metrics
         self._applied = applied
         self._threads = threads
+        self._model = model
         self._relay = Relay(metrics, use_proxy)
         self._relaying: dict[asyncio.Task[None], Transfer] = {}
         """What is passed on; its files stay until that is over."""
@@ -133,8 +137,9 @@ class WeightIntake:
     def _check_envelope(self, offer: Offer) -> None:
         if self.draining:
             raise WeightsRefusedError("replica", "is draining and takes no new weights", 503)
-        if offer.encoding not in ("full", "delta"):
-            raise WeightsRefusedError("encoding", f"expected full or delta, got {offer.encoding!r}", 415)
+        encodings = ("full", "delta", *([ADAPTER] if self._model else []))
+        if offer.encoding not in encodings:
+            raise WeightsRefusedError("encoding", f"expected {' or '.join(encodings)}, got {offer.encoding!r}", 415)
         description = self._engine.describe()
         if offer.form not in description.forms:
             known = ", ".join(sorted(description.forms))
@@ -215,7 +220,7 @@ class WeightIntake:
     async def _apply(self, transfer: Transfer) -> WeightsStatus:
         offer = transfer.offer
         try:
-            files = await asyncio.to_thread(transfer.unpack, self._files, self._threads)
+            files = await asyncio.to_thread(transfer.unpack, self._files, self._model, self._threads)
             swap = await self._swap(offer, files)
         except BaseException:
             self._incoming = None

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from io import RawIOBase
 from pathlib import Path
 
+from ais.contracts.weights.adapter import ADAPTER, apply_adapter
 from ais.contracts.weights.delta import apply_delta
 from ais.contracts.weights.delta_blocks import DeltaError
 from ais.contracts.weights.offer import DigestBuilder, Missing, MissingShard, Offer, RelayTarget, Shard
@@ -82,7 +83,7 @@ class Transfer:
         self.passed_on: set[tuple[int, RelayTarget]] = set()
         """Whom it is passed on to already, and for which incarnation of the trainer."""
         self._directory = OwnedDirectory(f"version-{offer.version}-", staging)
-        suffix = ".delta" if offer.encoding == "delta" else ""
+        suffix = "" if offer.encoding == "full" else f".{offer.encoding}"
         self.shards = [StagedShard(shard, self._directory.path / f"{shard.name}{suffix}") for shard in offer.shards]
 
     def missing(self) -> Missing:
@@ -99,18 +100,19 @@ class Transfer:
         await self.shards[index].whole.wait()
         return self.shards[index].path
 
-    def unpack(self, base: Sequence[Path], threads: int) -> list[Path]:
-        """The version's files, verified. Raises WeightsRefusedError when they cannot be made of `base` and the deltas.
-
-        Of a full version they are what came.
-        """
+    def unpack(self, serving: Sequence[Path], model: Sequence[Path], threads: int) -> list[Path]:
+        """The version's files, verified: what came, or what deltas make of the files that serve, or adapters of those
+        of the model that the replica was started with. Raises WeightsRefusedError when they cannot."""
         if self.offer.encoding == "full":
             return [staged.path for staged in self.shards]
         files = []
-        for staged, shard, old in zip(self.shards, self.offer.shards, base, strict=True):
+        for index, (staged, shard) in enumerate(zip(self.shards, self.offer.shards, strict=True)):
             target = self._directory.path / shard.name
             try:
-                apply_delta(old, staged.path, target, shard.size, shard.digest, threads)
+                if self.offer.encoding == ADAPTER:
+                    apply_adapter(model, staged.path, target, shard.size, shard.digest)
+                else:
+                    apply_delta(serving[index], staged.path, target, shard.size, shard.digest, threads)
             except (DeltaError, OSError) as error:
                 raise WeightsRefusedError("base", f"{shard.name}: {error}; send the full version", 409) from error
             files.append(target)

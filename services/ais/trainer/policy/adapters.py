@@ -18,14 +18,12 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from ais.contracts.weights.adapter import WEIGHTS_FILE, factor_names, merged
 from ais.runtime.process import UnavailableError
 from ais.trainer.settings import WITHOUT_PEFT, LoraSettings
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-_PREFIX = "base_model.model."
-"""What peft puts before the names of a model's modules."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,14 @@ class Adapters:
         """What is trained, by peft's names."""
         named: dict[str, nn.Parameter] = {}
         for weight, pair in self.pairs.items():
-            module = _PREFIX + weight.removesuffix(".weight")
-            named |= {f"{module}.lora_A.weight": pair.a, f"{module}.lora_B.weight": pair.b}
+            named |= dict(zip(factor_names(weight), (pair.a, pair.b), strict=True))
         return named
 
     def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The weight with its adapter, in the weight's dtype; without one, the weight itself."""
+        """The weight with its adapter, in the weight's dtype and where it is; without one, the weight itself."""
         if (pair := self.pairs.get(name)) is None:
             return weight
-        return torch.addmm(weight.float(), pair.b, pair.a, alpha=self.scale).to(weight.dtype)
+        return merged(weight, pair.a.to(weight.device), pair.b.to(weight.device), self.scale)
 
     def copied(self) -> Adapters:
         """Adapters of the same values, which training does not change."""
@@ -72,7 +69,7 @@ class Adapters:
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(str(directory))
         tensors = {name: master.detach().cpu().contiguous() for name, master in self.masters.items()}
-        save_file(tensors, directory / "adapter_model.safetensors", {"format": "pt"})
+        save_file(tensors, directory / WEIGHTS_FILE, {"format": "pt"})
 
 
 def adapters_of(model: PreTrainedModel, directory: Path, settings: LoraSettings, seed: int) -> Adapters:

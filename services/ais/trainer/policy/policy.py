@@ -37,6 +37,8 @@ class Policy:
 
     base_digest: str | None = None
     """Digest of the weights that adapters change; None without adapters."""
+    merges_as_replicas = False
+    """Whether weights are published as a processor merges them, whose last bits a GPU's differ from."""
 
     def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype = torch.bfloat16) -> None:
         """`model` is float32 already, unless it is not trained. Raises UnavailableError for an architecture whose head
@@ -94,8 +96,10 @@ class Policy:
     @torch.no_grad()
     def weight(self, name: str) -> torch.Tensor:
         """One of them, in BF16; a DTensor when the policy is sharded."""
-        weight = self.model.get_parameter(name).detach().to(torch.bfloat16)
-        return weight if self.adapters is None else self.adapters.merged(name, weight)
+        weight: torch.Tensor = self.model.get_parameter(name).detach().to(torch.bfloat16)
+        if self.adapters is None:
+            return weight
+        return self.adapters.merged(name, weight.cpu() if self.merges_as_replicas else weight)
 
     @property
     def masters(self) -> dict[str, nn.Parameter]:

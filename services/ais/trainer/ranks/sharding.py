@@ -27,6 +27,7 @@ def load_policy(
     if settings.lora.rank:
         policy, digest = _load_whole(model, str(ranks.device), compute_dtype)
         policy.adapt(adapters_of(policy.model, model, settings.lora, seed), digest)
+        policy.merges_as_replicas = settings.push.lora == "adapter"
     else:
         device = "cpu" if ranks.mesh else str(ranks.device)
         policy = Policy.load(model, device, compute_dtype=compute_dtype)

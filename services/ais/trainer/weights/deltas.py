@@ -30,7 +30,7 @@ class Parcel:
     snapshot: Snapshot
     """Keeps the files of a full version."""
     directory: OwnedDirectory | None = field(default=None, repr=False, compare=False)
-    """Keeps the files of a delta."""
+    """Keeps the files of a delta or an adapter."""
 
 
 @dataclass(frozen=True)

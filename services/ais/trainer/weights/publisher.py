@@ -19,6 +19,7 @@ from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import PushSettings
+from ais.trainer.weights.adapters import AdapterMaker
 from ais.trainer.weights.deltas import DeltaMaker, Origin, Parcel, full
 from ais.trainer.weights.forms import FormMaker, form_for
 from ais.trainer.weights.push_policy import (
@@ -63,8 +64,15 @@ class WeightPublisher:
         self._origin = origin
         self._forms = FormMaker(metrics)
         self._deltas = DeltaMaker(self._forms, origin, settings.delta_threads, metrics)
+        self._adapters = AdapterMaker(origin)
         self._policy = PushPolicy(
-            Limits(settings.fanout, settings.deadline_seconds, settings.deltas, settings.refusals)
+            Limits(
+                settings.fanout,
+                settings.deadline_seconds,
+                settings.deltas,
+                settings.refusals,
+                adapters=settings.lora == "adapter",
+            )
         )
         self._snapshots: dict[Identity, Snapshot] = {}
         self._urls: dict[str, str] = {}
@@ -102,6 +110,7 @@ class WeightPublisher:
         finally:
             await end_tasks(*self._uploads.values())
             await self._deltas.close()
+            await self._adapters.close()
             await self._forms.close()
             await self._client.aclose()
 
@@ -196,7 +205,10 @@ class WeightPublisher:
         self._wake.set()
 
     async def _parcel(self, push: Push, snapshot: Snapshot) -> Parcel:
-        """The delta where the policy asks for it and there is one, else the whole version, in the push's form."""
+        """The adapter or the delta where the policy asks for it and there is one, else the whole version, in the push's
+        form."""
+        if push.adapter and (adapter := await self._adapters.parcel(snapshot)) is not None:
+            return adapter
         if push.base is not None:
             delta = await self._deltas.parcel(push.base, push.version, push.form)
             if delta is not None:

@@ -7,6 +7,8 @@ Records of the registry, answers of uploads and the time go in; `decide` gives w
   answer, not whether the number is larger than before. Each replica has at most one upload under way.
 - A replica that serves the base of the delta gets the delta; a newcomer, one that fell behind, and one that has lost
   the base get the whole version. A replica that does not take a quantised form gets BF16.
+- Where versions are sent as adapters, a replica gets that of the newest version, whatever it serves. One that cannot
+  make the version of it gets deltas and whole versions from then on.
 - Up to `fanout` replicas are served by the trainer, each on its own: a straggler delays nobody. A larger fleet passes
   the version on (`push_plan`). The registry tells who has it; the trainer serves whoever has not by the deadline, and
   whoever stood below a replica whose upload failed.
@@ -32,7 +34,7 @@ BASES = 2
 """Versions before the newest whose files are kept for deltas, where replicas serve them."""
 OFFERED_AGAIN_SECONDS = 10.0
 """Time from a refusal by every replica to the next offer of the same version."""
-_SENT_OTHERWISE = {(409, "base"): "delta", (415, "encoding"): "delta", (415, "form"): "form"}
+_SENT_OTHERWISE = {(409, "base"): "encoding", (415, "encoding"): "encoding", (415, "form"): "form"}
 """Refusals of how a version comes, by status and field, and what must be different for it to be taken."""
 
 
@@ -44,6 +46,8 @@ class Limits:
     deadline_seconds: float
     deltas: bool
     refusals: int
+    adapters: bool = False
+    """Whether versions have adapters, and are sent as such."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Push:
     base: Identity | None
     """Send the delta to it if there is one; None: the whole version."""
     branch: Branch
+    adapter: bool = False
+    """Send the version's adapter if that can be done."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ class _Replica:
     """Until when."""
     whole: Identity | None = None
     """This version must come whole."""
+    merges: bool = True
+    """Whether it makes versions of their adapters, as far as it has said."""
     rests: bool = False
     """Its upload failed: it is left alone until the next look at the registry."""
     set_aside: bool = False
@@ -234,15 +242,18 @@ class PushPolicy:
     def refused(self, push: Push, error: WeightsRefusedError) -> Literal["otherwise", "superseded", "refused"]:
         """The replica does not take the version: as it was sent, because it follows a newer trainer, or at all."""
         change = _SENT_OTHERWISE.get((error.status, error.field))
-        otherwise = (change == "delta" and push.base is not None) or (change == "form" and push.form != BF16)
+        encoded = push.adapter or push.base is not None
+        otherwise = (change == "encoding" and encoded) or (change == "form" and push.form != BF16)
         if (replica := self._ended(push)) is not None:
             self._take_back(push)
             if not otherwise:
                 replica.settle(push.version, str(error))
-            elif change == "delta":
-                replica.whole = push.version
-            else:
+            elif change == "form":
                 replica.form = BF16
+            elif push.adapter:
+                replica.merges = False
+            else:
+                replica.whole = push.version
         if otherwise:
             return "otherwise"
         return "superseded" if (error.status, error.field) == (409, "version") else "refused"
@@ -272,9 +283,11 @@ class PushPolicy:
         for name in alone:
             self._push(newest, Branch(name, ()))
         # Only replicas that can use the same bytes can pass them on to each other.
-        groups: dict[tuple[bool, str], list[str]] = {}
+        groups: dict[tuple[bool, bool, str], list[str]] = {}
         for name in together:
-            groups.setdefault((not self._gets_delta(waiting[name]), waiting[name].form), []).append(name)
+            one = waiting[name]
+            alike = not self._gets_adapter(one), not self._gets_delta(one), self._form(one)
+            groups.setdefault(alike, []).append(name)
         for _bytes, group in sorted(groups.items()):
             for branch in branches(group, self._limits.fanout - self._uploads(), self._limits.fanout):
                 self._push(newest, branch)
@@ -282,7 +295,7 @@ class PushPolicy:
     def _push(self, newest: Identity, branch: Branch) -> None:
         root = self._replicas[branch.root]
         base = self._base if self._gets_delta(root) else None
-        root.push = push = Push(newest, root.form, base, branch)
+        root.push = push = Push(newest, self._form(root), base, branch, self._gets_adapter(root))
         for replica in self._below(push):
             replica.passed, replica.passed_by = newest, math.inf
         self._told.append(push)
@@ -294,7 +307,15 @@ class PushPolicy:
     def _needs(self, replica: _Replica) -> bool:
         return self._newest is not None and replica.settled != self._newest
 
+    def _gets_adapter(self, replica: _Replica) -> bool:
+        return self._limits.adapters and replica.merges
+
+    def _form(self, replica: _Replica) -> str:
+        return BF16 if self._gets_adapter(replica) else replica.form
+
     def _gets_delta(self, replica: _Replica) -> bool:
+        if self._gets_adapter(replica):
+            return False
         base = self._base  # its files have gone when nobody serves it any more
         return base is not None and base in self._bases and replica.serving == base and replica.whole != self._newest
 
@@ -302,7 +323,8 @@ class PushPolicy:
         """The newest version that a waiting replica serves is what most serve, or soon will."""
         if not self._limits.deltas:
             return
-        known = {one.serving for one in waiting.values() if one.whole != newest} & self._bases
+        bases = {one.serving for one in waiting.values() if one.whole != newest and not self._gets_adapter(one)}
+        known = bases & self._bases
         if known and (self._base is None or max(known)[0] > self._base[0]):
             self._base = max(known)
         for form in sorted({one.form for one in waiting.values() if self._gets_delta(one)}):
