@@ -84,6 +84,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
 
 BY_HAND = "e2e/test_secrets.py::test_a_service_started_by_hand_hides_the_password_that_it_was_given"
 IN_ANY_LOCALE = "unit/test_encodings.py::"
+ATTENDED = "integration/launcher/test_attended_run.py::"
 COMMANDS: Mapping[str, str] = {
     "run": "integration/launcher/test_services.py::test_a_run_trains_evaluates_both_policies_and_reports",
     "resume": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
@@ -103,6 +104,9 @@ COMMANDS: Mapping[str, str] = {
     "test_letters_go_back_where_they_are_wanted_and_the_others_say_why_not",
     "track": TRACKING + "test_ais_track_tells_several",
     "init": "unit/test_beginnings.py::test_the_command_lists_them_writes_one_and_never_writes_over_it",
+    **dict.fromkeys(
+        ("prepare", "conclude"), ATTENDED + "test_services_that_start_one_by_one_leave_what_a_run_leaves"
+    ),
     "bench": "integration/benchmarks/test_every_benchmark.py::test_a_benchmark_ends_with_its_figures_as_a_line_of_json",
 }
 

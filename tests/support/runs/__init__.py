@@ -19,7 +19,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 POLICY = EXAMPLES / "sort16" / "model"
 """The demo's policy: it solves some of the problems, so that rewards differ."""
 MARK = "AIS_TEST_MARK"
