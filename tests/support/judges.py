@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ais.collector.judging.judge import Panel, judge_here
 from ais.collector.rewards.opening import open_verifier
 from ais.collector.rewards.response import Response, Verifier
@@ -29,3 +31,8 @@ def ended(text: str) -> Response:
 def cut_off(text: str) -> Response:
     """A response that was cut at max_new_tokens."""
     return Response(text, FinishReason.LENGTH)
+
+
+def equal(response: str, answer: str, metadata: Mapping[str, object], finish_reason: str) -> float:
+    """What a user's verifier may be: 1 for a response that is the answer."""
+    return float(response == answer)

@@ -11,6 +11,7 @@ from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.rewards.opening import open_verifier
 from ais.collector.rewards.response import Response
 from ais.collector.settings import TaskSettings
+from ais.collector.settings.rewards import MathVerify
 from ais.collector.tasks.task import open_task
 from ais.settings import load
 
@@ -29,6 +30,8 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
     task = settings.collector.task
     if task.name == "reasoning_gym":
         pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
+    if any(isinstance(one, MathVerify) for source in task.each_source for one in source.effective_reward):
+        pytest.importorskip("math_verify", reason="needs the extra rewards")
     if any(one.verifier in ELSEWHERE for source in task.each_source for one in source.effective_reward):
         pytest.skip("judged elsewhere: has a test of its own")
     for split in (Split.TRAIN, Split.HELD_OUT):
@@ -37,7 +40,9 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
             prompt = source.prompt(ordinal)
             (asked,) = [one for one in task.each_source if one.effective_label == prompt.source]
             tagged = asked.effective_verifier == "reasoning_gym" and not asked.pattern
-            answer = f"<answer>{prompt.answer}</answer>" if tagged else prompt.answer
+            boxed = any(isinstance(one, MathVerify) for one in asked.effective_reward)
+            answer = rf"\boxed{{{prompt.answer}}}" if boxed else prompt.answer
+            answer = f"<answer>{answer}</answer>" if tagged else answer
             assert reward(task, prompt, answer) == 1.0
             assert reward(task, prompt, "") == 0.0
 

@@ -152,9 +152,9 @@ def anchor_paths(model: Any, tree: dict[str, Any], directory: Path) -> None:
         annotation = _annotation(model, name)
         if isinstance(value, dict):
             anchor_paths(annotation, value, directory)
-        elif isinstance(value, str) and value and Path in _members(annotation):
+        elif isinstance(value, str) and value and Path in members_of(annotation):
             tree[name] = str(directory / value)
-        elif isinstance(value, list) and _PATHS in _members(annotation):
+        elif isinstance(value, list) and _PATHS in members_of(annotation):
             tree[name] = [str(directory / item) if isinstance(item, str) else item for item in value]
         for section, item in _sections_in_list(annotation, value):
             anchor_paths(section, item, directory)
@@ -166,7 +166,7 @@ def _truths_for_numbers(model: Any, tree: Mapping[str, Any], prefix: str = "") -
         annotation = _annotation(model, name)
         if isinstance(value, dict):
             yield from _truths_for_numbers(annotation, value, f"{prefix}{name}.")
-        elif isinstance(value, bool) and {int, float} & set(_members(annotation)):
+        elif isinstance(value, bool) and {int, float} & set(members_of(annotation)):
             yield prefix + name
         for number, (section, item) in enumerate(_sections_in_list(annotation, value)):
             yield from _truths_for_numbers(section, item, f"{prefix}{name}.{number}.")
@@ -215,7 +215,7 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     return tuple(
         str(choice)
         for part in (get_args(annotation) if get_origin(annotation) is tuple else (annotation,))
-        for member in _members(part)
+        for member in members_of(part)
         if get_origin(member) is Literal
         for choice in get_args(member)
     )
@@ -223,22 +223,22 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 
 def _annotation(owner: Any, name: str) -> Any:
     """Type of a field; None where there is no such field. Of a union, that of the first model that has it."""
-    owners = map(field_types, _members(owner))
+    owners = map(field_types, members_of(owner))
     return next((types[name] for types in owners if name in types), None)
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members_of(annotation: Any) -> tuple[Any, ...]:
     """The types that a union has; of another type, itself."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return members_of(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return tuple(member for part in get_args(annotation) for member in _members(part))
+        return tuple(member for part in get_args(annotation) for member in members_of(part))
     return (annotation,)
 
 
 def _holds_text(annotation: Any, is_list: bool) -> bool:
     """Whether a value that was written, a list or not, is text for a setting of this type."""
-    members = [member for member in _members(annotation) if member is not NoneType]
+    members = [member for member in members_of(annotation) if member is not NoneType]
     if _PATHS in members and not is_list:
         members.remove(_PATHS)
     return bool(members) and all(member in (str, Path, RedisUrl) or get_origin(member) is Literal for member in members)

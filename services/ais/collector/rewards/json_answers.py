@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -42,7 +43,7 @@ def json_schema(settings: JsonSchema) -> Verifier:
         validator = fixed or opened(_schema_of(prompt))
         text = extracted(response.text, settings.extract)
         value = _NOTHING if text is None else parsed(text)
-        if value is _NOTHING or not validator.is_valid(value):
+        if value is _NOTHING or not _accepts(validator, value):
             return 0.0
         return float(not settings.equal or _same(value, json.loads(prompt.answer)))
 
@@ -50,14 +51,22 @@ def json_schema(settings: JsonSchema) -> Verifier:
 
 
 def parsed(text: str) -> Any:
-    """The JSON value that `text` is, a fence around it aside; `_NOTHING` for what is none, has a key twice, or is
-    nested beyond reason."""
+    """The JSON value that `text` is, a fence around it aside; `_NOTHING` for what is none, has a key twice or a number
+    beyond float64, or is nested beyond reason."""
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json")
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_distinct)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_distinct)
     except (ValueError, RecursionError):
         return _NOTHING
+
+
+def _accepts(validator: Any, value: Any) -> bool:
+    """Whether the schema accepts the value. One too deep or too large to be looked at is not accepted."""
+    try:
+        return bool(validator.is_valid(value))
+    except (OverflowError, RecursionError):
+        return False
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -70,6 +79,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands there twice")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that can be held")
+    return number
 
 
 def _refuse(name: str) -> NoReturn:

@@ -8,9 +8,9 @@ from typing import Any
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.rewards import countdown, functions, json_answers, mathematics, shaping, sudoku
 from ais.collector.rewards.answers import multiple_choice, numeric
+from ais.collector.rewards.extraction import extracted, hides_something
 from ais.collector.rewards.patterns import (
     HASH_PATTERN,
-    TAG_PATTERN,
     compiled,
     exact_match,
     last_capture,
@@ -72,15 +72,17 @@ def is_quick(component: Component) -> bool:
 
 
 def _reasoning_gym(component: ReasoningGym, datasets: Iterable[ReasoningGymDataset]) -> Verifier:
-    """The reward that reasoning-gym gives to what the last match of the pattern captures; 0 where nothing matches.
+    """The reward that reasoning-gym gives to what the last match of the pattern captures, or the answer tags hold; 0
+    where there is nothing, or something hidden: the library reads digits of any script.
 
     It may be a fraction: some datasets give a part to an answer in another form, `countdown` 0.01 even to nonsense.
     """
-    pattern = compiled(TAG_PATTERN if component.pattern is None else component.pattern)
+    pattern = None if component.pattern is None else compiled(component.pattern)
     scorer = Scorer(datasets)
 
     def verify(response: Response, prompt: Prompt) -> float:
-        answer = last_capture(pattern, response.text)
-        return 0.0 if answer is None else scorer.score(answer, prompt)
+        text = response.text
+        answer = extracted(text, "answer_tag") if pattern is None else last_capture(pattern, text)
+        return 0.0 if answer is None or hides_something(answer) else scorer.score(answer, prompt)
 
     return verify

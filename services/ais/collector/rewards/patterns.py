@@ -10,7 +10,6 @@ from ais.collector.rewards.response import Response, Verifier
 from ais.contracts.sampling import FinishReason
 
 HASH_PATTERN = r"####\s*(\S+)"
-TAG_PATTERN = r"(?s)<answer>(.*?)</answer>"
 STEP_END = re.compile("[,;]")
 """Ends a step of written-out work, but for the last."""
 

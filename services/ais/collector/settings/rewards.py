@@ -122,7 +122,7 @@ class ReasoningGym(ComponentSettings):
 
     verifier: Literal["reasoning_gym"] = "reasoning_gym"
     pattern: str | None = None
-    """None: `<answer>(.*?)</answer>`."""
+    """None: what the last `<answer>...</answer>` holds."""
 
 
 class Format(ComponentSettings):
