@@ -19,8 +19,6 @@ VLLM := $(VENV)/.vllm
 CONFIG ?= examples/sort16/config.toml
 ENGINE ?=
 ARGS ?=
-# Files of tests that run at a time; ais bench and the tests of services want a core each.
-WORKERS ?= 2
 
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
@@ -34,7 +32,7 @@ run: setup
 # Where vLLM cannot be installed its tests are skipped, and say why; with AIS_REQUIRE_VLLM=1 they fail.
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(VLLM) || echo "vLLM cannot be installed here: the tests of its engine are skipped"
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
