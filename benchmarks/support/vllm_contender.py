@@ -125,7 +125,7 @@ class _Served:
         return str(self._engine.describe().engine_version)
 
     async def direct(self, work: Work) -> float:
-        sampling = self._engine._vllm_sampling(SamplingParameters(max_new_tokens=work.response), None)
+        sampling = self._engine._vllm_sampling(SamplingParameters(max_new_tokens=work.response), None, streamed=False)
 
         async def sample(prompt: list[int]) -> int:
             stream = self._engine._llm.generate({"prompt_token_ids": prompt}, sampling, f"direct-{next(self._tickets)}")

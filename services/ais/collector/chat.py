@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -162,6 +163,7 @@ def _show(text: str) -> None:
 
 def main() -> None:
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without
     run_without_torch()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path, required=True)
