@@ -129,7 +129,8 @@ async def test_what_was_not_asked_for_ends_the_call(script: Script) -> None:
 async def chat(address: str, directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     config = directory / "config.toml"
     config.write_text(f'[run]\nmodel = "{MODEL}"\n[collector.sampling]\nmax_new_tokens = 5\n')
-    command = [sys.executable, "-m", "ais.collector.chat", "-c", str(config), "--replica", address]
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # as a background job of a shell begins
+    command = [*ignoring, sys.executable, "-m", "ais.collector.chat", "-c", str(config), "--replica", address]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
