@@ -5,7 +5,10 @@ published as admission allows, so that reading, validation, uploads and metrics 
 The time a step waits for groups is left out: it belongs to the rollouts. `demo` alternates rollout and training as the
 demo does; `demo_overlapped` lets rollouts run one version ahead, so that groups are decoded while a step computes.
 
-    ais bench train            # prints a table, writes benchmarks/results/train.json
+Then whole runs of the demo, with evaluation while training and all trackers and without, in turns: what being watched
+costs (`benchmarks/support/watching.py`).
+
+    ais bench train            # prints tables, writes benchmarks/results/train.json
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from ais.trainer.policy.policy import Policy
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from benchmarks.support.report import Figure, figure, publish
+from benchmarks.support.watching import lines_of, watching_figures
 
 WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""
@@ -240,6 +244,8 @@ def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, Figure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of whole runs, watched and not; 0: none")
+    parser.add_argument("--run-steps", type=int, default=75, help="steps of each of them, at least 4")
     arguments = parser.parse_args()
     found: dict[str, Figure] = {}
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
@@ -248,6 +254,12 @@ def main() -> None:
             steps = measure(case, url, Path(directory))
             found |= figures(case, steps)
             show(case, steps)
+    if arguments.rounds:
+        found |= (watching := watching_figures(arguments.rounds, arguments.run_steps))
+        table = Table("being watched", f"median of {arguments.rounds} rounds (lowest to highest)")
+        for line in lines_of(watching):
+            table.add_row(*line)
+        Console().print(table)
     publish("train", found)
 
 

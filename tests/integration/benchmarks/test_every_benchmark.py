@@ -28,7 +28,7 @@ SMALL = {
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),
     "rollout": ("--rounds", "1"),
     "scale": ("--replicas", "1", "--seconds", "15", "--no-limit"),
-    "train": ("--steps", "5"),
+    "train": ("--steps", "5", "--rounds", "1", "--run-steps", "4"),
     "updates": ("--engine", "torch", "--updates", "2"),
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }
