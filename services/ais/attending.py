@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from ais.checks import check_before_start
 from ais.launcher.directory.record import read_record, record_of
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.processes.signals import run_cancellable
 from ais.resuming import check_resumable
-from ais.running import FAILURES, drive, is_trained, tell, write_settings
+from ais.running import FAILURES, checked_again, drive, is_trained, tell, write_inputs
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from ais.settings import Settings
@@ -27,8 +26,8 @@ POLL_SECONDS = 1.0
 def prepare(settings: Settings) -> int:
     """Makes a run ready for its services: the policy it starts from, and its directory with the settings in it.
 
-    A run that is there already may go on with these settings, if they do not make it another run. A refusal leaves
-    everything as it was.
+    A run that is there already may go on with these settings, if neither they nor its data make it another run. A
+    refusal leaves everything as it was.
     """
     directory = RunDirectory(settings.run.path)
     try:
@@ -37,9 +36,9 @@ def prepare(settings: Settings) -> int:
             check_resumable(before, settings)
         if code := make_missing_model(settings):
             return code
-        check_before_start(settings)
+        data = checked_again(settings, directory)
         _make(directory)
-        write_settings(settings, directory)
+        write_inputs(settings, data, directory)
         if read_record(directory.record) is None:
             record_of(directory.name).write(directory.record)
     except FAILURES as error:

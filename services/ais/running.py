@@ -61,8 +61,7 @@ def begin(
 
     def own_settings() -> Settings:
         own = settings.model_copy(update={"run": settings.run.model_copy(update={"name": directory.name})})
-        write_settings(own, directory)
-        replace_file(directory.data, data)
+        write_inputs(own, data, directory)
         return own
 
     return directory, drive(directory, own_settings, beside(directory) if beside else None)
@@ -79,6 +78,18 @@ def write_settings(settings: Settings, directory: RunDirectory) -> None:
         save(settings, directory.config)
     except OSError as error:
         raise UnavailableError(f"the run directory cannot be used: {directory.config}: {error.strerror}") from error
+
+
+def checked_again(settings: Settings, directory: RunDirectory) -> str:
+    """`check_before_start` of a run that may have begun: it takes no other data than it began with."""
+    began = directory.data.read_text(encoding="utf-8") if directory.data.exists() else None
+    return check_before_start(settings, began)
+
+
+def write_inputs(settings: Settings, data: str, directory: RunDirectory) -> None:
+    """Writes what a run is made of: its settings, and which data files there are."""
+    write_settings(settings, directory)
+    replace_file(directory.data, data)
 
 
 def tell(error: Exception) -> int:
@@ -133,9 +144,7 @@ def _resumed_settings(directory: RunDirectory, overrides: list[str]) -> Settings
     place = {"name": directory.name, "directory": directory.path.parent}
     before, after = (one.model_copy(update={"run": one.run.model_copy(update=place)}) for one in (before, after))
     check_resumable(before, after)
-    data = check_before_start(after, directory.data.read_text(encoding="utf-8") if directory.data.exists() else None)
-    write_settings(after, directory)
-    replace_file(directory.data, data)
+    write_inputs(after, checked_again(after, directory), directory)
     return after
 
 

@@ -67,11 +67,7 @@ def test_the_run_ends_with_more_reward_and_every_group_trained_once_on_the_versi
     stack: Stack, tmp_path: Path
 ) -> None:
     """With max_staleness 0, a group of any older version, such as a newcomer's first ones, would be in steps.jsonl."""
-    eventually(
-        lambda: set(stack.exit_codes("trainer", "collector").values()) == {0},
-        TRAINING_SECONDS,
-        f"trainer and collector have ended without error after {STEPS} steps",
-    )
+    eventually(stack.trained, TRAINING_SECONDS, f"trainer and collector have ended without error after {STEPS} steps")
     run = stack.run_directory(tmp_path / "run")
     assert problems_of(run, STEPS, RunSettings().groups_per_batch) == []
     steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]

@@ -146,6 +146,10 @@ class Stack:
         }
         return {name: state["ExitCode"] if state["Status"] == "exited" else None for name, state in states.items()}
 
+    def trained(self) -> bool:
+        """Whether trainer and collector have ended without error."""
+        return set(self.exit_codes("trainer", "collector").values()) == {0}
+
     def kill(self, service: str) -> None:
         """`docker kill` of a service's first container."""
         self.docker("kill", self.containers(service)[0]["Id"])

@@ -82,6 +82,19 @@ def test_a_run_that_is_prepared_again_goes_on_and_is_not_made_another(redis_url:
     assert record.read_text() == began
 
 
+def test_a_run_that_is_prepared_again_takes_no_other_data(redis_url: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "312=", "answer": "123"}\n{"prompt": "21=", "answer": "12"}\n')
+    given = environment(redis_url, tmp_path, "data")
+    own = ("collector.task.name=jsonl", f"collector.task.file={rows}", "collector.task.held_out_fraction=0.5")
+    assert ais("prepare", given, *own).returncode == 0
+    assert ais("prepare", given, *own).returncode == 0
+    rows.write_text(rows.read_text() + '{"prompt": "31=", "answer": "13"}\n')
+    refused = ais("prepare", given, *own)
+    assert refused.returncode == EXIT_SETTINGS
+    assert f"collector.task.file: {rows} has another content" in refused.stderr
+
+
 def test_only_the_owner_may_look_into_a_prepared_run(redis_url: str, tmp_path: Path) -> None:
     assert ais("prepare", environment(redis_url, tmp_path, "own")).returncode == 0
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700

@@ -119,9 +119,9 @@ def _apply(model: Sequence[Path], sent: Path, output: IO[bytes], size: int) -> s
 def _entries(header: bytes, size: int) -> Mapping[str, Any]:
     """The tensors of the file, in the order of their values. Raises DeltaError unless they fill `size` bytes."""
     entries = tensors_of(header)
-    ends = [entry["data_offsets"][1] for entry in entries.values()]
-    if len(header) + max(ends, default=0) != size:
-        raise DeltaError(f"expected an adapter to a file of {size} bytes, got one to {len(header) + max(ends)}")
+    described = len(header) + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if described != size:
+        raise DeltaError(f"expected an adapter to a file of {size} bytes, got one to {described}")
     return dict(sorted(entries.items(), key=lambda one: one[1]["data_offsets"][0]))
 
 
