@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.runs.lines import whole_lines
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples" / "sort16" / "config.toml"
 GROUPS_PER_BATCH = 8
@@ -49,7 +51,7 @@ def ais_run(directory: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]
 
 def steps(directory: Path) -> list[dict[str, Any]]:
     files = list(directory.glob("*/steps.jsonl"))
-    return [json.loads(line) for line in files[0].read_text().splitlines()] if files else []
+    return whole_lines(files[0]) if files else []
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90) -> None:

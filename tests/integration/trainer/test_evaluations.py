@@ -19,6 +19,7 @@ from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.records import evaluation_result
+from tests.support.runs.lines import whole_lines
 
 
 @pytest.fixture
@@ -59,8 +60,7 @@ class Evaluating(StandInCollector):
 
 
 def lines(settings: Settings, name: str = "held_out.jsonl") -> list[dict[str, Any]]:
-    file = settings.run.path / name
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return whole_lines(settings.run.path / name)
 
 
 async def train(settings: Settings, stop: asyncio.Event | None = None) -> None:

@@ -25,6 +25,7 @@ from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.replicas.replica_stand_ins import Fleet
+from tests.support.runs.lines import whole_lines
 from tests.support.trainer_settings import nested
 
 
@@ -55,7 +56,7 @@ def settings(redis_url: str, run_name: str, model_directory: Path, tmp_path: Pat
 
 
 def steps_of(run: RunSettings) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / "steps.jsonl").read_text().splitlines()]
+    return whole_lines(run.path / "steps.jsonl")
 
 
 async def train(settings: Settings, collector: StandInCollector) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokeniz
 from ais.trainer.history import ledger
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.replicas.replica_stand_ins import Fleet
+from tests.support.runs.lines import whole_lines
 from tests.support.torchrun import rank_processes, torchrun, torchrun_on_two_machines
 
 pytestmark = pytest.mark.slow
@@ -68,8 +68,7 @@ def trainer(run: RunSettings, redis_url: str, tmp_path: Path) -> Callable[..., A
 
 
 def steps_of(run: RunSettings) -> list[dict[str, Any]]:
-    path = run.path / "steps.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return whole_lines(run.path / "steps.jsonl")
 
 
 async def serving(redis: Redis, keys: Keys) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from ais.trainer.learning import learner as learner_module
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from tests.support.collector_stand_in import StandInCollector
+from tests.support.runs.lines import whole_lines
 from tests.support.trainer_groups import make_group
 
 
@@ -54,8 +54,7 @@ def settings(redis_url: str, run_name: str, tmp_path: Path) -> Settings:
 
 
 def lines(run: RunSettings, name: str) -> list[dict[str, Any]]:
-    file = run.path / name
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return whole_lines(run.path / name)
 
 
 async def train(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -18,6 +17,8 @@ from typing import Any
 import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.runs.lines import whole_lines
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 POLICY = EXAMPLES / "sort16" / "model"
@@ -55,10 +56,7 @@ class Run:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of one of its files: steps, samples, ledger."""
-        with suppress(FileNotFoundError):
-            text = (self.directory / f"{name}.jsonl").read_text("utf-8")
-            return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        return []
+        return whole_lines(self.directory / f"{name}.jsonl")
 
     def service(self, module: str) -> psutil.Process | None:
         """A process of it that runs `python -m` this module; None while there is none."""
