@@ -39,3 +39,17 @@ def test_no_two_test_files_share_a_name() -> None:
     """pytest imports a test file by its bare name: two of one name end a whole run at its collection."""
     names = Counter(path.name for path in python_files() if path.name.startswith("test_"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_git_ignores_no_source_file() -> None:
+    """A file that .gitignore names by accident is there for whoever wrote it and missing from every clone."""
+    folders = ["ais_core", "services", "proto", "benchmarks", "tests", "examples", "deploy", "docs"]
+    listed = subprocess.run(
+        ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "--", *folders],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [line for line in listed.stdout.splitlines() if "__pycache__" not in line and not line.endswith(".pyc")]
+    assert found == []
