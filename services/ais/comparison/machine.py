@@ -12,12 +12,15 @@ from pathlib import Path
 
 @cache
 def machine() -> str:
-    """Processor, cores and the version of torch."""
+    """Processor, cores, GPU if there is one, and the version of torch."""
+    import torch
+
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, torch {version('torch')}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {os.cpu_count()} cores{gpu}, torch {version('torch')}"
 
 
 @cache
