@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.device == "cuda" and not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         print(
-            f"there is no GPU here that torch can use (torch {torch.__version__}, built {built}): nothing was measured. "
-            "With --device cpu --small the parts run on a processor, to see that they work.",
+            f"there is no GPU here that torch can use (torch {torch.__version__}, built {built}): nothing was "
+            "measured. With --device cpu --small the parts run on a processor, to see that they work.",
             file=sys.stderr,
         )
         return EXIT_UNAVAILABLE
@@ -94,10 +94,8 @@ def _measure(wanted: Wanted, asked: argparse.Namespace) -> int:
         workers=asked.workers,
         steps=asked.steps,
     )
-    complete = True
-    for measured in importlib.import_module(f"benchmarks.gpu.{wanted.part}").measure(session):
-        complete = measured and complete
-    return 0 if complete else EXIT_FAILED
+    importlib.import_module(f"benchmarks.gpu.{wanted.part}").measure(session)
+    return EXIT_FAILED if session.missing else 0
 
 
 def _measure_apart(wanted: Wanted, asked: argparse.Namespace) -> int:

@@ -23,15 +23,33 @@ def _tested(session: Session, file: Path) -> Values:
     """How many tests of a file passed, failed and were skipped."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--timeout=60"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            "--timeout=60",
+            "-k",
+            session.device,
+        ]
         code, late = processes.run([*command, f"--junitxml={report}", file], session.seconds_left, cwd=TESTS.parents[1])
         if late or not report.is_file():
             raise RuntimeError(f"pytest ended with {code} and no report" if not late else "the time was up")
         cases = list(ElementTree.parse(report).iter("testcase"))
     failed = [
-        f"{case.get('name')}: {found.get('message', '')}" for case in cases for found in case if found.tag in ("failure", "error")
+        f"{case.get('name')}: {found.get('message', '')}"
+        for case in cases
+        for found in case
+        if found.tag in ("failure", "error")
     ]
     skipped = sum(found.tag == "skipped" for case in cases for found in case)
-    values: dict[str, float | str] = {"passed": len(cases) - len(failed) - skipped, "failed": len(failed), "skipped": skipped}
+    values: dict[str, float | str] = {
+        "passed": len(cases) - len(failed) - skipped,
+        "failed": len(failed),
+        "skipped": skipped,
+    }
     # A point with an error is measured again when the parts are run again.
     return values | {"error": "\n".join(failed)[:CAUSE]} if failed else values

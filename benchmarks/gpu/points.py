@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -80,6 +80,8 @@ class Session:
     """A file of settings, for the parts that take one."""
     workers: int = 1
     steps: int = 10
+    missing: list[str] = field(default_factory=list)
+    """Names of points that failed, or for which no time was left."""
 
     @property
     def points(self) -> Points:
@@ -99,6 +101,7 @@ class Session:
             return
         if self.seconds_left <= 0:
             print(f"{self.part} {name}: no time is left for it", flush=True)
+            self.missing.append(name)
             return
         begun = monotonic()
         try:
@@ -108,9 +111,13 @@ class Session:
             values = {"error": f"{type(error).__name__}: {error}"[:CAUSE]}
         release(self.device)
         points.add(self.part, name, values)
+        if "error" in values:
+            self.missing.append(name)
         print(f"{self.part} {name} ({monotonic() - begun:.1f} s): {shown(values)}", flush=True)
 
 
 def shown(values: Values) -> str:
     """The values on a line."""
-    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items())
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+    )

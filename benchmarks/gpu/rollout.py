@@ -50,9 +50,7 @@ def cases(small: bool) -> Iterator[tuple[str, int]]:
 def measure(session: Session) -> None:
     for name, count in cases(session.small):
         for label, precision in PRECISIONS.items():
-            session.measure(
-                f"{name}, batch {count}, {label}", partial(_speed, session.device, name, count, precision)
-            )
+            session.measure(f"{name}, batch {count}, {label}", partial(_speed, session.device, name, count, precision))
 
 
 @torch.inference_mode()
@@ -60,12 +58,14 @@ def _speed(device: str, name: str, count: int, precision: Precision) -> Values:
     architecture = shapes.architecture_of(shapes.config_of(name))
     before = timing.forget_peak(device)
     policy = ServedPolicy(
-        rounded_weights(shapes.random_tensors(architecture, device), architecture, precision), version=0, digest=""
+        rounded_weights(shapes.random_tensors(architecture, device), architecture, precision, torch.device(device)),
+        version=0,
+        digest="",
     )
     timing.release(device)
     held = timing.forget_peak(device) - before
     positions = PROMPT + WARM_UP_STEPS + STEPS + 8
-    batch = Batch(architecture, precision, policy, count, positions, device=torch.device(device))
+    batch = Batch(architecture, precision, policy, count, positions)
     _submit(batch, architecture, count, positions)
     filling = timing.seconds(batch.step, device)
     for _ in range(WARM_UP_STEPS):

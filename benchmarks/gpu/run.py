@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from benchmarks.gpu import processes
 from benchmarks.gpu.points import Session, Values
@@ -50,13 +51,13 @@ def _ran(session: Session) -> Values:
     return values
 
 
-def _records(path: Path) -> list[dict]:  # type: ignore[type-arg]
+def _records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _figures(records: list[dict]) -> dict[str, float]:  # type: ignore[type-arg]
+def _figures(records: list[dict[str, Any]]) -> dict[str, float]:
     phases = {
         f"{phase}_seconds": median(record["phase_seconds"][phase] for record in records)
         for phase in records[0]["phase_seconds"]

@@ -22,6 +22,7 @@ from statistics import median
 import torch
 
 from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import ScoredGroup
 from ais.contracts.weights.delta import apply_delta, encode_delta
 from ais.runtime.settings import RunSettings
 from ais.trainer.learning.learner import Learner
@@ -45,6 +46,7 @@ MEMORY = Path("/dev/shm")
 """Where versions are written, if it is there: no disk is measured."""
 THREADS = (2, 8)
 """Threads that make a delta."""
+BATCH = Shape(groups=8, samples=8, prompt=64, response=960)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Case:
     """Rank of the adapters; 0: all weights are trained."""
     checkpointing: bool = False
     straight_through: bool = False
-    shape: Shape = Shape(groups=8, samples=8, prompt=64, response=960)
+    shape: Shape = BATCH
     tokens_per_microbatch: int = 16_384
 
     @property
@@ -111,7 +113,7 @@ class TimedRanks(Ranks):
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
-    def phase(self, name: str, deadline: bool = True) -> Iterator[None]:
+    def phase(self, name: str, deadline: bool = True) -> Iterator[None]:  # noqa: ARG002  # there is nobody to wait for
         if not self.timed:
             yield
             return
@@ -162,7 +164,7 @@ def _step(device: str, case: Case) -> Values:
         }
 
 
-def _shares(learner: Learner, ranks: TimedRanks, groups: list, device: str) -> dict[str, float]:  # type: ignore[type-arg]
+def _shares(learner: Learner, ranks: TimedRanks, groups: list[ScoredGroup], device: str) -> dict[str, float]:
     """Seconds of each phase of a step whose phases wait for the device."""
     clock = TimedClock(device)
     ranks.timed = True
