@@ -39,16 +39,8 @@ def _compared(session: Session) -> Values:
         work = Path(directory) / name
         work.mkdir()
         _copy(kept, work, (CELLS,))
-        command = [
-            sys.executable,
-            "-m",
-            "ais.cli",
-            "compare",
-            "-c",
-            session.file,
-            "--set",
-            f"run.directory={directory}",
-        ]
+        command = [sys.executable, "-m", "ais.cli", "compare", "-c", str(session.file)]
+        command += ["--set", f"run.directory={directory}"]
         begun = time.monotonic()
         code, late = processes.run(
             [*command, "--workers", str(session.workers)],

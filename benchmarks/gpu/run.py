@@ -34,7 +34,7 @@ def _ran(session: Session) -> Values:
             "launcher.evaluation_prompts": EVALUATED_PROMPTS,
         }
         overrides = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        command = [sys.executable, "-m", "ais.cli", "run", "-c", CONFIG, *overrides]
+        command = [sys.executable, "-m", "ais.cli", "run", "-c", str(CONFIG), *overrides]
         begun = time.monotonic()
         code, late = processes.run(command, session.seconds_left)
         seconds = time.monotonic() - begun

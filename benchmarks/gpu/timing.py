@@ -56,7 +56,7 @@ def _once(call: Call, device: str) -> float:
         before = time.perf_counter()
         call()
         return (time.perf_counter() - before) * 1e3
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()
