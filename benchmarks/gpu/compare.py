@@ -54,7 +54,7 @@ def _compared(session: Session) -> Values:
         _copy(work, kept, KEPT)
         for log in sorted((work / "logs").glob("*"))[:3] if code and not late else ():
             print(f"{log.name}:\n{log.read_text(errors='replace')[-2000:]}", flush=True)
-    cells = len((kept / CELLS).read_text().splitlines()) if (kept / CELLS).is_file() else 0
+    cells = len((kept / CELLS).read_text(encoding="utf-8").splitlines()) if (kept / CELLS).is_file() else 0
     values: dict[str, float | str] = {"seconds": seconds, "workers": session.workers, "cells": cells, "exit": code}
     if late:
         return values | {"error": f"the time was up after {cells} cells; run it again to go on"}

@@ -17,6 +17,7 @@ from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from benchmarks.gpu import processes, timing
 from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.points import FILE, Points, Session
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "benchmarks" / "gpu"
@@ -99,7 +100,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Pa
     code, late = processes.run(["sh", "-c", f"sleep 60 & echo $! > {told}; wait"], seconds=0.0)
     assert (code, late) == (-signal.SIGTERM, True)
     state = Path(f"/proc/{told.read_text('utf-8').strip()}/status")
-    until(lambda: not state.exists() or "Z (zombie)" in state.read_text("utf-8"))
+    eventually(lambda: not state.exists() or "Z (zombie)" in state.read_text("utf-8"))
 
 
 def test_parts_run_one_after_the_other_and_one_that_fails_ends_none(tmp_path: Path) -> None:
