@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -25,12 +26,18 @@ def machine() -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the source that runs; outside a repository the installed version."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or version("ais-rl")
+    """The commit of the source that runs; outside a repository the installed version, or none for a bare copy."""
+    if shutil.which("git"):
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if found.stdout:
+            return found.stdout.strip()
+    try:
+        return version("ais-rl")
+    except PackageNotFoundError:
+        return "none"

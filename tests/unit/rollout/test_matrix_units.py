@@ -11,7 +11,7 @@ BIAS = torch.linspace(-1.0, 1.0, 48).bfloat16()
 
 
 def two_weights() -> list[torch.Tensor]:
-    """Of very different sizes, as scales of their own must keep apart."""
+    """Two that need scales of their own: their sizes are very different."""
     generator = torch.Generator().manual_seed(0)
     return [scale * torch.randn(rows, 64, generator=generator) for rows, scale in ((32, 0.1), (16, 3.0))]
 
