@@ -15,6 +15,8 @@ _INCREMENT = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _COLD = 1e-3
 """Temperature below which a logit divided by it may overflow."""
+CHUNK = 1024
+"""Tokens whose probabilities a GPU adds up before it looks where a number falls."""
 _UNIFORM_BITS = 52
 """Bits of a uniform number u: few enough that u * total < total holds after rounding, whatever the total."""
 
@@ -78,7 +80,30 @@ def draw(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
     A row with NaN among its log-probs has no distribution: its log-prob is NaN, its token means nothing.
     """
+    if logprobs.is_cuda:
+        return draw_by_chunks(logprobs, uniform)
     cumulative = torch.cumsum(logprobs.exp(), dim=-1, dtype=torch.float64)
     tokens = torch.searchsorted(cumulative, uniform.to(logprobs.device)[:, None] * cumulative[:, -1:], right=True)
     tokens.clamp_(max=logprobs.shape[-1] - 1)  # beyond the last one where the row is NaN
+    return tokens.squeeze(1), logprobs.gather(-1, tokens).squeeze(1)
+
+
+def draw_by_chunks(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """As `draw`, with less to read and write: finds the chunk of the vocabulary first, then the token in it."""
+    rows, size = logprobs.shape
+    chunks = -(-size // CHUNK)
+    probabilities = logprobs.new_empty(rows, chunks * CHUNK)
+    probabilities[:, size:] = 0.0
+    torch.exp(logprobs, out=probabilities[:, :size])
+    pieces = probabilities.view(rows, chunks, CHUNK)
+    masses = pieces.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = uniform.to(logprobs.device)[:, None] * masses[:, -1:]
+    chunk = torch.searchsorted(masses, target, right=True).clamp_(max=chunks - 1)
+    before = torch.where(chunk > 0, masses.gather(1, (chunk - 1).clamp(min=0)), 0.0)
+    chosen = pieces.gather(1, chunk[:, :, None].expand(-1, -1, CHUNK)).squeeze(1)
+    cumulative = chosen.cumsum(-1, dtype=torch.float64)
+    # Sums of two orders differ in their last bits: never go beyond the last token that has a probability.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    within = torch.minimum(torch.searchsorted(cumulative, target - before, right=True), last)
+    tokens = (chunk * CHUNK + within).clamp_(max=size - 1)
     return tokens.squeeze(1), logprobs.gather(-1, tokens).squeeze(1)
