@@ -52,17 +52,23 @@ def distribution(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tens
     always kept. All but the logits are on the CPU, so that which rows need what is known without waiting for a GPU.
     """
     device = logits.device
-    cold = (temperature < _COLD).nonzero().squeeze(1).to(device)
+    cold = (temperature < _COLD).nonzero().squeeze(1)
     if cold.numel():  # the largest logit becomes 0, which stays 0: the same distribution, without an overflow
+        cold = cold.to(device)
         shifted = logits[cold] - logits[cold].amax(dim=-1, keepdim=True)
         logits = logits.index_copy(0, cold, shifted)
-    tempered = torch.log_softmax(logits / temperature.to(device)[:, None], dim=-1)
+    tempered = torch.log_softmax(logits / _sent(temperature, device)[:, None], dim=-1)
     truncated = ((top_k > 0) | (top_p < 1.0)).nonzero().squeeze(1)
     if truncated.numel():
         limits = top_k[truncated].to(device), top_p[truncated].to(device)
         rows = truncated.to(device)
         tempered[rows] = _truncated(tempered[rows], *limits)
     return tempered
+
+
+def _sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """On the device, in the order of its work: waiting for the copy would be waiting for the decode step before it."""
+    return numbers.to(device, non_blocking=True)
 
 
 def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
@@ -97,7 +103,7 @@ def draw_by_chunks(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     torch.exp(logprobs, out=probabilities[:, :size])
     pieces = probabilities.view(rows, chunks, CHUNK)
     masses = pieces.sum(-1, dtype=torch.float64).cumsum(-1)
-    target = uniform.to(logprobs.device)[:, None] * masses[:, -1:]
+    target = _sent(uniform, logprobs.device)[:, None] * masses[:, -1:]
     chunk = torch.searchsorted(masses, target, right=True).clamp_(max=chunks - 1)
     before = torch.where(chunk > 0, masses.gather(1, (chunk - 1).clamp(min=0)), 0.0)
     chosen = pieces.gather(1, chunk[:, :, None].expand(-1, -1, CHUNK)).squeeze(1)

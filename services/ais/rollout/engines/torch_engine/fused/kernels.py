@@ -8,7 +8,7 @@ INTEGER, SHIFT, SMALLEST and LARGEST describe the format, as `NumberFormat.round
 """
 # No postponed annotations, and none of types: Triton reads them. mypy does not know Triton where it is not installed.
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, N803
+# ruff: noqa: N803
 
 import triton
 import triton.language as tl
@@ -104,14 +104,14 @@ def gate(
 
 @triton.jit
 def dequantise(
-    sums, token_scales, output_scales, bias, out,
-    SIZE: tl.constexpr, BLOCK: tl.constexpr, BIASED: tl.constexpr,
+    sums, token_scales, output_scales, bias, out, size,
+    BLOCK: tl.constexpr, BIASED: tl.constexpr,
 ):  # fmt: skip
     """out = sums * scale of the row * scale of the column + bias, in BF16."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < SIZE
-    at = row * SIZE + columns
+    inside = columns < size
+    at = row * size + columns
     x = tl.load(sums + at, mask=inside, other=0).to(tl.float32) * tl.load(token_scales + row)
     x = x * tl.load(output_scales + columns, mask=inside, other=0.0)
     if BIASED:
@@ -170,10 +170,11 @@ def attend(
     QUERIES: tl.constexpr, KEYS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
     LINES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """The queries of one key head over the positions up to the row's own; softmax as it goes (Milakov, Gimelshein 2018).
+    """The queries of one key head over the positions up to the row's own.
 
-    `query` and `out` [rows, KEYS, QUERIES, SIZE], `keys` and `values` [rows, KEYS, length, SIZE], all BF16. LINES is
-    QUERIES, rounded up to what a matrix unit takes.
+    The softmax is taken as they come (Milakov, Gimelshein 2018, "Online normalizer calculation for softmax"). `query`
+    and `out` [rows, KEYS, QUERIES, SIZE], `keys` and `values` [rows, KEYS, length, SIZE], all BF16. LINES is QUERIES,
+    rounded up to what a matrix unit takes.
     """
     row = tl.program_id(0).to(tl.int64)
     line = row * KEYS + tl.program_id(1)

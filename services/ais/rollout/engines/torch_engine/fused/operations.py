@@ -129,7 +129,7 @@ def _dequantised(linear: Int8Linear, sums: Tensor, scales: Tensor) -> Tensor:
         linear.scales,
         bias,
         out,
-        SIZE=columns,
+        columns,
         BLOCK=block,
         BIASED=linear.bias is not None,
         **EXACTLY,
