@@ -6,6 +6,8 @@ decoder up to the order of additions and the last bit of a root or an exponentia
 
 from __future__ import annotations
 
+import logging
+import subprocess
 from importlib.util import find_spec
 
 import torch
@@ -14,14 +16,22 @@ from ais.contracts.sampling import Precision
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.decoder import Decoder
 
+logger = logging.getLogger(__name__)
+
 
 def best_decoder(architecture: Architecture, precision: Precision, positions: int, device: torch.device) -> Decoder:
-    """The fused decoder on a GPU for which Triton is installed (PyTorch's CUDA packages bring it), else the plain one.
+    """The fused decoder on a GPU on which Triton works, else the plain one, which is several times slower there.
 
-    Triton compiles with a C compiler that it finds in CC or on the path, and raises where there is none.
+    PyTorch's CUDA packages bring Triton; it needs a C compiler and Python's headers to start a kernel.
     """
     if device.type != "cuda" or find_spec("triton") is None:
         return Decoder(architecture, precision, positions, device)
     from ais.rollout.engines.torch_engine.fused.decoder import FusedDecoder
+    from ais.rollout.engines.torch_engine.fused.operations import try_kernel
 
+    try:
+        try_kernel(device)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        logger.warning("decode steps are not fused, and slower: Triton starts no kernel here (%s)", error)
+        return Decoder(architecture, precision, positions, device)
     return FusedDecoder(architecture, precision, positions, device)

@@ -39,6 +39,14 @@ class Operand:
     """float32 [n, 1], of codes."""
 
 
+def try_kernel(device: torch.device) -> None:
+    """Compiles and starts a kernel. Raises whatever Triton raises where it cannot."""
+    with torch.cuda.device(device):
+        row = torch.zeros(1, 16, dtype=torch.bfloat16, device=device)
+        kernels.quantise[(1,)](row, row, row, **_row(row), **_rounding(None, 0))
+        torch.cuda.synchronize()
+
+
 def multiplied(linear: Linear, operand: Operand) -> Tensor:
     """bf16 [n, outputs]."""
     if operand.scales is not None and isinstance(linear, Fp8Linear):
