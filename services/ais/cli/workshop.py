@@ -45,6 +45,29 @@ def init(
     print(f"\nais run -c {shlex.quote(str(target / 'config.toml'))}")
 
 
+def secrets(
+    directory: Annotated[Path, typer.Argument(help="Directory to make.", metavar="DIR")],
+) -> None:
+    """Make random tokens, one file for each role, for services on several machines: `security.tokens = "DIR"`.
+
+    What is there is never replaced.
+
+        ais secrets /etc/ais/tokens
+    """
+    from ais.runtime.process import UnavailableError
+    from ais.runtime.security.roles import Role
+    from ais.runtime.security.tokens import TokenFile, make_tokens, token_path
+
+    kept = directory.is_dir()
+    try:
+        make_tokens(directory)
+        for role in Role:
+            TokenFile(token_path(directory, role))
+    except UnavailableError as error:
+        fail(str(error), EXIT_UNAVAILABLE)
+    print(f"{directory} {'was there already, and is kept' if kept else 'has a token for each role'}: docs/security.md")
+
+
 def show_config(config: Config = None, overrides: Overrides = None) -> None:
     """Print the effective settings as a TOML file, each with its documentation.
 

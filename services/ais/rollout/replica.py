@@ -27,12 +27,15 @@ from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
+from ais.rollout.weights.relay import Relay
 from ais.rollout.weights.staging import staging_directory
 from ais.runtime.metrics import service_registry
 from ais.runtime.network.addresses import authority
 from ais.runtime.network.http import serve
 from ais.runtime.network.redis import connect
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ logger = logging.getLogger(__name__)
 async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -> None:
     """The whole life of a replica's process. Raises EngineFailedError when the engine breaks."""
     rollout = settings.rollout
+    keyring = open_keyring(settings.security, settings.run, rollout__host=rollout.host)
+    door, relaying = keyring.door(*Role), keyring.credential(Role.TRAINER)
     registry = service_registry("rollout")
     metrics = RolloutMetrics(registry)
     redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
@@ -76,7 +81,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             metrics,
             applied=applied,
             threads=rollout.unpack_threads,
-            use_proxy=settings.run.use_proxy,
+            relay=Relay(metrics, settings.run.use_proxy, relaying),
             named_run=named_run,
             model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
         )
@@ -89,9 +94,11 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
 
         service = GenerationService(engine, ReplicaIdentity(replica_id, settings.run.name, model), metrics)
         limits = ServerLimits.of_engine(engine.describe().max_model_len, rollout.slots + rollout.max_waiting_sequences)
-        generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port, limits))
+        generation = await stack.enter_async_context(
+            serve_generation(service, rollout.host, rollout.grpc_port, limits, door)
+        )
         app = control_application(registry, not_ready, intake)
-        http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port))
+        http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port, door))
         heartbeat = asyncio.create_task(registration.keep(), name="heartbeat")
         logger.info(
             "serving",

@@ -49,14 +49,14 @@ class WeightIntake:
         metrics: RolloutMetrics,
         applied: Callable[[], None],
         threads: int = 1,
-        use_proxy: bool = False,
+        relay: Relay | None = None,
         named_run: Callable[[], Awaitable[str | None]] = no_run,
         model: Sequence[Path] = (),
     ) -> None:
         """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
-        new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on; `named_run`
-        gives the identity that Redis has for the run's name, and raises RedisError; `model` are the weights that the
-        engine was opened with, which adapters are merged into. Without them no adapter is taken."""
+        new version serves; `threads` unpack deltas; `relay` passes versions on; `named_run` gives the identity that
+        Redis has for the run's name, and raises RedisError; `model` are the weights that the engine was opened with,
+        which adapters are merged into. Without them no adapter is taken."""
         self._engine = engine
         self._named_run = named_run
         self._staging = staging
@@ -64,7 +64,7 @@ class WeightIntake:
         self._applied = applied
         self._threads = threads
         self._model = model
-        self._relay = Relay(metrics, use_proxy)
+        self._relay = relay or Relay(metrics)
         self._relaying: dict[asyncio.Task[None], Transfer] = {}
         """What is passed on; its files stay until that is over."""
         self._offers = asyncio.Lock()
