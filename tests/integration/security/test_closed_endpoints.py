@@ -45,6 +45,7 @@ HTTP: dict[tuple[str, str], Allowed] = {
 }
 GRPC: dict[str, Allowed] = {
     "/ais.v1.Rollout/Generate": frozenset({C}),
+    "/ais.v1.Rollout/Stream": frozenset({C}),
     "/ais.v1.Rollout/Describe": frozenset({C}),
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/Watch": None,
