@@ -48,24 +48,25 @@ def init(
 def secrets(
     directory: Annotated[Path, typer.Argument(help="Directory to make.", metavar="DIR")],
 ) -> None:
-    """Make random tokens, one file for each role, for services on several machines: `security.tokens = "DIR"`.
+    """Make the tokens and Redis passwords of services on several machines, a directory for each service.
 
     What is there is never replaced.
 
-        ais secrets /etc/ais/tokens
+        ais secrets secrets
+        ais rollout -c run.toml --set security.tokens=secrets/rollout
     """
+    from ais.issuing import issue
     from ais.runtime.process import UnavailableError
-    from ais.runtime.security.roles import Role
-    from ais.runtime.security.tokens import TokenFile, make_tokens, token_path
+    from ais.runtime.settings import SettingsError
 
-    kept = directory.is_dir()
     try:
-        make_tokens(directory)
-        for role in Role:
-            TokenFile(token_path(directory, role))
+        for path in issue(directory):
+            print(path)
+    except SettingsError as error:
+        fail(str(error), EXIT_SETTINGS)
     except UnavailableError as error:
         fail(str(error), EXIT_UNAVAILABLE)
-    print(f"{directory} {'was there already, and is kept' if kept else 'has a token for each role'}: docs/security.md")
+    print("everything is there: docs/security.md says who needs what")
 
 
 def show_config(config: Config = None, overrides: Overrides = None) -> None:

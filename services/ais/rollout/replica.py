@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
-from ais.contracts.redis_commands import commands_of
+from ais.contracts.redis_commands import replica_commands
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
@@ -48,7 +48,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     door, relaying = keyring.door(*Role), keyring.credential(Role.TRAINER)
     registry = service_registry("rollout")
     metrics = RolloutMetrics(registry)
-    redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
+    redis = await connect(settings.redis, replica_commands(Keys(settings.run.name)))
     engine = await open_engine(settings.run.model, rollout, metrics, registry)
     model = await asyncio.to_thread(identify_model, settings.run.model)
     metrics.watch(engine)

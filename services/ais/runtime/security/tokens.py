@@ -13,8 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ais.runtime.exits import UnavailableError
 from ais.runtime.files import FOR_OWNER, replace_file
-from ais.runtime.process import UnavailableError
 from ais.runtime.security.roles import Role
 from ais.runtime.settings import SettingsError
 
@@ -93,16 +93,10 @@ def _read(path: Path) -> tuple[bytes, ...]:
         with path.open("rb") as file:
             mode, text = os.fstat(file.fileno()).st_mode, file.read(LONGEST_FILE)
     except OSError as error:
-        raise UnavailableError(
-            f"security.tokens: {path} cannot be read: {error.strerror}. `ais secrets DIR` makes such files"
-        ) from None
+        raise UnavailableError(f"{path} cannot be read: {error.strerror}. `ais secrets DIR` makes such files") from None
     if mode & OTHERS:
-        raise SettingsError(
-            f"security.tokens: other users can get at {path} (mode {mode & 0o777:03o}): chmod o= {path}"
-        )
+        raise SettingsError(f"other users can get at {path} (mode {mode & 0o777:03o}): chmod o= {path}")
     tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not tokens or not all(map(_TOKEN.fullmatch, tokens)):
-        raise SettingsError(
-            f"security.tokens: {path}: expected one token a line, 16 to 512 visible ASCII characters each"
-        )
+        raise SettingsError(f"{path}: expected one token a line, 16 to 512 visible ASCII characters each")
     return tokens
