@@ -38,7 +38,10 @@ class Holder:
 HOLDERS = {
     "collector": Holder((Role.COLLECTOR, Role.METRICS), ("~ais:*",)),
     "trainer": Holder((Role.TRAINER, Role.METRICS), ("~ais:*",)),
-    "rollout": Holder(tuple(Role), (f"~{_RUN.replicas}", f"~{_RUN.replica('*')}", f"%R~{_RUN.identity}")),
+    "rollout": Holder(
+        tuple(Role),
+        (f"~{_RUN.replicas}", f"~{_RUN.replica('*')}", f"%R~{_RUN.identity}", f"%R~{_RUN.incarnation}"),
+    ),
     "evaluation": Holder((), ("~ais:*-evaluation-*",)),  # its replicas are on loopback: the run's own tokens
     "prometheus": Holder((Role.METRICS,)),
 }
@@ -61,7 +64,7 @@ def issue(directory: Path) -> Iterator[Path]:
                 if not path.exists():
                     yield _written(path, content)
                 TokenFile(path)
-        if not (directory / ACL).is_file() or (directory / ACL).read_text("utf-8") != _acl(directory):
+        if not (directory / ACL).is_file() or (directory / ACL).read_text(encoding="utf-8") != _acl(directory):
             yield _written(directory / ACL, _acl(directory))
     except OSError as error:
         raise UnavailableError(f"{error.filename or directory} cannot be written: {error.strerror}") from error

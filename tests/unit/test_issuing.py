@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ais.cli import app
 from ais.issuing import ACL, HOLDERS, PASSWORD, issue
 from ais.runtime.exits import UnavailableError
 from ais.runtime.security.roles import Role
@@ -14,7 +16,20 @@ from ais.runtime.settings import SettingsError
 
 
 def contents(directory: Path) -> dict[str, str]:
-    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_text(encoding="utf-8")
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_command_tells_what_it_made_and_shows_no_secret(tmp_path: Path) -> None:
+    first, second = (CliRunner().invoke(app, ["secrets", str(tmp_path / "made")]) for _time in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "trainer.token" in first.output.replace("\n", "")
+    assert "trainer.token" not in second.output.replace("\n", "")
+    for content in contents(tmp_path / "made").values():
+        assert content.strip() not in first.output
 
 
 def test_each_service_has_a_directory_with_its_own_secrets_alone(tmp_path: Path) -> None:
@@ -34,10 +49,10 @@ def test_a_role_has_one_token_everywhere_and_each_user_of_redis_a_password_of_it
     for role in Role:
         holders = [service for service, holder in HOLDERS.items() if role in holder.roles]
         assert len(holders) > 1
-        assert len({token_path(tmp_path / service, role).read_text() for service in holders}) == 1
-    passwords = [path.read_text().strip() for path in tmp_path.glob(f"*/{PASSWORD}")]
+        assert len({token_path(tmp_path / service, role).read_text(encoding="utf-8") for service in holders}) == 1
+    passwords = [path.read_text(encoding="utf-8").strip() for path in tmp_path.glob(f"*/{PASSWORD}")]
     assert len(set(passwords)) == len(passwords) == 4
-    assert not [password for password in passwords if password in (tmp_path / ACL).read_text()]
+    assert not [password for password in passwords if password in (tmp_path / ACL).read_text(encoding="utf-8")]
 
 
 def test_other_users_get_at_nothing(tmp_path: Path) -> None:
@@ -58,12 +73,14 @@ def test_what_is_missing_is_made_again_to_fit_and_the_rest_stays(tmp_path: Path)
 
 def test_the_acl_follows_a_password_that_is_being_changed(tmp_path: Path) -> None:
     assert list(issue(tmp_path))
-    old = (tmp_path / ACL).read_text()
-    with (tmp_path / "trainer" / PASSWORD).open("a") as file:
+    old = (tmp_path / ACL).read_text(encoding="utf-8")
+    with (tmp_path / "trainer" / PASSWORD).open("a", encoding="utf-8") as file:
         file.write("the-next-password-of-the-trainer\n")
     assert list(issue(tmp_path)) == [tmp_path / ACL]
     (before,) = (line for line in old.splitlines() if line.startswith("user trainer "))
-    (after,) = (line for line in (tmp_path / ACL).read_text().splitlines() if line.startswith("user trainer "))
+    (after,) = (
+        line for line in (tmp_path / ACL).read_text(encoding="utf-8").splitlines() if line.startswith("user trainer ")
+    )
     assert [word for word in before.split() if word.startswith("#")] == [
         word for word in after.split() if word.startswith("#")
     ][:1]

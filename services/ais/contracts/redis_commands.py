@@ -55,5 +55,5 @@ def replica_commands(keys: Keys) -> list[tuple[str, ...]]:
         ("SREM", keys.replicas, "replica"),
         ("SET", record, "{}", "PX", "1"),
         ("DEL", record),
-        ("GET", keys.identity),
+        ("MGET", keys.identity, keys.incarnation),
     ]

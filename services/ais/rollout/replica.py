@@ -29,6 +29,7 @@ from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.relay import Relay
 from ais.rollout.weights.staging import staging_directory
+from ais.rollout.weights.standing import Lease
 from ais.runtime.metrics import service_registry
 from ais.runtime.network.addresses import authority
 from ais.runtime.network.http import serve
@@ -70,9 +71,13 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             service.note_version()
             registration.changed()
 
-        async def named_run() -> str | None:
-            identity = cast(bytes | None, await redis.get(Keys(settings.run.name).identity))
-            return None if identity is None else identity.decode(errors="backslashreplace")
+        async def lease() -> Lease | None:
+            keys = Keys(settings.run.name)
+            identity, incarnation = cast(list[bytes | None], await redis.mget([keys.identity, keys.incarnation]))
+            if identity is None:
+                return None
+            newest = int(incarnation) if incarnation and incarnation.isdigit() else 0
+            return Lease(identity.decode(errors="backslashreplace"), newest)
 
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
         intake = WeightIntake(
@@ -82,7 +87,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             applied=applied,
             threads=rollout.unpack_threads,
             relay=Relay(metrics, settings.run.use_proxy, relaying),
-            named_run=named_run,
+            lease=lease,
             model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
         )
         stack.push_async_callback(intake.close)

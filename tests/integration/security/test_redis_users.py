@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -91,18 +92,18 @@ async def test_the_password_of_another_service_is_refused_and_never_shown(server
     with pytest.raises(RedisUnreachableError, match="refuses this client") as refused:
         async with connected(server, "trainer", secrets / "rollout" / PASSWORD):
             pass
-    assert (secrets / "rollout" / PASSWORD).read_text().strip() not in str(refused.value)
+    assert (secrets / "rollout" / PASSWORD).read_text(encoding="utf-8").strip() not in str(refused.value)
 
 
 async def test_a_password_that_has_changed_counts_at_the_next_connection(server: ValkeyProcess, secrets: Path) -> None:
     password = secrets / "collector" / PASSWORD
     changing = secrets.parent / "changing"
-    changing.write_text(password.read_text())
+    shutil.copyfile(password, changing)
     changing.chmod(0o600)
     async with connected(server, "collector", changing) as client:
-        changing.write_text("a-password-that-is-wrong\n")
+        changing.write_text("a-password-that-is-wrong\n", encoding="utf-8")
         await client.connection_pool.disconnect()
         with pytest.raises(AuthenticationError):
             await client.ping()
-        changing.write_text(password.read_text())
+        shutil.copyfile(password, changing)
         assert await client.ping()
