@@ -100,7 +100,7 @@ def plain(proximal: Tensor, behaviour: Tensor, mask: Tensor) -> tuple[float, Ten
         "weight_ess": effective_sample_ratio(spread, mask),
         "raw_cv": variation(raw, mask),
         "truncated": masked_mean((spread >= cap).double(), mask),
-        "histogram": torch.histogram(absolute.clamp(min=1e-6).log2(), bins=104, range=(-20.0, 6.0)).hist.max(),
+        "histogram": torch.histc(absolute.clamp(min=1e-6).log2(), bins=104, min=-20.0, max=6.0).max(),
     }
     values = {name: float(value) for name, value in figures.items()}
     d, v, n = values["mean_abs"], values["raw_cv"], len(sequence_log)

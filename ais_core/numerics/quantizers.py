@@ -112,7 +112,13 @@ def quantize_activation(x: Tensor, format: Format, dtype: torch.dtype | None = N
 
 
 def _row_scales(values: Tensor, number: NumberFormat) -> Tensor:
-    return values.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST_MAXIMUM).div_(number.largest)
+    return _scale_of(values.abs().amax(-1, keepdim=True), number)
+
+
+def _scale_of(maximum: Tensor, number: NumberFormat) -> Tensor:
+    """The scale that takes a group's absolute maximum to the largest value."""
+    # By a tensor: a GPU divides by a Python number by multiplying with its reciprocal, whose last bit may differ.
+    return maximum.clamp(min=SMALLEST_MAXIMUM).div_(maximum.new_full((), number.largest))
 
 
 def _on_grid(values: Tensor, scales: Tensor, block_size: int | None, number: NumberFormat) -> Tensor:
@@ -139,7 +145,7 @@ def _weight_scales(
             maximum = F.max_pool2d(values.abs()[None], block_size, ceil_mode=True)[0]
         case _:
             raise SettingError(f"unknown granularity {granularity!r}; known: tensor, channel, block")
-    widest = maximum.clamp(min=SMALLEST_MAXIMUM).div_(number.largest)
+    widest = _scale_of(maximum, number)
     block = block_size if granularity == "block" else None
     match kind:
         case "maximum":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,9 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit measured, or `none` outside a repository."""
+    """The commit measured, or `none` outside a repository and without git."""
+    if shutil.which("git") is None:
+        return "none"
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,

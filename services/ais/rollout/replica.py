@@ -145,6 +145,7 @@ async def open_engine(
             return await ReplayEngine.open(model, settings, metrics)
         import torch
 
+        from ais.rollout.engines.torch_engine.devices import chosen_device
         from ais.rollout.engines.torch_engine.engine import TorchEngine
 
         torch.set_num_threads(settings.threads)
@@ -156,6 +157,7 @@ async def open_engine(
             max_model_len=settings.max_model_len,
             max_waiting_sequences=settings.max_waiting_sequences,
             probe_tolerance=settings.probe_tolerance or tolerance(settings.precision),
+            device=chosen_device(settings.device),
         )
     except ModelUnsupportedError as error:
         raise UnavailableError(str(error)) from error

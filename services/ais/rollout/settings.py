@@ -64,7 +64,7 @@ class RolloutSettings(Section):
     """How a replica samples, and where it listens."""
 
     engine: Literal["torch", "vllm", "replay"] = "torch"
-    """What samples. torch: a lean batched sampler for small models, on a CPU; vllm: vLLM, on GPUs or a CPU; replay:
+    """What samples. torch: a lean batched sampler for small models; vllm: vLLM, on GPUs or a CPU; replay:
     nothing, recorded responses come at a set pace, for load tests."""
 
     replicas: Threads = 2
@@ -81,8 +81,11 @@ class RolloutSettings(Section):
     """Longest prompt plus response, in tokens; the model's own limit if that is lower."""
     max_waiting_sequences: CountOrNone = 1024
     """Sequences that may wait for a slot; a call that would exceed it is answered with RESOURCE_EXHAUSTED."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the torch engine computes; auto takes a GPU when there is one, the first that CUDA_VISIBLE_DEVICES names.
+    vLLM's installation decides for itself."""
     threads: Threads = 1
-    """Compute threads of the engine."""
+    """Compute threads of the engine on a CPU."""
     vllm: VllmSettings = VllmSettings()
     """What only the vLLM engine has."""
     replay: ReplaySettings = ReplaySettings()

@@ -33,7 +33,7 @@ from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.decoder import Decoder
 from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.engines.torch_engine.probe import score
-from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
+from ais.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
 from tests.support.tiny_models import VOCABULARY, Observer, collect, random_model, request_for, until
 
 PROMPT = (1, 5, 9, 13, 17, 21, 25, 29, 33, 37)
@@ -232,8 +232,15 @@ async def test_a_sample_without_a_distribution_fails_its_call_alone_and_leaves_n
     """Where a poisoned token is fed, keys, values and logits are NaN, as an overflow in the model makes them."""
     poison, sound = 47, Decoder.decode
 
-    def decode(self: Decoder, weights: object, tokens: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache):  # type: ignore[no-untyped-def]
-        logits = sound(self, weights, tokens, positions, cache)
+    def decode(
+        self: Decoder,
+        weights: DecoderWeights,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        length: int,
+        cache: KeyValueCache,
+    ) -> torch.Tensor:
+        logits = sound(self, weights, tokens, positions, length, cache)
         for row in (tokens == poison).nonzero().flatten().tolist():
             logits[row] = torch.nan
             for tensor in (*cache.keys, *cache.values):

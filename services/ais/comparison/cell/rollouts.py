@@ -34,8 +34,11 @@ class Draw:
 class Rollouts:
     """Samples at one precision, with the policy it is given."""
 
-    def __init__(self, architecture: Architecture, precision: Precision, slots: int, positions: int) -> None:
+    def __init__(
+        self, architecture: Architecture, precision: Precision, slots: int, positions: int, device: torch.device
+    ) -> None:
         """`slots`: sequences at once. `positions`: longest prompt plus response, tokens."""
+        self._device = device
         self._architecture = architecture
         self._precision = precision
         self._size = (slots, min(positions, architecture.max_positions))
@@ -45,7 +48,7 @@ class Rollouts:
     @torch.inference_mode()
     def serve(self, weights: Mapping[str, torch.Tensor], version: int) -> ServedPolicy:
         """`weights`, which are BF16, quantised as the precision says."""
-        return ServedPolicy(rounded_weights(dict(weights), self._architecture, self._precision), version, digest="")
+        return ServedPolicy(rounded_weights(weights, self._architecture, self._precision, self._device), version, "")
 
     async def sample(self, policy: ServedPolicy, exercise: Exercise, draw: Draw) -> list[ScoredGroup]:
         """Scored groups in the order of the ordinals. Raises SamplingFailedError where log-probs are not finite."""

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from statistics import mean
 
-import torch
+from torch import Tensor
 
 from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.prompts.prompts import Split
@@ -20,12 +20,13 @@ from ais.comparison.records import SECONDS, STEP_FIGURES, Column
 from ais.comparison.settings import BF16, FORMATS
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.rollout.engines.torch_engine.batch import ServedPolicy
+from ais.rollout.engines.torch_engine.devices import chosen_device
 from ais.settings import Settings
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.reference import load_reference
 from ais.trainer.policy.policy import Policy
-from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.ranks.ranks import Ranks, join
 from ais.trainer.ranks.sharding import gathered, load_policy
 from ais.trainer.settings import ProbeSettings, TrainerSettings
 
@@ -55,11 +56,12 @@ async def train(cell: Cell, progress: Progress) -> Course:
     async with AsyncExitStack() as stack:
         exercise = await stack.enter_async_context(open_exercise(_collector(settings, settings.run.seed), Split.TRAIN))
         held_out = await stack.enter_async_context(open_exercise(_collector(settings, HELD_OUT_SEED), Split.HELD_OUT))
-        ranks, trainer = Ranks(torch.device("cpu")), _here(settings)
+        trainer = _here(settings)
+        ranks = join(trainer)
         policy = load_policy(settings.run.model, trainer, ranks, settings.run.seed)
         reference = load_reference(settings.run, trainer, policy, ranks)
         learner = Learner(policy, settings.run, trainer, settings.correction, None, ranks, reference)
-        examiner = _Examiner(settings, policy, held_out, course)
+        examiner = _Examiner(settings, policy, ranks, held_out, course)
         batch, samples = settings.run.groups_per_batch, settings.run.samples_per_group
         newest = examiner.serve(0)
         served: deque[ServedPolicy] = deque([newest], maxlen=settings.run.max_staleness + 1)
@@ -91,12 +93,14 @@ async def train(cell: Cell, progress: Progress) -> Course:
 class _Examiner:
     """Scores both policies on held-out prompts; its rollouts are also those of training."""
 
-    def __init__(self, settings: Settings, policy: Policy, held_out: Exercise, course: Course) -> None:
+    def __init__(self, settings: Settings, policy: Policy, ranks: Ranks, held_out: Exercise, course: Course) -> None:
         architecture = read_architecture(settings.run.model)
-        size = (settings.rollout.slots * settings.rollout.replicas, settings.rollout.max_model_len)
-        self.rollouts = Rollouts(architecture, settings.rollout.precision, *size)
-        self._bf16 = Rollouts(architecture, FORMATS[BF16], *size)
+        slots = settings.rollout.slots * settings.rollout.replicas
+        where = (slots, settings.rollout.max_model_len, chosen_device(settings.rollout.device))
+        self.rollouts = Rollouts(architecture, settings.rollout.precision, *where)
+        self._bf16 = Rollouts(architecture, FORMATS[BF16], *where)
         self._policy = policy
+        self._ranks = ranks
         self._held_out = held_out
         self._sampling = settings.collector.sampling
         self._course = course
@@ -104,9 +108,9 @@ class _Examiner:
     def serve(self, version: int) -> ServedPolicy:
         return self.rollouts.serve(self._weights(), version)
 
-    def _weights(self) -> dict[str, torch.Tensor]:
+    def _weights(self) -> dict[str, Tensor]:
         """What the trainer would publish."""
-        return dict(gathered(self._policy, Ranks(torch.device("cpu"))))
+        return dict(gathered(self._policy, self._ranks))
 
     async def score(self, step: int, served: ServedPolicy, prompts: int) -> None:
         """Adds a point to the curves of both policies. `served` is the newest version, quantised."""

@@ -108,7 +108,8 @@ def token_losses(model: Qwen3ForCausalLM, tokens: torch.Tensor, labels: torch.Te
 @torch.no_grad()
 def accuracy(model: Qwen3ForCausalLM, demonstrations: Sequence[Demonstration]) -> float:
     """Mean probability that sampling at temperature 1 writes the clean answer, letter by letter."""
-    losses = token_losses(model, *padded([(one.prompt, one.clean) for one in demonstrations]))
+    tokens, labels = padded([(one.prompt, one.clean) for one in demonstrations])
+    losses = token_losses(model, tokens.to(model.device), labels.to(model.device))
     return float((-losses.sum(dim=1)).exp().mean())
 
 
@@ -120,7 +121,8 @@ def learning_rate_share(step: int, steps: int) -> float:
 
 def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress: Progress) -> Qwen3ForCausalLM:
     """The trained policy, float32. Raises DemonstrationError when too few come, and TargetMissedError."""
-    model = demo_model(recipe.seed, recipe.size).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = demo_model(recipe.seed, recipe.size).train().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95))
     measured = list(islice(demonstrations, MEASURED))
     reached = 0.0
@@ -129,7 +131,7 @@ def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress
         batch = list(islice(demonstrations, recipe.batch_size))
         if len(batch) < recipe.batch_size:
             raise DemonstrationError(f"the demonstrations ended in step {step + 1}")
-        tokens, labels = padded([(one.prompt, one.answer) for one in batch])
+        tokens, labels = (part.to(device) for part in padded([(one.prompt, one.answer) for one in batch]))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe.steps)
         loss = token_losses(model, tokens, labels).sum() / (labels != IGNORED).sum()

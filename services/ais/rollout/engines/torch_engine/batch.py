@@ -13,6 +13,7 @@ from ais.rollout.engine import SamplingFailedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.decoder import Decoder
+from ais.rollout.engines.torch_engine.graphs import GraphedDecoder
 from ais.rollout.engines.torch_engine.sampling import distribution, draw, uniforms
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Slots
 from ais.rollout.engines.torch_engine.weights import DecoderWeights
@@ -36,10 +37,13 @@ class Batch:
     def __init__(
         self, architecture: Architecture, precision: Precision, policy: ServedPolicy, slots: int, positions: int
     ) -> None:
+        """Computes on the device of the policy's weights."""
         self.policy = policy
         self.slots = Slots(slots, positions)
-        self._decoder = Decoder(architecture, precision, positions)
-        self._cache = KeyValueCache.allocate(architecture, slots, positions)
+        self._device = device = policy.weights.device
+        self._decoder = Decoder(architecture, precision, positions, device)
+        self._cache = KeyValueCache.allocate(architecture, precision, slots, positions, device)
+        self._graphed = GraphedDecoder(self._decoder, policy.weights, self._cache) if device.type == "cuda" else None
 
     def submit(self, group: Group) -> None:
         self.slots.submit(group)
@@ -54,6 +58,8 @@ class Batch:
         left behind by older weights would make it that of a mixture no single version has.
         """
         self.policy = policy
+        if self._graphed is not None:
+            self._graphed.load(policy.weights)
         self._fill(list(range(self.slots.count)))
 
     def step(self) -> list[Ended]:
@@ -66,23 +72,26 @@ class Batch:
         if changes.moved_to:
             self._cache.copy_rows(changes.moved_from, changes.moved_to, changes.moved_positions)
         count = slots.count
-        positions = slots.positions[:count]
-        logits = self._decoder.decode(
-            self.policy.weights,
-            torch.from_numpy(slots.tokens[np.arange(count), positions]),
-            torch.from_numpy(positions),
-            self._cache,
-        )
         logprobs = distribution(
-            logits,
+            self._decode(count),
             torch.from_numpy(slots.temperature[:count]),
             torch.from_numpy(slots.top_k[:count]),
             torch.from_numpy(slots.top_p[:count]),
         )
         tokens, chosen = draw(logprobs, torch.from_numpy(uniforms(slots.keys[:count], slots.draws[:count])))
-        ended = slots.record(tokens.numpy(), chosen.numpy(), self.policy.version, time.monotonic())
+        ended = slots.record(tokens.cpu().numpy(), chosen.cpu().numpy(), self.policy.version, time.monotonic())
         self._cache.clear_rows([one.row for one in ended if isinstance(one.outcome, SamplingFailedError)])
         return ended
+
+    def _decode(self, count: int) -> torch.Tensor:
+        """Logits of the next token of rows 0 .. count - 1."""
+        positions = self.slots.positions[:count]
+        length = int(positions.max()) + 1
+        tokens = torch.from_numpy(self.slots.tokens[np.arange(count), positions])
+        at = torch.from_numpy(positions)
+        if self._graphed is not None:
+            return self._graphed.decode(tokens, at, length)
+        return self._decoder.decode(self.policy.weights, tokens, at, length, self._cache)
 
     def _fill(self, rows: list[int]) -> None:
         """Computes keys and values of everything before each row's next token, many rows at once."""
@@ -92,5 +101,5 @@ class Batch:
             length = int(lengths[rows[0]])
             together = max(1, FILL_TOKENS // length)
             chunk, rows = rows[:together], rows[together:]
-            tokens = torch.from_numpy(self.slots.tokens[chunk, :length])
-            self._decoder.fill(self.policy.weights, tokens, torch.tensor(chunk), self._cache)
+            tokens = torch.from_numpy(self.slots.tokens[chunk, :length]).to(self._device)
+            self._decoder.fill(self.policy.weights, tokens, torch.tensor(chunk, device=self._device), self._cache)

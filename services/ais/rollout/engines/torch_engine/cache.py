@@ -7,26 +7,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ais.contracts.sampling import Precision
 from ais.rollout.engines.torch_engine.architecture import Architecture
 
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """`keys[layer]` and `values[layer]`: float32 [rows, key_value_heads, positions, head_size].
+    """`keys[layer]` and `values[layer]`: float32 or bf16 [rows, key_value_heads, positions, head_size].
 
-    They hold values already rounded to BF16 or to the cache's own format; float32 is what attention multiplies in, so
-    nothing is converted when it reads. Pages never written are never backed by memory.
+    They hold values already rounded to BF16 or to the cache's own format. On a CPU they are float32, which is what
+    attention multiplies in there, so that nothing is converted when it reads; pages never written are never backed by
+    memory. On a GPU values of BF16 are stored as such.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
     @classmethod
-    def allocate(cls, architecture: Architecture, rows: int, positions: int) -> KeyValueCache:
+    def allocate(
+        cls, architecture: Architecture, precision: Precision, rows: int, positions: int, device: torch.device
+    ) -> KeyValueCache:
+        halved = device.type == "cuda" and precision.kv_cache == "bf16"
+        dtype = torch.bfloat16 if halved else torch.float32
         shape = (rows, architecture.key_value_heads, positions, architecture.head_size)
         return cls(
-            keys=tuple(torch.zeros(shape) for _ in range(architecture.layers)),
-            values=tuple(torch.zeros(shape) for _ in range(architecture.layers)),
+            keys=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(architecture.layers)),
+            values=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(architecture.layers)),
         )
 
     def copy_rows(self, sources: list[int], targets: list[int], positions: int) -> None:
@@ -43,17 +49,18 @@ class KeyValueCache:
     def write_prefix(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes positions 0 .. L-1 of `rows`; keys and values [rows, key_value_heads, L, head_size]."""
         length = keys.shape[2]
-        self.keys[layer][rows, :, :length] = keys
-        self.values[layer][rows, :, :length] = values
+        self.keys[layer][rows, :, :length] = keys.to(self.keys[layer].dtype)
+        self.values[layer][rows, :, :length] = values.to(self.values[layer].dtype)
 
     def next_entries(self, positions: Tensor) -> Tensor:
         """Flat index, int64 [n * key_value_heads], of position `positions[i]` in row i: the target of `append`."""
         _, heads, length, _ = self.keys[0].shape
-        lines = torch.arange(positions.shape[0] * heads).view(-1, heads) * length
+        lines = torch.arange(positions.shape[0] * heads, device=positions.device).view(-1, heads) * length
         return (lines + positions[:, None]).view(-1)
 
     def append(self, layer: int, entries: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes one position of each row; keys and values [n, key_value_heads, head_size]."""
         size = keys.shape[-1]
-        self.keys[layer].view(-1, size).index_copy_(0, entries, keys.reshape(-1, size))
-        self.values[layer].view(-1, size).index_copy_(0, entries, values.reshape(-1, size))
+        dtype = self.keys[layer].dtype
+        self.keys[layer].view(-1, size).index_copy_(0, entries, keys.reshape(-1, size).to(dtype))
+        self.values[layer].view(-1, size).index_copy_(0, entries, values.reshape(-1, size).to(dtype))

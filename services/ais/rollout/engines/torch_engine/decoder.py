@@ -21,7 +21,7 @@ from ais_core.numerics import quantize_activation
 class Decoder:
     """Computes with whatever weights it is given, so that a swap is an argument and never a state."""
 
-    def __init__(self, architecture: Architecture, precision: Precision, positions: int) -> None:
+    def __init__(self, architecture: Architecture, precision: Precision, positions: int, device: torch.device) -> None:
         self._heads = architecture.heads
         self._key_value_heads = architecture.key_value_heads
         self._queries_per_key = architecture.heads // architecture.key_value_heads
@@ -29,8 +29,8 @@ class Decoder:
         self._epsilon = architecture.norm_epsilon
         self._scale = architecture.head_size**-0.5
         self._cache_format = None if precision.kv_cache == "bf16" else precision.kv_cache
-        self._cosines, self._sines = architecture.rotary_tables(positions)
-        self._ages = torch.arange(positions)
+        self._cosines, self._sines = (table.to(device) for table in architecture.rotary_tables(positions))
+        self._ages = torch.arange(positions, device=device)
 
     def fill(self, weights: DecoderWeights, tokens: Tensor, rows: Tensor, cache: KeyValueCache) -> None:
         """Writes keys and values of positions 0 .. L-1 of `rows` (int64 [r]); tokens int64 [r, L].
@@ -53,13 +53,19 @@ class Decoder:
         logprobs = torch.log_softmax(self._logits(weights, stream), dim=-1)
         return logprobs.gather(1, tokens[1:, None]).squeeze(1)
 
-    def decode(self, weights: DecoderWeights, tokens: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
-        """Feeds `tokens` int64 [n] at `positions` int64 [n] of rows 0 .. n-1; logits of the next token, f32 [n, V]."""
+    def decode(
+        self, weights: DecoderWeights, tokens: Tensor, positions: Tensor, length: int, cache: KeyValueCache
+    ) -> Tensor:
+        """Feeds `tokens` int64 [n] at `positions` int64 [n] of rows 0 .. n-1; logits of the next token, f32 [n, V].
+
+        `length` is more than the largest position: how many positions of the cache are read.
+        """
         count = tokens.shape[0]
         lines = count * self._key_value_heads
-        length = int(positions.max()) + 1
         cosines, sines = self._cosines[positions], self._sines[positions]
-        hidden_future = torch.zeros(count, length).masked_fill_(self._ages[:length] > positions[:, None], -torch.inf)
+        hidden_future = torch.zeros(count, length, device=positions.device).masked_fill_(
+            self._ages[:length] > positions[:, None], -torch.inf
+        )
         hidden_future = hidden_future.repeat_interleave(self._key_value_heads, 0).unsqueeze(1)
         entries = cache.next_entries(positions)
         stream = F.embedding(tokens, weights.embedding)
@@ -69,10 +75,19 @@ class Decoder:
             keys = cache.keys[index][:count].view(lines, -1, self._head_size)[:, :length]
             values = cache.values[index][:count].view(lines, -1, self._head_size)[:, :length]
             query = query.reshape(lines, self._queries_per_key, self._head_size)
-            scores = torch.baddbmm(hidden_future, query, keys.transpose(1, 2), alpha=self._scale)
-            attended = torch.bmm(torch.softmax(scores, -1), values)
+            attended = self._attended(query, keys, values, hidden_future)
             stream = self._layer_outputs(layer, stream, attended.view(count, -1))
         return self._logits(weights, stream)
+
+    def _attended(self, query: Tensor, keys: Tensor, values: Tensor, hidden_future: Tensor) -> Tensor:
+        """float32 [lines, queries_per_key, head_size]; sums in float32, whatever the cache holds."""
+        if keys.dtype == torch.float32:
+            scores = torch.baddbmm(hidden_future, query, keys.transpose(1, 2), alpha=self._scale)
+            return torch.bmm(torch.softmax(scores, -1), values)
+        exact = torch.float32
+        scores = torch.bmm(query.to(keys.dtype), keys.transpose(1, 2), out_dtype=exact)
+        shares = torch.softmax(torch.add(hidden_future, scores, alpha=self._scale), -1)
+        return torch.bmm(shares.to(values.dtype), values, out_dtype=exact)
 
     def _prefix_inputs(
         self, layer: LayerWeights, stream: Tensor, count: int, length: int
@@ -86,6 +101,8 @@ class Decoder:
         return query, key, value
 
     def _prefix_outputs(self, layer: LayerWeights, stream: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.is_cuda and self._cache_format is None:  # BF16's values already, and fused kernels take no other
+            query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=self._scale, enable_gqa=True)
         return self._layer_outputs(layer, stream, attended.transpose(1, 2).reshape(stream.shape[0], -1))
 

@@ -33,7 +33,7 @@ from ais.rollout.engines.torch_engine.architecture import Architecture, read_arc
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.probe import check_finite, score
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Told
-from ais.rollout.engines.torch_engine.weights import DecoderWeights, read_tensors, rounded_weights
+from ais.rollout.engines.torch_engine.weights import CPU, DecoderWeights, read_tensors, rounded_weights
 from ais.rollout.engines.torch_engine.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,9 @@ class TorchEngine(EngineLife):
         max_model_len: int,
         max_waiting_sequences: int,
         probe_tolerance: float,
+        device: torch.device = CPU,
     ) -> TorchEngine:
-        """Loads a Hugging Face directory as policy version 0. Raises ModelUnsupportedError.
+        """Loads a Hugging Face directory as policy version 0, onto `device`. Raises ModelUnsupportedError.
 
         `probe_tolerance`: mean gap to the trainer's log-probs, nats a token, above which a pushed version is refused.
         """
@@ -91,7 +92,7 @@ class TorchEngine(EngineLife):
             architecture = read_architecture(directory)
             files = snapshot_files(directory)
             try:
-                weights = _staged(files, architecture, precision)
+                weights = _staged(files, architecture, precision, device)
             except WeightsRefusedError as error:
                 raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
             return architecture, ServedPolicy(weights, version=0, digest=digest_of_files(files))
@@ -142,7 +143,7 @@ class TorchEngine(EngineLife):
 
     def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, float | None]:
         """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRefusedError."""
-        weights = _staged(files, self._architecture, self._precision)
+        weights = _staged(files, self._architecture, self._precision, self._policy.weights.device)
         probe = probe_of(files, self._architecture.vocab_size)
         if probe is None:
             return weights, None
@@ -200,11 +201,13 @@ def _forms(precision: Precision) -> frozenset[str]:
     return frozenset((BF16, form_of_precision(precision)))
 
 
-def _staged(files: Sequence[Path], architecture: Architecture, precision: Precision) -> DecoderWeights:
+def _staged(
+    files: Sequence[Path], architecture: Architecture, precision: Precision, device: torch.device
+) -> DecoderWeights:
     """Weights that are verified, rounded and compute finite logits. Raises WeightsRefusedError."""
     if (form := form_of(files)) not in (known := _forms(precision)):
         raise WeightsRefusedError("form", f"expected {' or '.join(sorted(known))}, got {form}")
     with torch.inference_mode():
-        weights = rounded_weights(read_tensors(files, architecture, form), architecture, precision)
+        weights = rounded_weights(read_tensors(files, architecture, form), architecture, precision, device)
         check_finite(weights, architecture, precision)
     return weights

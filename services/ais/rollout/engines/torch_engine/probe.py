@@ -19,12 +19,13 @@ PREFIX_TOKENS = 16
 def check_finite(weights: DecoderWeights, architecture: Architecture, precision: Precision) -> None:
     """Raises WeightsRefusedError. Finite weights can still overflow, and a quantiser can still divide by zero."""
     length = min(PREFIX_TOKENS, architecture.max_positions)
-    tokens = torch.linspace(0, architecture.vocab_size - 1, length).long()
-    decoder = Decoder(architecture, precision, length)
-    cache = KeyValueCache.allocate(architecture, 1, length)
+    device = weights.device
+    tokens = torch.linspace(0, architecture.vocab_size - 1, length).long().to(device)
+    decoder = Decoder(architecture, precision, length, device)
+    cache = KeyValueCache.allocate(architecture, precision, 1, length, device)
     if length > 1:
-        decoder.fill(weights, tokens[None, :-1], torch.tensor([0]), cache)
-    logits = decoder.decode(weights, tokens[-1:], torch.tensor([length - 1]), cache)
+        decoder.fill(weights, tokens[None, :-1], torch.tensor([0], device=device), cache)
+    logits = decoder.decode(weights, tokens[-1:], torch.tensor([length - 1], device=device), length, cache)
     if not torch.isfinite(logits).all():
         raise WeightsRefusedError(PROBE, "expected finite logits from the new weights, got NaN or infinity")
 
@@ -33,5 +34,6 @@ def score(
     weights: DecoderWeights, architecture: Architecture, precision: Precision, sequences: Sequence[Sequence[int]]
 ) -> list[list[float]]:
     """Log-probs of each sequence's tokens but the first, at temperature 1; a sequence has two tokens or more."""
-    decoder = Decoder(architecture, precision, max(map(len, sequences)))
-    return [decoder.score(weights, torch.tensor(tokens)).tolist() for tokens in sequences]
+    device = weights.device
+    decoder = Decoder(architecture, precision, max(map(len, sequences)), device)
+    return [decoder.score(weights, torch.tensor(tokens, device=device)).tolist() for tokens in sequences]

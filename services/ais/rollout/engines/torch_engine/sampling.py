@@ -47,22 +47,25 @@ def distribution(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tens
     """Log-probs f32 [n, V] of what is sampled: tempered, truncated to top_k then top_p, normalised again.
 
     `logits` f32 [n, V]; `temperature` and `top_p` f32 [n]; `top_k` int64 [n], 0 keeps all. The most likely token is
-    always kept.
+    always kept. All but the logits are on the CPU, so that which rows need what is known without waiting for a GPU.
     """
-    cold = (temperature < _COLD).nonzero().squeeze(1)
+    device = logits.device
+    cold = (temperature < _COLD).nonzero().squeeze(1).to(device)
     if cold.numel():  # the largest logit becomes 0, which stays 0: the same distribution, without an overflow
         shifted = logits[cold] - logits[cold].amax(dim=-1, keepdim=True)
         logits = logits.index_copy(0, cold, shifted)
-    tempered = torch.log_softmax(logits / temperature[:, None], dim=-1)
+    tempered = torch.log_softmax(logits / temperature.to(device)[:, None], dim=-1)
     truncated = ((top_k > 0) | (top_p < 1.0)).nonzero().squeeze(1)
     if truncated.numel():
-        tempered[truncated] = _truncated(tempered[truncated], top_k[truncated], top_p[truncated])
+        limits = top_k[truncated].to(device), top_p[truncated].to(device)
+        rows = truncated.to(device)
+        tempered[rows] = _truncated(tempered[rows], *limits)
     return tempered
 
 
 def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(logprobs.shape[-1])
+    ranks = torch.arange(logprobs.shape[-1], device=logprobs.device)
     ordered.masked_fill_((top_k[:, None] > 0) & (ranks >= top_k[:, None]), -torch.inf)
     probabilities = torch.softmax(ordered, dim=-1)
     mass_before = probabilities.cumsum(-1) - probabilities
@@ -71,11 +74,11 @@ def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 
 
 def draw(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of each row: int64 [n], and its log-prob f32 [n]. `logprobs` f32 [n, V], `uniform` f64 [n].
+    """One token of each row: int64 [n], and its log-prob f32 [n]. `logprobs` f32 [n, V], `uniform` f64 [n], on a CPU.
 
     A row with NaN among its log-probs has no distribution: its log-prob is NaN, its token means nothing.
     """
     cumulative = torch.cumsum(logprobs.exp(), dim=-1, dtype=torch.float64)
-    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    tokens = torch.searchsorted(cumulative, uniform.to(logprobs.device)[:, None] * cumulative[:, -1:], right=True)
     tokens.clamp_(max=logprobs.shape[-1] - 1)  # beyond the last one where the row is NaN
     return tokens.squeeze(1), logprobs.gather(-1, tokens).squeeze(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from ais.rollout.engines.snapshots import checked_tensors
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.linear import Linear, rounded_linear
 from ais_core.numerics import Quantized
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class DecoderWeights:
     norm: Tensor
     head: Linear
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are, and so where is computed with them."""
+        return self.embedding.device
+
 
 def read_tensors(files: Sequence[Path], architecture: Architecture, form: str = BF16) -> dict[str, Tensor]:
     """Every tensor of the architecture as bf16, or as codes and scales where the form quantises it.
@@ -50,8 +57,14 @@ def read_tensors(files: Sequence[Path], architecture: Architecture, form: str = 
     return dict(checked_tensors(files, architecture.tensor_shapes(), architecture.tied_embeddings, form))
 
 
-def rounded_weights(tensors: dict[str, Tensor], architecture: Architecture, precision: Precision) -> DecoderWeights:
-    """Quantises what `precision` quantises and is not quantised yet: the linear layers, and the head if it says so."""
+def rounded_weights(
+    tensors: Mapping[str, Tensor], architecture: Architecture, precision: Precision, device: torch.device = CPU
+) -> DecoderWeights:
+    """Quantises what `precision` quantises and is not quantised yet: the linear layers, and the head if it says so.
+
+    Computed on `device`, where the result stays.
+    """
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     head = _weight(
         tensors, "model.embed_tokens.weight" if architecture.tied_embeddings else "lm_head.weight", precision
     )
@@ -63,12 +76,12 @@ def rounded_weights(tensors: dict[str, Tensor], architecture: Architecture, prec
     )
 
 
-def _weight(tensors: dict[str, Tensor], name: str, precision: Precision) -> Tensor | Quantized:
+def _weight(tensors: Mapping[str, Tensor], name: str, precision: Precision) -> Tensor | Quantized:
     scales = tensors.get(scale_name(name))
     return tensors[name] if scales is None else Quantized(tensors[name], scales, precision.weights)
 
 
-def _layer(tensors: dict[str, Tensor], layer: int, architecture: Architecture, precision: Precision) -> LayerWeights:
+def _layer(tensors: Mapping[str, Tensor], layer: int, architecture: Architecture, precision: Precision) -> LayerWeights:
     prefix = f"model.layers.{layer}."
 
     def linear(*names: str, bias: bool) -> Linear:
