@@ -31,9 +31,7 @@ def test_replicas_sample_with_the_adapter_that_the_trainer_trained(tmp_path: Pat
     assert len({step["digest"] for step in steps}) == 4
     # Each batch was sampled with the weights it is scored with, in the same format: what is left is the order of sums.
     assert all(step["staleness_max"] == 0 and step["log_ratio_abs_mean"] < 1e-3 for step in steps)
-    sent = {
-        name: figures[f'ais_weight_push_bytes_total{{encoding="{name}"}}'] for name in ("full", "delta", "adapter")
-    }
+    sent = {name: figures[f'ais_weight_push_bytes_total{{encoding="{name}"}}'] for name in ("full", "delta", "adapter")}
     assert sent["adapter"] > 0
     assert sent["delta"] == 0
     assert json.loads((run.directory / "model" / "adapter" / "adapter_config.json").read_text())["r"] == 4
