@@ -53,7 +53,7 @@ def _compared(session: Session) -> Values:
             processes.run([*command, "--report"], REPORT_SECONDS)
         _copy(work, kept, KEPT)
         for log in sorted((work / "logs").glob("*"))[:3] if code and not late else ():
-            print(f"{log.name}:\n{log.read_text(errors='replace')[-2000:]}", flush=True)
+            print(f"{log.name}:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}", flush=True)
     cells = len((kept / CELLS).read_text(encoding="utf-8").splitlines()) if (kept / CELLS).is_file() else 0
     values: dict[str, float | str] = {"seconds": seconds, "workers": session.workers, "cells": cells, "exit": code}
     if late:

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 from benchmarks.gpu import processes
 from benchmarks.gpu.points import CAUSE, Session, Values
 
+MESSAGE = 150
+"""Characters of each failure that are kept."""
 TESTS = Path(__file__).parents[2] / "tests" / "gpu"
 
 
@@ -40,7 +42,7 @@ def _tested(session: Session, file: Path) -> Values:
             raise RuntimeError(f"pytest ended with {code} and no report" if not late else "the time was up")
         cases = list(ElementTree.parse(report).iter("testcase"))
     failed = [
-        f"{case.get('name')}: {found.get('message', '')}"
+        f"{case.get('name')}: {found.get('message', '')[:MESSAGE]}"
         for case in cases
         for found in case
         if found.tag in ("failure", "error")

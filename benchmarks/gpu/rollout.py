@@ -40,11 +40,16 @@ def cases(small: bool) -> Iterator[tuple[str, int]]:
     if small:
         yield "tiny", 16
         return
-    for name in ("4b", "0.6b"):
-        for count in (128, 32, 256):
-            yield name, count
-    for count in (256, 32):
-        yield "8b", count
+    yield from (
+        ("8b", 256),
+        ("4b", 128),
+        ("0.6b", 128),
+        ("4b", 32),
+        ("4b", 256),
+        ("8b", 32),
+        ("0.6b", 32),
+        ("0.6b", 256),
+    )
 
 
 def measure(session: Session) -> None:

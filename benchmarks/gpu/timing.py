@@ -98,11 +98,10 @@ def peak_of(call: Call, device: str) -> int:
 
 
 def host_waits(call: Call, device: str) -> Counter[str]:
-    """How often a call makes the host wait for the GPU, by the line of Python that does."""
+    """How often a call that was made before makes the host wait for the GPU, by the line of Python that does."""
     found: Counter[str] = Counter()
     if device != "cuda":
         return found
-    call()
     synchronise(device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -112,7 +111,7 @@ def host_waits(call: Call, device: str) -> Counter[str]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     for one in caught:
-        if "synchroniz" in str(one.message):
+        if "called a synchronizing" in str(one.message):
             found[f"{_short(one.filename)}:{one.lineno}"] += 1
     return found
 
