@@ -196,6 +196,7 @@ def test_a_trainer_that_is_killed_comes_back_and_passes_where_it_was(stack: Stac
 def test_what_docker_kill_has_ended_comes_back_with_up_and_the_run_goes_on(stack: Stack, service: str) -> None:
     stack.kill(service)
     stack.up(1)
+    eventually(lambda: stack.query("ais_collector_policy_version"), SCRAPE_SECONDS, "the collector is scraped again")
     version = stack.value("ais_collector_policy_version")
     eventually(
         lambda: stack.value("ais_collector_policy_version") > version,
