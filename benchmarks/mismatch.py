@@ -36,10 +36,13 @@ from ais.collector.tasks.task import open_task
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.launcher.evaluation import serving_replica
+from ais.launcher.processes.commands import tokens_environment
 from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.server import provide_redis
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import Credential, Keyring, tokens_of
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load, to_toml
 from ais.trainer.policy.microbatch import Sample, cut
@@ -90,10 +93,15 @@ class Mismatch:
 
 
 async def sample(
-    replica: ReplicaRecord, task: TaskSource, tokenizer: PolicyTokenizer, settings: Settings, prompts: int
+    replica: ReplicaRecord,
+    credential: Credential,
+    task: TaskSource,
+    tokenizer: PolicyTokenizer,
+    settings: Settings,
+    prompts: int,
 ) -> list[list[Sample]]:
     """One group for each of the task's first prompts."""
-    client = GenerationClient(replica.grpc_address)
+    client = GenerationClient(replica.grpc_address, credential=credential)
     room = asyncio.Semaphore(max(1, replica.slots // settings.run.samples_per_group))
 
     async def group(ordinal: int) -> list[Sample]:
@@ -162,14 +170,18 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
         directory = Path(scratch)
         config = directory / "config.toml"
         config.write_text(to_toml(settings), encoding="utf-8")
-        async with Processes(directory / "logs", settings.launcher.stop_grace_seconds) as processes:
+        tokens = tokens_of(settings.security, directory)
+        credential = Keyring(tokens).credential(Role.COLLECTOR)
+        async with Processes(
+            directory / "logs", settings.launcher.stop_grace_seconds, environment=tokens_environment(tokens)
+        ) as processes:
             redis, _server = await provide_redis(processes, settings.redis, directory / "valkey")
             for name in precisions:
                 print(f"starting a {name} replica", flush=True)
                 overrides = [f"rollout.precision.{key}={value}" for key, value in PRECISIONS[name].items()]
                 run_name = f"mismatch-{os.getpid()}-{name}"
                 async with serving_replica(processes, config, redis, run_name, overrides) as replica:
-                    sampled[name] = (replica, await sample(replica, task, tokenizer, settings, prompts))
+                    sampled[name] = (replica, await sample(replica, credential, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
     policy = Policy.load(settings.run.model, settings.trainer.compute.device)
     return {

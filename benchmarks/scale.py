@@ -44,8 +44,10 @@ from ais.contracts.trajectory import TrajectoryBounds, decode_group
 from ais.launcher.processes.commands import free_port
 from ais.launcher.processes.signals import run_cancellable
 from ais.runtime.network.redis import connect
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
+from benchmarks.support.access import own_keyring
 from benchmarks.support.recorded_groups import write_made_up
 from benchmarks.support.report import Figure, figure, publish
 
@@ -160,7 +162,9 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
     async with contextlib.AsyncExitStack() as stack:
         server = stack.enter_context(ValkeyServer(port=free_port()))
         url, name, port = f"redis://127.0.0.1:{server.port}/0", "scale", free_port()
+        keyring = stack.enter_context(own_keyring())
         settings = [
+            f"security.tokens={keyring.directory}",
             f"redis.url={url}",
             f"run.name={name}",
             f"run.model={MODEL}",
@@ -195,7 +199,11 @@ async def measure(replicas: int, pace: float, seconds: float, recording: Path, l
         running = asyncio.create_task(trainer.run())
         stack.push_async_callback(end_tasks, running)
         family["collector"].append(await stack.enter_async_context(process("-m", "ais.collector", *arguments, log=log)))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", timeout=30, headers=keyring.credential(Role.METRICS).headers()
+            )
+        )
         async with asyncio.timeout(START_SECONDS):
             while not trainer.tokens and not running.done():  # noqa: ASYNC110  # other processes
                 await asyncio.sleep(0.05)

@@ -48,11 +48,14 @@ from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import these, upload
 from ais.launcher.processes.signals import run_cancellable
 from ais.runtime.network.redis import connect
+from ais.runtime.security.keyring import Keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.learning.probe import take_probe
 from ais.trainer.policy.policy import Policy
 from ais.trainer.weights.snapshot import Snapshot, take_snapshot
+from benchmarks.support.access import own_keyring
 from benchmarks.support.report import Figure, figure, publish, spread
 from benchmarks.support.rollout_vllm import MODELS, write_random
 
@@ -165,19 +168,19 @@ def snapshots(model: Path) -> tuple[Snapshot, Snapshot]:
 @asynccontextmanager
 async def replica(
     engine: str, model: Path, overrides: Sequence[str], log: Path
-) -> AsyncIterator[tuple[int, ReplicaRecord]]:
-    """Process id and record of a replica with a Valkey server of its own."""
-    with ValkeyServer() as server, log.open("wb") as output:
+) -> AsyncIterator[tuple[int, ReplicaRecord, Keyring]]:
+    """Process id and record of a replica with a Valkey server of its own, and the tokens it asks for."""
+    with ValkeyServer() as server, log.open("wb") as output, own_keyring() as keyring:
         url = f"redis://127.0.0.1:{server.port}/0"
         own = (f"run.model={model}", f"redis.url={url}", f"rollout.engine={engine}")
-        settings = (*own, f"rollout.max_model_len={MAX_MODEL_LEN}", *overrides)
+        settings = (*own, f"rollout.max_model_len={MAX_MODEL_LEN}", f"security.tokens={keyring.directory}", *overrides)
         arguments = [part for override in settings for part in ("--set", override)]
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ais.rollout", *arguments, stdout=output, stderr=output
         )
         try:
             async with contextlib.aclosing(await connect(RedisSettings(url=url))) as redis:
-                yield process.pid, await registered(ReplicaRegistry(redis, Keys("demo")), process)
+                yield process.pid, await registered(ReplicaRegistry(redis, Keys("demo")), process), keyring
         except Exception:
             progress(log.read_text(encoding="utf-8")[-LOG_TAIL:])  # noqa: ASYNC240
             raise
@@ -202,12 +205,15 @@ async def measure(
 ) -> tuple[list[Update], Load, dict[str, Figure]]:
     """The updates, the load that ran beside them, and the replica's own metrics."""
     progress(f"{engine}: the replica is starting")
-    async with replica(engine, model, overrides, log) as (process, record):
-        client = GenerationClient(record.grpc_address)
+    async with replica(engine, model, overrides, log) as (process, record, keyring):
+        client = GenerationClient(record.grpc_address, credential=keyring.credential(Role.COLLECTOR))
         load = Load(client, record.vocab_size)
         calls = [asyncio.create_task(load.keep(number)) for number in range(GROUPS)]
         try:
-            async with httpx.AsyncClient(base_url=record.http_url, timeout=DEADLINE_SECONDS, trust_env=False) as http:
+            headers = keyring.credential(Role.TRAINER).headers()
+            async with httpx.AsyncClient(
+                base_url=record.http_url, timeout=DEADLINE_SECONDS, trust_env=False, headers=headers
+            ) as http:
                 await load.next_call()
                 steps = await histogram(http, "ais_rollout_decode_step_seconds")
                 made = []

@@ -12,7 +12,7 @@ readonly GRAFANA=$(sed -n 's/^ *image: \(grafana.*\)/\1/p' docker-compose.yml)
 services=()
 if ! docker image inspect "$GRAFANA" >/dev/null 2>&1 && ! docker pull --quiet "$GRAFANA" >/dev/null 2>&1; then
   echo "$GRAFANA cannot be pulled: the stack comes up without its dashboard"
-  services=(redis prepare rollout trainer collector evaluation prometheus)
+  services=(secrets redis prepare rollout trainer collector evaluation prometheus)
 fi
 
 if ! compose up --detach --build "${services[@]}"; then

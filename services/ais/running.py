@@ -30,6 +30,7 @@ from ais.runtime.network.redis import RedisUnreachableError
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
+from ais.runtime.security.keyring import tokens_of
 from ais.runtime.settings import RunSettings, SettingsError
 from ais.settings import Settings, save
 from ais.warming import make_missing_model
@@ -161,6 +162,7 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
             replicas=settings.rollout.replicas,
             trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
         ),
+        tokens=tokens_of(settings.security, directory.path),
         lock=lock,
         trackers=tuple(tracker(directory.path, name) for name in settings.tracking.trackers),
         tracking_seconds=settings.tracking.final_seconds,

@@ -24,6 +24,7 @@ from ais.rollout.settings import RolloutSettings
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.reading import choices_of, field_types, read_settings
+from ais.runtime.security.settings import SecuritySettings
 from ais.runtime.settings import RedisSettings, RunSettings, Section
 from ais.trainer.settings import TrainerSettings, check_sections
 from ais_core.settings import CorrectionSettings
@@ -36,6 +37,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
+    security: SecuritySettings = SecuritySettings()
     rollout: RolloutSettings = RolloutSettings()
     collector: CollectorSettings = CollectorSettings()
     trainer: TrainerSettings = TrainerSettings()

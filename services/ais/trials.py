@@ -30,6 +30,7 @@ from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from ais.runtime.files import replace_file
 from ais.runtime.output import Screen
 from ais.runtime.reading import read_settings
+from ais.runtime.security.keyring import tokens_of
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings
 
@@ -87,7 +88,9 @@ def evaluate_settings(settings: Settings, prompts: int, records: Path | None = N
     temperature = settings.evaluation.temperature or settings.collector.sampling.temperature
 
     async def main() -> int:
-        results = await score_model(directory, settings.redis, settings.launcher, prompts, records)
+        results = await score_model(
+            directory, settings.redis, settings.launcher, tokens_of(settings.security, directory.path), prompts, records
+        )
         for precision, scores in results.evaluations.items():
             used = scores[0].prompts
             print(f"reward {scores[0]}  ({precision}, {used} held-out prompts, temperature {temperature:g})")
@@ -126,7 +129,8 @@ def chat_with(settings: Settings) -> int:
             check_model(settings)
             write_settings(settings, directory)
             print("loading the model", file=sys.stderr)
-            return run_cancellable(chat(directory, settings.redis, settings.launcher))
+            tokens = tokens_of(settings.security, directory.path)
+            return run_cancellable(chat(directory, settings.redis, settings.launcher, tokens))
         except FAILURES as error:
             return tell(error)
 

@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
+from ais.issuing import ACL, HOLDERS, PASSWORD
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
 from ais.runtime.network.http import STOP_SECONDS
+from ais.runtime.security.roles import Role
+from ais.runtime.security.tokens import token_path
 from ais.settings import load
 from tests.support.compose_stack import compose_command
 
 OURS = ("rollout", "trainer", "collector", "evaluation")
+SECRETS = "/etc/ais/secrets"
 
 
 def environment_of(compose_file: dict[str, Any], service: str) -> dict[str, str]:
@@ -135,8 +139,40 @@ def test_the_services_accept_the_settings_that_compose_gives_them(
         for name, value in environment_of(compose_file, service).items():
             monkeypatch.setenv(name, value)
     settings = load(repository / "examples/sort16/config.toml")
-    assert settings.redis.url.get_secret_value() == "redis://redis:6379/0"
+    assert settings.redis.url.get_secret_value() == "redis://collector@redis:6379/0"
+    assert settings.security.tokens == settings.redis.password_file.parent == Path(SECRETS)
     assert settings.rollout.host == settings.trainer.http_host == settings.collector.http_host == "0.0.0.0"
+
+
+def test_each_service_has_its_own_secrets_and_nobody_elses(compose_file: dict[str, Any]) -> None:
+    services = compose_file["services"]
+    made = f"{services['secrets']['command'][1]}/"
+    volumes = dict(volume.split(":")[:2] for volume in services["secrets"]["volumes"])
+    assert volumes == {f"secrets-{service}": made + service for service in (*HOLDERS, str(ACL.parent))}
+    for name, service in services.items():
+        mounted = [volume for volume in service.get("volumes", []) if volume.startswith("secrets-")]
+        own = [f"secrets-{name}:{SECRETS}:ro"] if f"secrets-{name}" in volumes else []
+        assert name == "secrets" or mounted == own
+
+
+def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere(compose_file: dict[str, Any]) -> None:
+    for name in OURS:
+        given = environment_of(compose_file, name)
+        assert given["AIS_REDIS__URL"] == f"redis://{name}@redis:6379/0"
+        assert given["AIS_REDIS__PASSWORD_FILE"] == f"{SECRETS}/{PASSWORD}"
+
+
+def test_redis_and_prometheus_read_their_secrets_as_members_of_the_group_that_owns_them(
+    repository: Path, compose_file: dict[str, Any], prometheus_file: dict[str, Any]
+) -> None:
+    services = compose_file["services"]
+    user = re.search(r"useradd --uid (\d+)", (repository / "deploy/Dockerfile").read_text())
+    assert user
+    assert services["redis"]["group_add"] == services["prometheus"]["group_add"] == [user[1]]
+    assert services["redis"]["command"][-2:] == ["--aclfile", f"{SECRETS}/{ACL.name}"]
+    for job in prometheus_file["scrape_configs"]:
+        if job["job_name"] != "prometheus":
+            assert job["authorization"] == {"credentials_file": f"{SECRETS}/{token_path(Path(), Role.METRICS)}"}
 
 
 def test_every_service_is_scraped_where_it_listens(

@@ -22,7 +22,7 @@ REPLICAS = 2
 STEPS = 20
 LAST_STEPS = 5
 """Trained after the stop."""
-SERVICES = ("redis", "prepare", "rollout", "trainer", "collector", "evaluation", "prometheus")
+SERVICES = ("secrets", "redis", "prepare", "rollout", "trainer", "collector", "evaluation", "prometheus")
 OURS = ("rollout", "trainer", "collector", "evaluation")
 
 TRAINING_SECONDS = 600
@@ -88,8 +88,27 @@ def test_prometheus_has_every_service_as_an_up_target(stack: Stack) -> None:
     eventually(lambda: stack.up_targets() == expected, SCRAPE_SECONDS, f"up targets are {expected}")
 
 
-NOT_IN_THE_DEMO = {"ais_reference_kl_nats"}
-"""Its objective has no reference policy."""
+NOT_IN_THE_DEMO = {"ais_reference_kl_nats", "ais_evaluation_component_mean"}
+"""Its objective has no reference policy, and it is not evaluated while it trains."""
+
+
+def test_a_stranger_in_the_network_of_the_stack_is_refused(stack: Stack) -> None:
+    """The evaluation's container has no token of the run."""
+    ask = "import sys, httpx; print(httpx.get(sys.argv[1]).status_code)"
+    for url in ("http://trainer:8000/metrics", "http://rollout:8000/v1/weights", "http://collector:8000/openapi.json"):
+        assert stack.compose("exec", "-T", "evaluation", "python", "-c", ask, url).strip() == "401", url
+    assert "NOPERM" in stack.compose("exec", "-T", "redis", "redis-cli", "get", "ais:demo:identity")
+
+
+def test_no_secret_is_in_what_the_engine_shows_or_a_service_says(stack: Stack) -> None:
+    secrets = {
+        line
+        for service in ("rollout", "trainer", "collector", "evaluation")
+        for line in stack.compose("exec", "-T", service, "sh", "-c", "cat /etc/ais/secrets/*").split()
+    }
+    assert len(secrets) == 3 + 4  # tokens and passwords
+    shown = [json.dumps(stack.containers()), stack.compose("logs", "--no-color"), stack.compose("top")]
+    assert not [secret for secret in secrets for text in shown if secret in text]
 
 
 def test_every_query_of_the_dashboard_returns_data(stack: Stack, dashboard_queries: list[str]) -> None:
@@ -177,6 +196,7 @@ def test_a_trainer_that_is_killed_comes_back_and_passes_where_it_was(stack: Stac
 def test_what_docker_kill_has_ended_comes_back_with_up_and_the_run_goes_on(stack: Stack, service: str) -> None:
     stack.kill(service)
     stack.up(1)
+    eventually(lambda: stack.query("ais_collector_policy_version"), SCRAPE_SECONDS, "the collector is scraped again")
     version = stack.value("ais_collector_policy_version")
     eventually(
         lambda: stack.value("ais_collector_policy_version") > version,

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 STEPS = 40
 REPLICAS = 3
 """After scaling."""
-SERVICES = ("redis", "prepare", "rollout", "trainer", "collector", "prometheus")
+SERVICES = ("secrets", "redis", "prepare", "rollout", "trainer", "collector", "prometheus")
 FILES = ("docker-compose.yml", "deploy/compose.vllm.yml")
 TRAINING_SECONDS = 900
 

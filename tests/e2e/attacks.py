@@ -1,7 +1,7 @@
-"""What a faulty or strange peer can do to a live run without a password: each attack is one function.
+"""What a faulty peer can do to a live run that lets it in: each attack is one function.
 
-A stranger here reaches Redis and every port, and knows the wire. Authentication is another matter: whoever is let in by
-it can still be broken, be of a second run, or talk to a server that was restored from a backup.
+It reaches Redis, has the run's tokens, and knows the wire. Strangers are another matter (test_closed_endpoints):
+whoever is let in can still be broken, be of a second run, or talk to a server that was restored from a backup.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.network.redis import connect
+from ais.runtime.security.keyring import TOKENS
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
+from tests.support.access import bearer, metadata
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 DIGEST = f"blake3:{'0' * 64}"
@@ -35,10 +38,11 @@ DIGEST = f"blake3:{'0' * 64}"
 
 @dataclass(frozen=True)
 class Target:
-    """A live run as a stranger finds it."""
+    """A live run as one of its own finds it."""
 
     redis: Redis
     keys: Keys
+    tokens: Path
 
     async def replicas(self) -> list[ReplicaRecord]:
         """The run's own."""
@@ -56,7 +60,7 @@ Generate = Callable[
 async def target(directory: Path, run: str) -> AsyncIterator[Target]:
     redis = await connect(RedisSettings(url=(directory / "redis.url").read_text("utf-8").strip()))
     try:
-        yield Target(redis, Keys(run))
+        yield Target(redis, Keys(run), directory / TOKENS)
     finally:
         await redis.aclose()
 
@@ -173,7 +177,7 @@ async def _is_full(
 async def _never_ends(
     request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext, honest: rollout_pb2_grpc.RolloutStub
 ) -> AsyncIterator[pb.Trajectory]:
-    sampled = [one async for one in honest.Generate(request, timeout=30)]
+    sampled = [one async for one in honest.Generate(request, timeout=30, metadata=_presented(context))]
     while True:
         for one in sampled:
             yield one
@@ -186,7 +190,7 @@ def lying(lie: Lie) -> Generate:
     async def generate(
         request: rollout_pb2.GenerateRequest, context: grpc.aio.ServicerContext, honest: rollout_pb2_grpc.RolloutStub
     ) -> AsyncIterator[pb.Trajectory]:
-        async for one in honest.Generate(request, timeout=30):
+        async for one in honest.Generate(request, timeout=30, metadata=_presented(context)):
             lie(one)
             yield one
 
@@ -246,6 +250,11 @@ LIES: dict[str, Generate] = {
 }
 
 
+def _presented(context: grpc.aio.ServicerContext) -> list[tuple[str, str]]:
+    """The collector's token, which every replica that it calls gets to see."""
+    return [(name, value) for name, value in context.invocation_metadata() if name == "authorization"]
+
+
 class _Rogue(rollout_pb2_grpc.RolloutServicer):
     def __init__(self, name: str, generate: Generate, honest: rollout_pb2_grpc.RolloutStub) -> None:
         self._name = name
@@ -256,7 +265,9 @@ class _Rogue(rollout_pb2_grpc.RolloutServicer):
     async def Describe(  # noqa: N802
         self, request: rollout_pb2.DescribeRequest, context: grpc.aio.ServicerContext
     ) -> rollout_pb2.DescribeResponse:
-        answer: rollout_pb2.DescribeResponse = await self._honest.Describe(request, timeout=30)
+        answer: rollout_pb2.DescribeResponse = await self._honest.Describe(
+            request, timeout=30, metadata=_presented(context)
+        )
         answer.replica_id = self._name
         return answer
 
@@ -324,10 +335,10 @@ async def generation_calls_without_measure(target: Target) -> None:
         ),
     ]
     async with grpc.aio.insecure_channel((await target.replicas())[0].grpc_address, UNLIMITED) as channel:
-        stub = rollout_pb2_grpc.RolloutStub(channel)
+        stub, token = rollout_pb2_grpc.RolloutStub(channel), metadata(Role.COLLECTOR, target.tokens)
         for request in requests:
             with pytest.raises(grpc.aio.AioRpcError) as refusal:
-                [one async for one in stub.Generate(request, timeout=20)]
+                [one async for one in stub.Generate(request, timeout=20, metadata=token)]
             refused = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
             assert refusal.value.code() in refused, refusal.value
             assert len(refusal.value.details() or "") < 10_000
@@ -336,12 +347,12 @@ async def generation_calls_without_measure(target: Target) -> None:
 async def five_hundred_calls_at_once(target: Target) -> None:
     """Each is answered, or refused as one too many."""
     asked = pb.SamplingParameters(temperature=1.0, top_p=1.0, max_new_tokens=4)
-    prompt = np.array([1, 2, 3], dtype="<i4").tobytes()
+    prompt, token = np.array([1, 2, 3], dtype="<i4").tobytes(), metadata(Role.COLLECTOR, target.tokens)
 
     async def call(stub: rollout_pb2_grpc.RolloutStub, number: int) -> grpc.StatusCode:
         request = rollout_pb2.GenerateRequest(group_id=str(number), prompt_token_ids=prompt, samples=1, sampling=asked)
         try:
-            _ = [one async for one in stub.Generate(request, timeout=60)]
+            _ = [one async for one in stub.Generate(request, timeout=60, metadata=token)]
         except grpc.aio.AioRpcError as error:
             return error.code()
         return grpc.StatusCode.OK
@@ -365,7 +376,8 @@ async def offers_without_measure(target: Target) -> None:
         json.dumps({**offer, "version": -1}).encode(),
         json.dumps({**offer, "digest": "\x1b[31m" * 100_000}).encode(),
     ]
-    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+    headers = bearer(Role.TRAINER, target.tokens)
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, headers=headers) as client:
         for body in bodies:
             with suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):  # cut off: refused as well
                 answer = await client.put("/v1/weights/1000000", content=body)

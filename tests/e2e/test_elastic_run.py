@@ -18,7 +18,10 @@ from test_faults import ROOT, ais_run, assert_ledger, services_of, steps, wait_f
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.runtime.network.redis import connect
+from ais.runtime.security.keyring import TOKENS
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
+from tests.support.access import bearer
 
 
 def redis_url_of(run: subprocess.Popen[str]) -> str:
@@ -52,9 +55,9 @@ def registered(redis_url: str) -> list[ReplicaRecord]:
     return asyncio.run(read())
 
 
-def sampled(record: ReplicaRecord) -> float:
+def sampled(record: ReplicaRecord, run: Path) -> float:
     """Responses that a replica has finished."""
-    text = httpx.get(f"{record.http_url}/metrics").text
+    text = httpx.get(f"{record.http_url}/metrics", headers=bearer(Role.METRICS, run / TOKENS)).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return sum(sample.value for sample in samples if sample.name == "ais_rollout_finished_sequences_total")
 
@@ -76,7 +79,9 @@ def test_a_run_grows_from_one_replica_to_four_and_shrinks_to_two_and_its_ledger_
 
         def newcomers_serve_and_sample() -> bool:
             newcomers = [record for record in registered(url) if record.replica_id != first.replica_id]
-            return len(newcomers) == 3 and all(one.policy_version > 0 and sampled(one) > 0 for one in newcomers)
+            return len(newcomers) == 3 and all(
+                one.policy_version > 0 and sampled(one, tmp_path / "demo") > 0 for one in newcomers
+            )
 
         wait_for(newcomers_serve_and_sample, run)
         for leaver in more[:2]:

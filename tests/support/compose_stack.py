@@ -22,9 +22,6 @@ BUILD_SECONDS = 1800
 START_SECONDS = 600
 STOP_SECONDS = 180
 
-ONE_SHOT = ("prepare", "evaluation")
-"""Services that nobody scrapes."""
-
 Value = TypeVar("Value")
 
 

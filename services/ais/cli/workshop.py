@@ -45,6 +45,30 @@ def init(
     print(f"\nais run -c {shlex.quote(str(target / 'config.toml'))}")
 
 
+def secrets(
+    directory: Annotated[Path, typer.Argument(help="Directory to make.", metavar="DIR")],
+) -> None:
+    """Make the tokens and Redis passwords of services on several machines, a directory for each service.
+
+    What is there is never replaced.
+
+        ais secrets secrets
+        ais rollout -c run.toml --set security.tokens=secrets/rollout
+    """
+    from ais.issuing import issue
+    from ais.runtime.process import UnavailableError
+    from ais.runtime.settings import SettingsError
+
+    try:
+        for path in issue(directory):
+            print(path)
+    except SettingsError as error:
+        fail(str(error), EXIT_SETTINGS)
+    except UnavailableError as error:
+        fail(str(error), EXIT_UNAVAILABLE)
+    print("everything is there: docs/security.md says who needs what")
+
+
 def show_config(config: Config = None, overrides: Overrides = None) -> None:
     """Print the effective settings as a TOML file, each with its documentation.
 

@@ -28,6 +28,8 @@ from ais.contracts.v1 import rollout_pb2
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError, die_with_parent
 from ais.runtime.reading import read_settings
+from ais.runtime.security.keyring import open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import SettingsError
 from ais.runtime.text import escaped
 
@@ -99,8 +101,11 @@ class Conversation:
         self._messages.clear()
 
 
-async def _opened(address: str, use_proxy: bool) -> tuple[GenerationClient, rollout_pb2.DescribeResponse]:
-    client = GenerationClient(address, use_proxy)
+async def _opened(
+    address: str, settings: CollectorProcessSettings
+) -> tuple[GenerationClient, rollout_pb2.DescribeResponse]:
+    credential = open_keyring(settings.security, settings.run).credential(Role.COLLECTOR)
+    client = GenerationClient(address, settings.run.use_proxy, credential=credential)
     return client, await client.describe(DESCRIBE_SECONDS)
 
 
@@ -109,7 +114,7 @@ def converse(settings: CollectorProcessSettings, address: str) -> None:
     conversation = Conversation(open_tokenizer(settings.run.model, settings.collector.prompt))
     shown = "> " if sys.stdin.isatty() else ""
     with asyncio.Runner() as runner:
-        client, description = runner.run(_opened(address, settings.run.use_proxy))
+        client, description = runner.run(_opened(address, settings))
         print(f"{settings.run.model} on {description.engine}. {NEW} begins again, Ctrl-D ends.", file=sys.stderr)
         bounds = TrajectoryBounds(vocab_size=description.vocab_size)
         while (line := _read(shown)) is not None:

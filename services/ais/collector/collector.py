@@ -27,6 +27,7 @@ from ais.contracts.trajectory import ScoredGroup, encode_group
 from ais.runtime.lag import watch_loop_lag
 from ais.runtime.network.patience import persist
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
@@ -51,7 +52,9 @@ class Collector:
         registry: ReplicaRegistry,
         expected: Expected,
         metrics: CollectorMetrics,
+        credential: Credential = NOBODY,
     ) -> None:
+        """`credential`: what it presents to replicas."""
         self._run = run
         self._settings = settings
         self._sampling = GroupSampling(run, settings, exercise)
@@ -64,7 +67,7 @@ class Collector:
         self.verify = self._trainer.verify
         self.fleet = self._fleet = Fleet(
             registry,
-            Links(run.use_proxy, settings.sampling.max_new_tokens),
+            Links(run.use_proxy, settings.sampling.max_new_tokens, credential),
             expected,
             self._trainer.announced,
             Dispatcher(settings.queue_factor),

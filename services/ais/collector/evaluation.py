@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 
 from ais.collector.evaluating.questions import Asking, Question, Sample, questions_of, scores_of
@@ -34,14 +33,14 @@ from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import Precision
-from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import UploadError, these, upload_client, upload_with_retries
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
-from ais.runtime.network.channel import open_channel
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
+from ais.runtime.security.keyring import open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import SettingsError
 
 CALL_SECONDS = 300.0
@@ -84,10 +83,18 @@ async def score(
     """Scores the policy that the replica serves now, on the first `prompts` held-out prompts of each source, or on each
     that there is; `settings.evaluation` says with how many responses. Raises GenerationError, and UnavailableError
     or UnjudgedError where a response cannot be judged."""
-    async with open_channel(replica.grpc_address, settings.run.use_proxy) as channel:
-        stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
-        description = await stub.Describe(rollout_pb2.DescribeRequest(), timeout=CALL_SECONDS)
-    client = GenerationClient(replica.grpc_address, settings.run.use_proxy)
+    credential = open_keyring(settings.security, settings.run).credential(Role.COLLECTOR)
+    client = GenerationClient(replica.grpc_address, settings.run.use_proxy, credential=credential)
+    try:
+        return await _score(client, exercise, settings, prompts, step)
+    finally:
+        await client.close()
+
+
+async def _score(
+    client: GenerationClient, exercise: Exercise, settings: CollectorProcessSettings, prompts: int, step: int
+) -> tuple[Score, list[Sample]]:
+    description = await client.describe(CALL_SECONDS)
     wanted = settings.evaluation
     groups = int(description.slots * settings.collector.queue_factor) // wanted.samples
     room = asyncio.Semaphore(max(1, groups))
@@ -106,10 +113,7 @@ async def score(
             return await asking.ask(question, client, description.vocab_size)
 
     questions = questions_of(exercise.task, prompts)
-    try:
-        samples = list(await asyncio.gather(*map(ask, questions)))
-    finally:
-        await client.close()
+    samples = list(await asyncio.gather(*map(ask, questions)))
     rewards = [statistics.fmean(sample.rewards) for sample in samples]
     spread = statistics.stdev(rewards) if len(rewards) > 1 else 0.0
     scored = Score(
@@ -131,11 +135,12 @@ def weights_of(checkpoint: Path) -> list[Path]:
     raise UnavailableError(f"{checkpoint} has no model.safetensors, nor shards of one")
 
 
-async def push(replica: Replica, checkpoint: Path, version: int, use_proxy: bool) -> None:
+async def push(replica: Replica, checkpoint: Path, version: int, settings: CollectorProcessSettings) -> None:
     """Makes the replica serve the weights of a checkpoint. Raises UnavailableError with the replica's reason."""
     files = weights_of(checkpoint)
+    credential = open_keyring(settings.security, settings.run).credential(Role.TRAINER)
     try:
-        async with upload_client(CALL_SECONDS, use_proxy) as client:
+        async with upload_client(CALL_SECONDS, settings.run.use_proxy, credential) as client:
             await upload_with_retries(client, replica.http_url, full_offer(version, files), these(files))
     except (UploadError, WeightsRefusedError) as error:
         raise UnavailableError(f"the replica does not serve the weights of {checkpoint}: {error}") from error
@@ -153,7 +158,7 @@ async def _evaluate(arguments: argparse.Namespace, settings: CollectorProcessSet
             step = 0
             if checkpoint is not None:
                 step = step_of(checkpoint)
-                await push(arguments.replica, checkpoint, step, settings.run.use_proxy)
+                await push(arguments.replica, checkpoint, step, settings)
             result, samples = await score(arguments.replica, exercise, settings, arguments.prompts, step)
             if arguments.records is not None:
                 await asyncio.to_thread(write_records, arguments.records, exercise.tokenizer, step, samples)
@@ -182,12 +187,11 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
+        asyncio.run(evaluate(arguments, settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
-    try:
-        asyncio.run(evaluate(arguments, settings))
-    except (UnavailableError, UnjudgedError, GenerationError, grpc.aio.AioRpcError, httpx.HTTPError) as error:
+    except (UnavailableError, UnjudgedError, GenerationError, httpx.HTTPError) as error:
         print(f"evaluation failed: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
 

@@ -28,6 +28,8 @@ from ais.runtime.metrics import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.patience import persist
 from ais.runtime.network.redis import connect
+from ais.runtime.security.keyring import open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> None:
     """Runs until the trainer has finished or `stop` is set. Raises UnavailableError."""
+    host = settings.collector.http_host
+    keyring = open_keyring(settings.security, settings.run, collector__http_host=host)
+    door, credential = keyring.door(Role.METRICS), keyring.credential(Role.COLLECTOR)
     registry = service_registry("collector")
     metrics = CollectorMetrics(registry, settings.collector.task.component_labels, settings.run.groups_per_batch)
     keys = Keys(settings.run.name)
@@ -51,9 +56,11 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         trainer = TrainerChannel(queue, TrainerEvents(redis, keys))
         replicas = ReplicaRegistry(redis, keys)
         expected = Expected(settings.run.name, identify_model(settings.run.model))
-        collector = Collector(settings.run, settings.collector, exercise, trainer, replicas, expected, metrics)
+        collector = Collector(
+            settings.run, settings.collector, exercise, trainer, replicas, expected, metrics, credential
+        )
         app = application("AIS collector", registry, collector.not_ready)
-        await stack.enter_async_context(serve(app, settings.collector.http_host, settings.collector.http_port))
+        await stack.enter_async_context(serve(app, host, settings.collector.http_port, door))
         beside = asyncio.create_task(_evaluate_beside(settings, exercise, collector, redis, metrics))
         try:
             await collector.run(stop)

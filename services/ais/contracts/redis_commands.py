@@ -45,3 +45,15 @@ def commands_of(keys: Keys) -> list[tuple[str, ...]]:
         ("EVALSHA", "0" * 40, "1", groups),
         ("SCRIPT", "LOAD", "return 0"),
     ]
+
+
+def replica_commands(keys: Keys) -> list[tuple[str, ...]]:
+    """The same of a rollout replica: it writes its own record, and reads whose run it works for."""
+    record = keys.replica("replica")
+    return [
+        ("SADD", keys.replicas, "replica"),
+        ("SREM", keys.replicas, "replica"),
+        ("SET", record, "{}", "PX", "1"),
+        ("DEL", record),
+        ("MGET", keys.identity, keys.incarnation),
+    ]

@@ -18,7 +18,7 @@ from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, Snapshot, course_of_a_run, duration
 from ais.launcher.evaluation import BF16, Evaluation, evaluate
 from ais.launcher.fleet import Fleet
-from ais.launcher.processes.commands import Command, ServiceCommands
+from ais.launcher.processes.commands import Command, ServiceCommands, tokens_environment
 from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.server import provide_redis
 from ais.launcher.report.results import Results, read_results
@@ -49,6 +49,8 @@ class Plan:
     launcher: LauncherSettings
     services: Callable[[RedisUrl], ServiceCommands]
     """Gives the command lines of the services for a server's URL."""
+    tokens: Path
+    """Directory of the tokens that the services ask each other for."""
     lock: int
     """Descriptor of the lock that the processes are to inherit."""
     trained: bool = False
@@ -61,9 +63,12 @@ class Plan:
     """Quantities that the display leaves out."""
 
 
-def processes_of(directory: RunDirectory, launcher: LauncherSettings, inherited: Sequence[int] = ()) -> Processes:
-    """An empty set of processes; those started in it log into `directory`."""
-    return Processes(directory.logs, launcher.stop_grace_seconds, inherited)
+def processes_of(
+    directory: RunDirectory, launcher: LauncherSettings, tokens: Path | None = None, inherited: Sequence[int] = ()
+) -> Processes:
+    """An empty set of processes; those started in it log into `directory`, and are told where the run's tokens are."""
+    environment = {} if tokens is None else tokens_environment(tokens)
+    return Processes(directory.logs, launcher.stop_grace_seconds, inherited, environment)
 
 
 async def run(
@@ -82,7 +87,7 @@ async def run(
     course = course_of_a_run(plan.hidden)
     plan.directory.replicas.unlink(missing_ok=True)  # asked of an earlier launcher
     try:
-        async with processes_of(plan.directory, plan.launcher, [plan.lock]) as processes:
+        async with processes_of(plan.directory, plan.launcher, plan.tokens, [plan.lock]) as processes:
             display.update(Snapshot("connecting to Redis" if plan.redis.url else "starting Valkey", plan.total_steps))
             redis, server = await provide_redis(processes, plan.redis, plan.directory.valkey)
             if server is not None:
@@ -194,10 +199,15 @@ async def _show_evaluation(plan: Plan, scores: int, course: Course, display: Dis
 
 
 async def score_model(
-    directory: RunDirectory, redis: RedisSettings, launcher: LauncherSettings, prompts: int, records: Path | None = None
+    directory: RunDirectory,
+    redis: RedisSettings,
+    launcher: LauncherSettings,
+    tokens: Path,
+    prompts: int,
+    records: Path | None = None,
 ) -> Results:
     """Scores a model on held-out prompts. The settings file in `directory` names the model and the precision."""
-    async with processes_of(directory, launcher) as processes:
+    async with processes_of(directory, launcher, tokens) as processes:
         shared, _server = await provide_redis(processes, redis, directory.valkey)
         job = Evaluation(
             run_name=directory.name,

@@ -14,6 +14,8 @@ from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.rollout.generation_api import GenerationService
 from ais.runtime.network.addresses import authority
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.door import Door, refuse_without_door
+from ais.runtime.security.grpc_door import GrpcDoor
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 KEEPALIVE_SECONDS = 20.0
@@ -98,11 +100,15 @@ class GenerationServer:
 
 @asynccontextmanager
 async def serve_generation(
-    service: GenerationService, host: str, port: int, limits: ServerLimits
+    service: GenerationService, host: str, port: int, limits: ServerLimits, door: Door | None = None
 ) -> AsyncIterator[GenerationServer]:
-    """Serves while the context is open. Raises UnavailableError when the port is taken."""
+    """Serves while the context is open. Without a door only this machine may reach it. Raises UnavailableError when the
+    port is taken."""
+    refuse_without_door(host, door)
     server = grpc.aio.server(
-        options=[*_OPTIONS, *limits.options(), *_keepalive()], maximum_concurrent_rpcs=limits.calls
+        options=[*_OPTIONS, *limits.options(), *_keepalive()],
+        maximum_concurrent_rpcs=limits.calls,
+        interceptors=() if door is None else (GrpcDoor(door),),
     )
     checks = health.aio.HealthServicer()
     rollout_pb2_grpc.add_RolloutServicer_to_server(service, server)  # type: ignore[no-untyped-call]

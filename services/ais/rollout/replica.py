@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
-from ais.contracts.redis_commands import commands_of
+from ais.contracts.redis_commands import replica_commands
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
@@ -27,12 +27,16 @@ from ais.rollout.registration import Registration, replica_record
 from ais.rollout.settings import RolloutProcessSettings, RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
+from ais.rollout.weights.relay import Relay
 from ais.rollout.weights.staging import staging_directory
+from ais.rollout.weights.standing import Lease
 from ais.runtime.metrics import service_registry
 from ais.runtime.network.addresses import authority
 from ais.runtime.network.http import serve
 from ais.runtime.network.redis import connect
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.tasks import end_tasks
 
 logger = logging.getLogger(__name__)
@@ -41,9 +45,11 @@ logger = logging.getLogger(__name__)
 async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -> None:
     """The whole life of a replica's process. Raises EngineFailedError when the engine breaks."""
     rollout = settings.rollout
+    keyring = open_keyring(settings.security, settings.run, rollout__host=rollout.host)
+    door, relaying = keyring.door(*Role), keyring.credential(Role.TRAINER)
     registry = service_registry("rollout")
     metrics = RolloutMetrics(registry)
-    redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
+    redis = await connect(settings.redis, replica_commands(Keys(settings.run.name)))
     engine = await open_engine(settings.run.model, rollout, metrics, registry)
     model = await asyncio.to_thread(identify_model, settings.run.model)
     metrics.watch(engine)
@@ -65,9 +71,13 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             service.note_version()
             registration.changed()
 
-        async def named_run() -> str | None:
-            identity = cast(bytes | None, await redis.get(Keys(settings.run.name).identity))
-            return None if identity is None else identity.decode(errors="backslashreplace")
+        async def lease() -> Lease | None:
+            keys = Keys(settings.run.name)
+            identity, incarnation = cast(list[bytes | None], await redis.mget([keys.identity, keys.incarnation]))
+            if identity is None:
+                return None
+            newest = int(incarnation) if incarnation and incarnation.isdigit() else 0
+            return Lease(identity.decode(errors="backslashreplace"), newest)
 
         registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
         intake = WeightIntake(
@@ -76,8 +86,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             metrics,
             applied=applied,
             threads=rollout.unpack_threads,
-            use_proxy=settings.run.use_proxy,
-            named_run=named_run,
+            relay=Relay(metrics, settings.run.use_proxy, relaying),
+            lease=lease,
             model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
         )
         stack.push_async_callback(intake.close)
@@ -89,9 +99,11 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
 
         service = GenerationService(engine, ReplicaIdentity(replica_id, settings.run.name, model), metrics)
         limits = ServerLimits.of_engine(engine.describe().max_model_len, rollout.slots + rollout.max_waiting_sequences)
-        generation = await stack.enter_async_context(serve_generation(service, rollout.host, rollout.grpc_port, limits))
+        generation = await stack.enter_async_context(
+            serve_generation(service, rollout.host, rollout.grpc_port, limits, door)
+        )
         app = control_application(registry, not_ready, intake)
-        http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port))
+        http_port = await stack.enter_async_context(serve(app, rollout.host, rollout.http_port, door))
         heartbeat = asyncio.create_task(registration.keep(), name="heartbeat")
         logger.info(
             "serving",

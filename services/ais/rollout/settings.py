@@ -10,6 +10,7 @@ from pydantic import Field
 from ais.contracts.sampling import Precision
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host, reachable_host
+from ais.runtime.security.settings import SecuritySettings
 from ais.runtime.settings import (
     MOST,
     CountOrNone,
@@ -119,5 +120,6 @@ class RolloutProcessSettings(Section):
 
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
+    security: SecuritySettings = SecuritySettings()
     rollout: RolloutSettings = RolloutSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+
+class UnavailableError(RuntimeError):
+    """Something the service needs is not there. The message says what, and what to do."""
+
+
 EXIT_FAILED = 1
 """Something else went wrong."""
 EXIT_SETTINGS = 2

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from ais.runtime.network.patience import RETRIES
+from ais.runtime.security.door import REFUSED
 from ais.runtime.strays import STRAYS
 
 
@@ -34,11 +35,13 @@ class Meter:
 
 
 def service_registry(service: str) -> CollectorRegistry:
-    """A registry with what every service measures: its resources and release, retries of Redis, records it skipped."""
+    """A registry with what every service measures: its resources and release, retries of Redis, records it
+    skipped, callers it refused."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(RETRIES)
     registry.register(STRAYS)
+    registry.register(REFUSED)
     try:
         release = version("ais-rl")
     except PackageNotFoundError:

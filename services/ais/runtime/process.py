@@ -15,6 +15,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
+from ais.runtime.exits import UnavailableError as UnavailableError
 from ais.runtime.logging import LoggingSettings, configure_logging
 from ais.runtime.network.redis import RedisUnreachableError
 from ais.runtime.reading import read_settings
@@ -26,10 +27,6 @@ PR_SET_PDEATHSIG = 1
 logger = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
-class UnavailableError(RuntimeError):
-    """Something the service needs is not there. The message says what, and what to do."""
 
 
 def die_with_parent() -> None:

@@ -89,6 +89,9 @@ class RedisSettings(Section):
     """redis://[USER[:PASSWORD]@]HOST[:PORT][/DB], rediss:// for TLS (the authority in ?ssl_ca_certs=FILE), or
     unix://[USER[:PASSWORD]@]/SOCKET[?db=DB]. A password may hold any character; a space is written %20, a percent sign
     %25. It is shown nowhere. Empty: `ais run` starts a Valkey server of its own."""
+    password_file: Path | None = None
+    """File with the password, closed to other users, for a URL without one: 16 to 512 visible ASCII characters. The
+    first line is used, and a changed file is read again: docs/security.md."""
     connect_timeout_seconds: Seconds = 30.0
     """How long a service waits at start for the server to answer before it gives up."""
     operation_timeout_seconds: Seconds = 10.0

@@ -25,6 +25,8 @@ from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.patience import persist
 from ais.runtime.network.redis import connect
+from ais.runtime.security.keyring import Credential, open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.tasks import end_tasks
 from ais.trainer.announcer import Announcer
 from ais.trainer.evaluations import Evaluations
@@ -74,6 +76,9 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     Raises UnavailableError when the model cannot be loaded, another trainer has the run, no checkpoint of it is whole,
     or batch after batch cannot be trusted; and RedisUnreachableError.
     """
+    host = settings.trainer.http_host
+    keyring = open_keyring(settings.security, settings.run, trainer__http_host=host)
+    door, credential = keyring.door(Role.METRICS), keyring.credential(Role.TRAINER)
     torch.set_num_threads(settings.trainer.compute.threads)
     torch.manual_seed(settings.run.seed)
     registry = service_registry("trainer")
@@ -82,12 +87,11 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
     reading = await connect(settings.redis)
     no_hidden_retries(reading)
-    host = settings.trainer.http_host
     try:
         patience = settings.trainer.redis_patience_seconds
         async with (
             take_lease(redis, settings.run, patience) as lease,
-            serve(app, host, settings.trainer.http_port) as port,
+            serve(app, host, settings.trainer.http_port, door) as port,
         ):
             logger.info("listening", extra={"url": http_url(host, port)})
             ranks = await asyncio.to_thread(join, settings.trainer)
@@ -103,7 +107,9 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
                 announced=await persist(TrainerEvents(redis, Keys(settings.run.name)).newest_version, patience),
                 covered=start.checkpoint.manifest.entry_ids if start.checkpoint else (),
             )
-            health.trainer = trainer = TrainerService(settings, Redises(redis, reading), lease, start, intake, registry)
+            health.trainer = trainer = TrainerService(
+                settings, Redises(redis, reading), lease, start, intake, registry, credential
+            )
             await trainer.run(stop)
             await asyncio.to_thread(start.learner.end)
     finally:
@@ -122,6 +128,7 @@ class TrainerService:
         start: Start,
         intake: Intake,
         registry: CollectorRegistry,
+        credential: Credential,
     ) -> None:
         run, trainer = settings.run, settings.trainer
         keys, replicas = Keys(run.name), ReplicaRegistry(redis.usual, Keys(run.name))
@@ -131,7 +138,7 @@ class TrainerService:
         self._queue = TrajectoryQueue(redis.usual, keys)
         self._reader = GroupReader(TrajectoryQueue(redis.reading, keys, lease.incarnation), intake, metrics, settings)
         origin = Origin(lease.identity, lease.incarnation)
-        self._publisher = WeightPublisher(replicas, trainer.push, metrics, origin, run.use_proxy)
+        self._publisher = WeightPublisher(replicas, trainer.push, metrics, origin, run.use_proxy, credential)
         events = TrainerEvents(redis.usual, keys, lease.incarnation)
         self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings)
         commits = Commits(settings, start.learner, start.store, self._reader, lease, metrics)

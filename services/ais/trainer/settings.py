@@ -12,6 +12,7 @@ from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.contracts.weights.offer import MOST_CHILDREN
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host
+from ais.runtime.security.settings import SecuritySettings
 from ais.runtime.settings import (
     MOST,
     Count,
@@ -225,6 +226,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
+    security: SecuritySettings = SecuritySettings()
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

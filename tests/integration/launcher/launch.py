@@ -53,6 +53,7 @@ def main() -> int:
                 redis=RedisSettings(),
                 launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
                 services=services,
+                tokens=directory.path / "tokens",
                 lock=lock,
                 trackers=tuple(
                     tracker(directory.path, name) for name in os.environ.get("AIS_TEST_TRACKERS", "").split()

@@ -29,7 +29,9 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RunSettings
+from tests.support.access import credential
 from tests.support.judges import own_judge
 from tests.support.recordings import recorded_group, recording
 from tests.support.replicas.replica_process import overrides, process
@@ -123,6 +125,7 @@ class Run:
             registry,
             Expected(self.settings.name, identify_model(MODEL)),
             CollectorMetrics(self.metrics),
+            credential(Role.COLLECTOR),
         )
         async with asyncio.TaskGroup() as tasks:
             collecting = tasks.create_task(collector.run(asyncio.Event()))

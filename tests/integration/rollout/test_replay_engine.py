@@ -25,6 +25,8 @@ from ais.contracts.weights.offer import digest_of
 from ais.rollout.engine import EngineDrainingError, EngineFailedError, EngineFullError, ModelUnsupportedError
 from ais.rollout.engines.replay_engine.engine import ReplayEngine
 from ais.rollout.settings import ReplaySettings, RolloutSettings
+from ais.runtime.security.roles import Role
+from tests.support.access import bearer, metadata
 from tests.support.recordings import recorded_group, recording
 from tests.support.replicas.pushing import push
 from tests.support.replicas.replica_process import overrides, process, registered
@@ -129,7 +131,7 @@ async def test_a_replay_replica_is_light_takes_weights_and_hands_back_what_it_ca
         assert record.policy_digest == digest_of(body)
         async with (
             grpc.aio.insecure_channel(record.grpc_address) as channel,
-            httpx.AsyncClient(base_url=record.http_url) as client,
+            httpx.AsyncClient(base_url=record.http_url, headers=bearer(Role.TRAINER)) as client,
         ):
             request = rollout_pb2.GenerateRequest(
                 group_id="group",
@@ -137,14 +139,16 @@ async def test_a_replay_replica_is_light_takes_weights_and_hands_back_what_it_ca
                 samples=1,
                 sampling=SamplingParameters(max_new_tokens=200).to_proto(),
             )
-            call = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
+            call = rollout_pb2_grpc.RolloutStub(channel).Generate(
+                request, timeout=60, metadata=metadata(Role.COLLECTOR)
+            )
             crossing = asyncio.ensure_future(call.read())
             await until_running(client)
             assert (await push(client, 5, body)).status_code == 200
             trajectory = decode_trajectory(await crossing, TrajectoryBounds(record.vocab_size))
             assert [span.version for span in trajectory.spans] == [0, 5]
             assert (await registered(registry, version=5)).replica_id == record.replica_id
-            cut = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60)
+            cut = rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60, metadata=metadata(Role.COLLECTOR))
             waiting = asyncio.ensure_future(cut.read())
             await until_running(client)
             replica.send_signal(signal.SIGTERM)
@@ -157,5 +161,7 @@ async def test_a_replay_replica_is_light_takes_weights_and_hands_back_what_it_ca
 async def until_running(client: httpx.AsyncClient) -> None:
     """Returns when a sequence is being replayed."""
     async with asyncio.timeout(20):
-        while "ais_rollout_running_sequences 1.0" not in (await client.get("/metrics")).text:
+        while (
+            "ais_rollout_running_sequences 1.0" not in (await client.get("/metrics", headers=bearer(Role.METRICS))).text
+        ):
             await asyncio.sleep(0.01)

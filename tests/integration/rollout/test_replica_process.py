@@ -19,6 +19,8 @@ from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
+from ais.runtime.security.roles import Role
+from tests.support.access import bearer, metadata
 from tests.support.replicas.pushing import push
 from tests.support.replicas.replica_process import overrides, process, registered
 
@@ -39,7 +41,7 @@ async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
         record = await registered(registry)
         assert (record.slots, record.engine, str(record.precision)) == (4, "torch", "e4m3/channel x e4m3")
         body, digest = snapshot()
-        async with httpx.AsyncClient(base_url=record.http_url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=record.http_url, timeout=20, headers=bearer(Role.TRAINER)) as client:
             ready = await client.get("/readyz")
             pushed = await push(client, 5, body)
             assert (ready.status_code, pushed.status_code) == (200, 200)
@@ -51,7 +53,9 @@ async def test_a_replica_serves_takes_weights_and_finishes_its_work_on_a_signal(
                 samples=8,
                 sampling=SamplingParameters(max_new_tokens=200).to_proto(),
             )
-            trajectories = aiter(rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60))
+            trajectories = aiter(
+                rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60, metadata=metadata(Role.COLLECTOR))
+            )
             first = await anext(trajectories)
             replica.send_signal(number)
             rest = [trajectory async for trajectory in trajectories]
@@ -74,7 +78,9 @@ async def test_a_replica_hands_back_what_it_cannot_finish_in_time_and_ends(
                 samples=1000,
                 sampling=SamplingParameters(max_new_tokens=20).to_proto(),
             )
-            trajectories = aiter(rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60))
+            trajectories = aiter(
+                rollout_pb2_grpc.RolloutStub(channel).Generate(request, timeout=60, metadata=metadata(Role.COLLECTOR))
+            )
             await anext(trajectories)
             replica.send_signal(signal.SIGTERM)
             with pytest.raises(grpc.aio.AioRpcError) as error:

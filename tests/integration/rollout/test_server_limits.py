@@ -23,6 +23,8 @@ from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.security.roles import Role
+from tests.support.access import metadata
 from tests.support.recordings import recorded_group, recording
 from tests.support.replicas.replica_process import overrides, process, registered
 
@@ -80,17 +82,17 @@ async def test_requests_far_beyond_the_context_are_refused_and_never_held_in_mem
         record = await registered(ReplicaRegistry(redis, keys))
         memory = psutil.Process(replica.pid).memory_info
         async with grpc.aio.insecure_channel(record.grpc_address, options=UNLIMITED) as channel:
-            stub = rollout_pb2_grpc.RolloutStub(channel)
-            assert await outcome(stub, message()) == "OK"
+            stub, token = rollout_pb2_grpc.RolloutStub(channel), metadata(Role.COLLECTOR)
+            assert await outcome(stub, message(), metadata=token) == "OK"
             before = peak = memory().rss
             for kind, request in excess.items():
                 call = {"compression": grpc.Compression.Gzip} if kind == "compressed" else {}
-                calls = asyncio.gather(*(outcome(stub, request, **call) for _ in range(8)))
+                calls = asyncio.gather(*(outcome(stub, request, metadata=token, **call) for _ in range(8)))
                 while not calls.done():
                     peak = max(peak, memory().rss)
                     await asyncio.sleep(0.01)
                 assert all("RESOURCE_EXHAUSTED" in one and "larger than max" in one for one in await calls), kind
-                assert await outcome(stub, message()) == "OK"
+                assert await outcome(stub, message(), metadata=token) == "OK"
             assert peak - before < 100 * MEGABYTE
     assert (tmp_path / "log").stat().st_size < 20_000
 

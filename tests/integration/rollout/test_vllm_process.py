@@ -26,7 +26,9 @@ from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.weights.offer import WeightsStatus
 from ais.contracts.weights.probe import Probe
 from ais.runtime.network.redis import connect
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
+from tests.support.access import bearer, metadata
 from tests.support.replicas.pushing import push
 from tests.support.replicas.replica_process import overrides, process, registered
 from tests.support.replicas.vllm_replica import PROMPT, SORT16, VllmReplica, collect, demo_snapshot, request, shaken
@@ -68,7 +70,7 @@ async def sampled(replica: Bf16Replica, samples: int) -> list[Trajectory]:
         stub = rollout_pb2_grpc.RolloutStub(channel)  # type: ignore[no-untyped-call]
         return [
             decode_trajectory(message, TrajectoryBounds(vocab_size=22))
-            async for message in stub.Generate(wanted, timeout=60)
+            async for message in stub.Generate(wanted, timeout=60, metadata=metadata(Role.COLLECTOR))
         ]
 
 
@@ -112,7 +114,9 @@ async def test_every_tensor_parallel_rank_takes_a_new_version_and_the_probe_agre
     logprobs = bf16_logprobs(token_ids, AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16))
     probe = Probe((tuple(token_ids),), (tuple(logprobs),))
     payload = demo_snapshot(shaken(1, share=0.3), probe=probe)
-    async with httpx.AsyncClient(base_url=bf16_replica.record.http_url, timeout=60) as client:
+    async with httpx.AsyncClient(
+        base_url=bf16_replica.record.http_url, timeout=60, headers=bearer(Role.TRAINER)
+    ) as client:
         answer = await push(client, 1, payload)
         assert answer.status_code == 200, answer.text
         assert WeightsStatus.model_validate(answer.json()).probe_gap < 0.05

@@ -19,7 +19,10 @@ from ais.runtime.metrics import service_registry
 from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.redis import connect
+from ais.runtime.security.door import Door
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
+from tests.support.access import credential
 from tests.support.ipv6 import needs_ipv6
 from tests.support.recordings import recorded_group, recording
 from tests.support.replicas.replica_process import overrides, process, registered
@@ -47,7 +50,7 @@ async def test_an_http_page_is_served_on_any_spelling_of_the_loopback(host: str)
 @pytest.mark.parametrize("host", ["::", "[::]"])
 async def test_who_listens_everywhere_is_reached_over_both_families(host: str) -> None:
     app = application("test", service_registry("test"), lambda: None)
-    async with serve(app, host, 0) as port, httpx.AsyncClient(trust_env=False) as client:
+    async with serve(app, host, 0, Door(None)) as port, httpx.AsyncClient(trust_env=False) as client:
         for loopback in ("::1", "127.0.0.1"):
             assert (await client.get(f"{http_url(loopback, port)}/healthz")).status_code == 200
 
@@ -65,7 +68,7 @@ async def test_a_replica_generates_and_takes_weights(host: str, server: ValkeyPr
             assert record.grpc_address.startswith("[::1]:")
             assert await _sequences(record.grpc_address, record.vocab_size) == 2
             files = [MODEL / "model.safetensors"]
-            async with upload_client(20.0) as client:
+            async with upload_client(20.0, credential=credential(Role.TRAINER)) as client:
                 await upload_with_retries(client, record.http_url, full_offer(1, files), these(files))
             assert (await registered(ReplicaRegistry(redis, Keys("six")), version=1)).http_url == record.http_url
     finally:
@@ -73,7 +76,7 @@ async def test_a_replica_generates_and_takes_weights(host: str, server: ValkeyPr
 
 
 async def _sequences(address: str, vocab_size: int) -> int:
-    client = GenerationClient(address)
+    client = GenerationClient(address, credential=credential(Role.COLLECTOR))
     try:
         bounds = TrajectoryBounds(vocab_size)
         return len(await client.generate("group", [4, 5, 6], 2, SamplingParameters(), bounds, 20.0))

@@ -16,6 +16,7 @@ from ais.contracts.events import Discarded, Finished, Resumed, VersionPublished
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.weights.offer import digest_of
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.demo.demo_model import demo_model, demo_tokenizer, save_tokenizer
@@ -23,6 +24,7 @@ from ais.trainer.history import ledger
 from ais.trainer.history.checkpoint import CheckpointStore
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
+from tests.support.access import bearer, tokens
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.replicas.replica_stand_ins import Fleet
 from tests.support.runs.lines import whole_lines
@@ -50,6 +52,7 @@ def settings(redis_url: str, run_name: str, model_directory: Path, tmp_path: Pat
                 "samples_per_group": 4,
             },
             "redis": {"url": redis_url},
+            "security": {"tokens": tokens()},
             "trainer": nested(every_steps=2, registry_poll_seconds=0.05, warmup_steps=2),
         }
     )
@@ -178,7 +181,7 @@ async def test_metrics_and_readiness_are_served_while_training(
     collector = asyncio.create_task(StandInCollector(redis, settings.run.model_copy(update={"steps": 2})).run())
     with caplog.at_level("INFO"):
         trainer = asyncio.create_task(serve_trainer(settings, stop))
-        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
+        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False, headers=bearer(Role.METRICS)) as client:
             text = ""
             while "ais_trainer_steps_total 2.0" not in text:
                 urls = [record.url for record in caplog.records if record.message == "listening"]

@@ -17,6 +17,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.trajectory import ScoredGroup, encode_group
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.demo.demo_model import demo_model
@@ -24,6 +25,7 @@ from ais.trainer.history import ledger
 from ais.trainer.learning import learner as learner_module
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
+from tests.support.access import bearer, tokens
 from tests.support.collector_stand_in import StandInCollector
 from tests.support.runs.lines import whole_lines
 from tests.support.trainer_groups import make_group
@@ -43,6 +45,7 @@ def settings(redis_url: str, run_name: str, tmp_path: Path) -> Settings:
                 "samples_per_group": 4,
             },
             "redis": {"url": redis_url},
+            "security": {"tokens": tokens()},
             "trainer": {
                 "stall_seconds": 0.4,
                 "checkpoints": {"every_steps": 2},
@@ -166,7 +169,7 @@ async def test_a_trainer_without_batches_says_what_it_waits_for_until_they_come(
 ) -> None:
     with caplog.at_level("INFO"):
         trainer = asyncio.create_task(train(settings))
-        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
+        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False, headers=bearer(Role.METRICS)) as client:
             while not (told := lines(settings.run, "warnings.jsonl")):
                 await asyncio.sleep(0.02)
             (url,) = [record.url for record in caplog.records if record.message == "listening"]

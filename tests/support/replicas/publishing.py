@@ -13,12 +13,14 @@ from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
+from ais.runtime.security.roles import Role
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import PushSettings
 from ais.trainer.weights.deltas import Origin
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from tests.support.access import credential
 from tests.support.replicas.replica_stand_ins import StandInReplica
 
 
@@ -49,7 +51,11 @@ async def publishing(
 ) -> AsyncIterator[WeightPublisher]:
     chosen = PushSettings.model_validate({"registry_poll_seconds": 0.05, "deadline_seconds": 5.0, **settings})
     publisher = WeightPublisher(
-        ReplicaRegistry(redis, keys), chosen, TrainerMetrics(registry), Origin(run, incarnation)
+        ReplicaRegistry(redis, keys),
+        chosen,
+        TrainerMetrics(registry),
+        Origin(run, incarnation),
+        credential=credential(Role.TRAINER),
     )
     task = asyncio.create_task(publisher.run())
     try:

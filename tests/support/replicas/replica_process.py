@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from tests.support.access import tokens
 
 
 @asynccontextmanager
@@ -44,4 +45,10 @@ async def registered(registry: ReplicaRegistry, version: int = 0) -> ReplicaReco
 
 
 def overrides(model: Path, redis_url: str, run_name: str, *more: str) -> tuple[str, ...]:
-    return (f"run.model={model}", f"redis.url={redis_url}", f"run.name={run_name}", *more)
+    return (
+        f"run.model={model}",
+        f"redis.url={redis_url}",
+        f"run.name={run_name}",
+        f"security.tokens={tokens()}",
+        *more,
+    )

@@ -18,6 +18,9 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from ais.runtime.security.keyring import TOKENS
+from ais.runtime.security.roles import Role
+from tests.support.access import bearer
 from tests.support.runs.lines import whole_lines
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -71,7 +74,7 @@ class Run:
         """What a service measures now; nothing before it listens and after it has ended."""
         found = re.findall(rf"{service}: metrics at (\S+)", self.output)
         with suppress(httpx.HTTPError):
-            text = httpx.get(found[-1]).text if found else ""
+            text = httpx.get(found[-1], headers=bearer(Role.METRICS, self.directory / TOKENS)).text if found else ""
             samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
             return {_key(sample.name, sample.labels): sample.value for sample in samples}
         return {}

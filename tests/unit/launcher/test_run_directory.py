@@ -10,6 +10,8 @@ import pytest
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, fresh_run_directory, spread
 from ais.launcher.directory.steps import StepLog, read_records
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import TOKENS
+from ais.runtime.security.tokens import make_tokens
 
 
 def test_a_run_never_overwrites_an_earlier_one(tmp_path: Path) -> None:
@@ -62,3 +64,10 @@ def test_a_line_that_is_not_an_object_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_text('nonsense\n[1]\n{"step": 3}\n')
     assert read_records(path) == [json.loads('{"step": 3}')]
+
+
+def test_a_directory_with_nothing_but_tokens_is_no_earlier_run(tmp_path: Path) -> None:
+    make_tokens(tmp_path / "demo" / TOKENS)
+    assert fresh_run_directory(tmp_path, "demo").name == "demo"
+    (tmp_path / "demo/config.toml").touch()
+    assert fresh_run_directory(tmp_path, "demo").name == "demo-2"

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ais.contracts.weights.offer import Base, Offer, Shard, digest_of
 from ais.contracts.weights.refusal import WeightsRefusedError
-from ais.rollout.weights.standing import FROM_DISK, Standing, Verdict, follow, judge
+from ais.rollout.weights.standing import FROM_DISK, Lease, Standing, Verdict, follow, is_known, judge
 
 FILE = "model.safetensors"
 
@@ -34,14 +34,14 @@ def standing_of(version: int, incarnation: int = 1, run: str = "a", coming: Offe
 
 def refusal(standing: Standing, offer: Offer, named: str | None = None) -> str:
     with pytest.raises(WeightsRefusedError) as error:
-        judge(follow(standing, offer, named), offer)
+        judge(follow(standing, offer, Lease(named, 9) if named else None), offer)
     assert error.value.status == 409
     return error.value.field
 
 
 def test_a_run_that_was_begun_anew_is_followed_from_its_first_trainer_on() -> None:
     old, anew = standing_of(120, incarnation=2, run="old"), offer_of(0, incarnation=1, run="new")
-    followed = follow(old, anew, named_run="new")
+    followed = follow(old, anew, Lease("new", 1))
     assert (followed.run, followed.incarnation, judge(followed, anew)) == ("new", FROM_DISK, Verdict.NEW)
 
 
@@ -63,7 +63,22 @@ def test_a_replica_that_follows_nobody_takes_any_run_while_redis_names_none() ->
 def test_the_bytes_of_a_run_that_is_not_followed_yet_go_on_where_they_were() -> None:
     anew = offer_of(0, run="new")
     old = standing_of(120, incarnation=2, run="old", coming=anew)
-    assert judge(follow(old, anew, "new"), anew) is Verdict.COMING
+    assert judge(follow(old, anew, Lease("new", 1)), anew) is Verdict.COMING
+
+
+def test_a_higher_incarnation_counts_only_when_the_lease_has_granted_it() -> None:
+    serving, claimed = standing_of(7, incarnation=2), offer_of(8, incarnation=3)
+    assert not is_known(serving, claimed)
+    with pytest.raises(WeightsRefusedError, match=r"incarnation.*at most 2, got 3") as error:
+        follow(serving, claimed, Lease("a", 2))
+    assert error.value.status == 409
+    assert judge(follow(serving, claimed, Lease("a", 3)), claimed) is Verdict.NEW
+
+
+def test_the_lease_is_asked_about_a_trainer_once() -> None:
+    assert is_known(standing_of(7, incarnation=2), offer_of(8, incarnation=2))
+    assert is_known(standing_of(7, incarnation=2, coming=offer_of(8, incarnation=3)), offer_of(9, incarnation=3))
+    assert not is_known(standing_of(7, incarnation=2, run="b"), offer_of(8, incarnation=2))
 
 
 def test_a_delta_to_another_base_is_refused() -> None:
@@ -108,7 +123,7 @@ class AnyOrder(RuleBasedStateMachine):
         offer = offer_of(version, incarnation, name, base, content)
         before = self.standing
         try:
-            followed = follow(before, offer, self.named)
+            followed = follow(before, offer, Lease(self.named, self.incarnations[self.named]))
             verdict = judge(followed, offer)
         except WeightsRefusedError as error:
             self.is_refused_rightly(offer, error.field)

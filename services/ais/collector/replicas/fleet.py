@@ -17,6 +17,7 @@ from ais.collector.replicas.dispatch import Dispatcher
 from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.replicas.proof import Expected, WrongReplicaError
 from ais.contracts.registry import EXPIRY_SECONDS, ReplicaRecord, ReplicaRegistry
+from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
 
@@ -54,9 +55,10 @@ class Links:
     use_proxy: bool
     longest_response: int
     """In tokens."""
+    credential: Credential = NOBODY
 
     def open(self, address: str) -> GenerationClient:
-        return GenerationClient(address, self.use_proxy, self.longest_response)
+        return GenerationClient(address, self.use_proxy, self.longest_response, self.credential)
 
 
 class Fleet:

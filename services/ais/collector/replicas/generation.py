@@ -23,6 +23,7 @@ from ais.contracts.trajectory import (
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.network.channel import open_channel
+from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.text import printable
 
 LONGEST_RESPONSE = 1 << 20
@@ -68,8 +69,15 @@ class GenerationError(RuntimeError):
 class GenerationClient:
     """Calls to one replica, over one channel."""
 
-    def __init__(self, address: str, use_proxy: bool = False, longest_response: int = LONGEST_RESPONSE) -> None:
+    def __init__(
+        self,
+        address: str,
+        use_proxy: bool = False,
+        longest_response: int = LONGEST_RESPONSE,
+        credential: Credential = NOBODY,
+    ) -> None:
         """`longest_response` in tokens: gRPC refuses larger messages before it has read or decompressed them."""
+        self._credential = credential
         self._channel = open_channel(address, use_proxy, _channel_options(longest_response))
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
         self._calls: set[grpc.aio.UnaryStreamCall[rollout_pb2.GenerateRequest, pb.Trajectory]] = set()
@@ -93,7 +101,7 @@ class GenerationClient:
         """What the replica says it is. Raises GenerationError."""
         try:
             answer: rollout_pb2.DescribeResponse = await self._stub.Describe(
-                rollout_pb2.DescribeRequest(), timeout=deadline_seconds
+                rollout_pb2.DescribeRequest(), timeout=deadline_seconds, metadata=self._credential.metadata()
             )
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
@@ -114,7 +122,9 @@ class GenerationClient:
         The first answer that was not asked for ends the call.
         """
         question = Question(group_id, samples, sampling)
-        call = self._stub.Generate(_request(question, prompt_token_ids), timeout=deadline_seconds)
+        call = self._stub.Generate(
+            _request(question, prompt_token_ids), timeout=deadline_seconds, metadata=self._credential.metadata()
+        )
         received: dict[int, Trajectory] = {}
         self._calls.add(call)
         try:
@@ -153,7 +163,9 @@ class GenerationClient:
         A replica of an earlier release gives the whole alone. Raises GenerationError.
         """
         question, told = Question(group_id, 1, sampling), 0
-        call = self._stub.Stream(_request(question, prompt_token_ids), timeout=deadline_seconds)
+        call = self._stub.Stream(
+            _request(question, prompt_token_ids), timeout=deadline_seconds, metadata=self._credential.metadata()
+        )
         try:
             async for message in call:
                 if message is None:  # bytes that are no message
@@ -202,6 +214,8 @@ def _failure(error: grpc.aio.AioRpcError) -> GenerationError:
         return GenerationError(reason, words, Cause.LEAVING)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in words:  # our own end of the channel
         return GenerationError("malformed", words, field="message")
+    if status in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        words = f"does not accept our token ({words}): security.tokens must hold the same tokens there"
     if status in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}:
         return GenerationError(reason, words, Cause.BUSY)
     return GenerationError(reason, words, Cause.REFUSED if status is grpc.StatusCode.INVALID_ARGUMENT else Cause.FAILED)

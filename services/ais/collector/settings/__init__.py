@@ -15,6 +15,7 @@ from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.contracts.sampling import SamplingParameters
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.network.addresses import Host
+from ais.runtime.security.settings import SecuritySettings
 from ais.runtime.settings import (
     Count,
     Port,
@@ -176,6 +177,7 @@ class CollectorProcessSettings(Section):
     rollout: ReplicaRoom = ReplicaRoom()
     run: RunSettings = RunSettings()
     redis: RedisSettings = RedisSettings()
+    security: SecuritySettings = SecuritySettings()
     collector: CollectorSettings = CollectorSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     logging: LoggingSettings = LoggingSettings()

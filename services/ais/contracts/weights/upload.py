@@ -5,7 +5,7 @@ Every pass begins with the offer, and the answer tells where to go on. So a pass
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from ais.contracts.weights.offer import (
     WeightsStatus,
 )
 from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
+from ais.runtime.security.keyring import NOBODY, Credential
 
 PIECE_BYTES = 1 << 20
 """Bodies are sent in pieces of this size."""
@@ -57,14 +58,27 @@ class TransientUploadError(UploadError):
     """It may be different next time: no connection, a deadline, an answer of 5xx, bytes that came late or damaged."""
 
 
-def upload_client(deadline_seconds: float, use_proxy: bool = False) -> httpx.AsyncClient:
+class _Bearer(httpx.Auth):
+    """Puts the token of now into every request."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        request.headers.update(self._credential.headers())
+        yield request
+
+
+def upload_client(
+    deadline_seconds: float, use_proxy: bool = False, credential: Credential = NOBODY
+) -> httpx.AsyncClient:
     """A client for any number of replicas. An offer is answered once it is applied, within `deadline_seconds`.
 
     A proxy that the environment names is used only with `use_proxy`.
     """
     timeout = httpx.Timeout(deadline_seconds, connect=CONNECT_SECONDS, write=STALLED_SECONDS)
     limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=use_proxy)
+    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=use_proxy, auth=_Bearer(credential))
 
 
 def these(files: Sequence[Path]) -> ShardFile:
@@ -165,6 +179,10 @@ async def _put(
         raise TransientUploadError(f"{address}: {type(error).__name__} {error}") from error
     if answer.status in (httpx.codes.OK, httpx.codes.ACCEPTED):
         return answer
+    if answer.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise UploadError(
+            f"{address} does not accept our token ({answer.status}): security.tokens must hold the same tokens there"
+        )
     refusal = _refusal(answer)
     if _may_pass(answer.status, refusal):
         raise TransientUploadError(f"{address} answered {answer.status}: {refusal.reason}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import TOKENS
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,21 @@ def fresh_run_directory(parent: Path, name: str) -> RunDirectory:
         except FileExistsError:
             if not parent.is_dir():
                 raise UnavailableError(f"run.directory: {parent} is not a directory") from None
+            if _has_tokens_alone(path):
+                return RunDirectory(path)
             number += 1
         except OSError as error:
             raise UnavailableError(f"run.directory: {path} cannot be made: {error.strerror}") from error
         else:
             return RunDirectory(path)
+
+
+def _has_tokens_alone(path: Path) -> bool:
+    """Whether a service that was started by hand has made the run's tokens, and nobody anything else."""
+    try:
+        return [one.name for one in path.iterdir()] == [TOKENS]
+    except OSError:
+        return False
 
 
 def checkpoints_of(directory: RunDirectory) -> list[Path]:

@@ -64,6 +64,11 @@ def redis_environment(url: RedisUrl) -> Mapping[str, str]:
     return {f"{ENVIRONMENT_PREFIX}REDIS{ENVIRONMENT_SEPARATOR}URL": url.get_secret_value()}
 
 
+def tokens_environment(directory: Path) -> Mapping[str, str]:
+    """The setting `security.tokens` as a process's environment: its run may have another name than its directory."""
+    return {f"{ENVIRONMENT_PREFIX}SECURITY{ENVIRONMENT_SEPARATOR}TOKENS": str(directory.absolute())}
+
+
 def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:
     """The trainer's command line: one process, or torchrun, which starts the ranks, and all again when one fails."""
     if trainer.count == 1:
@@ -109,9 +114,10 @@ def evaluation(
     )
 
 
-def valkey(directory: Path, port: int) -> Command:
-    """A Valkey server on the loopback interface. It appends every write to its file before it answers.
+def valkey(directory: Path, port: int, config: Path | None = None) -> Command:
+    """A Valkey server on the loopback interface; `config`: a file of more options, such as a password.
 
+    It appends every write to its file before it answers.
     The system decides when the file is flushed to the disk. So a server that was killed gets everything back, and a
     machine that lost power does not. Here the services share the machine and start again from what is on its disk; see
     docs/operations.md. (`everysec` promises less: during a slow flush the server answers writes that are not in the
@@ -129,7 +135,8 @@ def valkey(directory: Path, port: int) -> Command:
         "maxmemory-policy": "noeviction",
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return Command("valkey", (str(get_binary_path()), *flags))
+    files = () if config is None else (str(config.resolve()),)
+    return Command("valkey", (str(get_binary_path()), *files, *flags))
 
 
 def free_port() -> int:

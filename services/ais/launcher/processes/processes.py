@@ -7,9 +7,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from ais.launcher.directory.logs import last_error
@@ -62,12 +63,20 @@ class Processes:
     ended together with everything it has started. Each has one log file.
     """
 
-    def __init__(self, logs: Path, grace_seconds: float, inherited: Sequence[int] = ()) -> None:
-        """`inherited`: file descriptors that the processes keep open as long as they live."""
+    def __init__(
+        self,
+        logs: Path,
+        grace_seconds: float,
+        inherited: Sequence[int] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`inherited`: file descriptors that the processes keep open as long as they live; `environment`: settings for
+        all of them."""
         self._inherited = tuple(inherited)
         self._logs = logs
         self._grace_seconds = grace_seconds
-        self._environment = service_environment()
+        self.environment = {**service_environment(), **environment}
+        """What every process gets."""
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping: set[str] = set()
@@ -89,7 +98,7 @@ class Processes:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**self._environment, **command.environment},
+                env={**self.environment, **command.environment},
                 start_new_session=True,
                 pass_fds=self._inherited,
             )

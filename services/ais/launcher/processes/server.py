@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from ais.launcher.processes.commands import LOOPBACK, Command, free_port, valkey
 from ais.launcher.processes.processes import Processes
+from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.network.redis import RedisUnreachableError, connect
 from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.process import UnavailableError
@@ -16,6 +18,7 @@ from ais.runtime.tasks import end_tasks
 
 ATTEMPTS = 3
 """Ports tried: another program may take a free port before the server binds it."""
+CONFIG = "valkey.conf"
 ANSWER_SECONDS = 10.0
 """A started server answers within this time."""
 
@@ -40,11 +43,17 @@ async def provide_redis(
 
 
 async def start_server(processes: Processes, directory: Path) -> Server:
-    """Starts Valkey with its data in `directory`. Raises UnavailableError with the end of its log."""
+    """Starts Valkey with its data in `directory` and a random password.
+
+    The password is handed over in a file: other users of the machine can read command lines. Raises UnavailableError
+    with the end of its log.
+    """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    password, config = secrets.token_urlsafe(), directory / CONFIG
+    replace_file(config, f"requirepass {password}\n", FOR_OWNER)
     for _attempt in range(ATTEMPTS):
         port = free_port()
-        server = Server(RedisUrl(f"redis://{LOOPBACK}:{port}/0"), valkey(directory, port))
+        server = Server(RedisUrl(f"redis://:{password}@{LOOPBACK}:{port}/0"), valkey(directory, port, config))
         await processes.start(server.command)
         if await _answers(server.url, processes):
             return server

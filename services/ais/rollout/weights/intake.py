@@ -27,7 +27,7 @@ from ais.rollout.engine import (
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.relay import Relay
-from ais.rollout.weights.standing import FROM_DISK, Standing, Verdict, follow, judge, same_bytes
+from ais.rollout.weights.standing import FROM_DISK, Lease, Standing, Verdict, follow, is_known, judge, same_bytes
 from ais.rollout.weights.transfer import Transfer
 
 LARGEST_DTYPE_BYTES = 4
@@ -35,8 +35,8 @@ HEADER_BYTES = 64 * 1024 * 1024
 """Room for the safetensors headers beside the values."""
 
 
-async def no_run() -> None:
-    """Names no run: whoever offers first is followed."""
+async def no_lease() -> None:
+    """Says that there is none: whoever offers first is followed."""
 
 
 class WeightIntake:
@@ -49,22 +49,22 @@ class WeightIntake:
         metrics: RolloutMetrics,
         applied: Callable[[], None],
         threads: int = 1,
-        use_proxy: bool = False,
-        named_run: Callable[[], Awaitable[str | None]] = no_run,
+        relay: Relay | None = None,
+        lease: Callable[[], Awaitable[Lease | None]] = no_lease,
         model: Sequence[Path] = (),
     ) -> None:
         """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
-        new version serves; `threads` unpack deltas; `use_proxy` is for what is passed on; `named_run`
-        gives the identity that Redis has for the run's name, and raises RedisError; `model` are the weights that the
-        engine was opened with, which adapters are merged into. Without them no adapter is taken."""
+        new version serves; `threads` unpack deltas; `relay` passes versions on; `lease` gives what Redis has for the
+        run's name, and raises RedisError; `model` are the weights that the engine was opened with,
+        which adapters are merged into. Without them no adapter is taken."""
         self._engine = engine
-        self._named_run = named_run
+        self._lease = lease
         self._staging = staging
         self._metrics = metrics
         self._applied = applied
         self._threads = threads
         self._model = model
-        self._relay = Relay(metrics, use_proxy)
+        self._relay = relay or Relay(metrics)
         self._relaying: dict[asyncio.Task[None], Transfer] = {}
         """What is passed on; its files stay until that is over."""
         self._offers = asyncio.Lock()
@@ -149,7 +149,7 @@ class WeightIntake:
             raise WeightsRefusedError("length", f"expected at most {largest} bytes for this model, got {size}", 413)
 
     async def _follow(self, offer: Offer) -> Standing:
-        """How the offer finds this replica. Redis is asked only about a run that is not followed yet."""
+        """How the offer finds this replica. Redis is asked only about a trainer that is not known yet."""
         standing = Standing(
             version=(serving := self._engine.describe()).version,
             digest=serving.digest,
@@ -159,13 +159,13 @@ class WeightIntake:
             incarnation=self._incarnation,
             coming=self._incoming.offer if self._incoming else None,
         )
-        if offer.run == standing.run:
+        if is_known(standing, offer):
             return standing
         try:
-            named = await self._named_run()
+            lease = await self._lease()
         except (RedisError, TimeoutError) as error:
             raise WeightsRefusedError("run", f"Redis does not say which run has this name: {error}", 503) from error
-        return follow(standing, offer, named)
+        return follow(standing, offer, lease)
 
     def _transfer(self, offer: Offer, verdict: Verdict) -> Transfer:
         """The transfer under way for this offer; a new one takes the place of whatever was coming."""

@@ -9,6 +9,7 @@ from ais.contracts.weights.offer import Offer, RelayTarget
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import ShardFile, UploadError, upload_client, upload_with_retries
 from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.tasks import end_tasks
 
 ANSWER_SECONDS = 120.0
@@ -20,9 +21,9 @@ logger = logging.getLogger(__name__)
 class Relay:
     """The uploads of one replica to those below it."""
 
-    def __init__(self, metrics: RolloutMetrics, use_proxy: bool = False) -> None:
+    def __init__(self, metrics: RolloutMetrics, use_proxy: bool = False, credential: Credential = NOBODY) -> None:
         self._metrics = metrics
-        self._client = upload_client(ANSWER_SECONDS, use_proxy)
+        self._client = upload_client(ANSWER_SECONDS, use_proxy, credential)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def pass_on(self, offer: Offer, shard_file: ShardFile) -> asyncio.Task[None]:

@@ -4,6 +4,7 @@
   back to a checkpoint is followed, and one that was replaced is not.
 - Incarnations count within a run. An offer of another run is taken only where Redis names that run: the run was begun
   anew, its trainers count from 1 again, and whatever the old one still sends is refused.
+- No offer has a higher incarnation than the run's lease has granted: a number counts only when Redis has it too.
 - What serves already is confirmed, and nothing is done. The same version never gets another digest.
 - A delta needs its base, in its form, with its files here.
 """
@@ -47,15 +48,34 @@ class Standing:
     coming: Offer | None = None
 
 
-def follow(standing: Standing, offer: Offer, named_run: str | None) -> Standing:
-    """The standing by which the offer is judged. `named_run`: what Redis names; None: nothing.
+@dataclass(frozen=True)
+class Lease:
+    """What Redis says of the run of a name: its identity, and its newest trainer's incarnation."""
 
-    Raises WeightsRefusedError for an offer of a run that the replica has no reason to follow.
+    run: str
+    incarnation: int
+
+
+def is_known(standing: Standing, offer: Offer) -> bool:
+    """Whether the offer's trainer has been followed or let in before: the lease need not be asked about it."""
+    coming = standing.coming.incarnation if standing.coming else FROM_DISK
+    return offer.run == standing.run and offer.incarnation <= max(standing.incarnation, coming)
+
+
+def follow(standing: Standing, offer: Offer, lease: Lease | None) -> Standing:
+    """The standing by which the offer is judged. `lease`: None where Redis has none.
+
+    Raises WeightsRefusedError for an offer of a run that the replica has no reason to follow, or of a trainer that the
+    run's lease does not know.
     """
+    if lease and offer.run == lease.run and offer.incarnation > lease.incarnation:
+        reason = f"expected one that the run's lease has granted, at most {lease.incarnation}, got {offer.incarnation}"
+        raise WeightsRefusedError("incarnation", reason, 409)
     if offer.run == standing.run:
         return standing
-    if named_run != offer.run and (named_run is not None or standing.run):
-        reason = f"expected run {named_run or standing.run}, got {offer.run or 'no run'}; another run has this name"
+    if (lease is None or lease.run != offer.run) and (lease is not None or standing.run):
+        named = lease.run if lease else standing.run
+        reason = f"expected run {named}, got {offer.run or 'no run'}; another run has this name"
         raise WeightsRefusedError("run", reason, 409)
     coming = standing.coming if standing.coming and standing.coming.run == offer.run else None
     return replace(standing, run=offer.run, incarnation=FROM_DISK, coming=coming)

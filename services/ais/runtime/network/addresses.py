@@ -61,6 +61,20 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a listener on `host`. A name counts as what it means now."""
+    bare = bare_host(host)
+    try:
+        return ip_address(bare or WILDCARD).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ip_address(address[0]).is_loopback for *_kind, address in found)
+
+
 def reachable_host(host: str) -> str:
     """Where others reach a listener on `host`: there, or by this machine's name."""
     return socket.gethostname() if is_wildcard(host) else bare_host(host)

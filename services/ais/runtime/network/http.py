@@ -1,7 +1,8 @@
 """The HTTP server of a service: a FastAPI application inside the service's event loop, with health and metrics.
 
-`/healthz` answers while the process lives; `/readyz` answers 503 with the reason until the service can do its work;
-`/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.network.http_limits`.
+`/healthz` answers while the process lives; `/readyz` answers 503 until the service can do its work, with the reason for
+whoever has a token; `/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.network.http_limits`,
+and who may ask by a door.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -20,6 +21,8 @@ from pydantic import BaseModel
 from ais.runtime.network.addresses import authority, http_url, listening_socket
 from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.door import Door, refuse_without_door
+from ais.runtime.security.http_door import KNOWN, HttpDoor
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class Health(BaseModel):
 
 def application(title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None]) -> FastAPI:
     """An application with health and metrics. `not_ready` says why the service cannot work yet; None: it can."""
-    app = FastAPI(title=title, docs_url="/docs", redoc_url=None)
+    app = FastAPI(title=title, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
 
     @app.get("/healthz")
@@ -44,10 +47,10 @@ def application(title: str, registry: CollectorRegistry, not_ready: Callable[[],
         return Health(status="ok")
 
     @app.get("/readyz")
-    async def readyz(response: Response) -> Health:
+    async def readyz(request: Request, response: Response) -> Health:
         if reason := not_ready():
             response.status_code = 503
-            return Health(status="not ready", reason=reason)
+            return Health(status="not ready", reason=reason if request.scope.get(KNOWN, True) else "")
         return Health(status="ready")
 
     @app.get("/metrics")
@@ -65,9 +68,13 @@ def _no_signals() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
-    """Serves `app` while the context is open, and gives the port (useful with port 0). Raises UnavailableError when
-    nothing can listen there, as on a port that is taken."""
+async def serve(app: FastAPI, host: str, port: int, door: Door | None = None) -> AsyncIterator[int]:
+    """Serves `app` while the context is open, and gives the port (useful with port 0).
+
+    Without a door only this machine may reach it. Raises UnavailableError when nothing can listen there, as on a port
+    that is taken.
+    """
+    refuse_without_door(host, door)
     try:
         listener = listening_socket(host, port)
     except OSError as error:
@@ -78,7 +85,7 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
     bound = int(listener.getsockname()[1])
     logger.info("metrics at %s/metrics", http_url(host, bound))
     config = uvicorn.Config(
-        app,
+        app if door is None else HttpDoor(app, door),
         http=BoundedProtocol,
         ws="none",
         h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,

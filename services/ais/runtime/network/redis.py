@@ -9,6 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -25,6 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ais.runtime.network.redis_url import RedisServer
+from ais.runtime.security.tokens import TokenFile
 from ais.runtime.settings import RedisSettings
 
 CALL_RETRIES = 3
@@ -56,7 +58,8 @@ async def connect(settings: RedisSettings, needs: Sequence[Command] = ()) -> Red
     """A connected client of a server that keeps what it is given and lets the user run the commands in `needs`.
 
     Raises RedisUnreachableError when no server answers within the settings' time, or at once when this one refuses the
-    user, evicts keys, is a cluster, or forbids a command. The commands in `needs` are checked, not executed.
+    user, evicts keys, is a cluster, or forbids a command. The commands in `needs` are checked, not executed. Raises
+    UnavailableError or SettingsError when the file with its password cannot be used.
     """
     if not settings.url:
         raise RedisUnreachableError(
@@ -73,7 +76,7 @@ async def connect(settings: RedisSettings, needs: Sequence[Command] = ()) -> Red
         ):
             with attempt:
                 await client.ping()
-                problem = await _unsuitable(client, needs)
+                problem = await _unsuitable(client, settings, needs)
     except RedisError as error:
         await client.aclose()
         if is_away(error):
@@ -96,10 +99,12 @@ def _client(settings: RedisSettings) -> Redis:
     # A local socket never hangs half open, and redis-py's health check on one repeats itself without end when it fails.
     remote = {"socket_keepalive": True, "health_check_interval": 15}
     options: dict[str, Any] = {} if server.url.startswith("unix:") else remote
+    if settings.password_file and not server.password:
+        options["credential_provider"] = _Credentials(server.username, TokenFile(settings.password_file))
+    else:
+        options |= {"username": server.username, "password": server.password}
     return Redis.from_url(
         server.url,
-        username=server.username,
-        password=server.password,
         protocol=2,
         socket_connect_timeout=settings.operation_timeout_seconds,
         socket_timeout=settings.operation_timeout_seconds + LONGEST_BLOCK_SECONDS,
@@ -110,7 +115,21 @@ def _client(settings: RedisSettings) -> Redis:
     )
 
 
-async def _unsuitable(client: Redis, needs: Sequence[Command]) -> str | None:
+class _Credentials(CredentialProvider):
+    """User and password of a connection that is being made."""
+
+    def __init__(self, user: str | None, file: TokenFile) -> None:
+        self._user = user or "default"
+        self._file = file
+
+    def get_credentials(self) -> tuple[str, str]:
+        return self._user, self._file.tokens()[0].decode()
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        return self.get_credentials()
+
+
+async def _unsuitable(client: Redis, settings: RedisSettings, needs: Sequence[Command]) -> str | None:
     """Why a server that answers cannot carry a run, or None."""
     try:
         info = await client.info()
@@ -119,7 +138,7 @@ async def _unsuitable(client: Redis, needs: Sequence[Command]) -> str | None:
     if info.get("cluster_enabled"):
         return "it is in cluster mode, and one transaction of ours uses several keys. Use a server that is no cluster."
     if refused := await _refused(client, [("INFO",), *needs]):
-        user = client.connection_pool.connection_kwargs.get("username") or "default"
+        user = RedisServer.parse(settings.url.get_secret_value()).username or "default"
         keys = sorted({key for command in needs for key in command if key.startswith("ais:")})
         pattern = f"~{keys[0].rpartition(':')[0]}:*" if keys else "~ais:*"
         shown = "; ".join(refused[:SHOWN]) + (f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else "")

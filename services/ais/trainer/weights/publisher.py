@@ -15,6 +15,7 @@ from ais.contracts.weights.offer import Identity, RelayTarget
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import TransientUploadError, UploadError, these, upload_client, upload_with_retries
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
 from ais.trainer.metrics import TrainerMetrics
@@ -56,6 +57,7 @@ class WeightPublisher:
         metrics: TrainerMetrics,
         origin: Origin = Origin(),  # noqa: B008  # frozen
         use_proxy: bool = False,
+        credential: Credential = NOBODY,
     ) -> None:
         """`origin` is this start of the trainer: replicas take no version from an earlier one any more."""
         self._registry = registry
@@ -79,7 +81,7 @@ class WeightPublisher:
         """URLs of the control APIs, by replica."""
         self._uploads: dict[Push, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._client = upload_client(settings.deadline_seconds, use_proxy)
+        self._client = upload_client(settings.deadline_seconds, use_proxy, credential)
 
     @property
     def live_replicas(self) -> int:

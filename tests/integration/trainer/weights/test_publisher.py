@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.weights.refusal import WeightsRefused
 from ais.contracts.weights.upload import KEEPALIVE_SECONDS
+from ais.rollout.weights.standing import Lease
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
 from tests.support.replicas.publishing import CuttingProxy, publishing, sent, served, versions
@@ -321,10 +322,10 @@ async def test_a_run_that_is_begun_anew_gets_the_replicas_that_were_left_running
     """As documented: the directory and the keys are removed, and the trainer counts its starts from 1 again."""
     replica = await fleet.join("replica")
 
-    async def named_run() -> str:
-        return (await redis.get(keys.identity) or b"").decode()
+    async def lease() -> Lease:
+        return Lease((await redis.get(keys.identity) or b"").decode(), incarnation=3)
 
-    replica.intake._named_run = named_run
+    replica.intake._lease = lease
     for run, incarnation, version in (("old", 2, 9), ("new", 1, 0)):
         await redis.set(keys.identity, run)
         registry = CollectorRegistry()
