@@ -10,4 +10,4 @@ import torch
 def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU here")
-    return torch.device(request.param)
+    return torch.device("cuda", 0) if request.param == "cuda" else torch.device("cpu")

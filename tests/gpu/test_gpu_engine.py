@@ -112,15 +112,18 @@ def test_what_a_token_was_sampled_with_is_what_it_scores(name: str, model: Path,
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["bf16", "e4m3", "int8"])
-def test_a_seed_draws_nearly_the_same_tokens(name: str, model: Path, device: torch.device) -> None:
-    """The random numbers are the same, and so are first tokens but where a number falls between two distributions."""
+@pytest.mark.parametrize(("name", "share"), [("bf16", 0.9), ("e4m3", 0.6), ("int8", 0.6)])
+def test_a_seed_draws_nearly_the_same_tokens(name: str, share: float, model: Path, device: torch.device) -> None:
+    """The random numbers are the same, and so are first tokens but where a number falls between two distributions.
+
+    All samples have one prompt and so one distribution: where codes fell differently it is another for all of them.
+    """
     precision, _ = PRECISIONS[name]
     found, expected = (
         sampled(architecture, precision, weights)
         for architecture, weights in (weights_on(where, model, precision) for where in (device, CPU))
     )
     first = [one.token_ids[0] == other.token_ids[0] for one, other in zip(found, expected, strict=True)]
-    assert sum(first) >= 0.9 * SAMPLES
+    assert sum(first) >= share * SAMPLES
     likely = [np.mean([one.logprobs.mean() for one in side]) for side in (found, expected)]
     assert abs(likely[0] - likely[1]) < 0.15

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ais.rollout.engines.torch_engine.sampling import distribution, draw, sample_key, uniforms
+from ais.rollout.engines.torch_engine.sampling import CHUNK, distribution, draw, draw_by_chunks, sample_key, uniforms
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
 
@@ -115,3 +115,25 @@ def test_a_number_depends_on_its_stream_and_place_alone() -> None:
     keys = np.array([sample_key(7, 0), sample_key(7, 1)], dtype=np.uint64)
     together = uniforms(keys, np.array([3, 4], dtype=np.uint64))
     assert together[1] == uniforms(keys[1:], np.array([4], dtype=np.uint64))[0]
+
+
+@pytest.mark.parametrize("size", [5, CHUNK, 3 * CHUNK, 10 * CHUNK + 7])
+def test_chunks_give_the_tokens_of_the_whole_row(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    logprobs = torch.log_softmax(4 * torch.randn(64, size, generator=generator), -1)
+    logprobs[::3, : size // 2] = -torch.inf
+    uniform = torch.rand(64, generator=generator, dtype=torch.float64)
+    uniform[:3], uniform[3:6] = 0.0, 1.0 - 2.0**-52
+    for found, expected in zip(draw_by_chunks(logprobs, uniform), draw(logprobs, uniform), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1.0 - 2.0**-52])
+@pytest.mark.parametrize("only", [0, 1, CHUNK - 1, CHUNK, CHUNK + 3])
+def test_chunks_never_give_a_token_without_probability(uniform: float, only: int) -> None:
+    logprobs = torch.full((2, CHUNK + 4), -torch.inf)
+    logprobs[0, only], logprobs[1] = 0.0, torch.nan
+    tokens, chosen = draw_by_chunks(logprobs, torch.tensor([uniform] * 2, dtype=torch.float64))
+    assert tokens[0] == only
+    assert torch.isfinite(chosen).tolist() == [True, False]
+    assert 0 <= int(tokens[1]) < CHUNK + 4

@@ -12,7 +12,7 @@ from ais.contracts.sampling import Precision
 from ais.rollout.engine import SamplingFailedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
-from ais.rollout.engines.torch_engine.decoder import Decoder
+from ais.rollout.engines.torch_engine.fused import best_decoder
 from ais.rollout.engines.torch_engine.graphs import GraphedDecoder
 from ais.rollout.engines.torch_engine.sampling import distribution, draw, uniforms
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Slots
@@ -41,7 +41,7 @@ class Batch:
         self.policy = policy
         self.slots = Slots(slots, positions)
         self._device = device = policy.weights.device
-        self._decoder = Decoder(architecture, precision, positions, device)
+        self._decoder = best_decoder(architecture, precision, positions, device)
         self._cache = KeyValueCache.allocate(architecture, precision, slots, positions, device)
         self._graphed = GraphedDecoder(self._decoder, policy.weights, self._cache) if device.type == "cuda" else None
 

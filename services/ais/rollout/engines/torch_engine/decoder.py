@@ -61,23 +61,32 @@ class Decoder:
         `length` is more than the largest position: how many positions of the cache are read.
         """
         count = tokens.shape[0]
-        lines = count * self._key_value_heads
         cosines, sines = self._cosines[positions], self._sines[positions]
-        hidden_future = torch.zeros(count, length, device=positions.device).masked_fill_(
-            self._ages[:length] > positions[:, None], -torch.inf
-        )
-        hidden_future = hidden_future.repeat_interleave(self._key_value_heads, 0).unsqueeze(1)
+        hidden_future = self._hidden_future(positions, length)
         entries = cache.next_entries(positions)
         stream = F.embedding(tokens, weights.embedding)
         for index, layer in enumerate(weights.layers):
             query, key, value = self._attention_inputs(layer, stream, cosines, sines)
             cache.append(index, entries, key, value)
-            keys = cache.keys[index][:count].view(lines, -1, self._head_size)[:, :length]
-            values = cache.values[index][:count].view(lines, -1, self._head_size)[:, :length]
-            query = query.reshape(lines, self._queries_per_key, self._head_size)
-            attended = self._attended(query, keys, values, hidden_future)
+            attended = self._attended_to(query, cache.keys[index], cache.values[index], hidden_future)
             stream = self._layer_outputs(layer, stream, attended.view(count, -1))
         return self._logits(weights, stream)
+
+    def _hidden_future(self, positions: Tensor, length: int) -> Tensor:
+        """float32 [lines, 1, length], a line for each row and key: minus infinity behind the row's position, else 0."""
+        count = positions.shape[0]
+        hidden_future = torch.zeros(count, length, device=positions.device).masked_fill_(
+            self._ages[:length] > positions[:, None], -torch.inf
+        )
+        return hidden_future.repeat_interleave(self._key_value_heads, 0).unsqueeze(1)
+
+    def _attended_to(self, query: Tensor, keys: Tensor, values: Tensor, hidden_future: Tensor) -> Tensor:
+        """`_attended` for queries [n, heads, size] and a layer's whole cache."""
+        lines, _, length = hidden_future.shape
+        count = query.shape[0]
+        keys, values = (part[:count].view(lines, -1, self._head_size)[:, :length] for part in (keys, values))
+        query = query.reshape(lines, self._queries_per_key, self._head_size)
+        return self._attended(query, keys, values, hidden_future)
 
     def _attended(self, query: Tensor, keys: Tensor, values: Tensor, hidden_future: Tensor) -> Tensor:
         """float32 [lines, queries_per_key, head_size]; sums in float32, whatever the cache holds."""

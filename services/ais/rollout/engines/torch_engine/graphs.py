@@ -49,11 +49,15 @@ class GraphedDecoder:
 
     def decode(self, tokens: Tensor, positions: Tensor, length: int) -> Tensor:
         """As `Decoder.decode`. Rows behind the last one compute nothing that anybody reads."""
+        with torch.cuda.device(self._tokens.device):  # a thread begins with the first one
+            return self._decode(tokens, positions, length)
+
+    def _decode(self, tokens: Tensor, positions: Tensor, length: int) -> Tensor:
         count = len(tokens)
         rows = min(max(LEAST_ROWS, 1 << (count - 1).bit_length()), len(self._tokens))
         length = min(-(-length // POSITIONS) * POSITIONS, self._positions)
-        self._tokens[:count].copy_(tokens)
-        self._at[:count].copy_(positions)
+        self._tokens[:count].copy_(tokens, non_blocking=True)
+        self._at[:count].copy_(positions, non_blocking=True)
         self._at[count:].zero_()
         recorded = self._recorded.get((rows, length)) or self._record(rows, length)
         recorded.graph.replay()
@@ -63,7 +67,7 @@ class GraphedDecoder:
         step = (self._weights, self._tokens[:rows], self._at[:rows], length, self._cache)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what libraries allocate at their first call must not be recorded
+        with torch.cuda.stream(side):  # kernels compile, and libraries allocate, at their first call
             self._decoder.decode(*step)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()

@@ -41,6 +41,10 @@ class RoundedLinear:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         rounded = quantize_activation(inputs, self.activations, torch.float32) if self.activations else inputs.float()
+        return self.product(rounded)
+
+    def product(self, rounded: Tensor) -> Tensor:
+        """bf16 [n, outputs] of inputs that are rounded, float32 [n, inputs]."""
         return F.linear(rounded, self.weight, self.bias).bfloat16()
 
 

@@ -51,10 +51,14 @@ class Fp8Linear:
     def __call__(self, inputs: Tensor) -> Tensor:
         """bf16 [n, inputs] to bf16 [n, outputs]."""
         rounded = encode_activation(inputs, "e4m3")
+        return self.product(rounded.codes, rounded.scales)
+
+    def product(self, codes: Tensor, scales: Tensor) -> Tensor:
+        """bf16 [n, outputs] of codes [n, inputs] and scales float32 [n, 1]."""
         return torch._scaled_mm(
-            rounded.codes,
+            codes,
             self.codes.t(),
-            scale_a=rounded.scales,
+            scale_a=scales,
             scale_b=self.scales,
             bias=self.bias,
             out_dtype=torch.bfloat16,
@@ -76,11 +80,15 @@ class Int8Linear:
     def __call__(self, inputs: Tensor) -> Tensor:
         """bf16 [n, inputs] to bf16 [n, outputs]."""
         rounded = encode_activation(inputs, "int8")
-        rows = inputs.shape[0]
-        codes = F.pad(rounded.codes, (0, 0, 0, max(0, LEAST_INT8_ROWS - rows)))
-        sums = torch._int_mm(codes, self.codes.t())[:rows]
-        products = sums.float() * rounded.scales * self.scales
+        products = self.sums(rounded.codes).float() * rounded.scales * self.scales
         return (products if self.bias is None else products + self.bias).bfloat16()
+
+    def sums(self, codes: Tensor) -> Tensor:
+        """int32 [n, outputs]: products of codes [n, inputs], before their scales."""
+        rows = codes.shape[0]
+        if rows < LEAST_INT8_ROWS:
+            codes = F.pad(codes, (0, 0, 0, LEAST_INT8_ROWS - rows))
+        return torch._int_mm(codes, self.codes.t())[:rows]
 
 
 def matrix_unit(
