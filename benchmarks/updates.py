@@ -210,18 +210,18 @@ async def measure(
         load = Load(client, record.vocab_size)
         calls = [asyncio.create_task(load.keep(number)) for number in range(GROUPS)]
         try:
-            headers = keyring.credential(Role.TRAINER).headers()
-            async with httpx.AsyncClient(
-                base_url=record.http_url, timeout=DEADLINE_SECONDS, trust_env=False, headers=headers
-            ) as http:
+            async with (
+                http_client(record, keyring, Role.TRAINER) as http,
+                http_client(record, keyring, Role.METRICS) as looking,
+            ):
                 await load.next_call()
-                steps = await histogram(http, "ais_rollout_decode_step_seconds")
+                steps = await histogram(looking, "ais_rollout_decode_step_seconds")
                 made = []
                 for version in range(1, updates + 1):
                     made.append(await push(http, load, version, policies[version % 2], process))
                     if version % WARM_UP_UPDATES == 0:
                         progress(f"{engine}: {version} of {updates} updates")
-                metrics = await own_metrics(engine, http, steps)
+                metrics = await own_metrics(engine, looking, steps)
         finally:
             await end_tasks(*calls)
             await client.close()
@@ -229,6 +229,12 @@ async def measure(
             if not call.cancelled():
                 call.result()  # it ends by itself only by an error
     return made, load, metrics
+
+
+def http_client(record: ReplicaRecord, keyring: Keyring, role: Role) -> httpx.AsyncClient:
+    """A client of the replica's control API, in that role."""
+    headers = keyring.credential(role).headers()
+    return httpx.AsyncClient(base_url=record.http_url, timeout=DEADLINE_SECONDS, trust_env=False, headers=headers)
 
 
 async def push(http: httpx.AsyncClient, load: Load, version: int, policy: Snapshot, process: int) -> Update:
