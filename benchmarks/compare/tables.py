@@ -40,10 +40,10 @@ def recorded(file: str) -> tuple[Row, ...]:
 
 
 def chosen(file: str, task: str, form: str, methods: Sequence[str]) -> list[Row]:
-    """The rows of a task and format, in the order of `methods`, or all that there are."""
+    """The rows of a task and format, in the order of `methods`, or BF16 rollouts and all that there are."""
     rows = [row for row in recorded(file) if row.task == task]
     if not methods:
-        return [row for row in rows if row.format == form]
+        return [row for row in rows if row.format in (BF16, form)]
     wanted = [(BF16, "none") if method == BF16 else (form, method) for method in methods]
     return [row for place in wanted for row in rows if (row.format, row.method) == place]
 

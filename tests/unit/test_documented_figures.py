@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
+from benchmarks.gpu import tables as gpu
 from benchmarks.long_answers import report as lengths
 from benchmarks.tiny_grpo import frozen_table
 from benchmarks.tiny_grpo.report import read
@@ -44,3 +45,9 @@ def test_the_table_of_frozen_policies_is_made_from_its_records() -> None:
     assert frozen_table.BLOCK.search(text)
     records = read(ROOT / "benchmarks" / "results" / "collapse_frozen.jsonl")
     assert frozen_table.filled(text, records) == text
+
+
+def test_the_tables_of_a_gpu_are_made_from_its_records() -> None:
+    text = gpu.DOCUMENT.read_text(encoding="utf-8")
+    assert {block["name"] for block in gpu.BLOCK.finditer(text)} == gpu.TABLES.keys()
+    assert gpu.filled(text) == text
