@@ -69,7 +69,7 @@ DEEDS = {
     "right": lambda: 1,
     "parts": lambda: {"style": 0.5, "sense": 2},
     "hang": lambda: time.sleep(1000),
-    "spin": lambda: [None for _ in iter(int, 1)],
+    "spin": lambda: sum(0 for _ in iter(int, 1)),
     "segfault": lambda: ctypes.string_at(0),
     "crash with a child": crashed_with_a_child,
     "ten gigabytes": lambda: len(bytearray(10 * 1024**3)),
