@@ -25,8 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from ais.comparison.machine import commit
 from ais_core.settings import CorrectionSettings, MixingSettings
-from benchmarks.support.report import RESULTS, commit, figure, machine
+from benchmarks.support.report import RESULTS, figure, machine
 from benchmarks.tiny_grpo.dissection import Study, run
 from benchmarks.tiny_grpo.experiment import PRECISIONS
 from benchmarks.tiny_grpo.frozen import Frozen, compare

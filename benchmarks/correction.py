@@ -35,9 +35,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import ais_core
+from ais.comparison.machine import commit
 from ais_core import CorrectionSettings, MixingSettings, SequenceBatch
 from ais_core.settings import Level
-from benchmarks.support.report import commit, machine
+from benchmarks.support.report import machine
 
 SETTINGS = MixingSettings(evaluation="same_batch")
 

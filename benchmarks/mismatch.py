@@ -33,6 +33,7 @@ from ais.collector.prompts.prompts import Split, TaskSource
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.replicas.generation import GenerationClient
 from ais.collector.tasks.task import open_task
+from ais.comparison.machine import commit
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.launcher.evaluation import serving_replica
@@ -48,7 +49,7 @@ from ais.settings import Settings, load, to_toml
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
 from ais_core import CorrectionSettings, SequenceBatch, build, log_ratio, summarize
-from benchmarks.support.report import RESULTS, commit, machine
+from benchmarks.support.report import RESULTS, machine
 
 EXAMPLE = Path("examples/sort16/config.toml")
 W8A8 = {"granularity": "channel", "kv_cache": "bf16", "head": "false"}

@@ -21,10 +21,11 @@ from time import monotonic
 
 import torch
 
+from ais.comparison.machine import commit
 from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from benchmarks.gpu import processes
 from benchmarks.gpu.points import FILE, Points, Session, shown
-from benchmarks.support.report import commit, machine
+from benchmarks.support.report import machine
 
 PARTS = ("devices", "correction", "rollout", "trainer", "run", "compare")
 """Each a module of this package with a function `measure`, in the order in which they are run."""

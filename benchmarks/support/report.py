@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
+
+from ais.comparison.machine import commit
 
 RESULTS = Path(os.environ.get("AIS_BENCH_RESULTS") or Path(__file__).parents[1] / "results")
 """Where figures are recorded: benchmarks/results, or the directory that AIS_BENCH_RESULTS names for a trial run."""
@@ -51,17 +51,3 @@ def machine() -> str:
     name = names[0] if names else platform.processor()
     features = torch.backends.cpu.get_cpu_capability()
     return f"{name} ({features}), {os.cpu_count()} cores, {torch.get_num_threads()} thread, torch {torch.__version__}"
-
-
-def commit() -> str:
-    """The commit measured, or `none` outside a repository and without git."""
-    if shutil.which("git") is None:
-        return "none"
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "none"
