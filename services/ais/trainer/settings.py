@@ -39,10 +39,6 @@ class OptimizerSettings(Section):
     """Steps over which the learning rate rises linearly from 0. Without them the first noisy batches can end a run."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up: linear and cosine fall to 0 at the end of the run."""
-    pace: Literal["constant", "signal"] = "constant"
-    """signal: the rate is multiplied by the share of the batch's groups that have a gradient, those whose rewards
-    differ. Adam divides by the size of recent gradients, so that without it the few groups left of a batch near reward
-    0 or 1 move the policy as far as all of them would."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Adam's decay of the gradient mean."""
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)

@@ -253,17 +253,6 @@ def test_the_gradient_is_clipped_to_its_norm() -> None:
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize(("pace", "alike", "rate"), [("constant", 3, 0.5), ("signal", 3, 0.25), ("signal", 6, 0.0)])
-def test_the_pace_of_the_signal_is_the_share_of_groups_whose_rewards_differ(pace: str, alike: int, rate: float) -> None:
-    learner = new_learner(pace=pace, learning_rate=0.5)
-    before = {name: master.detach().clone() for name, master in learner._policy.masters.items()}
-    same = [replace(group, rewards=(1.0,) * len(group.rewards)) for group in GROUPS[:alike]]
-    (outcome,) = train(learner, [*same, *GROUPS[alike:]])
-    assert outcome.figures.learning_rate == pytest.approx(rate)
-    moved = any(not torch.equal(master, before[name]) for name, master in learner._policy.masters.items())
-    assert moved == (rate > 0)
-
-
 @pytest.mark.parametrize("temperature", [1e-4, 1e-3, 1e-2, 50.0])
 @pytest.mark.parametrize(
     "correction", [SAME_BATCH, CorrectionSettings(method="tis"), CorrectionSettings(method="none")]

@@ -165,8 +165,7 @@ class Learner:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
         with clock.phase("prepare"):
             batch = prepare(groups, self._version, self._settings, self._ranks)
-        informative = 1.0 - batch.zero_variance_share
-        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps, informative))
+        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps))
         try:
             self._train(batch, tally, clock)
         except NonFiniteError as error:

@@ -7,15 +7,8 @@ import math
 from ais.trainer.settings import OptimizerSettings
 
 
-def learning_rate(settings: OptimizerSettings, step: int, steps: int, informative: float = 1.0) -> float:
-    """Learning rate of `step` (from 0) in a run of `steps`: linear warm-up, then the schedule, at the pace.
-
-    `informative` is the share of the batch's groups whose rewards differ.
-    """
-    return _scheduled(settings, step, steps) * (informative if settings.pace == "signal" else 1.0)
-
-
-def _scheduled(settings: OptimizerSettings, step: int, steps: int) -> float:
+def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
+    """Learning rate of `step` (from 0) in a run of `steps`: linear warm-up, then the schedule."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
