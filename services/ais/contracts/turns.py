@@ -23,7 +23,7 @@ TOKEN_DTYPE = np.dtype("<i4")
 _UNSIGNED_DTYPE = np.dtype("<u4")
 
 FINISH_TO_PROTO = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
-_FINISH_FROM_PROTO = {number: reason for reason, number in FINISH_TO_PROTO.items()}
+_FINISH_FROM_PROTO: dict[int, FinishReason] = {number: reason for reason, number in FINISH_TO_PROTO.items()}
 
 
 @dataclass(frozen=True)
