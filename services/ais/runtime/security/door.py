@@ -7,21 +7,13 @@ import logging
 from collections.abc import Mapping
 from enum import StrEnum
 
-from prometheus_client import Counter
-
+from ais.runtime.metrics.meter import Meter
 from ais.runtime.network.addresses import is_loopback
 from ais.runtime.security.roles import Allowed, Role
 from ais.runtime.security.tokens import TokenFile
 
 HEADER = "authorization"
 LONGEST_HEADER = 1024
-
-REFUSED = Counter(
-    "ais_refused_callers",
-    "Calls that were refused before they were looked at, by the reason.",
-    ["reason"],
-    registry=None,  # every service's registry has it: ais.runtime.metrics
-)
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +29,15 @@ class Refusal(StrEnum):
     def told(self) -> str:
         """All that the caller is told."""
         return "forbidden" if self is Refusal.WRONG_ROLE else "unauthenticated"
+
+
+METER = Meter(None)
+REFUSED = METER.counter(  # every service's registry has it: ais.runtime.metrics.registry
+    "ais_refused_callers",
+    "Calls that were refused before they were looked at, by the reason.",
+    "A service with other tokens, or a stranger: docs/security.md says who needs which.",
+    {"reason": [refusal.value for refusal in Refusal]},
+)
 
 
 class Door:
