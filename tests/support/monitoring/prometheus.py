@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
 START_SECONDS = 60
 
