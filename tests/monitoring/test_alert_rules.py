@@ -20,6 +20,7 @@ MINUTES = 90
 T, C, R = ('job="trainer",instance="t:1"', 'job="collector",instance="c:1"', 'job="rollout",instance="r:1"')
 HEALTHY: Mapping[str, str] = {
     f"up{{{T}}}": "1x90",
+    f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{300 * 86400}x90",
     f"up{{{C}}}": "1x90",
     f"up{{{R}}}": "1x90",
     f'ais_run_state{{{T},state="finished"}}': "0x90",
@@ -100,6 +101,9 @@ CASES: Mapping[str, Case] = {
     "AisNoReplica": Case({f"ais_collector_ready_replicas{{{C}}}": "2x82 0x8"}, also=("AisReplicaLost",)),
     "AisRestarts": Case({f"process_start_time_seconds{{{R}}}": "1000x60 2000x10 3000x10 4000x10"}),
     "AisRunFailed": Case({f'ais_run_state{{{T},state="failed"}}': "0x85 1x2 _x3"}),
+    "AisCertificateExpiring": Case(
+        {f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{10 * 86400}x90"}
+    ),
     "AisDiskFilling": Case({f"ais_run_directory_free_bytes{{{T}}}": "100000000000-1000000000x90"}),
 }
 

@@ -101,9 +101,12 @@ class RolloutMetrics:
         )
         self.weight_relays = meter.counter(
             "ais_rollout_weight_relays",
-            "Versions passed on to another replica, by outcome: served or failed (the trainer sees to it).",
-            "`failed`: replicas do not reach each other. The trainer then sends itself, which is slower.",
-            {"outcome": ("served", "failed")},
+            "Versions passed on to another replica, by outcome: served, failed (the trainer sees to it), or refused, "
+            "where no replica of the run is registered.",
+            "`failed`: replicas do not reach each other. The trainer then sends itself, which is slower. "
+            "`refused`: the "
+            "trainer names a place where no replica is.",
+            {"outcome": ("served", "failed", "refused")},
         )
         self.swap_paused_seconds = meter.histogram(
             "ais_rollout_weight_swap_paused_seconds",

@@ -12,16 +12,16 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disabl
 from ais.runtime import strays
 from ais.runtime.metrics.meter import Described, Meter
 from ais.runtime.network import patience
-from ais.runtime.security import door
+from ais.runtime.security import certificates, refusals
 
 
 def service_registry(service: str, run: str = "") -> CollectorRegistry:
     """A registry with what every service measures: its resources and release, retries of Redis, records it
-    skipped, callers it refused. `run`: name of the run that it works for."""
+    skipped, callers it refused, its certificates. `run`: name of the run that it works for."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nothing asks for
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    for shared in (patience.RETRIES, strays.STRAYS, door.REFUSED):
+    for shared in (patience.RETRIES, strays.STRAYS, refusals.REFUSED, certificates.EXPIRY):
         registry.register(shared)
     build, of_run = _info(Meter(registry))
     build.labels(service, _release()).set(1)
@@ -32,7 +32,8 @@ def service_registry(service: str, run: str = "") -> CollectorRegistry:
 def shared_descriptions() -> list[Described]:
     """What every service measures."""
     _info(own := Meter(None))
-    return [*own.described, *patience.METER.described, *strays.METER.described, *door.METER.described]
+    meters = (own, patience.METER, strays.METER, refusals.METER, certificates.METER)
+    return [one for meter in meters for one in meter.described]
 
 
 def _info(meter: Meter) -> tuple[Gauge, Gauge]:
