@@ -70,6 +70,14 @@ def test_all_are_renewed_by_one_authority_whose_key_may_be_kept_elsewhere_meanwh
     assert len(list(issue(tmp_path, LIFE))) == 2 * len(HOLDERS)
 
 
+def test_directories_that_are_there_already_are_filled(tmp_path: Path) -> None:
+    """As volumes are."""
+    for name in (AUTHORITY_OF_ALL, *HOLDERS):
+        (tmp_path / name).mkdir()
+    assert list(issue(tmp_path))
+    Certificates(tmp_path / "trainer")
+
+
 def test_an_authority_that_is_damaged_is_told(tmp_path: Path) -> None:
     assert list(issue(tmp_path))
     (tmp_path / AUTHORITY_OF_ALL / KEY).write_text(Authority.new().issued.key)

@@ -116,7 +116,7 @@ def _certify(directory: Path, renew: timedelta | None) -> Iterator[Path]:
     if not due:
         return
     place = directory / AUTHORITY_OF_ALL
-    if not place.exists():
+    if not (place / KEY).exists():
         if known := [service for service in HOLDERS if (directory / service / AUTHORITY).exists()]:
             raise SettingsError(
                 f"{place} is not there, whose key has signed the certificate in {directory / known[0]}: put it back, "
