@@ -199,7 +199,8 @@ def _described(letter: DeadLetter) -> Iterator[str]:
     yield f"rewards     {', '.join(f'{reward:g}' for reward in message.rewards) or 'none'}"
     for one in message.trajectories:
         spans = ", ".join(f"version {span.version}: [{span.begin}, {span.end})" for span in one.spans)
-        yield f"trajectory  {one.trajectory_id!r}: {len(one.token_ids) // 4} tokens; {spans or 'no spans'}"
+        turns = f" in {len(one.turns)} turns" if one.turns else ""
+        yield f"trajectory  {one.trajectory_id!r}: {len(one.token_ids) // 4} tokens{turns}; {spans or 'no spans'}"
         formats = f"{one.precision.weights}/{one.precision.granularity} x {one.precision.activations}"
         yield f"            replica {one.replica_id!r}, {one.engine} {one.engine_version}, {formats}, " + (
             f"temperature {one.sampling.temperature:g}"

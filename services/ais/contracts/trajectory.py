@@ -30,24 +30,31 @@ from ais.contracts.malformed import MalformedRecordError as MalformedRecordError
 from ais.contracts.malformed import check_name, refuse
 from ais.contracts.reward_components import RewardComponent, decode_components, encode_components
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.turns import (
+    FINISH_TO_PROTO,
+    Segment,
+    Turn,
+    decode_finish,
+    decode_turns,
+    encode_turns,
+    segments,
+)
+from ais.contracts.turns import TOKEN_DTYPE as TOKEN_DTYPE  # the dtype and the decoder belong to whole records too
+from ais.contracts.turns import decode_token_ids as decode_token_ids
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.text import printable
 
-SCHEMA_VERSION = 1
-"""Layout of ScoredGroup written and read by this code."""
+SINGLE_RESPONSES, WITH_TURNS = 1, 2
+"""Layouts of ScoredGroup that are read. A group without turns is written as a reader of an earlier release knows it;
+one with turns must be refused there, because what follows its prompt is not what was sampled alone."""
 
-TOKEN_DTYPE = np.dtype("<i4")
 LOGPROB_DTYPE = np.dtype("<f4")
-_UNSIGNED_DTYPE = np.dtype("<u4")
 
 LONGEST_ANSWER = 1000
 """Characters of a group's answer that are sent and accepted."""
 
 DISTINCT_KEPT = 256
 """Distinct sampling parameters and precisions whose wire form is remembered: each group has its own seed."""
-
-_FINISH_TO_PROTO = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
-_FINISH_FROM_PROTO = {number: reason for reason, number in _FINISH_TO_PROTO.items()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,11 @@ class TrajectoryBounds:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sampled response. `token_ids` int32 [T], `behaviour_logprobs` float32 [T], T >= 1."""
+    """What was sampled in answer to a prompt: one response, or the turns of an episode.
+
+    `token_ids` int32 [T] and `behaviour_logprobs` float32 [T], T >= 1, are the sampled tokens alone, and so is what
+    `spans` count. What stands between turns is in `turns`.
+    """
 
     trajectory_id: str
     group_id: str
@@ -88,10 +99,32 @@ class Trajectory:
     replica_id: str
     first_token_seconds: float
     total_seconds: float
+    turns: tuple[Turn, ...] = ()
+    """The turns of an episode; none for a single response."""
 
     @property
     def oldest_version(self) -> int:
         return min(span.version for span in self.spans)
+
+    @property
+    def version_span(self) -> int:
+        """Versions between the oldest and the newest that sampled a token: 0 where one sampled all."""
+        return max(span.version for span in self.spans) - self.oldest_version
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """What follows the prompt, in order: sampled tokens and, between turns, context."""
+        return segments(self.token_ids, self.turns)
+
+    @cached_property
+    def text_token_ids(self) -> np.ndarray:
+        """int32 [L]: all that follows the prompt, context between turns included."""
+        return np.concatenate([part.token_ids for part in self.segments]) if self.turns else self.token_ids
+
+    @cached_property
+    def sampled(self) -> np.ndarray:
+        """bool [L]: which of `text_token_ids` the policy sampled; `token_ids` are those, in order."""
+        return np.repeat([part.sampled for part in self.segments], [len(part.token_ids) for part in self.segments])
 
 
 @dataclass(frozen=True)
@@ -126,7 +159,7 @@ def encode_trajectory(trajectory: Trajectory) -> pb.Trajectory:
 
 def encode_group(group: ScoredGroup) -> bytes:
     message = pb.ScoredGroup(
-        schema_version=SCHEMA_VERSION,
+        schema_version=WITH_TURNS if any(one.turns for one in group.trajectories) else SINGLE_RESPONSES,
         group_id=group.group_id,
         ordinal=group.ordinal,
         prompt_id=group.prompt_id,
@@ -151,7 +184,7 @@ def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
     message.behaviour_logprobs = trajectory.behaviour_logprobs.astype(LOGPROB_DTYPE, copy=False).tobytes()
     for span in trajectory.spans:
         message.spans.add(version=span.version, begin=span.begin, end=span.end, digest=span.digest)
-    message.finish_reason = _FINISH_TO_PROTO[trajectory.finish_reason]
+    message.finish_reason = FINISH_TO_PROTO[trajectory.finish_reason]
     message.sampling.MergeFromString(_encoded(trajectory.sampling))
     message.precision.MergeFromString(_encoded(trajectory.precision))
     message.engine = trajectory.engine
@@ -159,6 +192,7 @@ def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
     message.replica_id = trajectory.replica_id
     message.timings.first_token_seconds = trajectory.first_token_seconds
     message.timings.total_seconds = trajectory.total_seconds
+    encode_turns(message, trajectory.turns)
 
 
 @lru_cache(maxsize=DISTINCT_KEPT)
@@ -178,8 +212,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
     token_ids = decode_token_ids(message.token_ids, bounds.vocab_size, f"{field}.token_ids")
     logprobs = _decode_logprobs(message.behaviour_logprobs, len(token_ids), f"{field}.behaviour_logprobs")
     spans = _decode_spans(message, len(token_ids), bounds.newest_version, f"{field}.spans")
-    if message.finish_reason not in _FINISH_FROM_PROTO:
-        refuse(f"{field}.finish_reason", f"expected STOP or LENGTH, got {message.finish_reason}")
+    finish_reason = decode_finish(message.finish_reason, f"{field}.finish_reason")
     try:
         sampling = _decode_sampling(message.sampling.SerializeToString())
         precision = _decode_precision(message.precision.SerializeToString())
@@ -195,7 +228,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         token_ids=token_ids,
         behaviour_logprobs=logprobs,
         spans=spans,
-        finish_reason=_FINISH_FROM_PROTO[message.finish_reason],
+        finish_reason=finish_reason,
         sampling=sampling,
         precision=precision,
         engine=message.engine,
@@ -203,6 +236,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         replica_id=message.replica_id,
         first_token_seconds=message.timings.first_token_seconds,
         total_seconds=message.timings.total_seconds,
+        turns=decode_turns(message, len(token_ids), bounds.vocab_size, field),
     )
 
 
@@ -212,8 +246,8 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         message = pb.ScoredGroup.FromString(payload)
     except DecodeError as error:
         raise MalformedRecordError("group", f"is not a ScoredGroup message: {error}") from error
-    if message.schema_version != SCHEMA_VERSION:
-        refuse("schema_version", f"expected {SCHEMA_VERSION}, got {message.schema_version}")
+    if message.schema_version not in (SINGLE_RESPONSES, WITH_TURNS):
+        refuse("schema_version", f"expected {SINGLE_RESPONSES} or {WITH_TURNS}, got {message.schema_version}")
     check_name(message.group_id, "group_id")
     for name in ("prompt_id", "task"):
         check_name(getattr(message, name), name, may_be_empty=True)
@@ -253,18 +287,6 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         components=decode_components(message),
         redraw=message.redraw,
     )
-
-
-def decode_token_ids(data: bytes, vocab_size: int, field: str) -> np.ndarray:
-    """Packed tokens as int32 [T], T >= 1, each in [0, vocab_size)."""
-    if not data or len(data) % TOKEN_DTYPE.itemsize:
-        refuse(field, f"expected a positive multiple of {TOKEN_DTYPE.itemsize} bytes, got {len(data)}")
-    token_ids = np.frombuffer(data, dtype=TOKEN_DTYPE)
-    if int(token_ids.view(_UNSIGNED_DTYPE).max()) >= vocab_size:  # a negative number is a large one here
-        lowest, highest = int(token_ids.min()), int(token_ids.max())
-        outside = lowest if lowest < 0 else highest
-        refuse(field, f"token id {outside} is outside the vocabulary of {vocab_size}")
-    return token_ids
 
 
 def _decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:

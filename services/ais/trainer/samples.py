@@ -33,8 +33,9 @@ class SampleLog:
     """Writes a step's samples: `per_step` responses drawn from the whole batch, each as likely as any other.
 
     The keys of a line: step, version (the oldest policy that sampled a token), ordinal (which prompt), prompt and
-    response (with special tokens, as the policy read and wrote them), reward, components (its named scores), failures
-    (why a component could not judge it), finish_reason, answer (what the verifier compared with).
+    response (with special tokens, as the policy read and wrote them; of an episode all turns and what stood between),
+    reward, components (its named scores), failures (why a component could not judge it), finish_reason, answer (what
+    the verifier compared with).
     """
 
     def __init__(self, directory: Path, decode: Decode | None, per_step: int) -> None:
@@ -63,7 +64,7 @@ class SampleLog:
             "version": trajectory.oldest_version,
             "ordinal": group.ordinal,
             "prompt": shortened(decode(group.prompt_token_ids)),
-            "response": shortened(decode(trajectory.token_ids)),
+            "response": shortened(decode(trajectory.text_token_ids)),
             "reward": group.rewards[index],
             "components": {one.name: one.scores[index] for one in group.components},
             "failures": {

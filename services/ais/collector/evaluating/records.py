@@ -32,7 +32,7 @@ def write_records(file: Path, tokenizer: PolicyTokenizer, step: int, samples: Se
 def _rows(tokenizer: PolicyTokenizer, step: int, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
     for sample in samples:
         for index, (trajectory, reward) in enumerate(zip(sample.trajectories, sample.rewards, strict=True)):
-            tokens = trajectory.token_ids.tolist()
+            tokens, text = trajectory.token_ids.tolist(), trajectory.text_token_ids.tolist()
             ended = trajectory.finish_reason is FinishReason.STOP
             yield {
                 "step": step,
@@ -41,12 +41,13 @@ def _rows(tokenizer: PolicyTokenizer, step: int, samples: Sequence[Sample]) -> I
                 "prompt": sample.prompt.text,
                 "answer": sample.prompt.answer,
                 "sample": trajectory.sample_index,
-                "response": tokenizer.decode_response(tokens[:-1] if ended else tokens),
+                "response": tokenizer.decode_response(text[:-1] if ended else text),
                 "reward": reward,
                 "components": [{"name": one.name, "score": one.scores[index]} for one in sample.components],
                 "first_version": min(span.version for span in trajectory.spans),
                 "last_version": max(span.version for span in trajectory.spans),
                 "finish_reason": trajectory.finish_reason.value,
+                "turns": max(1, len(trajectory.turns)),
                 "token_ids": tokens,
                 "logprobs": trajectory.behaviour_logprobs.tolist(),
             }

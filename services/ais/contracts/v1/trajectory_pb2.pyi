@@ -68,8 +68,22 @@ class Timings(_message.Message):
     total_seconds: float
     def __init__(self, first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ...) -> None: ...
 
+class Turn(_message.Message):
+    __slots__ = ("context_token_ids", "tokens", "finish_reason", "max_new_tokens", "seed")
+    CONTEXT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    context_token_ids: bytes
+    tokens: int
+    finish_reason: FinishReason
+    max_new_tokens: int
+    seed: int
+    def __init__(self, context_token_ids: _Optional[bytes] = ..., tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., max_new_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
 class Trajectory(_message.Message):
-    __slots__ = ("trajectory_id", "group_id", "sample_index", "token_ids", "behaviour_logprobs", "spans", "finish_reason", "sampling", "precision", "engine", "engine_version", "replica_id", "timings")
+    __slots__ = ("trajectory_id", "group_id", "sample_index", "token_ids", "behaviour_logprobs", "spans", "finish_reason", "sampling", "precision", "engine", "engine_version", "replica_id", "timings", "turns")
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +97,7 @@ class Trajectory(_message.Message):
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: str
     group_id: str
     sample_index: int
@@ -96,7 +111,8 @@ class Trajectory(_message.Message):
     engine_version: str
     replica_id: str
     timings: Timings
-    def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ...) -> None: ...
 
 class JudgementFailure(_message.Message):
     __slots__ = ("index", "outcome", "text")

@@ -177,7 +177,7 @@ class Intake:
                 f"top_p = {sampling.top_p:g} and top_k = {sampling.top_k} truncate the distribution, which biases the "
                 "importance ratio; train with top_p = 1 and top_k = 0",
             )
-        if (length := prompt_length + len(trajectory.token_ids)) > self._context_length:
+        if (length := prompt_length + len(trajectory.text_token_ids)) > self._context_length:
             raise MalformedRecordError(
                 f"{field}.token_ids",
                 f"prompt and response have {length} tokens, the model's context {self._context_length}",

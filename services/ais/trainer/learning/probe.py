@@ -18,7 +18,7 @@ def probe_sequences(groups: Sequence[ScoredGroup], sequences: int, tokens: int) 
     candidates = [(index, group) for group in groups for index in range(len(group.trajectories))]
     candidates.sort(key=lambda candidate: candidate[0])
     return tuple(
-        tuple([*group.prompt_token_ids.tolist(), *group.trajectories[index].token_ids.tolist()][:tokens])
+        tuple([*group.prompt_token_ids.tolist(), *group.trajectories[index].text_token_ids.tolist()][:tokens])
         for index, group in candidates[:sequences]
     )
 

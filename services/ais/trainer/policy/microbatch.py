@@ -18,7 +18,7 @@ from ais.contracts.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Sample:
-    """One response with the prompt it answers. `prompt_token_ids` int32 [P]."""
+    """One trajectory with the prompt it answers. `prompt_token_ids` int32 [P]."""
 
     prompt_token_ids: np.ndarray
     trajectory: Trajectory
@@ -26,21 +26,24 @@ class Sample:
     @property
     def input_length(self) -> int:
         """Tokens the model reads: all but the last, which is only predicted."""
-        return len(self.prompt_token_ids) + len(self.trajectory.token_ids) - 1
+        return len(self.prompt_token_ids) + len(self.trajectory.text_token_ids) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Microbatch:
-    """R sequences for one forward pass, and their T response tokens laid end to end, sequence by sequence."""
+    """R sequences for one forward pass, and their T sampled tokens laid end to end, sequence by sequence.
+
+    Prompts and the context between turns are read and never predicted: they have no place among the T.
+    """
 
     input_ids: torch.Tensor
-    """int64 [R, L]: prompt and response without its last token, right-padded with 0."""
+    """int64 [R, L]: prompt and what follows it without its last token, right-padded with 0."""
     rows: torch.Tensor
-    """int64 [T]: sequence of each response token, counted in this microbatch."""
+    """int64 [T]: sequence of each sampled token, counted in this microbatch."""
     columns: torch.Tensor
     """int64 [T]: position whose hidden state predicts the token."""
     targets: torch.Tensor
-    """int64 [T]: the response tokens."""
+    """int64 [T]: the sampled tokens."""
     behaviour_logprobs: torch.Tensor
     """float32 [T]: log-probs under the policy that sampled."""
     versions: torch.Tensor
@@ -50,7 +53,7 @@ class Microbatch:
     sequences: torch.Tensor
     """int64 [R]: which sample of the batch each sequence is."""
     lengths: torch.Tensor
-    """int64 [R]: response tokens of each sequence."""
+    """int64 [R]: sampled tokens of each sequence."""
     precision: Precision
     """Number formats of the policy that sampled: one for all sequences."""
 
@@ -116,22 +119,25 @@ def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Micr
     trajectories = [samples[index].trajectory for index in chosen]
     spans = [span for trajectory in trajectories for span in trajectory.spans]
     prompt_lengths = np.array([len(prompt) for prompt in prompts])
+    text_lengths = np.array([len(trajectory.text_token_ids) for trajectory in trajectories])
     lengths = np.array([len(trajectory.token_ids) for trajectory in trajectories])
-    targets = np.concatenate([trajectory.token_ids for trajectory in trajectories]).astype(np.int64)
+    text = np.concatenate([trajectory.text_token_ids for trajectory in trajectories]).astype(np.int64)
+    sampled = np.concatenate([trajectory.sampled for trajectory in trajectories])
 
     prompt_rows, prompt_columns = _ragged(prompt_lengths)
-    rows, offsets = _ragged(lengths)
+    rows, offsets = _ragged(text_lengths)
     columns = offsets + (prompt_lengths - 1)[rows]
-    read = offsets < lengths[rows] - 1  # the last token is predicted, never read
-    input_ids = np.zeros((len(chosen), int((prompt_lengths + lengths).max()) - 1), dtype=np.int64)
+    read = offsets < text_lengths[rows] - 1  # the last token is predicted, never read
+    input_ids = np.zeros((len(chosen), int((prompt_lengths + text_lengths).max()) - 1), dtype=np.int64)
     input_ids[prompt_rows, prompt_columns] = np.concatenate(prompts)
-    input_ids[rows[read], columns[read] + 1] = targets[read]
+    input_ids[rows[read], columns[read] + 1] = text[read]
+    rows = rows[sampled]
     temperatures = np.array([trajectory.sampling.temperature for trajectory in trajectories], dtype=np.float32)
     return Microbatch(
         input_ids=torch.from_numpy(input_ids),
         rows=torch.from_numpy(rows),
-        columns=torch.from_numpy(columns),
-        targets=torch.from_numpy(targets),
+        columns=torch.from_numpy(columns[sampled]),
+        targets=torch.from_numpy(text[sampled]),
         behaviour_logprobs=torch.from_numpy(np.concatenate([one.behaviour_logprobs for one in trajectories])),
         versions=torch.from_numpy(np.repeat([s.version for s in spans], [s.end - s.begin for s in spans])),
         temperature=torch.from_numpy(temperatures[rows]),
