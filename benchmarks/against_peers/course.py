@@ -30,7 +30,7 @@ class Course:
     rewards: tuple[float, ...]
     """Mean over the batch of each."""
     processor_seconds: float
-    """Of all processes, for one step."""
+    """Processor time of one step, all processes together."""
 
     @property
     def step_seconds(self) -> float:
