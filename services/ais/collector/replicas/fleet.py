@@ -167,7 +167,8 @@ class Fleet:
             return "is not ready"
         version = replica.policy_version
         if version < required_version:
-            return f"serves version {version}, needed is {required_version}: the trainer's log tells of refused pushes"
+            why = "its push is under way, or the trainer's log says why not"
+            return f"serves version {version}, needed is {required_version}: {why}"
         if version > newest_version:
             return f"serves version {version}, the trainer is at {newest_version}"
         if not self._announced.is_current(version, replica.policy_digest):
