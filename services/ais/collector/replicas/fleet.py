@@ -41,6 +41,8 @@ class _Member:
 
     record: ReplicaRecord
     client: GenerationClient
+    change: int
+    """Of our certificates, when it was connected to: a gRPC channel keeps those that it was opened with."""
     question: asyncio.Task[None] | None = None
     """Asks the replica what it is, or whether it is still there."""
     proved: bool = False
@@ -56,6 +58,10 @@ class Links:
     longest_response: int
     """In tokens."""
     credential: Credential = NOBODY
+
+    def change(self) -> int:
+        """Rises when our certificates have changed."""
+        return self.credential.certificates.change() if self.credential.certificates else 0
 
     def open(self, address: str) -> GenerationClient:
         return GenerationClient(address, self.use_proxy, self.longest_response, self.credential)
@@ -186,8 +192,9 @@ class Fleet:
         if self._away:
             logger.info("the registry can be read again")
         self._away = False
+        change = self._links.change()
         for replica in replicas:
-            await self._note(replica)
+            await self._note(replica, change)
         self.replicas = replicas
         self._metrics.replicas.set(sum(replica.ready for replica in replicas))
         alive = {replica.replica_id for replica in replicas}
@@ -195,17 +202,17 @@ class Fleet:
         for name in [name for name in self._members if name not in alive]:
             await self._miss(name)
 
-    async def _note(self, record: ReplicaRecord) -> None:
+    async def _note(self, record: ReplicaRecord, change: int) -> None:
         member = self._members.get(record.replica_id)
         if member is not None and member.record.grpc_address != record.grpc_address:
             member.client.abandon("the replica has another address now")
             await self._forget(record.replica_id)
             member = None
-        elif member is not None and member.client.outdated and not member.client.calls:
+        elif member is not None and member.change != change and not member.client.calls:
             await self._forget(record.replica_id)  # to be connected to anew, and proved
             member = None
         if member is None:
-            member = _Member(record, self._links.open(record.grpc_address))
+            member = _Member(record, self._links.open(record.grpc_address), change)
             self._members[record.replica_id] = member
             member.question = asyncio.create_task(self._prove(member), name=f"prove {record.replica_id}")
         member.record = record
