@@ -42,7 +42,7 @@ class _Member:
     record: ReplicaRecord
     client: GenerationClient
     change: int
-    """Of our certificates, when it was connected to: a gRPC channel keeps those that it was opened with."""
+    """Its certificates, when it was connected to: a gRPC channel keeps those that it was opened with."""
     question: asyncio.Task[None] | None = None
     """Asks the replica what it is, or whether it is still there."""
     proved: bool = False
