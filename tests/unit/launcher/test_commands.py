@@ -37,7 +37,10 @@ def test_the_url_of_redis_is_in_the_environment_and_nowhere_else() -> None:
         assert "hidden" not in repr(command)
 
 
-def test_certificates_for_redis_go_with_its_url_because_the_runs_file_may_have_been_written_without_it() -> None:
-    redis = RedisSettings(url=RedisUrl("rediss://h:1/0"), certificates=Path("/secrets"))
+def test_certificates_and_password_for_redis_go_with_its_url_because_the_runs_file_may_be_of_another_user() -> None:
+    redis = RedisSettings(
+        url=RedisUrl("rediss://h:1/0"), certificates=Path("/secrets"), password_file=Path("/secrets/redis.password")
+    )
     for command in commands(redis):
         assert command.environment["AIS_REDIS__CERTIFICATES"] == "/secrets"
+        assert command.environment["AIS_REDIS__PASSWORD_FILE"] == "/secrets/redis.password"

@@ -204,18 +204,18 @@ class Fleet:
 
     async def _note(self, record: ReplicaRecord, change: int) -> None:
         member = self._members.get(record.replica_id)
-        if member is not None and member.record.grpc_address != record.grpc_address:
-            member.client.abandon("the replica has another address now")
-            await self._forget(record.replica_id)
-            member = None
-        elif member is not None and member.change != change and not member.client.calls:
-            await self._forget(record.replica_id)  # to be connected to anew, and proved
-            member = None
-        if member is None:
-            member = _Member(record, self._links.open(record.grpc_address), change)
-            self._members[record.replica_id] = member
-            member.question = asyncio.create_task(self._prove(member), name=f"prove {record.replica_id}")
-        member.record = record
+        moved = member is not None and member.record.grpc_address != record.grpc_address
+        renewed = member is not None and member.change != change and not member.client.calls
+        if member is not None and not moved and not renewed:
+            member.record = record
+            return
+        joined = _Member(record, self._links.open(record.grpc_address), change)
+        self._members[record.replica_id] = joined  # before the old one ends: whoever chooses meanwhile finds one
+        joined.question = asyncio.create_task(self._prove(joined), name=f"prove {record.replica_id}")
+        if member is not None:
+            if moved:
+                member.client.abandon("the replica has another address now")
+            await self._end(member)
 
     async def _miss(self, name: str) -> None:
         """The record of a member is gone: expired, or the replica leaves and finishes its calls."""
@@ -226,7 +226,9 @@ class Fleet:
             member.question = asyncio.create_task(self._watch_leaving(member), name=f"miss {name}")
 
     async def _forget(self, name: str) -> None:
-        member = self._members.pop(name)
+        await self._end(self._members.pop(name))
+
+    async def _end(self, member: _Member) -> None:
         if member.question is not None:
             await end_tasks(member.question)
         await member.client.close()

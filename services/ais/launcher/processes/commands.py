@@ -60,13 +60,13 @@ def service_commands(
 
 
 def redis_environment(redis: RedisSettings) -> Mapping[str, str]:
-    """Which server, and the certificates to be shown to it, as a process's environment: a command line would show the
-    password in the URL to everybody."""
+    """Which server, and what is to be shown to it, as a process's environment: a command line would show the password
+    in the URL to everybody, and the run's file may have been written by another user of the server."""
     prefix = f"{ENVIRONMENT_PREFIX}REDIS{ENVIRONMENT_SEPARATOR}"
-    environment = {f"{prefix}URL": redis.url.get_secret_value()}
-    if redis.certificates is not None:
-        environment[f"{prefix}CERTIFICATES"] = str(redis.certificates.absolute())
-    return environment
+    files = {"PASSWORD_FILE": redis.password_file, "CERTIFICATES": redis.certificates}
+    return {f"{prefix}URL": redis.url.get_secret_value()} | {
+        f"{prefix}{name}": str(path.absolute()) for name, path in files.items() if path is not None
+    }
 
 
 def tokens_environment(directory: Path) -> Mapping[str, str]:
