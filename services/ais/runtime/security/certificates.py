@@ -50,7 +50,7 @@ class _Usable:
     server: ssl.SSLContext
     client: ssl.SSLContext
     names: tuple[str, ...]
-    """Of the service, in its certificate."""
+    """Services that the certificate says it is."""
     ends: dict[str, float]
     """When each certificate expires, in Unix time, by the name in it."""
 
