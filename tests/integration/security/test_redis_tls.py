@@ -22,9 +22,9 @@ from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from ais.runtime.security.refusals import Refusal
 from ais.runtime.settings import RedisSettings
+from benchmarks.support.forwarder import behind_tls
 from tests.support.access import refused_callers
 from tests.support.access.deployment import certificates, expired, secrets, valid, written
-from tests.support.access.terminator import behind_tls
 from tests.support.valkey_process import ValkeyProcess
 
 QUICK_SECONDS = 10.0
