@@ -117,8 +117,8 @@ def drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside: 
             if _is_finished(directory, settings):
                 _say_finished(directory, settings)
                 return 0
-            print(f"watch it in a browser:  ais console {_as_argument(directory)}", flush=True)
             display = open_display(console, _title(directory, settings))
+            display.note(f"watch it in a browser:  ais console {_as_argument(directory)}")
             started.append(settings)
             write_tracked_run(directory, settings.model_dump(mode="json"))
             record = await run(_plan(directory, settings, lock), display, beside(display) if beside else None)

@@ -15,7 +15,7 @@ from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.directory.steps import StepLog
 
 CATCH_UP_SECONDS = 0.3
-"""Of a long run that is opened, so much is read for one answer: the page shows how far it is, and asks again."""
+"""Time that one answer spends on reading a long run: the page shows how far that is, and asks again."""
 MOST_EVENTS = 500
 MOST_SCORES = 5000
 
@@ -35,13 +35,17 @@ class _List:
 
     def catch_up(self) -> None:
         for record in self._lines.new_records():
-            if self._generation != self._lines.generation:
-                self._generation = self._lines.generation
-                self.items.clear()
+            self._forget_what_was_taken_back()
             try:
                 self.items.append(self._parse(record))
             except (KeyError, TypeError):  # of another release
                 continue
+        self._forget_what_was_taken_back()
+
+    def _forget_what_was_taken_back(self) -> None:
+        if self._generation != self._lines.generation:
+            self._generation = self._lines.generation
+            self.items.clear()
 
 
 class Feed:
@@ -72,7 +76,7 @@ class Feed:
 
     @property
     def versions(self) -> dict[str, list[int]]:
-        """Of each part, a value that changes with it."""
+        """A value for each part, which changes with it."""
         return {
             "steps": [self._generation, self.columns.rows],
             "evaluations": [*self.evaluations.version, *self.held_out.version],
@@ -98,15 +102,19 @@ class Feed:
 
     def _take_until(self, deadline: float, records: Iterable[Mapping[str, Any]]) -> None:
         for record in records:
-            if self._generation != self._steps.generation:
-                self._generation, self._before = self._steps.generation, None
-                self.columns = Columns()
-                self.step_events.clear()
+            self._forget_what_was_taken_back()
             self.step_events.extend(happenings.of_step(record, self._before))
             self.columns.add(record)
             self._before = record
             if time.monotonic() > deadline:
-                return
+                break
+        self._forget_what_was_taken_back()
+
+    def _forget_what_was_taken_back(self) -> None:
+        if self._generation != self._steps.generation:
+            self._generation, self._before = self._steps.generation, None
+            self.columns = Columns()
+            self.step_events.clear()
 
 
 def _sample(record: Mapping[str, Any]) -> Mapping[str, Any]:

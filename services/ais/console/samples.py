@@ -25,7 +25,7 @@ class Query:
     last: int | None = None
     """... and the largest."""
     skip: int = 0
-    """Of those found, the newest ones that are left out."""
+    """So many of those found are left out, the newest ones."""
     limit: int = 20
 
 

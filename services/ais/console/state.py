@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ais.console.columns import Columns
@@ -83,9 +85,15 @@ def _status(
 
 def _settings(directory: RunDirectory) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(directory.config.read_text(encoding="utf-8"))
+        return _parsed(directory.config, directory.config.stat().st_mtime_ns)
     except (OSError, ValueError):
         return {}
+
+
+@lru_cache(maxsize=16)
+def _parsed(config: Path, _changed: int) -> Mapping[str, Any]:
+    """Once for each state of the file, which is long: the page asks every second."""
+    return tomllib.loads(config.read_text(encoding="utf-8"))
 
 
 def _find(settings: Mapping[str, Any], key: str) -> Any:

@@ -22,7 +22,7 @@ SAMPLES_FILE = "samples.jsonl"
 LONGEST_TEXT = 4000
 """Characters kept of a prompt and of a response: the beginning and the end."""
 MOST_TOKENS = 256
-"""Of so many tokens of a response, from its beginning, the log-ratio is kept."""
+"""First tokens of a response whose log-ratios are kept."""
 LARGEST_FILE = 8 * 1024 * 1024
 """Bytes. When the file has grown beyond them, the older half of its lines goes."""
 
@@ -104,7 +104,7 @@ def drawn(step: int, responses: int, per_step: int) -> list[int]:
 
 
 def watched_tokens(step: int, groups: Sequence[ScoredGroup], per_step: int) -> dict[int, int]:
-    """Of how many sampled tokens of which responses the log-ratios are to be kept, for the samples of `step`."""
+    """The responses that are kept of `step`, by number, and how many of their sampled tokens need a log-ratio."""
     responses = _responses(groups)
     trajectories = {number: responses[number] for number in drawn(step, len(responses), per_step)}
     return {

@@ -88,6 +88,18 @@ def test_steps_that_a_resume_took_back_are_forgotten_and_told_once_they_are_made
     assert [event["kind"] for event in feed.events] == ["resumed", "fleet", "not trusted"]
 
 
+def test_a_run_that_begins_again_from_nothing_has_no_steps(directory: RunDirectory) -> None:
+    feed = Feed(directory)
+    directory.steps.write_text(lines([step(1), step(2)]))
+    directory.samples.write_text(lines([{"step": 1, "prompt": "p", "response": "r"}]))
+    feed.catch_up()
+    assert (feed.columns.rows, len(feed.samples.items)) == (2, 1)
+    replace_file(directory.steps, "")
+    replace_file(directory.samples, "")
+    feed.catch_up()
+    assert (feed.columns.rows, len(feed.samples.items)) == (0, 0)
+
+
 def test_a_long_file_is_taken_in_parts(directory: RunDirectory) -> None:
     directory.steps.write_text(lines(step(number) for number in range(1, 50)))
     feed = Feed(directory)
