@@ -18,12 +18,11 @@ from tests.support.runs import EXAMPLES, Run, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(600)]
 
-WHOLE = "document.querySelector('#status').textContent === 'finished'"
+STATUS = "#status"
+WHOLE = f"document.querySelector('{STATUS}').textContent === 'finished'"
 ADDITIONS = 12
 BEHIND_SECONDS = 2.0
-"""95 of 100 steps are on the page by then."""
-
-
+"""All steps but one of `ADDITIONS` are on the page by then."""
 ACCESSIBILITY = Path(browsing.__file__).with_name("accessibility.js")
 CLICK_NEWER = "Boolean(document.querySelector('#newer')) && (document.querySelector('#newer').click(), true)"
 
@@ -42,14 +41,15 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     parent = tmp_path_factory.mktemp("console")
-    with started(EXAMPLES / "sort16" / "config.toml", parent, {"launcher.evaluation_prompts": 8}) as run:
-        run.until(lambda: run.lines("steps"))
-        with console(run.directory) as shown, browser() as chromium:
-            page = chromium.page()
-            page.resize(1280, 900)
+    settings = {"evaluation.every_steps": 3, "evaluation.prompts": 4}
+    with browser() as chromium, started(EXAMPLES / "sort16" / "config.toml", parent, settings) as run:
+        page = chromium.page()
+        page.resize(1280, 900)
+        run.until((run.directory / "run.json").is_file)
+        with console(run.directory) as shown:
             page.open(shown.address)
-            page.until("document.querySelector('#tiles dd')")
-            live = not page.evaluate(WHOLE)
+            page.until(f"document.readyState === 'complete' && document.querySelector('{STATUS}').textContent")
+            live = page.evaluate(f"document.querySelector('{STATUS}').textContent === 'training'")
             run.ended_well()
             page.until(WHOLE)
             page.until("document.querySelectorAll('#scores tbody tr').length")
@@ -64,7 +64,7 @@ def texts(page: Page, selector: str) -> list[str]:
 def test_the_page_shows_a_run_while_it_goes_on_and_its_end(watched: Watched) -> None:
     assert watched.live
     assert "step 3 of 3" in watched.page.evaluate("document.querySelector('#pace').textContent")
-    assert "ais console small" in watched.run.output
+    assert f"ais console {watched.run.directory}" in watched.run.output
 
 
 def test_what_is_plotted_are_the_numbers_of_the_records(watched: Watched) -> None:
@@ -88,9 +88,11 @@ def test_what_the_page_says_are_the_numbers_of_the_records(watched: Watched) -> 
     assert float(figures["alpha"]) == pytest.approx(last["alpha"], rel=1e-3, abs=1e-9)
     assert float(figures["mean |log-ratio|, nats"]) == pytest.approx(last["log_ratio_abs_mean"], rel=1e-3)
     rows = texts(watched.page, "#scores tbody tr")
-    for score in watched.run.lines("evaluations"):
-        name = "BF16 policy" if score["precision"] == "bf16" else "rollout policy"
-        assert any(f"{score['reward_mean']:.3f}" in row and name in row for row in rows), score
+    scores = watched.run.lines("held_out")
+    assert len(rows) == len(scores) > 0
+    for score, row in zip(reversed(scores), rows, strict=True):
+        assert row.startswith(f"{score['step']}rollout policy")
+        assert f"{score['reward_mean']:.3f} ± {score['reward_interval']:.3f}" in row
 
 
 def test_every_sample_is_on_the_page_with_its_tokens_and_can_be_found(watched: Watched) -> None:
@@ -125,6 +127,7 @@ def test_a_step_is_on_the_page_soon_after_it_is_written(watched: Watched) -> Non
     run, page = watched.run.directory, watched.page
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    (run / "launcher.lock").unlink()  # else it would be a run whose launcher was killed
     last = watched.run.lines("steps")[-1]
     page.until(f"!({WHOLE})")
     behind = []
@@ -134,7 +137,7 @@ def test_a_step_is_on_the_page_soon_after_it_is_written(watched: Watched) -> Non
         began = time.monotonic()
         page.until(f"document.documentElement.dataset.rows === '{number}'")
         behind.append(time.monotonic() - began)
-    assert sorted(behind)[int(0.95 * ADDITIONS)] < BEHIND_SECONDS
+    assert sorted(behind)[-2] < BEHIND_SECONDS
 
 
 @pytest.mark.parametrize("width", [390, 1024, 1800])
