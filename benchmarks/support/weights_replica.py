@@ -24,6 +24,7 @@ from ais.rollout.engine import EngineDescription, WeightSwap
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
+from ais.rollout.weights.relay import Relay
 from ais.runtime.network.http import serve
 from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
@@ -57,7 +58,9 @@ async def replica(url: str, run: str, name: str, staging: Path) -> None:
         TakingEngine(),
         asyncio.Event(),
     )
-    intake = WeightIntake(engine, staging, RolloutMetrics(metrics), applied=changed.set)  # type: ignore[arg-type]
+    measured = RolloutMetrics(metrics)
+    relay = Relay(measured, registry.urls)
+    intake = WeightIntake(engine, staging, measured, applied=changed.set, relay=relay)  # type: ignore[arg-type]
 
     async def beat(port: int) -> None:
         while True:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ais.issuing import ACL, HOLDERS, PASSWORD
+from ais.issuing import ACL, AUTHORITY_OF_ALL, HOLDERS, PASSWORD
+from ais.issuing.authority import LIFE
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
 from ais.runtime.network.http import STOP_SECONDS
+from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY
 from ais.runtime.security.roles import Role
 from ais.runtime.security.tokens import token_path
 from ais.settings import load
@@ -139,8 +141,9 @@ def test_the_services_accept_the_settings_that_compose_gives_them(
         for name, value in environment_of(compose_file, service).items():
             monkeypatch.setenv(name, value)
     settings = load(repository / "examples/sort16/config.toml")
-    assert settings.redis.url.get_secret_value() == "redis://collector@redis:6379/0"
+    assert settings.redis.url.get_secret_value() == "rediss://collector@redis:6379/0"
     assert settings.security.tokens == settings.redis.password_file.parent == Path(SECRETS)
+    assert settings.security.certificates == settings.redis.certificates == Path(SECRETS)
     assert settings.rollout.host == settings.trainer.http_host == settings.collector.http_host == "0.0.0.0"
 
 
@@ -148,7 +151,8 @@ def test_each_service_has_its_own_secrets_and_nobody_elses(compose_file: dict[st
     services = compose_file["services"]
     made = f"{services['secrets']['command'][1]}/"
     volumes = dict(volume.split(":")[:2] for volume in services["secrets"]["volumes"])
-    assert volumes == {f"secrets-{service}": made + service for service in (*HOLDERS, str(ACL.parent))}
+    assert volumes == {f"secrets-{service}": made + service for service in (*HOLDERS, AUTHORITY_OF_ALL)}
+    assert str(ACL.parent) in HOLDERS
     for name, service in services.items():
         mounted = [volume for volume in service.get("volumes", []) if volume.startswith("secrets-")]
         own = [f"secrets-{name}:{SECRETS}:ro"] if f"secrets-{name}" in volumes else []
@@ -158,7 +162,8 @@ def test_each_service_has_its_own_secrets_and_nobody_elses(compose_file: dict[st
 def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere(compose_file: dict[str, Any]) -> None:
     for name in OURS:
         given = environment_of(compose_file, name)
-        assert given["AIS_REDIS__URL"] == f"redis://{name}@redis:6379/0"
+        assert given["AIS_REDIS__URL"] == f"rediss://{name}@redis:6379/0"
+        assert given["AIS_REDIS__CERTIFICATES"] == SECRETS
         assert given["AIS_REDIS__PASSWORD_FILE"] == f"{SECRETS}/{PASSWORD}"
 
 
@@ -173,6 +178,25 @@ def test_redis_and_prometheus_read_their_secrets_as_members_of_the_group_that_ow
     for job in prometheus_file["scrape_configs"]:
         if job["job_name"] != "prometheus":
             assert job["authorization"] == {"credentials_file": f"{SECRETS}/{token_path(Path(), Role.METRICS)}"}
+            files = {"ca_file": AUTHORITY, "cert_file": CERTIFICATE, "key_file": KEY}
+            own = {name: f"{SECRETS}/{file}" for name, file in files.items()}
+            assert job["tls_config"] == own | {"server_name": job["job_name"]}
+            assert job["scheme"] == "https"
+
+
+def test_redis_listens_by_tls_alone_and_asks_for_a_certificate(compose_file: dict[str, Any]) -> None:
+    command = compose_file["services"]["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert (options["--port"], options["--tls-port"]) == ("0", "6379")
+    assert options.get("--tls-auth-clients", "yes") == "yes"
+    names = {"--tls-ca-cert-file": AUTHORITY, "--tls-cert-file": CERTIFICATE, "--tls-key-file": KEY}
+    assert {name: options[name] for name in names} == {name: f"{SECRETS}/{file}" for name, file in names.items()}
+
+
+def test_certificates_are_renewed_by_a_stack_that_comes_up_before_they_end(compose_file: dict[str, Any]) -> None:
+    command = compose_file["services"]["secrets"]["command"]
+    assert command[2] == "--renew"
+    assert 1 <= int(command[3]) < LIFE.days / 2
 
 
 def test_every_service_is_scraped_where_it_listens(
@@ -188,7 +212,7 @@ def test_every_service_is_scraped_where_it_listens(
 
 
 def test_the_image_is_probed_where_every_service_listens(repository: Path, compose_file: dict[str, Any]) -> None:
-    probe = re.search(r"http://127\.0\.0\.1:(\d+)/readyz", (repository / "deploy/Dockerfile").read_text())
+    probe = re.search(r'probe\.py", "127\.0\.0\.1:(\d+)"', (repository / "deploy/Dockerfile").read_text())
     assert probe
     for name in ("rollout", "trainer", "collector"):
         assert environment_of(compose_file, name)[f"AIS_{name.upper()}__HTTP_PORT"] == probe[1]

@@ -24,6 +24,10 @@ LAST_STEPS = 5
 """Trained after the stop."""
 SERVICES = ("secrets", "redis", "prepare", "rollout", "trainer", "collector", "evaluation", "prometheus")
 OURS = ("rollout", "trainer", "collector", "evaluation")
+REDIS_TLS = (
+    "--tls",
+    *("--cacert", "/etc/ais/secrets/ca.crt", "--cert", "/etc/ais/secrets/tls.crt", "--key", "/etc/ais/secrets/tls.key"),
+)
 
 TRAINING_SECONDS = 600
 SCRAPE_SECONDS = 60
@@ -93,20 +97,45 @@ NOT_IN_THE_DEMO = {"ais_reference_kl_nats", "ais_evaluation_component_mean"}
 
 
 def test_a_stranger_in_the_network_of_the_stack_is_refused(stack: Stack) -> None:
-    """The evaluation's container has no token of the run."""
-    ask = "import sys, httpx; print(httpx.get(sys.argv[1]).status_code)"
-    for url in ("http://trainer:8000/metrics", "http://rollout:8000/v1/weights", "http://collector:8000/openapi.json"):
-        assert stack.compose("exec", "-T", "evaluation", "python", "-c", ask, url).strip() == "401", url
-    assert "NOPERM" in stack.compose("exec", "-T", "redis", "redis-cli", "get", "ais:demo:identity")
+    """The evaluation's container has a certificate of the stack, and no token of the run."""
+    for place in ("trainer:8000/metrics", "rollout:8000/v1/weights", "collector:8000/openapi.json"):
+        assert answer(stack, "own", f"https://{place}") == "401", place
+        assert answer(stack, "none", f"https://{place}").endswith("Error"), place
+        assert answer(stack, "none", f"http://{place}").endswith("Error"), place
+    asked = ("exec", "-T", "redis", "redis-cli", *REDIS_TLS, "get", "ais:demo:identity")
+    assert "NOPERM" in stack.compose(*asked)
+
+
+def answer(stack: Stack, certificate: str, url: str) -> str:
+    """Status that a request from the evaluation's container gets, or what goes wrong before there is one."""
+    ask = (
+        "import ssl, sys, httpx\n"
+        "context = ssl.create_default_context(cafile='/etc/ais/secrets/ca.crt')\n"
+        "context.check_hostname = False\n"
+        "if sys.argv[1] == 'own':\n"
+        "    context.load_cert_chain('/etc/ais/secrets/tls.crt', '/etc/ais/secrets/tls.key')\n"
+        "try: print(httpx.get(sys.argv[2], verify=context).status_code)\n"
+        "except httpx.TransportError as error: print(type(error).__name__)\n"
+    )
+    return stack.compose("exec", "-T", "evaluation", "python", "-c", ask, certificate, url).strip()
+
+
+def test_when_certificates_expire_is_known_of_every_service(stack: Stack) -> None:
+    def own() -> set[str]:
+        return {labels["subject"] for labels in stack.query("ais_certificate_not_after_timestamp_seconds > time()")}
+
+    eventually(lambda: own() == {"AIS authority", "rollout", "trainer", "collector"}, SCRAPE_SECONDS, "all are known")
 
 
 def test_no_secret_is_in_what_the_engine_shows_or_a_service_says(stack: Stack) -> None:
+    secret_files = "cat $(ls -d /etc/ais/secrets/* | grep -v crt)"
     secrets = {
         line
         for service in ("rollout", "trainer", "collector", "evaluation")
-        for line in stack.compose("exec", "-T", service, "sh", "-c", "cat /etc/ais/secrets/*").split()
+        for line in stack.compose("exec", "-T", service, "sh", "-c", secret_files).split()
+        if "-" * 5 not in line and len(line) > 30
     }
-    assert len(secrets) == 3 + 4  # tokens and passwords
+    assert len(secrets) >= 3 + 4 + 4  # tokens, passwords and keys, which have several lines
     shown = [json.dumps(stack.containers()), stack.compose("logs", "--no-color"), stack.compose("top")]
     assert not [secret for secret in secrets for text in shown if secret in text]
 

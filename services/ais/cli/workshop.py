@@ -47,20 +47,27 @@ def init(
 
 def secrets(
     directory: Annotated[Path, typer.Argument(help="Directory to make.", metavar="DIR")],
+    renew: Annotated[
+        int | None,
+        typer.Option(min=0, max=3650, help="Replace certificates that end within this many days.", metavar="DAYS"),
+    ] = None,
 ) -> None:
-    """Make the tokens and Redis passwords of services on several machines, a directory for each service.
+    """Make tokens, certificates and Redis passwords of services on several machines, a directory for each service.
 
-    What is there is never replaced.
+    What is there is never replaced, but for certificates that --renew names.
 
         ais secrets secrets
-        ais rollout -c run.toml --set security.tokens=secrets/rollout
+        ais secrets secrets --renew 30
+        ais rollout -c run.toml --set security.tokens=secrets/rollout --set security.certificates=secrets/rollout
     """
+    from datetime import timedelta
+
     from ais.issuing import issue
     from ais.runtime.process import UnavailableError
     from ais.runtime.settings import SettingsError
 
     try:
-        for path in issue(directory):
+        for path in issue(directory, None if renew is None else timedelta(days=renew)):
             print(path)
     except SettingsError as error:
         fail(str(error), EXIT_SETTINGS)

@@ -22,7 +22,7 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
-from ais.contracts.redis_commands import commands_of
+from ais.contracts.redis_commands import collector_commands
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.metrics import service_registry
 from ais.runtime.network.http import application, serve
@@ -49,7 +49,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
         )
         for source in exercise.task.sources:
             metrics.too_long.labels(source.name).set(source.too_long)
-        redis = await connect(settings.redis, commands_of(keys))
+        redis = await connect(settings.redis, collector_commands(keys))
         stack.push_async_callback(redis.aclose)
         queue = TrajectoryQueue(redis, keys)
         await persist(queue.prepare, settings.redis.connect_timeout_seconds)

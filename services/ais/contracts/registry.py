@@ -25,6 +25,8 @@ EXPIRY_SECONDS = 5.0
 """A record not renewed for this long is gone: four heartbeats may be late."""
 LARGEST_RECORD_BYTES = 16_384
 """A record has about 600."""
+REPLICA = "rollout"
+"""The name in the certificate of every replica, whatever its address."""
 MOST_SEQUENCES = 1_000_000
 """Sequences that one replica can hold."""
 
@@ -118,6 +120,10 @@ class ReplicaRegistry:
             await self._redis.srem(self._keys.replicas, *expired)
         self._decoded = {name: self._read(name, value) for name, value in records.items() if value is not None}
         return [record for _value, record in self._decoded.values() if record is not None]
+
+    async def urls(self) -> list[str]:
+        """Base URLs of the control APIs of live replicas."""
+        return [record.http_url for record in await self.replicas()]
 
     def _read(self, name: bytes, value: bytes) -> tuple[bytes, ReplicaRecord | None]:
         known = self._decoded.get(name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ais.contracts.keys import Keys
-from ais.contracts.redis_commands import commands_of
+from ais.contracts.redis_commands import replica_commands
 from ais.contracts.registry import ReplicaRecord
 from ais.launcher.fleet import Fleet
 from ais.launcher.processes.commands import evaluation, evaluation_replica
@@ -58,7 +58,7 @@ async def serving_replica(
     Raises ProcessFailedError.
     """
     replica = evaluation_replica(config, redis.url, run_name, overrides)
-    client = await connect(redis, commands_of(Keys(run_name)))
+    client = await connect(redis, replica_commands(Keys(run_name)))
     try:
         running = asyncio.create_task(processes.run(replica))
         try:

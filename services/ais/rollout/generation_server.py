@@ -116,7 +116,10 @@ async def serve_generation(
     reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = authority(host, port)
     try:
-        bound = server.add_insecure_port(address)
+        if door and door.certificates:
+            bound = server.add_secure_port(address, door.certificates.grpc_server())
+        else:
+            bound = server.add_insecure_port(address)
     except RuntimeError as error:
         raise UnavailableError(
             f"cannot listen on {address} for gRPC: {error}. Set another port, or 0 for a free one"

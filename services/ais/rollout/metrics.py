@@ -67,10 +67,11 @@ class RolloutMetrics:
         self.weight_bytes = meter.counter("ais_rollout_weight_received_bytes", "Bytes of weight pushes received.")
         self.weight_relays = meter.counter(
             "ais_rollout_weight_relays",
-            "Versions passed on to another replica, by outcome: served or failed (the trainer sees to it).",
+            "Versions passed on to another replica, by outcome: served, failed (the trainer sees to it), or refused, "
+            "where no replica of the run is registered.",
             ["outcome"],
         )
-        for outcome in ("served", "failed"):
+        for outcome in ("served", "failed", "refused"):
             self.weight_relays.labels(outcome)
         self.swap_paused_seconds = meter.histogram(
             "ais_rollout_weight_swap_paused_seconds",

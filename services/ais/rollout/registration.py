@@ -68,14 +68,20 @@ class Registration:
 
 
 def replica_record(
-    engine: Engine, settings: RolloutSettings, replica_id: str, grpc_port: int, http_port: int, ready: bool
+    engine: Engine,
+    settings: RolloutSettings,
+    replica_id: str,
+    grpc_port: int,
+    http_port: int,
+    ready: bool,
+    tls: bool = False,
 ) -> ReplicaRecord:
-    """What this replica says about itself now."""
+    """What this replica says about itself now. `tls`: it is reached by HTTPS."""
     description, load = engine.describe(), engine.load()
     return ReplicaRecord(
         replica_id=replica_id,
         grpc_address=authority(settings.reachable_host, grpc_port),
-        http_url=http_url(settings.reachable_host, http_port),
+        http_url=http_url(settings.reachable_host, http_port, tls),
         engine=description.engine,
         precision=description.precision,
         model_type=description.model_type,

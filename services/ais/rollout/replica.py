@@ -65,7 +65,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
 
         def record() -> ReplicaRecord:
             ready = not draining.is_set() and not failure.done()
-            return replica_record(engine, rollout, replica_id, generation.port, http_port, ready)
+            tls = keyring.certificates is not None
+            return replica_record(engine, rollout, replica_id, generation.port, http_port, ready, tls)
 
         def applied() -> None:
             service.note_version()
@@ -79,14 +80,15 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             newest = int(incarnation) if incarnation and incarnation.isdigit() else 0
             return Lease(identity.decode(errors="backslashreplace"), newest)
 
-        registration = Registration(ReplicaRegistry(redis, Keys(settings.run.name)), record, metrics)
+        replicas = ReplicaRegistry(redis, Keys(settings.run.name))
+        registration = Registration(replicas, record, metrics)
         intake = WeightIntake(
             engine,
             staging,
             metrics,
             applied=applied,
             threads=rollout.unpack_threads,
-            relay=Relay(metrics, settings.run.use_proxy, relaying),
+            relay=Relay(metrics, replicas.urls, settings.run.use_proxy, relaying),
             lease=lease,
             model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
         )

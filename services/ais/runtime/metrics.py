@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from ais.runtime.network.patience import RETRIES
-from ais.runtime.security.door import REFUSED
+from ais.runtime.security.certificates import EXPIRY
+from ais.runtime.security.refusals import REFUSED
 from ais.runtime.strays import STRAYS
 
 
@@ -36,12 +37,13 @@ class Meter:
 
 def service_registry(service: str) -> CollectorRegistry:
     """A registry with what every service measures: its resources and release, retries of Redis, records it
-    skipped, callers it refused."""
+    skipped, callers it refused, its certificates."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(RETRIES)
     registry.register(STRAYS)
     registry.register(REFUSED)
+    registry.register(EXPIRY)
     try:
         release = version("ais-rl")
     except PackageNotFoundError:

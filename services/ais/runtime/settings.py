@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ais.runtime.network.redis_url import RedisServer, RedisUrl, without_passwords
 
@@ -92,6 +92,10 @@ class RedisSettings(Section):
     password_file: Path | None = None
     """File with the password, closed to other users, for a URL without one: 16 to 512 visible ASCII characters. The
     first line is used, and a changed file is read again: docs/security.md."""
+    certificates: Path | None = None
+    """Directory with ca.crt, tls.crt and tls.key, as security.certificates is one, for a server at rediss:// that asks
+    for a client's certificate. The server's own says `redis`, whatever its address. For a server of another authority
+    the URL has ?ssl_ca_certs=FILE, and ssl_certfile and ssl_keyfile where it asks for them."""
     connect_timeout_seconds: Seconds = 30.0
     """How long a service waits at start for the server to answer before it gives up."""
     operation_timeout_seconds: Seconds = 10.0
@@ -103,3 +107,10 @@ class RedisSettings(Section):
         if url:
             RedisServer.parse(url.get_secret_value())
         return url
+
+    @model_validator(mode="after")
+    def _speaks_tls_where_it_has_certificates(self) -> Self:
+        url = self.url.get_secret_value()
+        if self.certificates is not None and (not url.startswith("rediss:") or "ssl_" in url):
+            raise ValueError("certificates: expected url to be rediss://... without ssl_ options")
+        return self

@@ -18,7 +18,7 @@ from ais.contracts.evaluation.board import EvaluationBoard
 from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
-from ais.contracts.redis_commands import commands_of
+from ais.contracts.redis_commands import trainer_commands
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.metrics import service_registry
 from ais.runtime.network.addresses import http_url
@@ -84,7 +84,7 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     registry = service_registry("trainer")
     health = _Health()
     app = application("AIS trainer", registry, health.not_ready)
-    redis = await connect(settings.redis, commands_of(Keys(settings.run.name)))
+    redis = await connect(settings.redis, trainer_commands(Keys(settings.run.name)))
     reading = await connect(settings.redis)
     no_hidden_retries(reading)
     try:
@@ -93,7 +93,7 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
             take_lease(redis, settings.run, patience) as lease,
             serve(app, host, settings.trainer.http_port, door) as port,
         ):
-            logger.info("listening", extra={"url": http_url(host, port)})
+            logger.info("listening", extra={"url": http_url(host, port, tls=keyring.certificates is not None)})
             ranks = await asyncio.to_thread(join, settings.trainer)
             policy = await asyncio.to_thread(
                 load_policy, settings.run.model, settings.trainer, ranks, settings.run.seed

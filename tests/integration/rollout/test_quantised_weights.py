@@ -27,6 +27,7 @@ from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
+from ais.rollout.weights.relay import Relay
 from ais.runtime.network.http import serve
 from ais.runtime.tasks import end_tasks
 from ais.trainer.weights.deltas import Origin, full
@@ -127,7 +128,9 @@ async def join(open_engine: Callable, redis: Redis, keys: Keys, tmp_path: Path) 
             staging.mkdir()
             metrics = CollectorRegistry()
             engine = await open_engine(kind, precision)
-            intake = WeightIntake(engine, staging, RolloutMetrics(metrics), applied=lambda: None)
+            measured = RolloutMetrics(metrics)
+            relay = Relay(measured, registry.urls)
+            intake = WeightIntake(engine, staging, measured, applied=lambda: None, relay=relay)
             stack.push_async_callback(intake.close)
             app = control_application(metrics, lambda: None, intake)
             port = await stack.enter_async_context(serve(app, "127.0.0.1", 0))

@@ -6,8 +6,8 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.network.redis import RIGHTS, RedisUnreachableError, connect
 from ais.runtime.settings import RedisSettings
+from tests.support.access.terminator import behind_tls
 from tests.support.ipv6 import needs_ipv6
 from tests.support.valkey_process import ValkeyProcess
 
@@ -168,41 +169,22 @@ def certificate(tmp_path: Path) -> Path:
     return file
 
 
-@asynccontextmanager
-async def behind_tls(certificate: Path, port: int) -> AsyncIterator[int]:
-    """A TLS listener in front of a server, as stunnel or a load balancer is: Valkey's package has no TLS of its own."""
+def of_one_file(certificate: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, back), pump(there, writer))
-
-    async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as listener:
-        yield int(listener.sockets[0].getsockname()[1])
-
-
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while piece := await reader.read(65536):
-            writer.write(piece)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
+    return context
 
 
 async def test_tls_works_with_the_authority_that_is_named(certificate: Path, tmp_path: Path) -> None:
     with server_with(tmp_path, "--requirepass", RESERVED) as server:
-        async with behind_tls(certificate, server.port) as port:
+        async with behind_tls(of_one_file(certificate), server.port) as port:
             user = quote(RESERVED, safe="")
             assert await answer_of(f"rediss://:{user}@localhost:{port}/0?ssl_ca_certs={certificate}") == b"kept"
 
 
 async def test_a_certificate_that_is_not_trusted_is_refused_at_once(certificate: Path, tmp_path: Path) -> None:
     with server_with(tmp_path) as server:
-        async with behind_tls(certificate, server.port) as port:
+        async with behind_tls(of_one_file(certificate), server.port) as port:
             message = await refusal_of(f"rediss://localhost:{port}/0")
     assert "CERTIFICATE_VERIFY_FAILED" in message
     assert "ssl_ca_certs" in message

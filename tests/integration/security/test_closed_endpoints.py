@@ -1,4 +1,4 @@
-"""Every endpoint of every service, and who may use it. A new endpoint that is not in the table fails here."""
+"""Every endpoint of every service, by who may use it. A new endpoint that is not in the table fails here."""
 
 from __future__ import annotations
 
@@ -26,32 +26,15 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.runtime.metrics import service_registry
 from ais.runtime.network.http import application, serve
-from ais.runtime.security.door import Refusal
 from ais.runtime.security.keyring import Keyring
+from ais.runtime.security.refusals import Refusal
 from ais.runtime.security.roles import Allowed, Role
-from tests.support.access import bearer, metadata, tokens
+from tests.support.access import bearer, metadata, refused_callers, tokens
+from tests.support.access.endpoints import GRPC, HTTP
 from tests.support.replicas.replica_stand_ins import StandInReplica
 
 C, T, M = Role.COLLECTOR, Role.TRAINER, Role.METRICS
 
-HTTP: dict[tuple[str, str], Allowed] = {
-    ("GET", "/healthz"): None,
-    ("GET", "/readyz"): None,
-    ("GET", "/metrics"): frozenset({M}),
-    ("GET", "/openapi.json"): frozenset({M}),
-    ("GET", "/v1/weights"): frozenset({M, T}),
-    ("PUT", "/v1/weights/{version}"): frozenset({T}),
-    ("PUT", "/v1/weights/{version}/shards/{index}"): frozenset({T}),
-}
-GRPC: dict[str, Allowed] = {
-    "/ais.v1.Rollout/Generate": frozenset({C}),
-    "/ais.v1.Rollout/Stream": frozenset({C}),
-    "/ais.v1.Rollout/Describe": frozenset({C}),
-    "/grpc.health.v1.Health/Check": None,
-    "/grpc.health.v1.Health/Watch": None,
-    "/grpc.health.v1.Health/List": None,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": frozenset({C}),
-}
 WRONG = "Bearer " + "0123456789abcdef" * 3
 CALLERS: dict[str, Role | None] = {"nobody": None, "a wrong token": None, "collector": C, "trainer": T, "metrics": M}
 CODES = {
@@ -83,12 +66,6 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
     for route in app.routes:
         assert isinstance(route, APIRoute | Route), "what is mounted needs a test of its own"
         yield from ((method, route.path) for method in route.methods or () if method != "HEAD")
-
-
-def refused(registry: CollectorRegistry) -> dict[str, float]:
-    return {
-        reason: registry.get_sample_value("ais_refused_callers_total", {"reason": reason}) or 0.0 for reason in Refusal
-    }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -126,11 +103,10 @@ async def test_the_table_has_every_method_of_every_grpc_service() -> None:
 async def test_a_request_is_refused_unless_the_table_allows_it(
     http_url: str, method: str, path: str, caller: str
 ) -> None:
-    refusal, registry = expected(caller, HTTP[method, path]), service_registry("test")
-    before, begun = refused(registry), time.monotonic()
+    refusal, before, begun = expected(caller, HTTP[method, path]), refused_callers(), time.monotonic()
     async with httpx.AsyncClient(base_url=http_url, timeout=QUICK_SECONDS, trust_env=False) as client:
         answer = await client.request(method, path.format(version=1, index=0), headers=headers(caller), content=b"{}")
-    counted = {reason: count - before[reason] for reason, count in refused(registry).items()}
+    counted = {reason: count - before[reason] for reason, count in refused_callers().items()}
     assert counted == {reason: float(reason is refusal) for reason in Refusal}
     if refusal is None:
         assert answer.status_code not in (401, 403)
@@ -143,8 +119,8 @@ async def test_a_request_is_refused_unless_the_table_allows_it(
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("method", GRPC)
 async def test_a_call_is_refused_unless_the_table_allows_it(grpc_address: str, method: str, caller: str) -> None:
-    refusal, registry = expected(caller, GRPC[method]), service_registry("test")
-    before, presented, endless = refused(registry), tuple(headers(caller).items()), method.endswith("Watch")
+    refusal, before = expected(caller, GRPC[method]), refused_callers()
+    presented, endless = tuple(headers(caller).items()), method.endswith("Watch")
     async with grpc.aio.insecure_channel(grpc_address) as channel:
         call = channel.stream_stream(method)(iter([b""]), timeout=QUICK_SECONDS, metadata=presented)
         with suppress(grpc.aio.AioRpcError):  # there is no engine: a call that is let in ends in some other error
@@ -155,7 +131,7 @@ async def test_a_call_is_refused_unless_the_table_allows_it(grpc_address: str, m
             assert (code in CODES.values()) == (refusal is not None)
             assert refusal is None or words == refusal.told
         call.cancel()
-    counted = {reason: count - before[reason] for reason, count in refused(registry).items()}
+    counted = {reason: count - before[reason] for reason, count in refused_callers().items()}
     assert counted == {reason: float(reason is refusal) for reason in Refusal}
 
 

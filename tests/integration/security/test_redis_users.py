@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from ais.contracts.keys import Keys
-from ais.contracts.redis_commands import commands_of, replica_commands
+from ais.contracts.redis_commands import collector_commands, replica_commands, trainer_commands
 from ais.contracts.registry import ReplicaRegistry
 from ais.issuing import ACL, PASSWORD, issue
 from ais.runtime.network.redis import Command, RedisUnreachableError, connect
@@ -21,10 +21,10 @@ from tests.support.valkey_process import ValkeyProcess
 
 KEYS = Keys("closed")
 NEEDS = {
-    "trainer": commands_of(KEYS),
-    "collector": commands_of(KEYS),
+    "trainer": trainer_commands(KEYS),
+    "collector": collector_commands(KEYS),
     "rollout": replica_commands(KEYS),
-    "evaluation": commands_of(Keys("closed-evaluation-bf16")),
+    "evaluation": replica_commands(Keys("closed-evaluation-bf16")),
 }
 
 
@@ -73,10 +73,42 @@ async def test_who_samples_can_write_neither_groups_nor_events(
             await client.config_get("requirepass")
 
 
+FORBIDDEN = {
+    "collector": [
+        ("SET", KEYS.incarnation, "9"),
+        ("MSET", KEYS.identity, "mine"),
+        ("HSET", KEYS.position, "version", "9"),
+        ("XADD", KEYS.events, "*", "kind", "version"),
+        ("XREADGROUP", "GROUP", "trainer", "thief", "STREAMS", KEYS.groups, ">"),
+        ("XDEL", KEYS.groups, "0-1"),
+        ("DEL", KEYS.groups),
+        ("XRANGE", KEYS.dead_letters, "-", "+"),
+        ("SET", KEYS.replica("mine"), "{}"),
+    ],
+    "trainer": [
+        ("SET", KEYS.replica("mine"), "{}"),
+        ("SADD", KEYS.replicas, "mine"),
+        ("HSETNX", KEYS.evaluations, "9", "{}"),
+        ("DEL", KEYS.groups),
+        ("KEYS", "*"),
+    ],
+}
+
+
+@pytest.mark.parametrize("service", FORBIDDEN)
+async def test_trainer_and_collector_may_do_no_more_than_their_own_work(
+    server: ValkeyProcess, secrets: Path, service: str
+) -> None:
+    async with connected(server, service, secrets / service / PASSWORD) as client:
+        for command in FORBIDDEN[service]:
+            with pytest.raises(NoPermissionError):
+                await client.execute_command(*command)
+
+
 async def test_a_replica_registers_and_leaves_as_its_own_user(server: ValkeyProcess, secrets: Path) -> None:
     async with connected(server, "rollout", secrets / "rollout" / PASSWORD) as client:
         await ReplicaRegistry(client, KEYS).leave("gone")
-        assert await client.get(KEYS.identity) is None
+        assert await client.mget(KEYS.identity, KEYS.incarnation) == [None, None]
 
 
 async def test_a_stranger_may_only_ask_whether_the_server_lives(server: ValkeyProcess) -> None:

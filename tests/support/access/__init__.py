@@ -8,7 +8,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from ais.runtime.metrics import service_registry
 from ais.runtime.security.keyring import TOKENS, Credential, Keyring
+from ais.runtime.security.refusals import Refusal
 from ais.runtime.security.roles import Role
 from ais.runtime.security.tokens import make_tokens
 
@@ -35,3 +37,11 @@ def bearer(role: Role, directory: Path | None = None) -> dict[str, str]:
 def metadata(role: Role, directory: Path | None = None) -> tuple[tuple[str, str], ...]:
     """The metadata of its gRPC calls."""
     return credential(role, directory).metadata()
+
+
+def refused_callers() -> dict[str, float]:
+    """How many callers this process has turned away, by the reason."""
+    registry = service_registry("test")
+    return {
+        reason: registry.get_sample_value("ais_refused_callers_total", {"reason": reason}) or 0.0 for reason in Refusal
+    }

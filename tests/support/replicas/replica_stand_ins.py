@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ais.rollout.engine import EngineDescription, WeightSwap
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
+from ais.rollout.weights.relay import Relay, no_addresses
 from ais.runtime.network.http import serve
 from tests.support.records import replica_record
 
@@ -52,7 +53,15 @@ class KeepingEngine:
 class StandInReplica:
     """The weights path of a replica, with a switch for each way it can go wrong."""
 
-    def __init__(self, name: str, version: int, digest: str, staging: Path, model: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        digest: str,
+        staging: Path,
+        model: Sequence[Path] = (),
+        registered: Callable[[], Awaitable[Collection[str]]] = no_addresses,
+    ) -> None:
         self.name = name
         self.url = ""
         self.engine = KeepingEngine(version, digest)
@@ -62,10 +71,12 @@ class StandInReplica:
         self.changed = asyncio.Condition()
         self.metrics_registry = CollectorRegistry()
         self.on_applied: Callable[[], None] = lambda: None
+        metrics = RolloutMetrics(self.metrics_registry)
         self.intake = WeightIntake(
             self.engine,  # type: ignore[arg-type]
             staging,
-            RolloutMetrics(self.metrics_registry),
+            metrics,
+            relay=Relay(metrics, registered),
             applied=lambda: self.on_applied(),
             model=model,
         )
@@ -129,7 +140,7 @@ class Fleet:
         """Starts a replica that tells the registry of each version it applies. It merges adapters into `model`."""
         staging = self._staging / name
         staging.mkdir()
-        replica = StandInReplica(name, version, digest, staging, model)
+        replica = StandInReplica(name, version, digest, staging, model, self._registry.urls)
         port = await self._stack.enter_async_context(serve(replica.app, "127.0.0.1", 0))
         self._stack.push_async_callback(replica.intake.close)
         replica.url = f"http://127.0.0.1:{port}"

@@ -38,6 +38,7 @@ from ais.contracts.trajectory import (
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.contracts.v1 import trajectory_pb2 as pb
+from ais.runtime.security.certificates import Certificates
 from ais.runtime.settings import RunSettings
 from tests.support.judges import own_judge
 from tests.support.records import replica_record, trajectory_of
@@ -146,13 +147,23 @@ class Stage:
 
     @asynccontextmanager
     async def replica(
-        self, name: str, behaviour: Behaviour, version: int = 0, slots: int = 64, digest: str = "", **describes: object
+        self,
+        name: str,
+        behaviour: Behaviour,
+        version: int = 0,
+        slots: int = 64,
+        digest: str = "",
+        certificates: Certificates | None = None,
+        **describes: object,
     ) -> AsyncIterator[Servicer]:
         """`describes`: what Describe says otherwise than an honest replica of the run."""
         server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
         servicer = Servicer(behaviour, self.description(name, **describes), lambda: self.serving[name])
         rollout_pb2_grpc.add_RolloutServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        if certificates is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = server.add_secure_port("127.0.0.1:0", certificates.grpc_server())
         await server.start()
         servicer.port = port
         await self.register(name, port, version, slots, digest)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ais.runtime.process import UnavailableError
-from ais.runtime.security.door import Door, Refusal
+from ais.runtime.security.door import Door
 from ais.runtime.security.keyring import Credential
+from ais.runtime.security.refusals import Refusal
 from ais.runtime.security.roles import Role
 from ais.runtime.security.tokens import TokenFile, make_tokens, new_token, token_path
 from ais.runtime.settings import SettingsError

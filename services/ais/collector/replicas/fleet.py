@@ -200,6 +200,9 @@ class Fleet:
             member.client.abandon("the replica has another address now")
             await self._forget(record.replica_id)
             member = None
+        elif member is not None and member.client.outdated and not member.client.calls:
+            await self._forget(record.replica_id)  # to be connected to anew, and proved
+            member = None
         if member is None:
             member = _Member(record, self._links.open(record.grpc_address))
             self._members[record.replica_id] = member

@@ -14,6 +14,7 @@ import httpx
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from ais.contracts.registry import REPLICA
 from ais.contracts.weights.offer import (
     CONTENT_TYPE,
     DIGEST_HEADER,
@@ -59,12 +60,17 @@ class TransientUploadError(UploadError):
 
 
 class _Bearer(httpx.Auth):
-    """Puts the token of now into every request."""
+    """Puts the token of now into every request. Raises UploadError for one that would carry it in the clear."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        if self._credential.certificates and request.url.scheme != "https":
+            raise UploadError(
+                f"{request.url} is a replica without TLS: it needs security.certificates, as the services have that "
+                "send it weights"
+            )
         request.headers.update(self._credential.headers())
         yield request
 
@@ -78,7 +84,14 @@ def upload_client(
     """
     timeout = httpx.Timeout(deadline_seconds, connect=CONNECT_SECONDS, write=STALLED_SECONDS)
     limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=use_proxy, auth=_Bearer(credential))
+    certificates = credential.certificates
+    return httpx.AsyncClient(
+        timeout=timeout,
+        limits=limits,
+        trust_env=use_proxy,
+        auth=_Bearer(credential),
+        verify=certificates.client(REPLICA) if certificates else True,
+    )
 
 
 def these(files: Sequence[Path]) -> ShardFile:

@@ -48,9 +48,9 @@ def authority(host: str, port: int) -> str:
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
-def http_url(host: str, port: int) -> str:
+def http_url(host: str, port: int, tls: bool = False) -> str:
     """The base URL of an HTTP server."""
-    return f"http://{authority(host, port)}"
+    return f"{'https' if tls else 'http'}://{authority(host, port)}"
 
 
 def is_wildcard(host: str) -> bool:

@@ -71,8 +71,8 @@ def _no_signals() -> Iterator[None]:
 async def serve(app: FastAPI, host: str, port: int, door: Door | None = None) -> AsyncIterator[int]:
     """Serves `app` while the context is open, and gives the port (useful with port 0).
 
-    Without a door only this machine may reach it. Raises UnavailableError when nothing can listen there, as on a port
-    that is taken.
+    Without a door only this machine may reach it; the door's certificates make it HTTPS. Raises UnavailableError when
+    nothing can listen there, as on a port that is taken.
     """
     refuse_without_door(host, door)
     try:
@@ -83,7 +83,8 @@ async def serve(app: FastAPI, host: str, port: int, door: Door | None = None) ->
             "a free one"
         ) from error
     bound = int(listener.getsockname()[1])
-    logger.info("metrics at %s/metrics", http_url(host, bound))
+    certificates = door.certificates if door else None
+    logger.info("metrics at %s/metrics", http_url(host, bound, tls=certificates is not None))
     config = uvicorn.Config(
         app if door is None else HttpDoor(app, door),
         http=BoundedProtocol,
@@ -93,6 +94,7 @@ async def serve(app: FastAPI, host: str, port: int, door: Door | None = None) ->
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=int(STOP_SECONDS),
+        ssl_context_factory=(lambda _config, _default: certificates.server()) if certificates else None,
     )
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]  # the service decides when it stops

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.credentials import CredentialProvider
@@ -26,6 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ais.runtime.network.redis_url import RedisServer
+from ais.runtime.security.certificates import Certificates
 from ais.runtime.security.tokens import TokenFile
 from ais.runtime.settings import RedisSettings
 
@@ -38,11 +39,14 @@ LONGEST_BLOCK_SECONDS = 1.0
 RIGHTS = "+@connection +@read +@write +@transaction +@scripting -@dangerous +info"
 """What an ACL must let the user do, on the keys of its runs."""
 
+SERVER = "redis"
+"""The name in the certificate of the server."""
 SHOWN = 3
 """Forbidden commands that an error names."""
 
 _TLS_ADVICE = (
-    "Check that this is the server's TLS port, and name the authority of its certificate in ?ssl_ca_certs=FILE."
+    "Check that this is the server's TLS port, and that redis.certificates, or ?ssl_ca_certs=FILE, has the authority "
+    "of its certificate."
 )
 _AWAY_CODES = ("MISCONF", "NOREPLICAS")
 """First words of answers that mean `not now` and for which the library has no class."""
@@ -99,12 +103,16 @@ def _client(settings: RedisSettings) -> Redis:
     # A local socket never hangs half open, and redis-py's health check on one repeats itself without end when it fails.
     remote = {"socket_keepalive": True, "health_check_interval": 15}
     options: dict[str, Any] = {} if server.url.startswith("unix:") else remote
+    address = server.url
+    if settings.certificates is not None:
+        options |= {"connection_class": _TlsConnection, "context": Certificates(settings.certificates).client(SERVER)}
+        address = address.replace("rediss:", "redis:", 1)  # else the library's own class, whatever is said here
     if settings.password_file and not server.password:
         options["credential_provider"] = _Credentials(server.username, TokenFile(settings.password_file))
     else:
         options |= {"username": server.username, "password": server.password}
     return Redis.from_url(
-        server.url,
+        address,
         protocol=2,
         socket_connect_timeout=settings.operation_timeout_seconds,
         socket_timeout=settings.operation_timeout_seconds + LONGEST_BLOCK_SECONDS,
@@ -113,6 +121,17 @@ def _client(settings: RedisSettings) -> Redis:
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         **options,
     )
+
+
+class _TlsConnection(Connection):
+    """A connection by a context of ours, where the library makes one of files that it reads once."""
+
+    def __init__(self, context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self._context = context
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "ssl": self._context}
 
 
 class _Credentials(CredentialProvider):
@@ -197,9 +216,7 @@ def is_away(error: BaseException) -> bool:
 
 def _advice(error: RedisError) -> str:
     if _tls_fault(error):
-        return (
-            "Check that it is the server's TLS port, and name the authority of its certificate in ?ssl_ca_certs=FILE."
-        )
+        return _TLS_ADVICE
     return "Check redis.url, its user and its password."
 
 

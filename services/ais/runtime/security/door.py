@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import hmac
-import logging
 from collections.abc import Mapping
-from enum import StrEnum
-
-from prometheus_client import Counter
 
 from ais.runtime.network.addresses import is_loopback
+from ais.runtime.security.certificates import Certificates
+from ais.runtime.security.refusals import Refusal, tell
 from ais.runtime.security.roles import Allowed, Role
 from ais.runtime.security.tokens import TokenFile
 
 HEADER = "authorization"
 LONGEST_HEADER = 1024
 
-REFUSED = Counter(
-    "ais_refused_callers",
-    "Calls that were refused before they were looked at, by the reason.",
-    ["reason"],
-    registry=None,  # every service's registry has it: ais.runtime.metrics
-)
-
-logger = logging.getLogger(__name__)
-
-
-class Refusal(StrEnum):
-    """Why a caller is turned away. He is told only whether a token was accepted."""
-
-    NO_TOKEN = "no_token"
-    WRONG_TOKEN = "wrong_token"
-    WRONG_ROLE = "wrong_role"
-
-    @property
-    def told(self) -> str:
-        """All that the caller is told."""
-        return "forbidden" if self is Refusal.WRONG_ROLE else "unauthenticated"
-
 
 class Door:
     """Lets callers in by their tokens."""
 
-    def __init__(self, files: Mapping[Role, TokenFile] | None) -> None:
-        """`files`: what each role's tokens are; None: whoever comes may enter."""
+    def __init__(self, files: Mapping[Role, TokenFile] | None, certificates: Certificates | None = None) -> None:
+        """`files`: what each role's tokens are; None: whoever comes may enter. `certificates`: what the listener shows,
+        and whose authority its callers' must be of; None: it speaks plainly."""
         self._files = files
-        self._told: set[Refusal] = set()
+        self.certificates = certificates
 
     def refusal(self, header: str | None, allowed: Allowed) -> Refusal | None:
         """Why the caller with this `Authorization` header may not enter; None: he may."""
@@ -55,10 +32,7 @@ class Door:
         if roles & allowed:
             return None
         refusal = Refusal.WRONG_ROLE if roles else Refusal.WRONG_TOKEN if header else Refusal.NO_TOKEN
-        REFUSED.labels(refusal).inc()
-        if refusal not in self._told:
-            self._told.add(refusal)
-            logger.warning("a caller is refused: %s (further ones are only counted, in ais_refused_callers)", refusal)
+        tell(refusal)
         return refusal
 
     def knows(self, header: str | None) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from ais.runtime.security.door import HEADER, Door, Refusal
+from ais.runtime.security.door import HEADER, Door
+from ais.runtime.security.refusals import Refusal
 from ais.runtime.security.roles import may_call
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"

@@ -6,7 +6,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ais.runtime.security.door import HEADER, Door, Refusal
+from ais.runtime.security.door import HEADER, Door
+from ais.runtime.security.refusals import Refusal
 from ais.runtime.security.roles import may_request
 
 KNOWN = "ais.known"

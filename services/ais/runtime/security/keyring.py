@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ais.runtime.network.addresses import is_loopback
+from ais.runtime.security.certificates import Certificates
 from ais.runtime.security.door import Door
 from ais.runtime.security.roles import Role
 from ais.runtime.security.settings import SecuritySettings
@@ -19,8 +20,10 @@ TOKENS = "tokens"
 class Credential:
     """What a caller presents."""
 
-    def __init__(self, file: TokenFile | None = None) -> None:
+    def __init__(self, file: TokenFile | None = None, certificates: Certificates | None = None) -> None:
+        """`certificates`: it speaks TLS, and presents these; None: it speaks plainly."""
         self._file = file
+        self.certificates = certificates
 
     def headers(self) -> dict[str, str]:
         """For an HTTP request, or as the metadata of a gRPC call. Ask for each anew: tokens change."""
@@ -37,10 +40,12 @@ NOBODY = Credential()
 
 @dataclass(frozen=True)
 class Keyring:
-    """The tokens of a run."""
+    """The tokens of a run, and the certificates of a service of it."""
 
     directory: Path | None
-    """None: nobody is asked for one."""
+    """Where the tokens are; None: nobody is asked for one."""
+    certificates: Certificates | None = None
+    """None: the service and its callers speak plainly."""
 
     def door(self, *needed: Role) -> Door:
         """A door that knows the tokens of the roles `needed`, and of others whose file is there.
@@ -48,13 +53,15 @@ class Keyring:
         Raises UnavailableError or SettingsError when one that is needed cannot be read.
         """
         if self.directory is None:
-            return Door(None)
+            return Door(None, self.certificates)
         paths = {role: token_path(self.directory, role) for role in Role}
-        return Door({role: TokenFile(path) for role, path in paths.items() if role in needed or path.is_file()})
+        files = {role: TokenFile(path) for role, path in paths.items() if role in needed or path.is_file()}
+        return Door(files, self.certificates)
 
     def credential(self, role: Role) -> Credential:
         """What a service presents in that role. Raises UnavailableError or SettingsError."""
-        return NOBODY if self.directory is None else Credential(TokenFile(token_path(self.directory, role)))
+        file = None if self.directory is None else TokenFile(token_path(self.directory, role))
+        return Credential(file, self.certificates) if file or self.certificates else NOBODY
 
 
 def tokens_of(security: SecuritySettings, run_directory: Path) -> Path:
@@ -66,13 +73,15 @@ def tokens_of(security: SecuritySettings, run_directory: Path) -> Path:
 
 
 def open_keyring(security: SecuritySettings, run: RunSettings, **listeners: str) -> Keyring:
-    """The tokens of a run; they are made where that is safe. `listeners`: hosts by the names of their settings, with
-    two underscores for a dot.
+    """The tokens of a run, which are made where that is safe, and the service's certificates. `listeners`: hosts by the
+    names of their settings, with two underscores for a dot.
 
-    Raises SettingsError for a listener that the network can reach while there are no tokens.
+    Raises SettingsError for a listener that the network can reach while there are no tokens, and for certificates that
+    cannot be used, UnavailableError for such as cannot be read.
     """
+    certificates = None if security.certificates is None else Certificates(security.certificates)
     if security.open_to_network:
-        return Keyring(None)
+        return Keyring(None, certificates)
     if security.tokens is None and not (run.path / TOKENS).is_dir():
         for name, host in listeners.items():
             if not is_loopback(host):
@@ -81,4 +90,4 @@ def open_keyring(security: SecuritySettings, run: RunSettings, **listeners: str)
                     "tokens. Set security.tokens to a directory that `ais secrets DIR` has made, the same for every "
                     "service of the run"
                 )
-    return Keyring(tokens_of(security, run.path))
+    return Keyring(tokens_of(security, run.path), certificates)

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from ais.contracts.keys import Keys
 from ais.contracts.weights.offer import RelayTarget
 from ais.contracts.weights.upload import these, upload, upload_client
+from ais.runtime.network.http import serve
 from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot
@@ -191,3 +192,21 @@ async def test_a_new_trainer_reaches_all_replicas_that_serve_its_version_already
             for replica in replicas.values():
                 await replica.until(partial(follows, replica, incarnation))
     assert all(replica.applied == [3] for replica in replicas.values())
+
+
+async def test_nothing_is_passed_on_to_an_address_that_no_replica_of_the_run_has(
+    fleet: Fleet, snapshot: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    """Whoever has the trainer's token could name any, and it would be sent the token and the weights."""
+    above, below = await fleet.join("above"), await fleet.join("below")
+    stranger = StandInReplica("stranger", 0, "blake3:0", tmp_path)
+    async with serve(stranger.app, "127.0.0.1", 0) as port:
+        target = RelayTarget(url=f"http://127.0.0.1:{port}", children=(RelayTarget(url=below.url),))
+        parcel = full(snapshot(1), Origin("", 1))
+        async with upload_client(10.0) as client:
+            relayed = parcel.offer.model_copy(update={"relay": (target,)})
+            await upload(client, above.url, relayed, these(parcel.files))
+        await served(parcel.snapshot, above, below)
+    assert stranger.offers == []
+    refused = {"outcome": "refused"}
+    assert above.metrics_registry.get_sample_value("ais_rollout_weight_relays_total", refused) == 1.0

@@ -1,0 +1,118 @@
+"""Redis by mutual TLS: what our client does at a server that asks for certificates, and at one that is none of ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from ais.issuing.authority import Authority, Issued, Use
+from ais.runtime.network.redis import RedisUnreachableError, connect
+from ais.runtime.security.certificates import CERTIFICATE, KEY, Certificates
+from ais.runtime.security.refusals import Refusal
+from ais.runtime.settings import RedisSettings
+from tests.support.access import refused_callers
+from tests.support.access.deployment import certificates, expired, secrets, valid, written
+from tests.support.access.terminator import behind_tls
+from tests.support.valkey_process import ValkeyProcess
+
+QUICK_SECONDS = 10.0
+"""A refusal takes milliseconds, where the other side says so; machines that run tests are busy."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
+    with ValkeyProcess(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+def settings(port: int, own: Path | None, scheme: str = "rediss") -> RedisSettings:
+    quick = {"connect_timeout_seconds": 1.0, "operation_timeout_seconds": 1.0}
+    return RedisSettings.model_validate({"url": f"{scheme}://127.0.0.1:{port}/0", "certificates": own, **quick})
+
+
+async def answer(told: RedisSettings) -> bytes | None:
+    client = await connect(told)
+    try:
+        await client.set("kept", "here")
+        return await client.get("kept")
+    finally:
+        await client.aclose()
+
+
+async def test_a_service_uses_a_server_that_asks_for_its_certificate(server: ValkeyProcess) -> None:
+    async with behind_tls(certificates("redis").server(), server.port) as port:
+        assert await answer(settings(port, secrets() / "collector")) == b"here"
+
+
+@pytest.mark.parametrize("client", ["expired", "another authority"])
+async def test_a_client_with_another_certificate_gets_nothing(
+    server: ValkeyProcess, client: str, tmp_path: Path
+) -> None:
+    other = Authority.new()
+    issued = {"expired": expired("collector"), "another authority": other.issue("collector", *Use)}[client]
+    before, begun = refused_callers(), time.monotonic()
+    async with behind_tls(certificates("redis").server(), server.port) as port:
+        with pytest.raises(RedisUnreachableError):
+            await answer(settings(port, written(tmp_path, issued)))
+    assert time.monotonic() - begun < QUICK_SECONDS
+    assert refused_callers()[Refusal.WRONG_CERTIFICATE] > before[Refusal.WRONG_CERTIFICATE]
+
+
+async def test_a_plain_client_gets_nothing(server: ValkeyProcess) -> None:
+    begun = time.monotonic()
+    async with behind_tls(certificates("redis").server(), server.port) as port:
+        with pytest.raises(RedisUnreachableError):
+            await answer(settings(port, None, scheme="redis"))
+    assert time.monotonic() - begun < QUICK_SECONDS
+
+
+@pytest.mark.parametrize("shown", ["expired", "another authority", "another service"])
+async def test_no_service_uses_a_server_that_it_cannot_trust(server: ValkeyProcess, shown: str, tmp_path: Path) -> None:
+    issued: Issued = {
+        "expired": expired("redis"),
+        "another authority": valid("redis", signer=Authority.new()),
+        "another service": valid("collector"),
+    }[shown]
+    begun = time.monotonic()
+    async with behind_tls(Certificates(written(tmp_path, issued)).server(), server.port) as port:
+        with pytest.raises(RedisUnreachableError, match=r"CERTIFICATE_VERIFY_FAILED.*redis\.certificates"):
+            await answer(settings(port, secrets() / "collector"))
+    assert time.monotonic() - begun < QUICK_SECONDS
+
+
+async def test_a_service_with_certificates_uses_no_server_without_tls(server: ValkeyProcess) -> None:
+    with pytest.raises(RedisUnreachableError, match="TLS port"):
+        await answer(settings(server.port, secrets() / "collector"))
+
+
+async def test_a_new_certificate_counts_at_the_next_connection(server: ValkeyProcess, tmp_path: Path) -> None:
+    own = written(tmp_path, valid("collector"))
+    async with behind_tls(certificates("redis").server(), server.port) as port:
+        client = await connect(settings(port, own))
+        try:
+            for issued, served in ((expired("collector"), False), (valid("collector"), True)):
+                (own / KEY).write_text(issued.key)
+                (own / CERTIFICATE).write_text(issued.certificate)
+                await client.connection_pool.disconnect()
+                assert (await _answers(client)) == served
+        finally:
+            await client.aclose()
+
+
+async def _answers(client: Redis) -> bool:
+    try:
+        return bool(await client.ping())
+    except RedisError:
+        return False
+
+
+@pytest.mark.parametrize("url", ["redis://h", "unix:///socket", "rediss://h?ssl_ca_certs=x", ""])
+def test_certificates_are_refused_where_they_would_not_be_used(url: str) -> None:
+    with pytest.raises(ValidationError, match="expected url to be rediss://"):
+        RedisSettings.model_validate({"url": url, "certificates": "here"})

@@ -1,0 +1,112 @@
+"""The certificates that `ais secrets` makes, and what a service does with files that cannot be used."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from typer.testing import CliRunner
+
+from ais.cli import app
+from ais.issuing import AUTHORITY_OF_ALL, HOLDERS, issue
+from ais.issuing.authority import LIFE, Authority, Use, ends_at
+from ais.runtime.exits import UnavailableError
+from ais.runtime.metrics import service_registry
+from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
+from ais.runtime.settings import SettingsError
+from tests.support.access.deployment import valid, written
+
+
+def certificate_of(directory: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((directory / CERTIFICATE).read_bytes())
+
+
+def test_each_service_has_a_certificate_for_what_it_does_under_its_own_name(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    authority = x509.load_pem_x509_certificate((tmp_path / AUTHORITY_OF_ALL / AUTHORITY).read_bytes())
+    for service, holder in HOLDERS.items():
+        certificate = certificate_of(tmp_path / service)
+        certificate.verify_directly_issued_by(authority)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == [service]
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        assert set(usage) == {use.value for use in holder.uses}
+        Certificates(tmp_path / service)
+
+
+def test_only_the_owner_reads_a_key_but_where_the_service_runs_as_somebody_else(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    modes = {key.parent.name: key.stat().st_mode & 0o777 for key in tmp_path.glob(f"*/{KEY}")}
+    assert {name for name, mode in modes.items() if mode == 0o640} == {"redis", "prometheus"}
+    assert {mode for name, mode in modes.items() if name not in ("redis", "prometheus")} == {0o600}
+    assert not list(tmp_path.glob(f"[!a]*/{AUTHORITY_OF_ALL}*"))
+
+
+def test_a_certificate_is_replaced_only_when_that_is_asked_for_and_its_end_is_near(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    near = Authority.new()  # of nobody here: that is not looked at
+    ending = near.issue("trainer", *Use, now=datetime.now(UTC) - LIFE + timedelta(days=20))
+    (tmp_path / "trainer" / CERTIFICATE).write_text(ending.certificate)
+    assert list(issue(tmp_path)) == []
+    assert list(issue(tmp_path, timedelta(days=10))) == []
+    renewed = CliRunner().invoke(app, ["secrets", str(tmp_path), "--renew", "30"])
+    assert renewed.exit_code == 0
+    told = renewed.output.replace("\n", "")
+    assert f"trainer/{CERTIFICATE}" in told
+    assert f"collector/{CERTIFICATE}" not in told
+    assert ends_at((tmp_path / "trainer" / CERTIFICATE).read_text()) > datetime.now(UTC) + LIFE - timedelta(days=1)
+    Certificates(tmp_path / "trainer")
+
+
+def test_all_are_renewed_by_one_authority_whose_key_may_be_kept_elsewhere_meanwhile(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    kept = (tmp_path / AUTHORITY_OF_ALL).rename(tmp_path / "kept elsewhere")
+    assert list(issue(tmp_path)) == []
+    with pytest.raises(SettingsError, match="put it back"):
+        list(issue(tmp_path, LIFE))
+    kept.rename(tmp_path / AUTHORITY_OF_ALL)
+    assert len(list(issue(tmp_path, LIFE))) == 2 * len(HOLDERS)
+
+
+def test_directories_that_are_there_already_are_filled(tmp_path: Path) -> None:
+    """As volumes are."""
+    for name in (AUTHORITY_OF_ALL, *HOLDERS):
+        (tmp_path / name).mkdir()
+    assert list(issue(tmp_path))
+    Certificates(tmp_path / "trainer")
+
+
+def test_an_authority_that_is_damaged_is_told(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    (tmp_path / AUTHORITY_OF_ALL / KEY).write_text(Authority.new().issued.key)
+    with pytest.raises(SettingsError, match="belongs to the certificate"):
+        list(issue(tmp_path, LIFE))
+
+
+@pytest.mark.parametrize("file", [AUTHORITY, CERTIFICATE, KEY])
+def test_a_file_that_cannot_be_used_is_told_at_start(tmp_path: Path, file: str) -> None:
+    written(tmp_path, valid("trainer"))
+    (tmp_path / file).write_text("-----BEGIN NONSENSE-----")
+    with pytest.raises(SettingsError, match="cannot be used"):
+        Certificates(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(UnavailableError, match=r"cannot be read: .* `ais secrets DIR`"):
+        Certificates(tmp_path)
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (written(tmp_path, valid("trainer")) / KEY).chmod(0o644)
+    with pytest.raises(SettingsError, match=r"other users can get at .*tls\.key"):
+        Certificates(tmp_path)
+
+
+def test_when_certificates_expire_is_a_metric_of_every_service(tmp_path: Path) -> None:
+    ours, signer = datetime.now(UTC) + timedelta(days=5), Authority.new()
+    issued = signer.issue("trainer", *Use, life=timedelta(days=5))
+    Certificates(written(tmp_path, issued, signer))
+    registry, name = service_registry("trainer"), "ais_certificate_not_after_timestamp_seconds"
+    assert registry.get_sample_value(name, {"subject": "trainer"}) == pytest.approx(ours.timestamp(), abs=60)
+    authority = registry.get_sample_value(name, {"subject": "AIS authority"})
+    assert authority == ends_at(signer.issued.certificate).timestamp()
