@@ -44,7 +44,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "jsonl": TASKS + "test_json_files.py::test_an_epoch_has_every_prompt_once_and_the_next_has_another_order",
         "parquet": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
         "huggingface": TASKS + "test_stored_datasets.py::test_a_dataset_that_was_saved_to_disk_is_read_by_split",
-        "guess_number": "unit/collector/test_environments.py::"
+        "guess_number": "unit/collector/turns/test_environments.py::"
         "test_the_task_thinks_of_every_number_and_the_same_ones_again",
         "reasoning_gym": GAMED,
         "python": TASKS + "test_own_tasks.py::test_a_table_of_the_users_is_gone_through_by_epochs_and_split",
@@ -55,7 +55,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     },
     "collector.task.environment.name": {
         "guess_number": "e2e/test_guess_number_run.py::test_a_run_of_episodes_ends_well_and_evaluates_both_policies",
-        "calculator": "unit/collector/test_environments.py::"
+        "calculator": "unit/collector/turns/test_environments.py::"
         "test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it",
         "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
         "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",

@@ -85,7 +85,7 @@ async def exercise(
 def talker(turns: int = 8, **parameters: Any) -> dict[str, Any]:
     return {
         "name": "python",
-        "object": "tests.support.talker:Talker",
+        "object": "tests.support.turns.talker:Talker",
         "parameters": parameters,
         "turns": turns,
     }

@@ -23,7 +23,7 @@ from ais.contracts.trajectory import (
     encode_trajectory,
 )
 from ais.contracts.v1 import trajectory_pb2 as pb
-from tests.support.episodes import episode_of
+from tests.support.turns.episodes import episode_of
 from tests.support.records import trajectory_of
 
 VOCABULARY = 100

@@ -21,7 +21,7 @@ class Call:
     """The group's, in no other use."""
     samples: int
     sampling: SamplingParameters
-    """Of each turn, with the group's seed."""
+    """How each turn is sampled, with the seed of the group."""
     vocab_size: int
     deadline_seconds: float
     """For all of it."""

@@ -96,7 +96,7 @@ class Worker:
                 reply = await self._ask(request)
         except TimeoutError:
             await self.end()
-            return Failure(Outcome.OVERTIME, f"it took longer than {seconds:g} s (collector.judging.seconds)")
+            return Failure(Outcome.OVERTIME, f"judging took longer than {seconds:g} s")
         except WorkerDiedError as error:
             await self.end()
             return Failure(Outcome.DIED, str(error))
@@ -172,5 +172,5 @@ def _judgement_in(reply: dict[str, Any]) -> Judgement:
 
 def _failure_in(reply: dict[str, Any]) -> Failure:
     known = reply["failed"] in set(Outcome)
-    reason = str(reply.get("reason", "it needed more than collector.judging.memory_megabytes"))
+    reason = str(reply.get("reason", "judging needed more than collector.judging.memory_megabytes"))
     return Failure(Outcome(reply["failed"]) if known else Outcome.ERROR, reason)

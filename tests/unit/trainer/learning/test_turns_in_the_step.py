@@ -17,7 +17,7 @@ from ais.trainer.policy.microbatch import Microbatch, Sample, cut
 from ais.trainer.policy.policy import Policy
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
-from tests.support.episodes import DIGITS, episode_of
+from tests.support.turns.episodes import DIGITS, episode_of
 from tests.unit.trainer.learning.test_objectives_in_the_step import (
     UNCORRECTED,
     gradients_of,

@@ -16,7 +16,7 @@ from tests.unit.ais_core.enumerable import make_policies, make_world
 from tests.unit.ais_core.test_corrections import EVERY, make, packed
 
 Turns = list[tuple[int, int]]
-"""Of one episode: context tokens and sampled tokens, turn by turn."""
+"""An episode: context tokens and sampled tokens, turn by turn."""
 
 episodes = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), max_size=4), min_size=1, max_size=6)
 contents = st.sampled_from([0.0, -50.0, 1e30, float("nan"), float("inf")])

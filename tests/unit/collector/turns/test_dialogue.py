@@ -11,9 +11,9 @@ from ais.collector.prompts.prompts import Messages
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.settings import PromptSettings
 from ais.runtime.process import UnavailableError
-from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.turns.chat_templates import TEMPLATES, tokenizer_with
 
-SORT16 = Path(__file__).parents[3] / "examples" / "sort16" / "model"
+SORT16 = Path(__file__).parents[4] / "examples" / "sort16" / "model"
 QUESTION = "What is 1 + 2?"
 ANSWERS: list[Messages] = [
     ({"role": "user", "content": "No, think of 3 and 4."},),

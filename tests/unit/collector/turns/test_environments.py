@@ -87,7 +87,7 @@ def test_demonstrated_turns_are_what_the_environment_makes_of_those_guesses() ->
 
 
 def test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it() -> None:
-    calculator = Calculator()
+    calculator: Any = open_environment(EnvironmentSettings(name="calculator"))()
     calculator.reset(Prompt("p", "What is 6 * 7 / 4?", "10.5"))
     call = '<tool_call>{"name": "calculate", "arguments": {"expression": "6 * 7 / 4"}}</tool_call>'
     step = calculator.step(said(f"Let me see. {call}"))
