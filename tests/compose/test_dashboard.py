@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from ais.collector.metrics import CollectorMetrics
 from ais.rollout.metrics import RolloutMetrics
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.trainer.metrics import TrainerMetrics
 
 GRAFANA_COLUMNS = 24

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.keyring import Keyring
 from ais.runtime.security.roles import Role

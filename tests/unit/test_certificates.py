@@ -13,7 +13,7 @@ from ais.cli import app
 from ais.issuing import AUTHORITY_OF_ALL, HOLDERS, issue
 from ais.issuing.authority import LIFE, Authority, Use, ends_at
 from ais.runtime.exits import UnavailableError
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from ais.runtime.settings import SettingsError
 from tests.support.access.deployment import valid, written

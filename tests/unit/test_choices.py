@@ -113,6 +113,7 @@ COMMANDS: Mapping[str, str] = {
     "deadletter": "integration/launcher/test_deadletter_command.py::"
     "test_letters_go_back_where_they_are_wanted_and_the_others_say_why_not",
     "track": TRACKING + "test_ais_track_tells_several",
+    "metrics": "unit/test_metrics_catalogue.py::test_the_command_prints_the_document",
     "init": "unit/test_beginnings.py::test_the_command_lists_them_writes_one_and_never_writes_over_it",
     "secrets": "unit/test_issuing.py::test_the_command_tells_what_it_made_and_shows_no_secret",
     **dict.fromkeys(("prepare", "conclude"), ATTENDED + "test_services_that_start_one_by_one_leave_what_a_run_leaves"),

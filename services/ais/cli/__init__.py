@@ -46,6 +46,7 @@ app.command()(workshop.init)
 app.command()(workshop.secrets)
 app.command()(services.data)
 app.command(name="config")(workshop.show_config)
+app.command()(workshop.metrics)
 app.command()(models.warmstart)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

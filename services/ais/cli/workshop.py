@@ -87,6 +87,16 @@ def show_config(config: Config = None, overrides: Overrides = None) -> None:
     print(to_toml(load(config, overrides or ())), end="")
 
 
+def metrics() -> None:
+    """Print the catalogue of metrics: what each is, and what to do when it looks wrong. docs/metrics.md is this.
+
+    ais metrics > docs/metrics.md
+    """
+    from ais.catalogue import document
+
+    print(document(), end="")
+
+
 def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Benchmark to run; the rest of the line goes to it.", metavar="NAME")],

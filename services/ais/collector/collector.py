@@ -144,8 +144,7 @@ class Collector:
         while True:
             while self._place_one():
                 pass
-            self._metrics.running.set(self._admission.running)
-            self._metrics.waiting.set(self._admission.open)
+            self._metrics.admits(self._admission)
             await self._changed.wait()
             self._changed.clear()
 

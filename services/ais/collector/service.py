@@ -24,7 +24,7 @@ from ais.contracts.model_identity import identify_model
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import collector_commands
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.patience import persist
 from ais.runtime.network.redis import connect
@@ -40,7 +40,7 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     host = settings.collector.http_host
     keyring = open_keyring(settings.security, settings.run, collector__http_host=host)
     door, credential = keyring.door(Role.METRICS), keyring.credential(Role.COLLECTOR)
-    registry = service_registry("collector")
+    registry = service_registry("collector", settings.run.name)
     metrics = CollectorMetrics(registry, settings.collector.task.all_component_labels, settings.run.groups_per_batch)
     keys = Keys(settings.run.name)
     async with AsyncExitStack() as stack:

@@ -198,6 +198,10 @@ class TrajectoryQueue:
         """Groups in the stream: published and not yet acknowledged."""
         return int(await self._redis.xlen(self._keys.groups))
 
+    async def dead_letters(self) -> int:
+        """Entries that were discarded and are kept."""
+        return int(await self._redis.xlen(self._keys.dead_letters))
+
     @staticmethod
     def _entries(reply: object) -> list[Entry]:
         streams = cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes] | None]]]], reply or [])

@@ -122,6 +122,8 @@ class WeightSwap:
     """Time generation stood still."""
     probe_gap: float | None
     """Mean |log-prob difference| to the trainer on the snapshot's probe, nats a token; None: it carries no probe."""
+    probe_allowed: float | None = None
+    """The gap that this probe allows."""
 
 
 class EngineObserver(Protocol):

@@ -30,7 +30,7 @@ from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.relay import Relay
 from ais.rollout.weights.staging import staging_directory
 from ais.rollout.weights.standing import Lease
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.addresses import authority
 from ais.runtime.network.http import serve
 from ais.runtime.network.redis import connect
@@ -47,15 +47,15 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     rollout = settings.rollout
     keyring = open_keyring(settings.security, settings.run, rollout__host=rollout.host)
     door, relaying = keyring.door(*Role), keyring.credential(Role.TRAINER)
-    registry = service_registry("rollout")
+    registry = service_registry("rollout", settings.run.name)
     metrics = RolloutMetrics(registry)
     redis = await connect(settings.redis, replica_commands(Keys(settings.run.name)))
     engine = await open_engine(settings.run.model, rollout, metrics, registry)
     model = await asyncio.to_thread(identify_model, settings.run.model)
-    metrics.watch(engine)
     failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
     engine.on_failure(failure.set_result)
     replica_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    metrics.watch(engine, replica_id)
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(redis.aclose)

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, get_args
 
-from prometheus_client import Counter
-
+from ais.runtime.metrics.meter import Meter
 from ais.runtime.text import printable
 
 PEERS_REMEMBERED = 1_000
 """Peers whose fault has been logged; beyond that the oldest is forgotten, and may be logged again."""
 
-STRAYS = Counter(
-    "ais_stray_records",
-    "Records in Redis that were skipped because they could not be read or contradict what is known, by their kind.",
-    ["kind"],
-    registry=None,  # every service's registry has it: ais.runtime.metrics
-)
-
 Kind = Literal["event", "replica", "evaluation"]
 """What the record should have been: a trainer's event or a replica's record."""
+
+METER = Meter(None)
+STRAYS = METER.counter(  # every service's registry has it: ais.runtime.metrics.registry
+    "ais_stray_records",
+    "Records in Redis that were skipped because they could not be read or contradict what is known, by their kind.",
+    "Something else writes into the run's keys, or services are of different releases: the log names the peer.",
+    {"kind": get_args(Kind)},
+)
 
 logger = logging.getLogger(__name__)
 

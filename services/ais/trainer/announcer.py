@@ -116,13 +116,14 @@ class Announcer:
             record.append(self._run.path, line)
             self._samples.append(line.step, [item.group for item in step.batch])
             self._metrics.record(line, step.outcome.staleness)
+            self._metrics.correction.distributions(step.outcome.mismatch)
             for warned in self._vital_signs.add(Vitals.of(asdict(line))):
                 self._warnings.tell(warned, line.version)
             self._steps.task_done()
 
     def _offer(self, snapshot: Snapshot) -> None:
         """Brings replicas up in the background."""
-        self._metrics.policy_version.set(snapshot.version)
+        self._metrics.progress.at(snapshot.version)
         self._publisher.offer(snapshot)
 
     async def _publish(self, event: VersionPublished | Resumed | Finished) -> None:

@@ -75,7 +75,7 @@ class Evaluations:
                 continue
             await asyncio.to_thread(evaluations.append, self._run.path, result)
             self._values[step] = result.value(self._settings.metric)
-            self._metrics.evaluated(result)
+            self._metrics.evaluation.evaluated(result)
             scores = "; ".join(f"{score.source}: reward {score.reward}" for score in result.sources)
             logger.info("evaluated: %s", scores, extra={"step": step, "versions": result.last_version})
             self._judge()
@@ -84,6 +84,6 @@ class Evaluations:
         best = best_step(self._values)
         self._store.keep_best(best, evaluated=max(self._values, default=-1))
         if best is not None:
-            self._metrics.best_step.set(best)
+            self._metrics.evaluation.best_step.set(best)
         if self._settings.patience and in_vain(self._values) >= self._settings.patience:
             self.in_vain.set()

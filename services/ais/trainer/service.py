@@ -20,7 +20,8 @@ from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import trainer_commands
 from ais.contracts.registry import ReplicaRegistry
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.last_word import Readers
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.patience import persist
@@ -35,6 +36,7 @@ from ais.trainer.groups.reader import GroupReader, no_hidden_retries
 from ais.trainer.groups.stall_watch import StallWatch
 from ais.trainer.history.commits import Commits
 from ais.trainer.history.lease import Lease, take_lease
+from ais.trainer.history.queue_watch import QueueWatch
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.ranks.ranks import join
 from ais.trainer.ranks.sharding import load_policy
@@ -81,9 +83,10 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     door, credential = keyring.door(Role.METRICS), keyring.credential(Role.TRAINER)
     torch.set_num_threads(settings.trainer.compute.threads)
     torch.manual_seed(settings.run.seed)
-    registry = service_registry("trainer")
+    registry = service_registry("trainer", settings.run.name)
     health = _Health()
-    app = application("AIS trainer", registry, health.not_ready)
+    readers = Readers()
+    app = application("AIS trainer", registry, health.not_ready, readers)
     redis = await connect(settings.redis, trainer_commands(Keys(settings.run.name)))
     reading = await connect(settings.redis)
     no_hidden_retries(reading)
@@ -110,7 +113,11 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
             health.trainer = trainer = TrainerService(
                 settings, Redises(redis, reading), lease, start, intake, registry, credential
             )
-            await trainer.run(stop)
+            try:
+                await trainer.run(stop)
+            finally:
+                if not stop.is_set():
+                    await readers.last_word()  # whether it has finished or failed
             await asyncio.to_thread(start.learner.end)
     finally:
         await reading.aclose()
@@ -132,7 +139,8 @@ class TrainerService:
     ) -> None:
         run, trainer = settings.run, settings.trainer
         keys, replicas = Keys(run.name), ReplicaRegistry(redis.usual, Keys(run.name))
-        metrics = TrainerMetrics(registry)
+        self._metrics = metrics = TrainerMetrics(registry)
+        metrics.progress.begin(settings)
         warnings = WarningLog(run.path, metrics)
         self._settings = settings
         self._queue = TrajectoryQueue(redis.usual, keys)
@@ -144,6 +152,7 @@ class TrainerService:
         commits = Commits(settings, start.learner, start.store, self._reader, lease, metrics)
         if start.checkpoint:
             commits.go_on_from(start.checkpoint.manifest)
+        self._queue_watch = QueueWatch(self._queue, intake, commits, metrics)
         self._stall = StallWatch(settings, intake, self._queue, replicas, metrics, warnings)
         board = EvaluationBoard(redis.usual, keys)
         self._evaluations = Evaluations(run, settings.evaluation, board, start.store, metrics)
@@ -169,6 +178,7 @@ class TrainerService:
             self._publisher.run(),
             self._evaluations.run(),
             self._stall.run(self._loop.announce_again),
+            self._queue_watch.run(),
         )
         working = [training, *map(asyncio.create_task, beside)]
         stopping = asyncio.create_task(stop.wait())
@@ -180,6 +190,7 @@ class TrainerService:
             await end_tasks(*working, stopping)
         for task in working:
             if not task.cancelled() and (error := task.exception()) is not None:
+                self._metrics.progress.enter("failed")
                 raise error
         if training.cancelled():
             logger.error("stopped before the last batches were committed; the queue still holds their groups")
@@ -187,6 +198,8 @@ class TrainerService:
     async def _train(self, stop: asyncio.Event) -> None:
         if await self._loop.run(stop):
             await self._finish()
+        else:
+            self._metrics.progress.enter("stopped")
 
     async def _finish(self) -> None:
         await self._evaluations.take()
@@ -194,6 +207,7 @@ class TrainerService:
             logger.warning("training ends early: %s", verdict)
         path = await self._loop.conclude()
         version = self._loop.version
+        self._metrics.progress.enter("finished")
         logger.info("finished", extra={"model": str(path), "version": version})
         if not await self._publisher.settle(self._settings.trainer.push.final_seconds):
             logger.warning("ending before every replica has the final version", extra={"version": version})

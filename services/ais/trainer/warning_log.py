@@ -37,7 +37,7 @@ class WarningLog:
     def tell(self, warned: Warned, version: int) -> None:
         """`version`: the policy when it was noticed."""
         logger.warning("%s", warned.message, extra={"version": version})
-        self._metrics.warnings.labels(kind=warned.kind).inc()
+        self._metrics.progress.warnings.labels(kind=warned.kind).inc()
         line = {"time": time.time(), "version": version, **asdict(warned)}
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

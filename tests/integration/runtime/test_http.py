@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterable
+
 import httpx
 import pytest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain_text
 
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.last_word import Readers
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.process import UnavailableError
 
@@ -22,12 +28,22 @@ async def test_readiness_tells_the_reason_until_the_service_can_work() -> None:
         assert (await http.get("/readyz")).status_code == 200
 
 
-async def test_metrics_are_valid_openmetrics() -> None:
+@pytest.mark.parametrize(
+    ("accept", "content_type", "parse"),
+    [
+        ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics-text", openmetrics),
+        ("text/plain;version=0.0.4", "text/plain", plain_text),
+        ("*/*", "text/plain", plain_text),
+    ],
+)
+async def test_metrics_come_in_the_format_that_the_caller_accepts(
+    accept: str, content_type: str, parse: Callable[[str], Iterable[Metric]]
+) -> None:
     app = application("test", service_registry("test"), lambda: None)
     async with serve(app, "127.0.0.1", 0) as port, httpx.AsyncClient() as http:
-        answer = await http.get(f"http://127.0.0.1:{port}/metrics")
-    assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    assert "ais_build_info" in {family.name for family in text_string_to_metric_families(answer.text)}
+        answer = await http.get(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith(content_type)
+    assert "ais_build_info" in {family.name for family in parse(answer.text)}
 
 
 async def test_a_taken_port_is_an_error_at_once() -> None:
@@ -44,3 +60,16 @@ async def test_the_port_is_free_again_after_the_context() -> None:
         pass
     async with serve(app, "127.0.0.1", port) as again:
         assert again == port
+
+
+async def test_the_last_metrics_are_waited_for_where_somebody_reads_them_and_only_there() -> None:
+    readers = Readers()
+    app = application("test", service_registry("test"), lambda: None, readers)
+    await readers.last_word()  # at once: nobody has come
+    async with serve(app, "127.0.0.1", 0) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        await http.get("/metrics")
+        waiting = asyncio.create_task(readers.last_word())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await http.get("/metrics")
+        await asyncio.wait_for(waiting, 5.0)

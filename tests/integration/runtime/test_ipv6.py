@@ -15,7 +15,7 @@ from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.weights.offer import full_offer
 from ais.contracts.weights.upload import these, upload_client, upload_with_retries
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import application, serve
 from ais.runtime.network.redis import connect

@@ -24,7 +24,7 @@ from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.keyring import Keyring
 from ais.runtime.security.refusals import Refusal

@@ -11,7 +11,7 @@ from ais.collector.service import collect
 from ais.collector.settings import CollectorProcessSettings
 from ais.rollout.replica import serve_replica
 from ais.rollout.settings import RolloutProcessSettings
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.keyring import NOBODY, TOKENS, open_keyring
 from ais.runtime.security.roles import Role

@@ -8,7 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from ais.runtime.metrics import service_registry
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.security.keyring import TOKENS, Credential, Keyring
 from ais.runtime.security.refusals import Refusal
 from ais.runtime.security.roles import Role

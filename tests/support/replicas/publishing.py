@@ -61,6 +61,8 @@ async def publishing(
     try:
         yield publisher
     finally:
+        if publisher._client.is_closed:  # it ends by itself
+            await asyncio.wait([task])
         ended = task.done()
         await end_tasks(task)
         if ended:

@@ -1,7 +1,8 @@
 """The HTTP server of a service: a FastAPI application inside the service's event loop, with health and metrics.
 
 `/healthz` answers while the process lives; `/readyz` answers 503 until the service can do its work, with the reason for
-whoever has a token; `/metrics` is OpenMetrics. What a peer may ask for is bounded by `ais.runtime.network.http_limits`,
+whoever has a token; `/metrics` is OpenMetrics
+or Prometheus' text, as the caller accepts. What a peer may ask for is bounded by `ais.runtime.network.http_limits`,
 and who may ask by a door.
 """
 
@@ -15,9 +16,13 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.openmetrics.exposition import ALLOWUTF8, CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from pydantic import BaseModel
 
+from ais.runtime.metrics.last_word import Readers
 from ais.runtime.network.addresses import authority, http_url, listening_socket
 from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
 from ais.runtime.process import UnavailableError
@@ -37,8 +42,11 @@ class Health(BaseModel):
     reason: str = ""
 
 
-def application(title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None]) -> FastAPI:
-    """An application with health and metrics. `not_ready` says why the service cannot work yet; None: it can."""
+def application(
+    title: str, registry: CollectorRegistry, not_ready: Callable[[], str | None], readers: Readers | None = None
+) -> FastAPI:
+    """An application with health and metrics. `not_ready` says why the service cannot work yet; None: it can.
+    `readers` is told when metrics are read."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
 
@@ -54,10 +62,13 @@ def application(title: str, registry: CollectorRegistry, not_ready: Callable[[],
         return Health(status="ready")
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        if readers is not None:
+            readers.read()
         # By default a name with a colon, such as those of vLLM, keeps it in HELP and loses it in the samples.
-        text = generate_latest(registry, escaping=ALLOWUTF8)  # type: ignore[no-untyped-call]
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            return Response(openmetrics(registry, escaping=ALLOWUTF8), media_type=OPENMETRICS)  # type: ignore[no-untyped-call]
+        return Response(generate_latest(registry, escaping=ALLOWUTF8), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return app
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, TypeVar
 
-from prometheus_client import Counter
 from redis.exceptions import RedisError
 from tenacity import (
     AsyncRetrying,
@@ -19,16 +18,18 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from ais.runtime.metrics.meter import Meter
 from ais.runtime.network.redis import RedisUnreachableError, is_away
 
 LONGEST_WAIT_SECONDS = 5.0
 """The wait between two attempts doubles, with jitter, up to this."""
 
-RETRIES = Counter(
+METER = Meter(None)
+RETRIES = METER.counter(  # every service's registry has it: ais.runtime.metrics.registry
     "ais_redis_retries",
     "Calls to Redis that are tried again because it was away, by the kind of error.",
-    ["error"],
-    registry=None,  # every service's registry has it: ais.runtime.metrics
+    "Redis is down, slow or full: look at its log, its disk and its memory. Nothing is lost meanwhile.",
+    {"error": ("ConnectionError", "TimeoutError")},
 )
 
 Result = TypeVar("Result")

@@ -5,14 +5,7 @@ from __future__ import annotations
 import logging
 from enum import StrEnum
 
-from prometheus_client import Counter
-
-REFUSED = Counter(
-    "ais_refused_callers",
-    "Calls that were refused before they were looked at, by the reason.",
-    ["reason"],
-    registry=None,  # every service's registry has it: ais.runtime.metrics
-)
+from ais.runtime.metrics.meter import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +27,14 @@ class Refusal(StrEnum):
         """All that the caller is told."""
         return "forbidden" if self is Refusal.WRONG_ROLE else "unauthenticated"
 
+
+METER = Meter(None)
+REFUSED = METER.counter(  # every service's registry has it: ais.runtime.metrics.registry
+    "ais_refused_callers",
+    "Calls that were refused before they were looked at, by the reason.",
+    "A service with other tokens or certificates, or a stranger: docs/security.md says who needs which.",
+    {"reason": [refusal.value for refusal in Refusal]},
+)
 
 _logged: set[Refusal] = set()
 

@@ -108,6 +108,11 @@ class Intake:
         """Ordinals of the next batch whose group is not here."""
         return [ordinal for ordinal in self._next_ordinals() if ordinal not in self._buffer]
 
+    def oldest(self) -> float | None:
+        """When the oldest group that waits here was published, Unix time in seconds by the server's clock."""
+        times = [int(item.entry.entry_id.partition("-")[0]) for item in self._buffer.values()]
+        return min(times) / 1000 if times else None
+
     def batch(self) -> list[Buffered]:
         """The next batch, in order of ordinals; call only when it is complete."""
         return [self._buffer[ordinal] for ordinal in self._next_ordinals()]

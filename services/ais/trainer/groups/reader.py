@@ -99,7 +99,7 @@ class GroupReader:
 
     async def _discard(self, entry: Entry, refused: Refused) -> None:
         field, reason = refused.field, refused.reason
-        self._metrics.count_discarded(field)
+        self._metrics.queue.count_discarded(field)
         logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})
         await persist(partial(self._queue.discard, entry, f"{field}: {reason}"), self._patience_seconds)
 
@@ -121,7 +121,7 @@ class GroupReader:
                 case Known():
                     pass
                 case Duplicate():
-                    self._metrics.duplicates.inc()
+                    self._metrics.queue.duplicates.inc()
                     logger.info("group came twice, the second is dropped", extra={"ordinal": entry.ordinal})
                     await persist(partial(self._queue.drop, entry), self._patience_seconds)
                 case Refused() as refused:

@@ -74,7 +74,7 @@ class StallWatch:
             if self._stall.reason is not None:
                 logger.info("batches come again", extra={"version": self._intake.version})
             self._stall = None
-            self._metrics.waiting_seconds.set(0.0)
+            self._metrics.progress.waiting_seconds.set(0.0)
 
     async def run(self, announce_again: Callable[[], Awaitable[None]]) -> None:
         """Watches until cancelled. `announce_again` makes the collector look at what the queue holds."""
@@ -83,7 +83,7 @@ class StallWatch:
             if (stall := self._stall) is None:
                 continue
             seconds = time.monotonic() - stall.since
-            self._metrics.waiting_seconds.set(seconds)
+            self._metrics.progress.waiting_seconds.set(seconds)
             if seconds >= stall.told_at:
                 await self._tell(stall, seconds, announce_again)
 

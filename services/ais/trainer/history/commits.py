@@ -67,13 +67,13 @@ class Commits:
         self._consumed = _Consumed()
         self._covered: dict[str, int] = {}
         """Queue entry and ordinal of the groups of the newest checkpoint: acknowledged with the next one."""
-        metrics.incarnation.set(lease.incarnation)
+        metrics.progress.incarnation.set(lease.incarnation)
         self._under_way: asyncio.Task[None] | None = None
 
     def go_on_from(self, manifest: Manifest) -> None:
         """The newest checkpoint is that of an earlier trainer, which `manifest` describes."""
         self._covered = dict(zip(manifest.entry_ids, manifest.ordinals, strict=True))
-        self._metrics.committed_version.set(manifest.version)
+        self._metrics.progress.committed_version.set(manifest.version)
 
     @property
     def incarnation(self) -> int:
@@ -159,11 +159,11 @@ class Commits:
         await persist(self._lease.check, self._patience_seconds)
         path = await asyncio.to_thread(self._store.commit, writing, snapshot, manifest)
         await asyncio.to_thread(ledger.append, self._run.path, commit_of(manifest))
-        self._metrics.committed_version.set(manifest.version)
+        self._metrics.progress.committed_version.set(manifest.version)
         await self._reader.acknowledge(covered)
         self._covered = entries
         await asyncio.to_thread(give_back_free_memory)
-        self._metrics.commit_seconds.observe(time.perf_counter() - began)
+        self._metrics.progress.commit_seconds.observe(time.perf_counter() - began)
         logger.info("checkpoint", extra={"path": str(path), "version": manifest.version, "groups": len(entries)})
 
 

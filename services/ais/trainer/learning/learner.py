@@ -37,8 +37,10 @@ from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.probe import probe_sequences, take_probe
 from ais.trainer.learning.reference import START, Reference
 from ais.trainer.learning.schedule import learning_rate
+from ais.trainer.learning.spread import Spread
 from ais.trainer.learning.tally import Tally
 from ais.trainer.learning.training_state import load_training_state, save_training_state
+from ais.trainer.mismatch import Mismatch
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks
@@ -62,6 +64,8 @@ class StepOutcome:
     figures: StepFigures
     staleness: list[int]
     """Versions behind the trained policy, one for each trajectory."""
+    mismatch: Mismatch
+    """How the batch's tokens lie, and whose they are."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ class Learner:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
         with clock.phase("prepare"):
             batch = prepare(groups, self._version, self._settings, self._ranks)
-        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps))
+        spread = Spread(len(batch.rewards), self._ranks.device)
+        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps), spread)
         try:
             self._train(batch, tally, clock)
         except NonFiniteError as error:
@@ -182,7 +187,8 @@ class Learner:
             probe = take_probe(self._policy, self._probe_sequences)
         with clock.phase("serialise"):
             snapshot = self._snapshot(probe)
-        return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness)
+        mismatch = tally.spread.mismatch(groups, tally.plan)
+        return StepOutcome(snapshot, tally.figures(batch, self._version), batch.staleness, mismatch)
 
     def rehearse(self, groups: Sequence[ScoredGroup]) -> None:
         """Makes a step's passes over `groups` and changes nothing: what is wrong with a group shows here, if anywhere.
@@ -190,7 +196,7 @@ class Learner:
         Raises whatever a step on them would raise, but for numbers that are not finite: those a step skips.
         """
         batch = prepare(groups, self._version, self._settings, self._ranks)
-        tally = Tally(learning_rate=0.0)
+        tally = Tally(learning_rate=0.0, spread=Spread(len(batch.rewards), self._ranks.device))
         state = self._state
         try:
             for update in batch.updates:
@@ -317,7 +323,7 @@ class Learner:
                 self._backward(own.loss)
                 cost, weights = cost.beside(own), weights + behaviour_weights
         with clock.phase("correction"):
-            tally.add(cost, scores.entropy.detach(), weights, microbatch)
+            tally.add(cost, scores.entropy.detach(), ratios.log_ratio, weights, microbatch)
 
     @property
     def _penalises_losses(self) -> bool:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PHASES = ("wait", "prepare", "forward_backward", "correction", "optimizer", "probe", "serialise", "other")
+from ais.trainer.metrics.progress import PHASES
 
 
 class PhaseClock:

@@ -9,6 +9,7 @@ import torch
 
 from ais.trainer.learning.batch import Batch
 from ais.trainer.learning.loss import Cost
+from ais.trainer.learning.spread import Spread
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.record import StepFigures
@@ -41,6 +42,8 @@ class Tally:
 
     learning_rate: float
     """What the schedule gives, before the plan scales it."""
+    spread: Spread
+    """Distributions over the same microbatches."""
     sums: torch.Tensor | None = None
     """The correction's sums over the microbatches measured so far."""
     plan: Plan | None = None
@@ -66,8 +69,16 @@ class Tally:
         """Adds what `Correction.measure` found in one microbatch."""
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def add(self, cost: Cost, entropy: torch.Tensor, weights: torch.Tensor, microbatch: Microbatch) -> None:
-        """Adds one microbatch: what it costs, and [T] entropies and applied weights."""
+    def add(
+        self,
+        cost: Cost,
+        entropy: torch.Tensor,
+        log_ratios: torch.Tensor,
+        weights: torch.Tensor,
+        microbatch: Microbatch,
+    ) -> None:
+        """Adds one microbatch: what it costs, and [T] entropies, log-ratios and applied weights."""
+        self.spread.add(log_ratios, weights, microbatch)
         self.scored += 1
         self.loss += cost.loss.item()
         self.entropy += entropy.sum().item()
@@ -94,6 +105,7 @@ class Tally:
 
     def merge(self, ranks: Ranks) -> None:
         """Adds what the other ranks have added up. Sums, plan, norm and updates are those of all ranks already."""
+        self.spread.merge(ranks)
         divergence = (self.bounded, self.reference_kl, self.compared)
         sums = (self.scored, self.loss, self.entropy, *divergence, *self._tokens.values, *self._sequences.values)
         values: list[float] = ranks.sum(

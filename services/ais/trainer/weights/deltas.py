@@ -101,8 +101,8 @@ class DeltaMaker:
         except (DeltaError, OSError) as error:
             logger.warning("no delta from version %d to %d: %s", base.version, new.version, error)
             return None
-        self._metrics.delta_seconds.observe(time.perf_counter() - begin)
-        self._metrics.delta_ratio.set(parcel.offer.sent_bytes / new.size)
+        self._metrics.weights.delta_seconds.observe(time.perf_counter() - begin)
+        self._metrics.weights.delta_ratio.set(parcel.offer.sent_bytes / new.size)
         return parcel if parcel.offer.sent_bytes < new.size else None
 
 

@@ -66,7 +66,7 @@ class FormMaker:
     async def _make(self, snapshot: Snapshot, form: str) -> Snapshot | None:
         # The result of this must not hold the version, which would then never go.
         try:
-            with self._metrics.form_seconds.time():
+            with self._metrics.weights.form_seconds.time():
                 return await asyncio.to_thread(quantised, snapshot, form)
         except (OSError, SafetensorError) as error:
             logger.warning("version %d cannot be sent as %s, only as BF16: %s", snapshot.version, form, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -21,6 +22,7 @@ from ais.runtime.text import printable
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import PushSettings
 from ais.trainer.weights.adapters import AdapterMaker
+from ais.trainer.weights.codes import CodeWatch
 from ais.trainer.weights.deltas import DeltaMaker, Origin, Parcel, full
 from ais.trainer.weights.forms import FormMaker, form_for
 from ais.trainer.weights.push_policy import (
@@ -67,6 +69,7 @@ class WeightPublisher:
         self._forms = FormMaker(metrics)
         self._deltas = DeltaMaker(self._forms, origin, settings.delta_threads, metrics)
         self._adapters = AdapterMaker(origin)
+        self._codes = CodeWatch(metrics)
         self._policy = PushPolicy(
             Limits(
                 settings.fanout,
@@ -92,6 +95,7 @@ class WeightPublisher:
         """Makes `snapshot` the one to publish. Returns at once."""
         self._snapshots[snapshot.identity] = snapshot
         self._policy.offer(snapshot.identity)
+        self._codes.offered(snapshot)
         self._forget_snapshots()
         self._wake.set()
 
@@ -103,8 +107,8 @@ class WeightPublisher:
                 await self._look()
                 for decision in self._policy.decide(self._now()):
                     self._carry_out(decision)
-                self._metrics.set_aside.set(self._policy.set_aside)
-                self._metrics.refused_by_all.set(self._policy.refusals)
+                self._metrics.weights.set_aside.set(self._policy.set_aside)
+                self._metrics.weights.refused_by_all.set(self._policy.refusals)
                 try:
                     await asyncio.wait_for(self._wake.wait(), self._settings.registry_poll_seconds)
                 except TimeoutError:
@@ -114,6 +118,7 @@ class WeightPublisher:
             await self._deltas.close()
             await self._adapters.close()
             await self._forms.close()
+            await self._codes.close()
             await self._client.aclose()
 
     async def settle(self, deadline_seconds: float) -> bool:
@@ -135,7 +140,16 @@ class WeightPublisher:
             return
         self._urls = {record.replica_id: record.http_url for record in records}
         self._policy.look(map(self._seen, records), self._now())
+        self._show(records)
         self._forget_snapshots()
+
+    def _show(self, records: Sequence[ReplicaRecord]) -> None:
+        self._codes.formats = frozenset(record.precision.weights for record in records)
+        newest = self._policy.newest
+        if newest is not None:
+            self._metrics.weights.replica_lag.show(
+                {(record.replica_id,): max(0, newest[0] - record.policy_version) for record in records}
+            )
 
     def _seen(self, record: ReplicaRecord) -> Seen:
         form = form_for(record) if self._settings.wire == "replica" else BF16
@@ -192,15 +206,16 @@ class WeightPublisher:
             self._refused(push, error)
         except (UploadError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
-                self._metrics.pushes.labels(outcome="failed").inc()
+                self._metrics.weights.pushes.labels(outcome="failed").inc()
             self._policy.failed(push, str(error) or "took longer than trainer.push.deadline_seconds")
         except Exception as error:
             logger.exception("an upload to replica %s ended with an error that nothing handles", printable(name))
             self._policy.failed(push, f"{type(error).__name__}: {error}")
         else:
             if served:
-                self._metrics.pushes.labels(outcome="applied").inc()
-                self._metrics.push_seconds.observe(time.perf_counter() - begin)
+                self._metrics.weights.pushes.labels(outcome="applied").inc()
+                seconds = time.perf_counter() - begin
+                self._metrics.weights.push_seconds.labels(parcel.offer.encoding).observe(seconds)
                 self._policy.served(push)
             else:
                 self._policy.overtaken(push)
@@ -227,7 +242,7 @@ class WeightPublisher:
             these(parcel.files),
             attempts=self._settings.attempts,
             wanted=lambda: self._policy.newest == push.version,
-            sent=self._metrics.push_bytes.labels(encoding=parcel.offer.encoding).inc,
+            sent=self._metrics.weights.push_bytes.labels(encoding=parcel.offer.encoding).inc,
             failed=self._pass_failed,
         )
         return status is not None
@@ -236,12 +251,12 @@ class WeightPublisher:
         return push.branch.targets(self._urls)
 
     def _pass_failed(self, _error: TransientUploadError) -> None:
-        self._metrics.pushes.labels(outcome="failed").inc()
+        self._metrics.weights.pushes.labels(outcome="failed").inc()
 
     def _refused(self, push: Push, error: WeightsRefusedError) -> None:
         name, version = printable(push.branch.root), push.version[0]
         meaning = self._policy.refused(push, error)
-        self._metrics.pushes.labels(outcome=OUTCOMES[meaning]).inc()
+        self._metrics.weights.pushes.labels(outcome=OUTCOMES[meaning]).inc()
         if meaning == "otherwise":
             logger.info("replica %s cannot take what is smallest, it gets something larger: %s", name, error)
         elif meaning == "superseded":

@@ -27,7 +27,7 @@ from ais.rollout.engine import (
 )
 from ais.rollout.engines.life import Call, EngineLife
 from ais.rollout.engines.limits import Limits
-from ais.rollout.engines.probe import judge, probe_of
+from ais.rollout.engines.probe import ProbeResult, judge, probe_of
 from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_files
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
@@ -134,22 +134,27 @@ class TorchEngine(EngineLife):
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         async with self._swapping:
             begun = time.monotonic()
-            weights, gap = await asyncio.to_thread(self._probed, files)
+            weights, probed = await asyncio.to_thread(self._probed, files)
             staged = time.monotonic()
             policy = ServedPolicy(weights, version, digest)
             paused_seconds = await self.unless_it_fails(asyncio.wrap_future(self._worker.replace(policy)))
             self._policy = policy
-            return WeightSwap(staging_seconds=staged - begun, paused_seconds=paused_seconds, probe_gap=gap)
+            return WeightSwap(
+                staging_seconds=staged - begun,
+                paused_seconds=paused_seconds,
+                probe_gap=probed.mean_abs_gap if probed else None,
+                probe_allowed=probed.allowed if probed else None,
+            )
 
-    def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, float | None]:
-        """Staged weights and their mean gap to the snapshot's probe, if it has one. Raises WeightsRefusedError."""
+    def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, ProbeResult | None]:
+        """Staged weights and how far they are from the snapshot's probe, if it has one. Raises WeightsRefusedError."""
         weights = _staged(files, self._architecture, self._precision, self._policy.weights.device)
         probe = probe_of(files, self._architecture.vocab_size)
         if probe is None:
             return weights, None
         with torch.inference_mode():
             logprobs = score(weights, self._architecture, self._precision, probe.token_ids)
-        return weights, judge(probe, logprobs, self._probe_tolerance).mean_abs_gap
+        return weights, judge(probe, logprobs, self._probe_tolerance)
 
     def describe(self) -> EngineDescription:
         return EngineDescription(

@@ -196,7 +196,13 @@ class VllmEngine(EngineLife):
             finally:
                 self._admitting.set()
                 self._discard(old if self._weights.serving is new else new)
-            return WeightSwap(staged - begun, change.paused_seconds, change.probe_gap)
+            probed = change.probe
+            return WeightSwap(
+                staged - begun,
+                change.paused_seconds,
+                probed.mean_abs_gap if probed else None,
+                probed.allowed if probed else None,
+            )
 
     def _stage(self, version: int, digest: str, files: Sequence[Path]) -> Version:
         """Keeps a verified snapshot, to load now and to go back to. Raises WeightsRefusedError."""

@@ -20,7 +20,7 @@ from typing import Any
 from ais.contracts.weights.probe import Probe
 from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
 from ais.rollout.engine import RollbackFailedError
-from ais.rollout.engines.probe import judge
+from ais.rollout.engines.probe import ProbeResult, judge
 from ais.rollout.engines.vllm_engine.precision import SnapshotFormat
 
 FINITE_PROBE_TOKENS = 16
@@ -44,7 +44,7 @@ class Change:
     """What bringing a version in cost and showed."""
 
     paused_seconds: float
-    probe_gap: float | None
+    probe: ProbeResult | None
 
 
 class LiveWeights:
@@ -77,12 +77,12 @@ class LiveWeights:
         RollbackFailedError when nothing may be served any more: generation then stays paused."""
         begun = time.monotonic()
         refusal: WeightsRefusedError | None = None
-        gap: float | None = None
+        probed: ProbeResult | None = None
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 await self._llm.pause_generation(mode="keep", clear_cache=True)
                 try:
-                    gap = await self._bring_in(new)
+                    probed = await self._bring_in(new)
                 except WeightsRefusedError as error:
                     refusal = error
                     logger.warning("going back from version %d to %d: %s", new.number, self.serving.number, error)
@@ -96,9 +96,9 @@ class LiveWeights:
         if refusal is not None:
             raise refusal
         self.serving = new
-        return Change(time.monotonic() - begun, gap)
+        return Change(time.monotonic() - begun, probed)
 
-    async def _bring_in(self, version: Version) -> float | None:
+    async def _bring_in(self, version: Version) -> ProbeResult | None:
         """Loads and probes. Raises WeightsRefusedError, whatever went wrong."""
         try:
             await self._load(version)
@@ -116,8 +116,8 @@ class LiveWeights:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
         await self._llm.finish_weight_update(str(version.number))
 
-    async def _judge(self, version: Version) -> float | None:
-        """The probe's mean gap, the largest of all data-parallel ranks. Raises WeightsRefusedError."""
+    async def _judge(self, version: Version) -> ProbeResult | None:
+        """The probe's result, that with the largest mean gap of all data-parallel ranks. Raises WeightsRefusedError."""
         sequences = version.probe.token_ids if version.probe else self._finite_probe
         ranks = await self._llm.engine_core.call_utility_all_async(
             "collective_rpc", "ais_score", None, ([list(one) for one in sequences],), None
@@ -127,7 +127,8 @@ class LiveWeights:
             for score in scores:
                 _require_finite(score)
             return None
-        return max(judge(version.probe, score, self._tolerance).mean_abs_gap for score in scores)
+        results = [judge(version.probe, score, self._tolerance) for score in scores]
+        return max(results, key=lambda result: result.mean_abs_gap)
 
 
 def _require_finite(scores: Sequence[Sequence[float]]) -> None:

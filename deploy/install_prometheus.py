@@ -1,0 +1,53 @@
+"""Puts Debian's prometheus and promtool beside the Python that runs this, for tests; needs no root.
+
+    python deploy/install_prometheus.py [DIRECTORY]
+
+`apt-get download` asks the machine's own package sources and checks their signatures. Where the lists of packages are
+not there, they are fetched into a directory of their own. What a release of Debian has is what the tests use.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROGRAMS = ("prometheus", "promtool")
+
+
+def main() -> None:
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(sys.executable).parent
+    if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
+        sys.exit(f"{' and '.join(missing)} not found: put prometheus and promtool into the PATH yourself")
+    with tempfile.TemporaryDirectory(prefix="ais-prometheus-") as temporary:
+        package = downloaded(Path(temporary))
+        unpacked = Path(temporary) / "unpacked"
+        subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
+        for program in PROGRAMS:
+            shutil.copy2(unpacked / "usr" / "bin" / program, directory / program)
+
+
+def downloaded(directory: Path) -> Path:
+    """The package's file in `directory`. Ends the process where no package source has it."""
+    own = directory / "apt"
+    for path in ("lists/partial", "cache/archives/partial"):
+        (own / path).mkdir(parents=True)
+    options = ["-o", f"Dir::State::lists={own / 'lists'}", "-o", f"Dir::Cache={own / 'cache'}"]
+    attempts = (
+        [["apt-get", "download", "prometheus"]],
+        [["apt-get", *options, "update"], ["apt-get", *options, "download", "prometheus"]],
+    )
+    words = ""
+    for commands in attempts:
+        for command in commands:
+            done = subprocess.run([command[0], "--quiet", *command[1:]], cwd=directory, capture_output=True, text=True)
+            words = done.stderr
+        if packages := sorted(directory.glob("prometheus_*.deb")):
+            return packages[0]
+    sys.exit(f"no package source has prometheus: {words.strip()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Every alert fires on what it is for and on nothing else, by `promtool test rules`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.monitoring.prometheus import ROOT, RULES, promtool, rules
+
+pytestmark = pytest.mark.prometheus
+
+MINUTES = 90
+"""Length of every case; looked at in the end unless the case says otherwise."""
+T, C, R = ('job="trainer",instance="t:1"', 'job="collector",instance="c:1"', 'job="rollout",instance="r:1"')
+HEALTHY: Mapping[str, str] = {
+    f"up{{{T}}}": "1x90",
+    f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{300 * 86400}x90",
+    f"up{{{C}}}": "1x90",
+    f"up{{{R}}}": "1x90",
+    f'ais_run_state{{{T},state="finished"}}': "0x90",
+    f"ais_run_left_steps{{{T}}}": "500-1x90",
+    f"ais_policy_version{{{T}}}": "0+1x90",
+    f"ais_trainer_steps_total{{{T}}}": "0+1x90",
+    f"ais_trainer_incarnation{{{T}}}": "1x90",
+    f"ais_trainer_waiting_seconds{{{T}}}": "0 20 0 5x87",
+    f"ais_run_directory_free_bytes{{{T}}}": "100000000000-1000000x90",
+    f'ais_effective_sample_size_ratio{{{T},weights="raw"}}': "0.93x90",
+    f'ais_effective_sample_size_ratio{{{T},weights="applied"}}': "0.97x90",
+    f'ais_lag_log_ratio_abs_mean_nats{{{T},lag="0"}}': "0.15x90",
+    f"ais_log_ratio_abs_mean{{{T}}}": "0.15x90",
+    f"ais_mixing_coefficient{{{T}}}": "0.8 0.7 0.9x88",
+    f'ais_correction_concern{{{T},concern="uncorrected"}}': "0x90",
+    f'ais_weight_changed_codes_ratio{{{T},format="bf16"}}': "0.3x90",
+    f'ais_weight_changed_codes_ratio{{{T},format="e4m3"}}': "0.02x90",
+    f'ais_skipped_steps_total{{{T},reason="not_finite"}}': "0x90",
+    f'ais_skipped_steps_total{{{T},reason="untrusted"}}': "0x90",
+    f'ais_trainer_warnings_total{{{T},kind="reward_collapsed"}}': "0x90",
+    f'ais_trainer_warnings_total{{{T},kind="entropy_collapsed"}}': "0x90",
+    f"ais_truncated_responses_ratio{{{T}}}": "0.1x90",
+    f"ais_zero_variance_groups_ratio{{{T}}}": "0.4x90",
+    f'ais_weight_pushes_total{{{T},outcome="applied"}}': "0+1x90",
+    f'ais_weight_pushes_total{{{T},outcome="refused"}}': "0x90",
+    f'ais_replica_lag_versions{{{T},replica="one"}}': "0 1 0 1x87",
+    f"ais_queue_oldest_group_seconds{{{T}}}": "5x90",
+    f'ais_groups_discarded_total{{{T},field="staleness"}}': "0x90",
+    f'ais_rollout_probe_rejections_total{{{R},previous="kept"}}': "0x90",
+    f"ais_rollout_probe_gap_nats{{{R}}}": "0.1x90",
+    f"ais_rollout_probe_allowed_gap_nats{{{R}}}": "0.5x90",
+    f"process_start_time_seconds{{{R}}}": "1000x90",
+    f'ais_redis_retries_total{{{R},error="ConnectionError"}}': "0x90",
+    f'ais_refused_callers_total{{{R},reason="no_token"}}': "0x90",
+    f"ais_collector_ready_replicas{{{C}}}": "2x90",
+    f'ais_collector_judgements_total{{{C},component="main",outcome="judged"}}': "0+100x90",
+    f'ais_collector_judgements_total{{{C},component="main",outcome="error"}}': "0x90",
+}
+"""A run in order, a sample a minute."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is different from a healthy run, and which alerts fire then."""
+
+    series: Mapping[str, str]
+    minute: int = MINUTES
+    also: tuple[str, ...] = field(default=())
+    """Other alerts that rightly fire with it."""
+
+
+CASES: Mapping[str, Case] = {
+    "AisEffectiveSampleLow": Case({f'ais_effective_sample_size_ratio{{{T},weights="applied"}}': "0.4x90"}),
+    "AisEffectiveSampleFalling": Case({f'ais_effective_sample_size_ratio{{{T},weights="raw"}}': "0.9x70 0.5x20"}),
+    "AisMismatchAtLagZero": Case({f'ais_lag_log_ratio_abs_mean_nats{{{T},lag="0"}}': "0.1x70 0.4x20"}),
+    "AisAlphaPinned": Case({f"ais_mixing_coefficient{{{T}}}": "0x90"}),
+    "AisUncorrected": Case({f'ais_correction_concern{{{T},concern="uncorrected"}}': "1x90"}),
+    "AisQuantisedPolicyStandsStill": Case({f'ais_weight_changed_codes_ratio{{{T},format="e4m3"}}': "0.00001x90"}),
+    "AisNotFinite": Case({f'ais_skipped_steps_total{{{T},reason="not_finite"}}': "0x85 1x5"}),
+    "AisBatchesUntrusted": Case({f'ais_skipped_steps_total{{{T},reason="untrusted"}}': "0x85 1x5"}),
+    "AisRewardCollapsed": Case({f'ais_trainer_warnings_total{{{T},kind="reward_collapsed"}}': "0x85 1x5"}),
+    "AisEntropyCollapsed": Case({f'ais_trainer_warnings_total{{{T},kind="entropy_collapsed"}}': "0x85 1x5"}),
+    "AisTruncationRising": Case({f"ais_truncated_responses_ratio{{{T}}}": "0.1x70 0.6x20"}),
+    "AisGroupsDegenerate": Case({f"ais_zero_variance_groups_ratio{{{T}}}": "1x90"}),
+    "AisWeightsRefused": Case({f'ais_weight_pushes_total{{{T},outcome="refused"}}': "0x85 1x5"}),
+    "AisProbeGapNearLimit": Case({f"ais_rollout_probe_gap_nats{{{R}}}": "0.45x90"}),
+    "AisReplicaBehind": Case({f'ais_replica_lag_versions{{{T},replica="one"}}': "0x60 4x30"}),
+    "AisTrainerStarved": Case({f"ais_trainer_waiting_seconds{{{T}}}": "0x80 60+60x9"}),
+    "AisQueueStalled": Case(
+        {f"ais_queue_oldest_group_seconds{{{T}}}": "0x60 60+60x29", f"ais_policy_version{{{T}}}": "0+1x60 60x30"}
+    ),
+    "AisDeadLetters": Case({f'ais_groups_discarded_total{{{T},field="staleness"}}': "0x85 3x5"}),
+    "AisJudgementsFail": Case({f'ais_collector_judgements_total{{{C},component="main",outcome="error"}}': "0+20x90"}),
+    "AisRedisAway": Case({f'ais_redis_retries_total{{{R},error="ConnectionError"}}': "0x70 5+10x19"}),
+    "AisCallersRefused": Case({f'ais_refused_callers_total{{{R},reason="no_token"}}': "0x80 5+5x9"}),
+    "AisServiceSilent": Case({f"up{{{T}}}": "1x80 0x10"}),
+    "AisReplicaLost": Case({f"ais_collector_ready_replicas{{{C}}}": "2x82 1x8"}),
+    "AisNoReplica": Case({f"ais_collector_ready_replicas{{{C}}}": "2x82 0x8"}, also=("AisReplicaLost",)),
+    "AisRestarts": Case({f"process_start_time_seconds{{{R}}}": "1000x60 2000x10 3000x10 4000x10"}),
+    "AisRunFailed": Case({f'ais_run_state{{{T},state="failed"}}': "0x85 1x2 _x3"}),
+    "AisCertificateExpiring": Case(
+        {f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{10 * 86400}x90"}
+    ),
+    "AisDiskFilling": Case({f"ais_run_directory_free_bytes{{{T}}}": "100000000000-1000000000x90"}),
+}
+
+
+def verdict(directory: Path, series: Mapping[str, str], minute: int, firing: tuple[str, ...]) -> str:
+    """Empty when exactly the alerts `firing` fire at `minute`; else what promtool says."""
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)]
+    test: dict[str, Any] = {
+        "rule_files": [str(file) for file in RULES],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in {**HEALTHY, **series}.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                        "eval_time": f"{minute}m",
+                        "exp_samples": expected,
+                    }
+                ],
+            }
+        ],
+    }
+    file = directory / "test.yml"
+    file.write_text(json.dumps(test))  # JSON is YAML
+    done = promtool("test", "rules", str(file))
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_no_alert_fires_over_a_healthy_run(tmp_path: Path) -> None:
+    assert verdict(tmp_path, {}, MINUTES, ()) == ""
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_an_alert_fires_on_what_it_is_for_and_alone(alert: str, tmp_path: Path) -> None:
+    case = CASES[alert]
+    assert verdict(tmp_path, case.series, case.minute, (alert, *case.also)) == ""
+
+
+def test_a_finished_run_is_not_a_silent_service(tmp_path: Path) -> None:
+    ended = {
+        f'ais_run_state{{{T},state="finished"}}': "0x80 1 _x9",
+        f"ais_policy_version{{{T}}}": "0+1x80 _x10",
+        f"up{{{T}}}": "1x80 0x10",
+        f"up{{{C}}}": "1x80 0x10",
+    }
+    assert verdict(tmp_path, ended, MINUTES, ()) == ""
+
+
+def test_every_alert_has_a_case_a_severity_and_a_section_of_the_runbook() -> None:
+    alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+    assert alerts.keys() == CASES.keys()
+    sections = re.findall(r"^## (\S+)$", (ROOT / "docs/runbook.md").read_text("utf-8"), re.MULTILINE)
+    assert sections == list(alerts)
+    for name, rule in alerts.items():
+        assert rule["labels"]["severity"] in ("warning", "critical"), name
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}", name
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+    done = promtool("check", "rules", *map(str, RULES))
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,175 @@
+"""`ais bench peers`: what it makes of courses, how it follows a training, and what it says where peers are missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from benchmarks.against_peers.course import Course, TrainingFailedError, follow, processor_seconds
+from benchmarks.against_peers.demo import Training, by_trl, trl_job
+from benchmarks.against_peers.environment import STAMP, TRL, default_cache, trl_python
+from benchmarks.against_peers.ratios import correction_figures, demo_figures, lines_of
+
+WRITER = """
+import json, pathlib, sys, time
+file = pathlib.Path(sys.argv[1]); file.parent.mkdir()
+with file.open("w") as lines:
+    for step in range(int(sys.argv[2])):
+        end = time.process_time() + 0.05
+        while time.process_time() < end: pass
+        print(json.dumps({"time": float(step), "reward_mean": 0.1 * step}), file=lines, flush=True)
+        time.sleep(0.3)
+"""
+
+
+def course(seconds: float, rewards: list[float]) -> Course:
+    return Course(tuple(10.0 + seconds * step for step in range(len(rewards))), tuple(rewards), 2.0 * seconds)
+
+
+def test_a_reward_is_reached_when_five_steps_in_a_row_have_it_on_average() -> None:
+    made = course(2.0, [1.0, 0.0, 0.75, 0.75, 0.75, 0.75, 0.75])
+
+    assert made.steps_to(0.75) == 7
+    assert made.seconds_to(0.75) == 12.0
+    assert made.steps_to(0.76) is None
+    assert made.seconds_to(0.76) is None
+
+
+def test_first_steps_are_in_no_steps_time() -> None:
+    assert Course((0.0, 90.0, 99.0, 100.0, 101.0, 103.0, 104.0), (0.0,) * 7, 1.0).step_seconds == 1.0
+
+
+def test_figures_are_medians_over_the_rounds_next_to_those_of_trl() -> None:
+    rising = [0.5, 0.625, 0.75, 0.75, 0.75, 0.75, 0.75]
+    found = demo_figures(
+        {"trl": [course(4.0, rising)] * 3, "fp8": [course(1.0, rising), course(2.0, rising), course(3.0, rising)]}, 0.75
+    )
+
+    assert found["fp8_step"] == {
+        "value": 2.0,
+        "unit": "s",
+        "reference": 4.0,
+        "ratio": 0.5,
+        "lowest": 1.0,
+        "highest": 3.0,
+    }
+    assert found["fp8_seconds_to_reward"]["ratio"] == 0.5
+    assert found["fp8_steps_to_reward"]["ratio"] == 1.0
+    assert found["trl_step"]["reference"] is None
+    assert ("fp8 step", "2 s (1 to 3)", "2.00") in lines_of(found)
+
+
+def test_a_reward_that_no_round_reached_has_no_figure() -> None:
+    found = demo_figures({"trl": [course(4.0, [0.5] * 9)], "fp8": [course(1.0, [0.9] * 9)]}, 0.8)
+
+    assert "trl_seconds_to_reward" not in found
+    assert found["fp8_seconds_to_reward"]["ratio"] is None
+    assert found["fp8_step"]["ratio"] == 0.25
+
+
+def test_without_verl_the_correction_is_compared_with_eager_metrics_by_name() -> None:
+    eager = {"value": 15.0, "unit": "ms", "reference": 135.0, "ratio": 9.0}
+    alone = {"value": 16.0, "unit": "ms", "reference": None, "ratio": None}
+    measured = {"sequence_time": eager, "sequence_peak_memory": eager, "padded_time": alone}
+
+    found = correction_figures(measured)
+
+    assert found["correction_packed_time_against_eager_metrics"]["reference"] == 135.0
+    assert not any("padded" in name for name in found)
+
+
+def test_with_verl_both_layouts_are_compared_with_its_helper() -> None:
+    one = {"value": 10.0, "unit": "ms", "reference": 25.0, "ratio": 2.5}
+
+    found = correction_figures(
+        {f"{kind}_{what}": one for kind in ("padded", "packed") for what in ("time", "peak_memory")}
+    )
+
+    assert found["correction_packed_time"]["ratio"] == 0.4
+    assert found["correction_padded_peak_memory"]["reference"] == 25.0
+
+
+@pytest.mark.parametrize(("steps", "target"), [(50, 0.5), (8, 9.0)])
+def test_a_training_is_followed_until_it_reaches_the_reward_or_ends(tmp_path: Path, steps: int, target: float) -> None:
+    file = tmp_path / "run" / "steps.jsonl"
+
+    made = follow([sys.executable, "-c", WRITER, str(file), str(steps)], os.environ, file, target, 60.0)
+
+    assert made.steps_to(target) == (8 if target == 0.5 else None)
+    assert len(made.times) < 20
+    assert 0.03 < made.processor_seconds < 1.0
+
+
+def test_a_training_that_fails_is_told_with_its_words(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "steps.jsonl"
+
+    with pytest.raises(TrainingFailedError, match="no such model"):
+        follow([sys.executable, "-c", "raise SystemExit('no such model')"], os.environ, file, 0.8, 60.0)
+
+
+def test_processor_time_is_that_of_a_process_and_those_below_it() -> None:
+    assert processor_seconds(os.getpid()) > 0.0
+    assert processor_seconds(2**22 + 1) == 0.0
+
+
+def test_a_peer_is_asked_for_the_demos_own_prompts_and_optimizer(tmp_path: Path) -> None:
+    job = trl_job(tmp_path / "steps.jsonl", seed=0, steps=2, threads=1)
+
+    assert len(job["prompts"]) == 2 * 32  # type: ignore[arg-type]
+    prompt, answer = job["prompts"][0]  # type: ignore[index]
+    assert prompt == prompt[:16] + "="
+    assert "".join(sorted(prompt[:16])) == answer
+    assert (job["learning_rate"], job["samples"], job["max_new_tokens"]) == (3e-4, 8, 20)
+
+
+def test_what_is_installed_is_used_again(tmp_path: Path) -> None:
+    pins = [f"trl=={TRL}", *(f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers"))]
+    (tmp_path / f"trl-{TRL}").mkdir()
+    (tmp_path / f"trl-{TRL}" / STAMP).write_text("\n".join(pins), encoding="utf-8")
+
+    assert trl_python(tmp_path) == tmp_path / f"trl-{TRL}" / "bin" / "python"
+    assert not (tmp_path / f"trl-{TRL}" / "bin").exists()  # nothing was touched
+
+
+def test_peers_are_kept_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    assert default_cache() == tmp_path / "ais" / "peers"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_without_a_package_index_one_line_says_what_to_do(tmp_path: Path) -> None:
+    alone = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ais.cli", "bench", "peers", "--contenders", "trl", "--cache", str(tmp_path / "peers")],
+        env={**os.environ, **alone},
+        capture_output=True,
+        text=True,
+        timeout=290,
+        check=False,
+    )
+
+    assert done.returncode == 3, done.stderr
+    said = done.stderr.splitlines()
+    assert said[0].startswith("installing trl==")
+    assert "needs a package index that pip knows" in said[-1]
+    assert len(said) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_trl_trains_the_demo_where_it_is_installed(tmp_path: Path) -> None:
+    home = default_cache() / f"trl-{TRL}"
+    if not (home / STAMP).is_file():
+        pytest.skip("`ais bench peers` has not installed TRL here")
+
+    made = by_trl(trl_python(default_cache()), 1, Training(tmp_path, steps=6, target=0.99), 0, 500.0)
+
+    assert len(made.times) == 6
+    assert all(0.1 < reward < 0.6 for reward in made.rewards)  # the policy that the demo begins with
