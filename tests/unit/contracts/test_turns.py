@@ -23,8 +23,8 @@ from ais.contracts.trajectory import (
     encode_trajectory,
 )
 from ais.contracts.v1 import trajectory_pb2 as pb
-from tests.support.turns.episodes import episode_of
 from tests.support.records import trajectory_of
+from tests.support.turns.episodes import episode_of
 
 VOCABULARY = 100
 BOUNDS = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=7)
