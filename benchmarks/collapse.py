@@ -7,9 +7,10 @@ Each run is one line of benchmarks/results/collapse.jsonl, with the make-up of e
 there are not made again. The interventions change one thing of a run: the learning rate, what it is multiplied by,
 Adam's memory, the weight of the tokens where answers first go wrong, or the prompts that are trained on.
 
-    ais warmstart -o runs/sort48 --set collector.task.digits=48 --set launcher.warm_start.batch_size=64
-    ais bench collapse --model runs/sort48 --runs tis_token,tis_token+signal --seeds 2 --keep runs/kept
-    ais bench collapse --model runs/sort48 --frozen start,runs/kept/tis_token-0/30.safetensors
+    ais warmstart -o models/sort48 --set collector.task.digits=48 --set launcher.warm_start.batch_size=64 \
+      --set launcher.warm_start.accuracy=0.17
+    ais bench collapse --model models/sort48 --runs tis_token,tis_token+signal --seeds 2 --keep runs/kept
+    ais bench collapse --model models/sort48 --frozen start,runs/kept/tis_token-0/30.safetensors
 """
 
 from __future__ import annotations

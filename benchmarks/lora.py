@@ -5,7 +5,8 @@ own. What counts is the highest resident memory of the steps above what the proc
 weights, gradients and moments, and the activations and logits of a microbatch of 128 tokens, which are the same in all
 and grow with the microbatch.
 
-    ais bench lora             # prints a table, writes benchmarks/results/lora.json
+    ais bench lora                                            # prints a table, writes benchmarks/results/lora.json
+    ais bench lora --model models/smollm2-135m-instruct       # of a model of yours: lora_NAME.json
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import Staging
-from ais_core.settings import CorrectionSettings
+from ais_core.settings import CorrectionSettings, MixingSettings
 from benchmarks.support.memory import forget_peak, peak
 from benchmarks.support.report import Figure, figure, publish
 
@@ -72,7 +73,7 @@ def write_model(directory: Path, layers: int) -> Path:
 
 
 def groups(vocabulary: int) -> Iterator[ScoredGroup]:
-    """Random tokens, as likely as a random model finds them."""
+    """Random tokens, as likely as a random model finds them; no other does, so mismatch has no limit here."""
     values = np.random.default_rng(0)
     for ordinal in range(GROUPS):
         yield ScoredGroup(
@@ -105,8 +106,8 @@ def groups(vocabulary: int) -> Iterator[ScoredGroup]:
         )
 
 
-def measure(model: Path, way: str) -> Memory:
-    """Trains two steps. Call it in a process of its own."""
+def measure(model: Path, staging: Path, way: str) -> Memory:
+    """Trains two steps, and writes their versions to `staging`. Call it in a process of its own."""
     torch.set_num_threads(1)
     rank, reference = WAYS[way]
     settings = TrainerSettings.model_validate(
@@ -117,7 +118,7 @@ def measure(model: Path, way: str) -> Memory:
         }
     )
     run, ranks = RunSettings(model=model), Ranks(torch.device("cpu"))
-    correction = CorrectionSettings(method="none")
+    correction = CorrectionSettings(method="none", mixing=MixingSettings(mismatch_limit=math.inf))
     if rank:
         import peft  # noqa: F401  # its own code is no cost of training
 
@@ -125,7 +126,7 @@ def measure(model: Path, way: str) -> Memory:
     before = forget_peak(own)
     policy = load_policy(model, settings, ranks)
     learner = Learner(
-        policy, run, settings, correction, Staging(model), ranks, load_reference(run, settings, policy, ranks)
+        policy, run, settings, correction, Staging(staging), ranks, load_reference(run, settings, policy, ranks)
     )
     batch = list(groups(policy.vocab_size))
     forget_peak(own)
@@ -157,17 +158,18 @@ def show(found: dict[str, Memory]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=14, help="decoder layers of the model")
+    parser.add_argument("--layers", type=int, default=14, help="decoder layers of the random model")
+    parser.add_argument("--model", type=Path, help="Hugging Face directory to train in place of it")
     arguments = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory() as directory:
-        model = write_model(Path(directory) / "model", arguments.layers)
+        model = arguments.model or write_model(Path(directory) / "model", arguments.layers)
         for way in WAYS:
             with get_context("spawn").Pool(1) as pool:
-                found[way] = pool.apply(measure, (model, way))
+                found[way] = pool.apply(measure, (model, Path(directory), way))
             print(f"{way}: {found[way].peak / 1e6:,.0f} MB", file=sys.stderr, flush=True)
     show(found)
-    publish("lora", figures_of(found))
+    publish("lora", figures_of(found), file=f"lora_{arguments.model.name}" if arguments.model else "")
     return 0
 
 

@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -122,8 +122,7 @@ def make_groups(case: Case, policy: Policy) -> Iterator[ScoredGroup]:
         noisy = np.minimum(logprobs + random.normal(0.0, MISMATCH, logprobs.shape), 0.0).astype(np.float32)
         order = microbatch.sequences.tolist()
         trajectories = tuple(
-            Trajectory(**{**vars(blank[index]), "behaviour_logprobs": noisy[order.index(index)]})
-            for index in range(case.samples)
+            replace(blank[index], behaviour_logprobs=noisy[order.index(index)]) for index in range(case.samples)
         )
         rewards = tuple(float(reward) for reward in random.integers(0, 2, case.samples))
         yield ScoredGroup(f"{ordinal}", ordinal, f"{ordinal}", prompt, trajectories, rewards, "benchmark", 1)

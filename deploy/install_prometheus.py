@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 PROGRAMS = ("prometheus", "promtool")
+LIMIT_SECONDS = 120
+"""Longest that one call of apt-get may take."""
 
 
 def main() -> None:
@@ -35,14 +37,21 @@ def downloaded(directory: Path) -> Path:
     for path in ("lists/partial", "cache/archives/partial"):
         (own / path).mkdir(parents=True)
     options = ["-o", f"Dir::State::lists={own / 'lists'}", "-o", f"Dir::Cache={own / 'cache'}"]
+    for limit in ("Retries=0", "http::Timeout=20", "https::Timeout=20"):
+        options += ["-o", f"Acquire::{limit}"]  # behind a wall that drops packets apt would wait for minutes
     attempts = (
-        [["apt-get", "download", "prometheus"]],
+        [["apt-get", *options[4:], "download", "prometheus"]],
         [["apt-get", *options, "update"], ["apt-get", *options, "download", "prometheus"]],
     )
     words = ""
     for commands in attempts:
         for command in commands:
-            done = subprocess.run([command[0], "--quiet", *command[1:]], cwd=directory, capture_output=True, text=True)
+            call = [command[0], "--quiet", *command[1:]]
+            try:
+                done = subprocess.run(call, cwd=directory, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                words = f"{command[0]} had not ended after {LIMIT_SECONDS} s"
+                continue
             words = done.stderr
         if packages := sorted(directory.glob("prometheus_*.deb")):
             return packages[0]

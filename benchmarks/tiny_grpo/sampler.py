@@ -26,7 +26,16 @@ SLOTS = 256
 class Sampler:
     """One policy at one precision, replaced between calls."""
 
-    def __init__(self, architecture: Architecture, tokenizer: Tokenizer, precision: Precision, positions: int) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        tokenizer: Tokenizer,
+        precision: Precision,
+        positions: int,
+        slots: int = SLOTS,
+    ) -> None:
+        """`positions`: longest prompt plus response, tokens. `slots`: sequences at once."""
+        self._slots = slots
         self._architecture = architecture
         self._tokenizer = tokenizer
         self._precision = precision
@@ -41,7 +50,7 @@ class Sampler:
         weights = rounded_weights(snapshot, self._architecture, self._precision)
         policy = ServedPolicy(weights, version, digest="")
         if self._batch is None:
-            self._batch = Batch(self._architecture, self._precision, policy, SLOTS, self._positions)
+            self._batch = Batch(self._architecture, self._precision, policy, self._slots, self._positions)
         self._batch.replace(policy)
 
     @torch.inference_mode()

@@ -217,6 +217,7 @@ def _with_letters(
     from redis.exceptions import RedisError
 
     from ais.runtime.network.redis import RedisUnreachableError
+    from ais.runtime.process import UnavailableError
 
     settings = _settings_of(run, config, overrides or [])
 
@@ -226,7 +227,7 @@ def _with_letters(
 
     try:
         sys.exit(asyncio.run(main()))
-    except RedisUnreachableError as error:
+    except (RedisUnreachableError, UnavailableError) as error:
         _fail(str(error), EXIT_UNAVAILABLE)
     except RedisError as error:
         _fail(f"Redis at {settings.redis.url} does not do it: {error}", EXIT_UNAVAILABLE)

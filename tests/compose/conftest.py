@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def dashboard() -> dict[str, Any]:
-    return json.loads((ROOT / "deploy/grafana/dashboards/ais.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def dashboard_queries(dashboard: dict[str, Any]) -> list[str]:
-    """Every PromQL expression of the dashboard."""
-    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from ais.launcher.directory.history import problems_of
 from ais.runtime.settings import RunSettings
 from ais.settings import load
 from tests.support.compose_stack import START_SECONDS, STOP_SECONDS, Stack, eventually, ledger_of, stack_of
+from tests.support.monitoring.dashboards import NOT_IN_THE_DEMO, expressions
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 
@@ -92,10 +93,6 @@ def test_prometheus_has_every_service_as_an_up_target(stack: Stack) -> None:
     eventually(lambda: stack.up_targets() == expected, SCRAPE_SECONDS, f"up targets are {expected}")
 
 
-NOT_IN_THE_DEMO = {"ais_reference_kl_nats", "ais_evaluation_component_mean"}
-"""Its objective has no reference policy, and it is not evaluated while it trains."""
-
-
 def test_a_stranger_in_the_network_of_the_stack_is_refused(stack: Stack) -> None:
     """The evaluation's container has a certificate of the stack, and no token of the run."""
     for place in ("trainer:8000/metrics", "rollout:8000/v1/weights", "collector:8000/openapi.json"):
@@ -140,10 +137,10 @@ def test_no_secret_is_in_what_the_engine_shows_or_a_service_says(stack: Stack) -
     assert not [secret for secret in secrets for text in shown if secret in text]
 
 
-def test_every_query_of_the_dashboard_returns_data(stack: Stack, dashboard_queries: list[str]) -> None:
-    assert dashboard_queries
-    for query in set(dashboard_queries) - NOT_IN_THE_DEMO:
-        eventually(lambda query=query: stack.query(query), SCRAPE_SECONDS, f"data for {query}")
+def test_every_query_of_the_dashboards_returns_data(stack: Stack) -> None:
+    for place, query in expressions().items():
+        if not any(name in query for name in NOT_IN_THE_DEMO):
+            eventually(lambda query=query: stack.query(query), SCRAPE_SECONDS, f"data for {place}: {query}")
 
 
 def test_promtool_accepts_the_prometheus_file(stack: Stack) -> None:

@@ -64,7 +64,7 @@ def test_a_run_ends_well_whose_verifiers_do_all_that_is_wrong(tmp_path: Path, mo
         by_outcome[outcome] += count
     assert sum((Counter(step["judgements_failed"]) for step in run.lines("steps")), Counter()) == by_outcome
     measured = counted(figures, "ais_collector_judgements_total")
-    assert {key for key in measured if key[1] != "judged"} == expected.keys()
+    assert {key for key, number in measured.items() if number and key[1] != "judged"} == expected.keys()
     late, times = figures["ais_collector_loop_lag_seconds_sum"], figures["ais_collector_loop_lag_seconds_count"]
     assert late / times < 0.25, "a verifier stopped the collector's loop"
     assert run.lines("steps")[-1]["reward_components"].keys() == {"own.places", "own.exact", "endless"}

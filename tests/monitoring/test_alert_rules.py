@@ -88,7 +88,7 @@ CASES: Mapping[str, Case] = {
     "AisWeightsRefused": Case({f'ais_weight_pushes_total{{{T},outcome="refused"}}': "0x85 1x5"}),
     "AisProbeGapNearLimit": Case({f"ais_rollout_probe_gap_nats{{{R}}}": "0.45x90"}),
     "AisReplicaBehind": Case({f'ais_replica_lag_versions{{{T},replica="one"}}': "0x60 4x30"}),
-    "AisTrainerStarved": Case({f"ais_trainer_waiting_seconds{{{T}}}": "0x80 60+60x9"}),
+    "AisTrainerStarved": Case({f"ais_trainer_waiting_seconds{{{T}}}": "0x70 60+60x19"}),
     "AisQueueStalled": Case(
         {f"ais_queue_oldest_group_seconds{{{T}}}": "0x60 60+60x29", f"ais_policy_version{{{T}}}": "0+1x60 60x30"}
     ),
@@ -98,7 +98,7 @@ CASES: Mapping[str, Case] = {
     "AisCallersRefused": Case({f'ais_refused_callers_total{{{R},reason="no_token"}}': "0x80 5+5x9"}),
     "AisServiceSilent": Case({f"up{{{T}}}": "1x80 0x10"}),
     "AisReplicaLost": Case({f"ais_collector_ready_replicas{{{C}}}": "2x82 1x8"}),
-    "AisNoReplica": Case({f"ais_collector_ready_replicas{{{C}}}": "2x82 0x8"}, also=("AisReplicaLost",)),
+    "AisNoReplica": Case({f"ais_collector_ready_replicas{{{C}}}": "2x78 0x12"}, also=("AisReplicaLost",)),
     "AisRestarts": Case({f"process_start_time_seconds{{{R}}}": "1000x60 2000x10 3000x10 4000x10"}),
     "AisRunFailed": Case({f'ais_run_state{{{T},state="failed"}}': "0x85 1x2 _x3"}),
     "AisCertificateExpiring": Case(
@@ -142,6 +142,27 @@ def test_no_alert_fires_over_a_healthy_run(tmp_path: Path) -> None:
 def test_an_alert_fires_on_what_it_is_for_and_alone(alert: str, tmp_path: Path) -> None:
     case = CASES[alert]
     assert verdict(tmp_path, case.series, case.minute, (alert, *case.also)) == ""
+
+
+@pytest.mark.parametrize("minute", [8, 14, 25, 45])
+def test_a_start_without_a_step_for_ten_minutes_and_a_fleet_that_joins_late_are_healthy(
+    minute: int, tmp_path: Path
+) -> None:
+    """What describes a step is 0 until then; a replica that joins is hundreds of versions behind for a moment."""
+    begun = {
+        f'ais_effective_sample_size_ratio{{{T},weights="raw"}}': "0x10 0.93x80",
+        f'ais_effective_sample_size_ratio{{{T},weights="applied"}}': "0x10 0.97x80",
+        f"ais_truncated_responses_ratio{{{T}}}": "0x10 0.3x80",
+        f"ais_policy_version{{{T}}}": "500x10 500+1x80",
+        f"ais_trainer_steps_total{{{T}}}": "0x10 0+1x80",
+        f"ais_trainer_waiting_seconds{{{T}}}": "0+60x9 0x80",
+        f"ais_collector_ready_replicas{{{C}}}": "0x8 2x82",
+        f'ais_replica_lag_versions{{{T},replica="one"}}': "_x6 500x1 0x83",
+        f"ais_queue_oldest_group_seconds{{{T}}}": "30000+60x10 5x79",
+        f'ais_redis_retries_total{{{R},error="ConnectionError"}}': "0x7 8x83",
+        f"ais_run_directory_free_bytes{{{T}}}": "100000000000-5000000000x12 40000000000x78",
+    }
+    assert verdict(tmp_path, begun, minute, ()) == ""
 
 
 def test_a_finished_run_is_not_a_silent_service(tmp_path: Path) -> None:

@@ -51,3 +51,20 @@ def test_the_tables_of_a_gpu_are_made_from_its_records() -> None:
     text = gpu.DOCUMENT.read_text(encoding="utf-8")
     assert {block["name"] for block in gpu.BLOCK.finditer(text)} == gpu.TABLES.keys()
     assert gpu.filled(text) == text
+
+
+def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
+    results, text = ROOT / "benchmarks" / "results", (ROOT / "docs" / "benchmarks.md").read_text()
+    scores: dict[int, list[str]] = {}
+    for record in read(results / "smollm2_lora" / "evaluations.jsonl"):
+        score = f"{record['reward_mean']:.3f} ± {record['reward_standard_error']:.3f}"
+        scores.setdefault(record["step"], []).append(score)
+    assert len(scores) == 3
+    for step, columns in scores.items():
+        assert f"| {step} | {' | '.join(columns)} |" in text
+    figures = json.loads((results / "lora_smollm2-135m-instruct.json").read_text())["figures"]
+    for way in ("lora", "full", "lora_start", "full_start"):
+        assert f"{figures[f'{way}_peak']['value'] / 1e6:,.0f} MB" in text
+    rewards = [record["reward_mean"] for record in read(results / "smollm2_lora" / "steps.jsonl")]
+    assert f".{1000 * sum(rewards[:5]) / 5:.0f} over the first five steps" in text
+    assert f".{1000 * sum(rewards[-5:]) / 5:.0f} over the last five" in text

@@ -77,7 +77,7 @@ def service_arguments(config: Path | None, overrides: list[str] | None) -> tuple
     from ais.settings import load
 
     settings = load(config, overrides or ())
-    os.environ.update(redis_environment(settings.redis.url))
+    os.environ.update(redis_environment(settings.redis))
     arguments = ["-c", str(config)] if config else []
     for override in overrides or ():
         if override.partition("=")[0].strip() != "redis.url":

@@ -123,8 +123,8 @@ def _certify(directory: Path, renew: timedelta | None) -> Iterator[Path]:
                 f"or remove {AUTHORITY}, {CERTIFICATE} and {KEY} of every service to begin with a new authority"
             )
         made = Authority.new().issued
-        yield _written(place / KEY, made.key, FOR_OWNER)
         yield _written(place / AUTHORITY, made.certificate)
+        yield _written(place / KEY, made.key, FOR_OWNER)  # last: without it both are made anew
     authority = _authority(place)
     for service in due:
         own, holder = directory / service, HOLDERS[service]

@@ -57,7 +57,7 @@ async def serving_replica(
 
     Raises ProcessFailedError.
     """
-    replica = evaluation_replica(config, redis.url, run_name, overrides)
+    replica = evaluation_replica(config, redis, run_name, overrides)
     client = await connect(redis, replica_commands(Keys(run_name)))
     try:
         running = asyncio.create_task(processes.run(replica))
@@ -94,7 +94,7 @@ async def _score(
 ) -> None:
     command = evaluation(
         config,
-        redis.url,
+        redis,
         job.run_name,
         replica=(replica.grpc_address, replica.http_url),
         checkpoints=checkpoints,

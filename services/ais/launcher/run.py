@@ -27,7 +27,6 @@ from ais.launcher.tracking.ending import end_trackers
 from ais.launcher.training import REFRESH_SECONDS, train
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.network.redis import RedisUnreachableError, connect
-from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
@@ -47,7 +46,7 @@ class Plan:
     """Whether rollouts are sampled in less than BF16: there are then two policies to evaluate."""
     redis: RedisSettings
     launcher: LauncherSettings
-    services: Callable[[RedisUrl], ServiceCommands]
+    services: Callable[[RedisSettings], ServiceCommands]
     """Gives the command lines of the services for a server's URL."""
     tokens: Path
     """Directory of the tokens that the services ask each other for."""
@@ -140,7 +139,7 @@ async def _train(
     try:
         await train(
             processes,
-            plan.services(redis.url),
+            plan.services(redis),
             server,
             trackers=plan.trackers,
             fleet=Fleet(client, plan.directory.name),

@@ -117,7 +117,7 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
                 await trainer.run(stop)
             finally:
                 if not stop.is_set():
-                    await readers.last_word()  # whether it has finished or failed
+                    await readers.last_word(stop)  # whether it has finished or failed
             await asyncio.to_thread(start.learner.end)
     finally:
         await reading.aclose()

@@ -19,7 +19,6 @@ from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.run import Plan, run
 from ais.launcher.settings import LauncherSettings
 from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_UNAVAILABLE
-from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.output import Screen
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RedisSettings
@@ -32,8 +31,8 @@ def main() -> int:
     trainer_arguments = json.loads(sys.argv[2])
     collector_role = sys.argv[3] if len(sys.argv) > 3 else "collector"
 
-    def services(redis_url: RedisUrl) -> ServiceCommands:
-        url = redis_url.get_secret_value()
+    def services(redis: RedisSettings) -> ServiceCommands:
+        url = redis.url.get_secret_value()
 
         def command(name: str, role: str, *more: str) -> Command:
             return Command(name, (sys.executable, STAND_IN, role, "--redis", url, "--run", directory.name, *more))

@@ -63,12 +63,14 @@ async def test_the_port_is_free_again_after_the_context() -> None:
 
 
 async def test_the_last_metrics_are_waited_for_where_somebody_reads_them_and_only_there() -> None:
-    readers = Readers()
+    readers, stop = Readers(), asyncio.Event()
     app = application("test", service_registry("test"), lambda: None, readers)
-    await readers.last_word()  # at once: nobody has come
+    await readers.last_word(stop)  # at once: nobody has come
     async with serve(app, "127.0.0.1", 0) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
         await http.get("/metrics")
-        waiting = asyncio.create_task(readers.last_word())
+        await asyncio.wait_for(readers.last_word(stop), 5.0)  # at once: somebody came, and does not come regularly
+        await http.get("/metrics")
+        waiting = asyncio.create_task(readers.last_word(stop))
         await asyncio.sleep(0)
         assert not waiting.done()
         await http.get("/metrics")

@@ -147,7 +147,7 @@ async def test_a_call_of_a_stranger_gets_no_answer(grpc_address: str, method: st
         if plain
         else grpc.aio.secure_channel(grpc_address, secure, options) as channel
     ):
-        call = channel.stream_stream(method)(iter([b""]), timeout=QUICK_SECONDS, metadata=metadata(Role.COLLECTOR))
+        call = channel.unary_stream(method)(b"", timeout=QUICK_SECONDS, metadata=metadata(Role.COLLECTOR))
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call.read()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE

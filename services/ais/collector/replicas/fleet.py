@@ -41,6 +41,8 @@ class _Member:
 
     record: ReplicaRecord
     client: GenerationClient
+    change: int
+    """Its certificates, when it was connected to: a gRPC channel keeps those that it was opened with."""
     question: asyncio.Task[None] | None = None
     """Asks the replica what it is, or whether it is still there."""
     proved: bool = False
@@ -56,6 +58,10 @@ class Links:
     longest_response: int
     """In tokens."""
     credential: Credential = NOBODY
+
+    def change(self) -> int:
+        """Rises when our certificates have changed."""
+        return self.credential.certificates.change() if self.credential.certificates else 0
 
     def open(self, address: str) -> GenerationClient:
         return GenerationClient(address, self.use_proxy, self.longest_response, self.credential)
@@ -167,7 +173,8 @@ class Fleet:
             return "is not ready"
         version = replica.policy_version
         if version < required_version:
-            return f"serves version {version}, needed is {required_version}: the trainer's log tells of refused pushes"
+            why = "its push is under way, or the trainer's log says why not"
+            return f"serves version {version}, needed is {required_version}: {why}"
         if version > newest_version:
             return f"serves version {version}, the trainer is at {newest_version}"
         if not self._announced.is_current(version, replica.policy_digest):
@@ -185,8 +192,9 @@ class Fleet:
         if self._away:
             logger.info("the registry can be read again")
         self._away = False
+        change = self._links.change()
         for replica in replicas:
-            await self._note(replica)
+            await self._note(replica, change)
         self.replicas = replicas
         self._metrics.replicas.set(sum(replica.ready for replica in replicas))
         alive = {replica.replica_id for replica in replicas}
@@ -194,20 +202,20 @@ class Fleet:
         for name in [name for name in self._members if name not in alive]:
             await self._miss(name)
 
-    async def _note(self, record: ReplicaRecord) -> None:
+    async def _note(self, record: ReplicaRecord, change: int) -> None:
         member = self._members.get(record.replica_id)
-        if member is not None and member.record.grpc_address != record.grpc_address:
-            member.client.abandon("the replica has another address now")
-            await self._forget(record.replica_id)
-            member = None
-        elif member is not None and member.client.outdated and not member.client.calls:
-            await self._forget(record.replica_id)  # to be connected to anew, and proved
-            member = None
-        if member is None:
-            member = _Member(record, self._links.open(record.grpc_address))
-            self._members[record.replica_id] = member
-            member.question = asyncio.create_task(self._prove(member), name=f"prove {record.replica_id}")
-        member.record = record
+        moved = member is not None and member.record.grpc_address != record.grpc_address
+        renewed = member is not None and member.change != change and not member.client.calls
+        if member is not None and not moved and not renewed:
+            member.record = record
+            return
+        joined = _Member(record, self._links.open(record.grpc_address), change)
+        self._members[record.replica_id] = joined  # before the old one ends: whoever chooses meanwhile finds one
+        joined.question = asyncio.create_task(self._prove(joined), name=f"prove {record.replica_id}")
+        if member is not None:
+            if moved:
+                member.client.abandon("the replica has another address now")
+            await self._end(member)
 
     async def _miss(self, name: str) -> None:
         """The record of a member is gone: expired, or the replica leaves and finishes its calls."""
@@ -218,7 +226,9 @@ class Fleet:
             member.question = asyncio.create_task(self._watch_leaving(member), name=f"miss {name}")
 
     async def _forget(self, name: str) -> None:
-        member = self._members.pop(name)
+        await self._end(self._members.pop(name))
+
+    async def _end(self, member: _Member) -> None:
         if member.question is not None:
             await end_tasks(member.question)
         await member.client.close()

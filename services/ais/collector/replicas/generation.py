@@ -82,7 +82,6 @@ class GenerationClient:
     ) -> None:
         """`longest_response` in tokens: gRPC refuses larger messages before it has read or decompressed them."""
         self._credential = credential
-        self._opened_with = self._certificates()
         options = _channel_options(longest_response)
         self._channel = open_channel(address, REPLICA, credential.certificates, use_proxy, options)
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
@@ -103,15 +102,6 @@ class GenerationClient:
             yield
         finally:
             self._held -= 1
-
-    @property
-    def outdated(self) -> bool:
-        """Whether our certificates have changed since: a gRPC channel keeps those that it was opened with."""
-        return self._opened_with != self._certificates()
-
-    def _certificates(self) -> int | None:
-        certificates = self._credential.certificates
-        return None if certificates is None else certificates.change()
 
     def abandon(self, reason: str) -> None:
         """Ends the calls under way; they, and any after them, raise GenerationError with `reason`."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ais.runtime.network.redis_url import RedisUrl
 from ais.runtime.reading import ENVIRONMENT_PREFIX, ENVIRONMENT_SEPARATOR
+from ais.runtime.settings import RedisSettings
 
 LOOPBACK = "127.0.0.1"
 
@@ -47,10 +47,10 @@ class TrainerRanks:
 
 
 def service_commands(
-    config: Path, redis_url: RedisUrl, replicas: int, trainer: TrainerRanks = TrainerRanks()
+    config: Path, redis: RedisSettings, replicas: int, trainer: TrainerRanks = TrainerRanks()
 ) -> ServiceCommands:
     """Command lines that all read the same settings file; they add only the address of the run's server."""
-    arguments, environment = ("-c", str(config)), redis_environment(redis_url)
+    arguments, environment = ("-c", str(config)), redis_environment(redis)
     replica = module("ais.rollout", *arguments)
     return ServiceCommands(
         replicas=tuple(Command(f"rollout-{index}", replica, environment) for index in range(replicas)),
@@ -59,9 +59,14 @@ def service_commands(
     )
 
 
-def redis_environment(url: RedisUrl) -> Mapping[str, str]:
-    """The setting `redis.url` as a process's environment: a command line would show its password to everybody."""
-    return {f"{ENVIRONMENT_PREFIX}REDIS{ENVIRONMENT_SEPARATOR}URL": url.get_secret_value()}
+def redis_environment(redis: RedisSettings) -> Mapping[str, str]:
+    """Which server, and what is to be shown to it, as a process's environment: a command line would show the password
+    in the URL to everybody, and the run's file may have been written by another user of the server."""
+    prefix = f"{ENVIRONMENT_PREFIX}REDIS{ENVIRONMENT_SEPARATOR}"
+    files = {"PASSWORD_FILE": redis.password_file, "CERTIFICATES": redis.certificates}
+    return {f"{prefix}URL": redis.url.get_secret_value()} | {
+        f"{prefix}{name}": str(path.absolute()) for name, path in files.items() if path is not None
+    }
 
 
 def tokens_environment(directory: Path) -> Mapping[str, str]:
@@ -82,15 +87,15 @@ def tracker(directory: Path, name: str, *options: str) -> Command:
     return Command(f"tracker-{name}", module("ais.launcher.tracking", str(directory), name, *options))
 
 
-def evaluation_replica(config: Path, redis_url: RedisUrl, run_name: str, overrides: Sequence[str]) -> Command:
+def evaluation_replica(config: Path, redis: RedisSettings, run_name: str, overrides: Sequence[str]) -> Command:
     """A replica that no trainer and no collector sees, because it registers under a run name of its own."""
     arguments = ("-c", str(config), *_overrides((f"run.name={run_name}", *overrides)))
-    return Command(f"{run_name}-replica", module("ais.rollout", *arguments), redis_environment(redis_url))
+    return Command(f"{run_name}-replica", module("ais.rollout", *arguments), redis_environment(redis))
 
 
 def evaluation(
     config: Path,
-    redis_url: RedisUrl,
+    redis: RedisSettings,
     run_name: str,
     *,
     replica: tuple[str, str],
@@ -110,7 +115,7 @@ def evaluation(
             *("--prompts", str(prompts), "--output", str(output)),
             *(("--records", str(records)) if records else ()),
         ),
-        redis_environment(redis_url),
+        redis_environment(redis),
     )
 
 

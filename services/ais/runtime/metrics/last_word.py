@@ -5,29 +5,40 @@ from __future__ import annotations
 import asyncio
 import time
 
+from ais.runtime.tasks import end_tasks
+
 LONGEST_WAIT_SECONDS = 30.0
 """A reader that comes more seldom is not waited for."""
-READS_KEPT_SECONDS = 2 * LONGEST_WAIT_SECONDS
+LATE_SECONDS = 1.0
+"""How much later than usual a reader may come."""
 
 
 class Readers:
-    """Remembers when metrics were read."""
+    """Remembers when metrics were read, and how long after the time before."""
 
     def __init__(self) -> None:
         self._last: float | None = None
+        self._interval: float | None = None
         self._read = asyncio.Event()
 
     def read(self) -> None:
         """Somebody reads them now."""
-        self._last = time.monotonic()
+        now = time.monotonic()
+        if self._last is not None:
+            self._interval = now - self._last
+        self._last = now
         self._read.set()
 
-    async def last_word(self) -> None:
-        """Returns when what is shown now has been read; at once where nobody has come for a minute."""
-        if self._last is None or time.monotonic() - self._last > READS_KEPT_SECONDS:
+    async def last_word(self, stop: asyncio.Event) -> None:
+        """Returns when what is shown now has been read, or when `stop` is set; at once where nobody comes regularly."""
+        if self._last is None or self._interval is None:
+            return
+        due = self._last + self._interval + LATE_SECONDS - time.monotonic()
+        if due <= 0 or self._interval > LONGEST_WAIT_SECONDS:
             return
         self._read.clear()
+        awaited = [asyncio.create_task(event.wait()) for event in (self._read, stop)]
         try:
-            await asyncio.wait_for(self._read.wait(), LONGEST_WAIT_SECONDS)
-        except TimeoutError:
-            return
+            await asyncio.wait(awaited, timeout=due, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(*awaited)

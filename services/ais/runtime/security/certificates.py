@@ -196,7 +196,7 @@ def _filled(context: ssl.SSLContext, paths: tuple[Path, ...]) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(authority)
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password="")  # without one, OpenSSL would ask on the terminal
     except OSError as error:  # ssl.SSLError too
         reason = getattr(error, "reason", None) or error.strerror or error
         raise SettingsError(
