@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ais.collector.environments.protocol import PolicyTurn
 from ais.collector.judging.hosts import Host, Opening
@@ -28,10 +29,10 @@ from ais.runtime.process import UnavailableError
 TURNS_TRIED = 2
 """Turns of an environment that are tried before anything is sampled."""
 SAID = "7"
-"""What those turns say."""
+"""What those turns say; where there are tools, a call of the first."""
 
-Ending = Literal["done", "turns", "tokens", "seconds", "context"]
-"""Why an episode ended: its environment says so, or which budget allows no other turn."""
+Ending = Literal["done", "failed", "turns", "tokens", "seconds", "context"]
+"""Why an episode ended: its environment says so or gives no answer, or which budget allows no other turn."""
 ObserveEpisode = Callable[[Ending, int, int], None]
 """Is told of each episode why it ended, its turns, and the versions between its oldest token and its newest."""
 
@@ -102,8 +103,8 @@ async def open_exercise(
     """The prompts of `split` and what judges their responses, while the context is open.
 
     Raises UnavailableError when one cannot be used, and where an environment needs more of the chat template than that
-    does. Before training, the prompts of the evaluation are opened too, so
-    that a bad row is found now and not afterwards.
+    does. Before training, the prompts of the evaluation are opened too, so that a bad row is found now and not
+    afterwards.
     """
     splits = (Split.TRAIN, Split.HELD_OUT) if split is Split.TRAIN else (split,)
     (task, *held_out), tokenizer = open_prompts(settings, splits)
@@ -125,7 +126,8 @@ async def open_exercise(
 async def _try_environments(exercise: Exercise) -> None:
     """Begins an episode in each environment, and has turns that say little answered, to see whether the chat template
     is stable over what it says. Raises UnavailableError."""
-    for source in exercise.task.sources:
+    evaluated = () if exercise.held_out is None else exercise.held_out.sources
+    for source in {one.name: one for one in (*evaluated, *exercise.task.sources)}.values():
         prompt = source.prompt(0)
         if (host := exercise.host(prompt)) is None:
             continue
@@ -142,16 +144,23 @@ async def _some_answers(host: Host, opening: Opening, prompt: Prompt) -> list[Me
     settings = host.settings
     if not settings.judges:
         return [({"role": "user", "content": settings.feedback},)] * TURNS_TRIED
+    said = _a_call(opening.tools[0]) if opening.tools else SAID
     place, answers = opening.place, list[Messages]()
     for number in range(min(TURNS_TRIED, settings.turns - 1)):
         told = await host.answer(
-            place, prompt, PolicyTurn(SAID, FinishReason.STOP, number, settings.turns - number - 1)
+            place, prompt, PolicyTurn(said, FinishReason.STOP, number, settings.turns - number - 1)
         )
         if told.done:
             break
         place = told.place
         answers.append(told.messages)
     return answers or [({"role": "user", "content": SAID},)]
+
+
+def _a_call(tool: Mapping[str, Any]) -> str:
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': {}})}</tool_call>"
 
 
 def open_prompts(

@@ -23,7 +23,7 @@ _TURNS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
 _VERSIONS = (0, 1, 2, 3, 4, 6, 8, 16)
 _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _GROUPS = ("published", "duplicate", "failed", "busy", "refused", "handed_back", "spread", "unjudged")
-_ENDINGS = ("done", "turns", "tokens", "seconds", "context")
+_ENDINGS = ("done", "failed", "turns", "tokens", "seconds", "context")
 _CALLS = ("malformed", *(status.name.lower() for status in grpc.StatusCode if status is not grpc.StatusCode.OK))
 
 
@@ -199,9 +199,10 @@ class CollectorMetrics:
         )
         self._episodes = meter.counter(
             "ais_collector_episodes",
-            "Episodes by why they ended: done (the environment says so); no other turn was asked for: turns, tokens, "
-            "seconds, context (the replicas' is full).",
-            "Few `done`: give episodes more turns or tokens. `context`: raise rollout.max_model_len.",
+            "Episodes by why they ended: done (the environment says so); failed (it gave no answer); no other turn was "
+            "asked for: turns, tokens, seconds, context (the replicas' is full).",
+            "Few `done`: give episodes more turns or tokens. `failed`: ais_collector_judgements_total says how. "
+            "`context`: raise rollout.max_model_len.",
             {"ending": _ENDINGS},
         )
         self._episode_turns = meter.histogram(

@@ -68,9 +68,13 @@ async def replica() -> AsyncIterator[Replica]:
 
 @asynccontextmanager
 async def exercise(
-    environment: Mapping[str, Any], endings: list[tuple[Ending, int, int]] | None = None, **judging: Any
+    environment: Mapping[str, Any],
+    endings: list[tuple[Ending, int, int]] | None = None,
+    judged: list[tuple[str, str]] | None = None,
+    **judging: Any,
 ) -> AsyncIterator[Exercise]:
     told = [] if endings is None else endings
+    calls = [] if judged is None else judged
     settings = CollectorProcessSettings.model_validate(
         {
             "run": {"model": POLICY},
@@ -78,7 +82,12 @@ async def exercise(
             "collector": {"task": {"digits": 6, "environment": environment}, "judging": {"workers": 1} | judging},
         }
     )
-    async with open_exercise(settings, Split.TRAIN, observe_episode=lambda *one: told.append(one)) as opened:
+    async with open_exercise(
+        settings,
+        Split.TRAIN,
+        lambda name, outcome, _: calls.append((name, outcome)),
+        observe_episode=lambda *one: told.append(one),
+    ) as opened:
         yield opened
 
 
@@ -180,14 +189,22 @@ async def test_a_context_that_is_full_ends_an_episode(replica: Replica) -> None:
     assert [ending for ending, _, _ in endings] == ["context"]
 
 
-async def test_a_step_that_fails_is_worth_0_with_its_reason(replica: Replica) -> None:
-    async with exercise(talker(misdeed="error")) as made:
+@pytest.mark.parametrize(("misdeed", "why"), [("error", "a broken tool"), ("rich", "sum to within")])
+async def test_a_step_that_fails_ends_the_episode_at_0_with_its_reason(
+    misdeed: str, why: str, replica: Replica
+) -> None:
+    endings: list[tuple[Ending, int, int]] = []
+    judged: list[tuple[str, str]] = []
+    async with exercise(talker(misdeed=misdeed), endings, judged) as made:
+        judged.clear()  # of what was tried
         found = await played(made, replica)
+    assert endings == [("failed", 2, 0)] * 2
+    assert judged == [("episode", "judged")] * 3 + [("episode", "error")] * 2
     (episode, turns) = found.judged.components
     assert found.judged.rewards == (0.0, 0.0)
     assert turns.scores == (2.0, 2.0)
     assert [(one.index, one.outcome) for one in episode.failures] == [(0, "error"), (1, "error")]
-    assert "a broken tool" in episode.failures[0].text
+    assert why in episode.failures[0].text
 
 
 async def test_a_step_that_never_ends_is_stopped_and_the_next_one_answered(replica: Replica) -> None:
@@ -209,6 +226,12 @@ async def test_a_step_that_fails_has_the_group_again_where_that_is_asked_for(rep
 async def test_an_environment_that_begins_nothing_is_refused_before_anything_is_sampled() -> None:
     with pytest.raises(UnavailableError, match="nothing begins"):
         async with exercise(talker(misdeed="no beginning")):
+            pass
+
+
+async def test_what_a_tool_says_is_tried_before_anything_is_sampled() -> None:
+    with pytest.raises(UnavailableError, match="cannot encode what the environment says, 'error: TypeError"):
+        async with exercise({"name": "calculator"}):
             pass
 
 

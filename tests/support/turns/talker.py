@@ -29,4 +29,5 @@ class Talker:
         if self.misdeed == "endless" and self.turns == 2:
             while True:
                 pass
-        return Step([{"role": "user", "content": "=" * self.turns}], 0.5, self.turns == self.last)
+        reward = 6e3 if self.misdeed == "rich" else 0.5
+        return Step([{"role": "user", "content": "=" * self.turns}], reward, self.turns == self.last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import inspect
+import json
 import math
 import pickle
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ LONGEST_STATE = 256 * 1024
 MOST_MESSAGES = 64
 """Messages of one answer."""
 LONGEST_MESSAGES = 128 * 1024
-"""Characters of all messages of one answer."""
+"""Bytes of all messages of one answer, and of all tools."""
 
 
 class EnvironmentFaultError(ValueError):
@@ -56,7 +57,7 @@ def opened(make: Make, prompt: Prompt) -> dict[str, Any]:
     return {
         "state": _pickled(environment),
         "messages": None if messages is None else messages_in(messages),
-        "tools": None if tools is None else list(tools),
+        "tools": tools_in(tools),
     }
 
 
@@ -78,9 +79,20 @@ def messages_in(messages: object) -> list[dict[str, Any]]:
     for message in messages:
         if not isinstance(message, Mapping) or not all(isinstance(message.get(key), str) for key in _TEXTS):
             raise EnvironmentFaultError("expected messages with the texts role and content")
-    if sum(len(message["content"]) for message in messages) > LONGEST_MESSAGES:
-        raise EnvironmentFaultError(f"expected messages of up to {LONGEST_MESSAGES} characters")
-    return [dict(message) for message in messages]
+    made = [dict(message) for message in messages]
+    _check_json("messages", made)
+    return made
+
+
+def tools_in(tools: object) -> list[dict[str, Any]] | None:
+    """Tool schemas as an environment has them, if it has any. Raises EnvironmentFaultError."""
+    if tools is None:
+        return None
+    if isinstance(tools, str) or not isinstance(tools, Sequence) or not all(isinstance(one, Mapping) for one in tools):
+        raise EnvironmentFaultError(f"expected tools to be a list of schemas, got {type(tools).__name__}")
+    made = [dict(tool) for tool in tools]
+    _check_json("tools", made)
+    return made
 
 
 def step_in(told: Mapping[str, Any]) -> Step:
@@ -99,6 +111,16 @@ def step_in(told: Mapping[str, Any]) -> Step:
 
 
 _TEXTS = ("role", "content")
+
+
+def _check_json(what: str, value: object) -> None:
+    """Raises EnvironmentFaultError for what JSON in UTF-8 does not hold, half a surrogate pair included."""
+    try:
+        size = len(json.dumps(value, ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EnvironmentFaultError(f"expected {what} that JSON can hold: {error}") from error
+    if size > LONGEST_MESSAGES:
+        raise EnvironmentFaultError(f"expected {what} of up to {LONGEST_MESSAGES} bytes as JSON, got {size}")
 
 
 def _pickled(environment: object) -> str:

@@ -93,7 +93,7 @@ class ToolEnvironment:
         told = [self._result(call) for call in calls[:MOST_CALLS]]
         if len(calls) > MOST_CALLS:
             told.append(f"error: only {MOST_CALLS} calls a turn are made")
-        return Step([{"role": "tool", "content": one[:LONGEST_RESULT]} for one in told])
+        return Step([{"role": "tool", "content": _readable(one)} for one in told])
 
     def _result(self, call: str) -> str:
         """What a call gives, or in words why it gives nothing."""
@@ -108,6 +108,11 @@ class ToolEnvironment:
             return f"error: a call has a name, one of {', '.join(known)}, and arguments"
         except Exception as error:  # what the policy asks for may fail in any way, and it is to learn from that
             return f"error: {type(error).__name__}: {error}"
+
+
+def _readable(result: str) -> str:
+    """A result as it is told. JSON can ask for half a surrogate pair, which no tokenizer takes."""
+    return result[:LONGEST_RESULT].encode(errors="replace").decode()
 
 
 def calculate(expression: str) -> str:

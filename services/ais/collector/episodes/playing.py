@@ -91,7 +91,7 @@ class _Game:
             told = await self.host.answer(place, self.prompt, turn)
             place = told.place
             if told.done:
-                ending = "done"
+                ending = "failed" if told.failed else "done"
             elif ending is None:
                 dialogue = dialogue.after(told.messages)
                 stopped = response.finish_reason is FinishReason.STOP

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
-from ais.collector.environments.calls import Answer, EnvironmentFaultError, Reset, messages_in, step_in
+from ais.collector.environments.calls import Answer, EnvironmentFaultError, Reset, messages_in, step_in, tools_in
 from ais.collector.environments.protocol import PolicyTurn
 from ais.collector.judging.judge import Judge, UnjudgedError, on_unjudged
-from ais.collector.judging.judgement import Failure, Outcome
+from ais.collector.judging.judgement import Failure
 from ais.collector.judging.pool import JudgePool
 from ais.collector.prompts.prompts import Messages, Prompt, Question
 from ais.collector.rewards.response import Response
 from ais.collector.settings.environments import EPISODE, EnvironmentSettings
+from ais.collector.settings.rewards import LARGEST_SCORE
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
-
-Given = TypeVar("Given")
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Told:
     done: bool
     parts: tuple[RewardComponent, ...]
     """What the episode's reward is made of if it ends here, each with one score."""
+    failed: bool = False
+    """Whether the environment gave no answer, which ends the episode."""
 
 
 class Host(Protocol):
@@ -75,45 +76,34 @@ class WorkerHost:
     on_failure: str
 
     async def begin(self, prompt: Prompt) -> Opening:
-        reply = await self.pool.call(self.settings.name, Reset(self.source, prompt))
-        opening = _failing(_opening, reply, prompt)
+        opening = await self.pool.call(Reset(self.source, prompt), partial(_opening, prompt.question))
         if isinstance(opening, Failure):
             on_unjudged(self.on_failure, self.settings.name, prompt, opening)
             raise UnjudgedError(f"no episode of prompt {prompt.prompt_id!r} begins: {opening.reason}")
         return opening
 
     async def answer(self, place: Place, prompt: Prompt, turn: PolicyTurn) -> Told:
-        reply = await self.pool.call(self.settings.name, Answer(place.state, turn))
-        told = _failing(_told, reply, place)
+        told = await self.pool.call(Answer(place.state, turn), partial(_told, place.reward))
         if isinstance(told, Failure):
             on_unjudged(self.on_failure, self.settings.name, prompt, told)
             failure = JudgementFailure(0, told.outcome.value, told.reason)
-            return Told(place, (), True, (RewardComponent(EPISODE, 1.0, (0.0,), (failure,)),))
+            return Told(place, (), True, (RewardComponent(EPISODE, 1.0, (0.0,), (failure,)),), failed=True)
         return told
 
 
-def _opening(reply: Mapping[str, Any], prompt: Prompt) -> Opening:
+def _opening(question: Question, reply: Mapping[str, Any]) -> Opening:
     messages = None if reply["messages"] is None else tuple(messages_in(reply["messages"]))
-    return Opening(Place(str(reply["state"])), messages or prompt.question, reply["tools"])
+    return Opening(Place(str(reply["state"])), messages or question, tools_in(reply["tools"]))
 
 
-def _told(reply: Mapping[str, Any], place: Place) -> Told:
+def _told(reward: float, reply: Mapping[str, Any]) -> Told:
+    """`reward`: of the steps before this one."""
     step = step_in(reply)
-    reward = place.reward + step.reward
+    reward += step.reward
+    if abs(reward) > LARGEST_SCORE:
+        raise EnvironmentFaultError(f"expected an episode's rewards to sum to within +-{LARGEST_SCORE:g}")
     parts = (RewardComponent(EPISODE, 1.0, (reward,)),)
     return Told(Place(str(reply["state"]), reward), tuple(step.messages), step.done, parts)
-
-
-def _failing(
-    read: Callable[[Mapping[str, Any], Given], Read], reply: Mapping[str, Any] | Failure, given: Given
-) -> Read | Failure:
-    """What a worker's reply says, or why it says nothing."""
-    if isinstance(reply, Failure):
-        return reply
-    try:
-        return read(reply, given)
-    except (EnvironmentFaultError, KeyError) as error:
-        return Failure(Outcome.ERROR, f"the worker's reply is none of an environment: {error}")
 
 
 @dataclass(frozen=True)

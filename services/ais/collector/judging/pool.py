@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from ais.collector.environments.calls import Answer, Reset
+from ais.collector.environments.calls import Answer, EnvironmentFaultError, Reset
 from ais.collector.judging.judgement import Failure, Judgement, Observe, Outcome, unobserved
 from ais.collector.judging.process import Environments, Place, Verifiers, Worker
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.rewards.response import Response
 from ais.collector.settings import JudgingSettings
+from ais.collector.settings.environments import EPISODE
+
+Read = TypeVar("Read")
 
 
 class JudgePool:
@@ -69,13 +72,17 @@ class JudgePool:
         self._told(self._names[place], judgement, began)
         return judgement
 
-    async def call(self, environment: str, request: Reset | Answer) -> dict[str, Any] | Failure:
-        """What the environment of that name says, unchecked. Raises as `judge`."""
+    async def call(self, request: Reset | Answer, read: Callable[[Mapping[str, Any]], Read]) -> Read | Failure:
+        """What an environment says, as `read` takes it; that raises EnvironmentFaultError or KeyError for what is none.
+
+        Raises as `judge`.
+        """
         async with self._worker() as worker:
             began = time.monotonic()
             reply = await worker.told(request, self._settings.seconds)
-        self._told(environment, reply, began)
-        return reply
+        said = reply if isinstance(reply, Failure) else _read(read, reply)
+        self._told(EPISODE, said, began)
+        return said
 
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[Worker]:
@@ -91,3 +98,10 @@ class JudgePool:
 
     async def _end(self) -> None:
         await asyncio.gather(*(worker.end() for worker in self.workers))
+
+
+def _read(read: Callable[[Mapping[str, Any]], Read], reply: Mapping[str, Any]) -> Read | Failure:
+    try:
+        return read(reply)
+    except (EnvironmentFaultError, KeyError) as error:
+        return Failure(Outcome.ERROR, f"the worker's reply is none of an environment: {error}")

@@ -107,6 +107,7 @@ def test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it() ->
         ('{"name": "calculate", "arguments": {"expression": "2 ** 99"}}', "no calculation"),
         ('{"name": "calculate", "arguments": {"code": "1"}}', "TypeError"),
         ("[]", "TypeError"),
+        ('{"name": "calculate", "arguments": {"\\ud800": "1"}}', "argument '?'"),
     ],
 )
 def test_a_call_that_cannot_be_made_is_told_so(call: str, told: str) -> None:
@@ -189,7 +190,9 @@ def test_what_cannot_be_kept_is_refused(make: Any, why: str) -> None:
         ({"messages": [{"role": "user", "content": ""}], "reward": 0.0, "done": False}, "needs a message"),
         ({"messages": "go on", "reward": 0.0, "done": False}, "a list of up to"),
         ({"messages": [{"content": "x"}], "reward": 0.0, "done": False}, "role and content"),
-        ({"messages": [{"role": "user", "content": "x" * 200_000}], "reward": 0.0, "done": False}, "characters"),
+        ({"messages": [{"role": "user", "content": "x" * 200_000}], "reward": 0.0, "done": False}, "bytes as JSON"),
+        ({"messages": [{"role": "user", "content": "x", "seen": {1}}], "reward": 0.0, "done": False}, "JSON can hold"),
+        ({"messages": [{"role": "user", "content": "\ud800"}], "reward": 0.0, "done": False}, "JSON can hold"),
     ],
 )
 def test_a_step_that_is_none_is_refused(told: dict[str, Any], why: str) -> None:
