@@ -82,6 +82,12 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
             lambda one: [f"**{one[f'{part}_overhead']['value']:.2f}**" for part in ("queue", "push", "rollouts")],
         ),
         ("peers", lambda one: [f"**{one[f'{way}_step']['ratio']:.2f}**" for way in ("fp8", "bf16")]),
+        (
+            "mismatch_budget",
+            lambda one: [
+                f"| {one[f'{part}_part']['value']:.0%} |" for part in ("weights", "activations", "kv_cache", "head")
+            ],
+        ),
         ("train_watching", lambda one: [f"**{one['demo_watching_cost']['value']:.1%} less throughput in the median"]),
     ],
 )

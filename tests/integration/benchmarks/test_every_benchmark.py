@@ -27,7 +27,7 @@ SMALL = {
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
     "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),
     "lora": ("--layers", "1"),
-    "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
+    "mismatch": ("--engine", "torch", "--prompts", "2", "--explain"),
     "peers": ("--contenders", "fp8", "--rounds", "1", "--steps", "6"),  # no peers: nothing is installed
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),
