@@ -30,6 +30,7 @@ STEP = "unit/trainer/learning/test_objectives_in_the_step.py::"
 TASKS = "unit/collector/tasks/"
 JUDGING = "integration/collector/test_judging.py::test_a_failed_judgement_"
 GAMED = "integration/collector/test_gamed_answers.py::test_no_verifier_is_gamed"
+EPISODES = "integration/collector/test_episodes.py::"
 TRACKING = "integration/launcher/test_tracking.py::"
 ALL = "*"
 """A choice that is not in the table by its own name."""
@@ -43,12 +44,21 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "jsonl": TASKS + "test_json_files.py::test_an_epoch_has_every_prompt_once_and_the_next_has_another_order",
         "parquet": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
         "huggingface": TASKS + "test_stored_datasets.py::test_a_dataset_that_was_saved_to_disk_is_read_by_split",
+        "guess_number": "unit/collector/turns/test_environments.py::"
+        "test_the_task_thinks_of_every_number_and_the_same_ones_again",
         "reasoning_gym": GAMED,
         "python": TASKS + "test_own_tasks.py::test_a_table_of_the_users_is_gone_through_by_epochs_and_split",
         "mixture": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     },
     "collector.task.too_long": {
         ALL: "integration/collector/test_check.py::test_a_prompt_too_long_for_the_replicas_is_found_in_either_file"
+    },
+    "collector.task.environment.name": {
+        "guess_number": "e2e/test_guess_number_run.py::test_a_run_of_episodes_ends_well_and_evaluates_both_policies",
+        "calculator": "unit/collector/turns/test_environments.py::"
+        "test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it",
+        "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
+        "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",
     },
     "collector.task.verifier": {ALL: GAMED},
     "collector.task.reward.verifier": {ALL: GAMED},
@@ -89,6 +99,8 @@ COMMANDS: Mapping[str, str] = {
     "run": "integration/launcher/test_services.py::test_a_run_trains_evaluates_both_policies_and_reports",
     "resume": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     "chaos": "e2e/test_chaos.py::test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once",
+    "plan": "unit/planning/test_plan_records.py::"
+    "test_the_command_names_the_source_of_every_assumption_and_refuses_what_it_does_not_know",
     **dict.fromkeys(("rollout", "collector", "trainer"), BY_HAND),
     "compare": "integration/comparison/test_systems.py::"
     "test_a_system_that_was_interrupted_goes_on_and_is_scored_in_both_precisions",

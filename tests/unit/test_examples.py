@@ -34,6 +34,8 @@ def test_an_examples_task_rewards_its_own_answers(config: Path) -> None:
         pytest.importorskip("math_verify", reason="needs the extra rewards")
     if any(one.verifier in ELSEWHERE for source in task.each_source for one in source.effective_reward):
         pytest.skip("judged elsewhere: has a test of its own")
+    if any(one.effective_environment is not None for one in task.each_source):
+        pytest.skip("an environment gives the reward: has a test of its own")
     for split in (Split.TRAIN, Split.HELD_OUT):
         source = open_task(task, settings.run.seed, split)
         for ordinal in range(20):

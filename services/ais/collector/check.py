@@ -1,7 +1,7 @@
 """`python -m ais.collector.check -c FILE`: whether the collector could start, said before anything else is started.
 
-Reads the task's files, the tokenizer and its chat template, and compiles the verifier. Ends with 0, or with a message
-on standard error and the exit code that the collector would have.
+Reads the task's files, the tokenizer and its chat template, compiles the verifier, and tries the environment.
+Ends with 0, or with a message on standard error and the exit code that the collector would have.
 
 --data FILE: writes which data files there are, with digests. Where FILE is there already, they must be those in it.
 """
@@ -13,8 +13,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from ais.collector.exercise import open_prompts
-from ais.collector.judging.judge import open_judge
+from ais.collector.exercise import open_exercise
 from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.settings import CollectorProcessSettings, TaskSettings
@@ -33,8 +32,7 @@ def main() -> None:
         settings = read_settings(CollectorProcessSettings, arguments.config, arguments.overrides, whole=False)
         if arguments.data is not None:
             _same_data(settings.collector.task, arguments.data)
-        open_prompts(settings, (Split.TRAIN, Split.HELD_OUT))
-        asyncio.run(_open_judge(settings))
+        asyncio.run(_open(settings))
     except SettingsError as error:
         print(f"ais: {error}", file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
@@ -66,10 +64,11 @@ def _same_data(task: TaskSettings, file: Path) -> None:
     replace_file(file, DataFiles.dump_json(now, indent=1).decode() + "\n")
 
 
-async def _open_judge(settings: CollectorProcessSettings) -> None:
+async def _open(settings: CollectorProcessSettings) -> None:
     """With one worker: what one refuses, all do."""
     judging = settings.collector.judging.model_copy(update={"workers": 1})
-    async with open_judge(settings.collector.model_copy(update={"judging": judging})):
+    collector = settings.collector.model_copy(update={"judging": judging})
+    async with open_exercise(settings.model_copy(update={"collector": collector}), Split.TRAIN):
         pass
 
 

@@ -37,7 +37,13 @@ LOOKS_PER_PATIENCE = 10
 
 logger = logging.getLogger(__name__)
 
-_OUTCOMES = {Cause.FAILED: "failed", Cause.BUSY: "busy", Cause.REFUSED: "refused", Cause.LEAVING: "handed_back"}
+_OUTCOMES = {
+    Cause.FAILED: "failed",
+    Cause.BUSY: "busy",
+    Cause.REFUSED: "refused",
+    Cause.LEAVING: "handed_back",
+    Cause.SPREAD: "spread",
+}
 
 
 class Collector:
@@ -255,6 +261,9 @@ class Collector:
         if error.cause is Cause.LEAVING:
             self._fleet.dispatcher.handed_back(name)
             logger.info("a replica that leaves hands a group back", extra=extra)
+        elif error.cause is Cause.SPREAD:
+            history.failed_on = None
+            logger.info("a group of episodes is started again: %s", error, extra=extra)
         else:
             self._fleet.dispatcher.failed(name, time.monotonic())
             self._metrics.failures.labels(error.reason).inc()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from ais.collector.judging.judge import Judge, Judged, open_judge
+from ais.collector.environments.protocol import PolicyTurn
+from ais.collector.judging.hosts import Host, Opening
+from ais.collector.judging.judge import Judge, Judged, UnjudgedError
 from ais.collector.judging.judgement import Observe, unobserved
+from ais.collector.judging.opening import open_judging
 from ais.collector.judging.service import ObserveCall, call_unobserved
-from ais.collector.prompts.prompts import Prompt, Split, TaskError, TaskSource
+from ais.collector.prompts.dialogue import check_template
+from ais.collector.prompts.prompts import Messages, Prompt, Split, TaskError, TaskSource
 from ais.collector.prompts.reserve import position_of
 from ais.collector.prompts.room import PromptRoom, context_of
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
@@ -19,6 +25,20 @@ from ais.collector.tasks.task import open_splits
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
+
+TURNS_TRIED = 2
+"""Turns of an environment that are tried before anything is sampled."""
+SAID = "7"
+"""What those turns say; where there are tools, a call of the first."""
+
+Ending = Literal["done", "failed", "turns", "tokens", "seconds", "context"]
+"""Why an episode ended: its environment says so or gives no answer, or which budget allows no other turn."""
+ObserveEpisode = Callable[[Ending, int, int], None]
+"""Is told of each episode why it ended, its turns, and the versions between its oldest token and its newest."""
+
+
+def episode_unobserved(ending: Ending, turns: int, versions_apart: int) -> None:
+    """For those who do not count episodes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,11 @@ class Exercise:
     judge: Judge
     held_out: TaskSource | None = None
     """Where the task is training's: the prompts to evaluate on."""
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    """Who runs environments, by source of the prompts."""
+    context: int | None = None
+    """Longest prompt plus response of a replica, tokens; None: not known here."""
+    observe_episode: ObserveEpisode = episode_unobserved
 
     def prompt(self, ordinal: int, redraw: int = 0) -> Prompt:
         """The prompt of an ordinal, `redraw` groups of it having been thrown away."""
@@ -40,14 +65,19 @@ class Exercise:
         prompt = self.prompt(ordinal, redraw)
         return prompt, self.tokenizer.encode_prompt(prompt.question)
 
+    def host(self, prompt: Prompt) -> Host | None:
+        """Who runs the environment that the prompt is asked in; None: it is answered by one response."""
+        return self.hosts.get(prompt.source)
+
     async def judged(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> Judged:
         """Rewards and their components for the responses to `prompt`, in their order.
 
         Raises UnavailableError and UnjudgedError, see Judge.
         """
-        return await self.judge.judge(prompt, [self._response(trajectory) for trajectory in trajectories])
+        return await self.judge.judge(prompt, [self.response(trajectory) for trajectory in trajectories])
 
-    def _response(self, trajectory: Trajectory) -> Response:
+    def response(self, trajectory: Trajectory) -> Response:
+        """A single response, as verifiers get it."""
         return Response(
             text=self._text(trajectory),
             finish_reason=trajectory.finish_reason,
@@ -68,11 +98,13 @@ async def open_exercise(
     split: Split,
     observe: Observe = unobserved,
     observe_call: ObserveCall = call_unobserved,
+    observe_episode: ObserveEpisode = episode_unobserved,
 ) -> AsyncIterator[Exercise]:
     """The prompts of `split` and what judges their responses, while the context is open.
 
-    Raises UnavailableError when one cannot be used. Before training, the prompts of the evaluation are opened too, so
-    that a bad row is found now and not afterwards.
+    Raises UnavailableError when one cannot be used, and where an environment needs more of the chat template than that
+    does. Before training, the prompts of the evaluation are opened too, so that a bad row is found now and not
+    afterwards.
     """
     splits = (Split.TRAIN, Split.HELD_OUT) if split is Split.TRAIN else (split,)
     (task, *held_out), tokenizer = open_prompts(settings, splits)
@@ -81,10 +113,54 @@ async def open_exercise(
         judging = judged_by.judging.model_copy(update={"on_failure": "zero"})
         judged_by = judged_by.model_copy(update={"judging": judging})
     try:
-        async with open_judge(judged_by, observe, observe_call, settings.run.use_proxy) as judge:
-            yield Exercise(task, tokenizer, judge, *held_out)
+        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy) as (judge, hosts):
+            context = context_of(settings.run.model, settings.rollout.max_model_len)
+            evaluated = held_out[0] if held_out else None
+            exercise = Exercise(task, tokenizer, judge, evaluated, hosts, context, observe_episode)
+            await _try_environments(exercise)
+            yield exercise
     except TaskError as error:
         raise UnavailableError(str(error)) from error
+
+
+async def _try_environments(exercise: Exercise) -> None:
+    """Begins an episode in each environment, and has turns that say little answered, to see whether the chat template
+    is stable over what it says. Raises UnavailableError."""
+    evaluated = () if exercise.held_out is None else exercise.held_out.sources
+    for source in {one.name: one for one in (*evaluated, *exercise.task.sources)}.values():
+        prompt = source.prompt(0)
+        if (host := exercise.host(prompt)) is None:
+            continue
+        try:
+            opening = await host.begin(prompt)
+            answers = await _some_answers(host, opening, prompt)
+        except UnjudgedError as error:
+            raise UnavailableError(f"the environment {host.settings.name} does not work: {error}") from error
+        check_template(exercise.tokenizer, opening.question, answers, opening.tools)
+
+
+async def _some_answers(host: Host, opening: Opening, prompt: Prompt) -> list[Messages]:
+    """What the environment may say after a turn, and after the next one."""
+    settings = host.settings
+    if not settings.judges:
+        return [({"role": "user", "content": settings.feedback},)] * TURNS_TRIED
+    said = _a_call(opening.tools[0]) if opening.tools else SAID
+    place, answers = opening.place, list[Messages]()
+    for number in range(min(TURNS_TRIED, settings.turns - 1)):
+        told = await host.answer(
+            place, prompt, PolicyTurn(said, FinishReason.STOP, number, settings.turns - number - 1)
+        )
+        if told.done:
+            break
+        place = told.place
+        answers.append(told.messages)
+    return answers or [({"role": "user", "content": SAID},)]
+
+
+def _a_call(tool: Mapping[str, Any]) -> str:
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': {}})}</tool_call>"
 
 
 def open_prompts(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ais.collector.episodes.answering import answers
+from ais.collector.episodes.call import Call, Verify
 from ais.collector.exercise import Exercise
-from ais.collector.replicas.generation import GenerationClient, GenerationError
+from ais.collector.replicas.generation import GenerationClient
 from ais.collector.settings import CollectorSettings
 from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord
-from ais.contracts.trajectory import TOKEN_DTYPE, MalformedRecordError, ScoredGroup, Trajectory, TrajectoryBounds
+from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup
 from ais.runtime.settings import RunSettings
-
-Verify = Callable[[tuple[Trajectory, ...]], Awaitable[None]]
 
 
 @dataclass
@@ -53,34 +53,29 @@ class GroupSampling:
         again.
         """
         group_id = f"{self.run.name}-{assignment.ordinal}-{assignment.attempt}"
-        prompt, token_ids = self.exercise.ask(assignment.ordinal, assignment.redraw)
+        prompt = self.exercise.prompt(assignment.ordinal, assignment.redraw)
         seed = group_seed(self.run.seed, assignment.ordinal, assignment.redraw, assignment.unjudged)
-        trajectories = await client.generate(
-            group_id,
-            token_ids,
-            self.run.samples_per_group,
-            self.settings.sampling.model_copy(update={"seed": seed}),
-            TrajectoryBounds(vocab_size=assignment.replica.vocab_size),
-            self.settings.group_deadline_seconds,
-            on_arrival,
+        call = Call(
+            name=group_id,
+            samples=self.run.samples_per_group,
+            sampling=self.settings.sampling.model_copy(update={"seed": seed}),
+            vocab_size=assignment.replica.vocab_size,
+            deadline_seconds=self.settings.group_deadline_seconds,
+            served=assignment.replica.policy_version,
+            keeps_versions_together=True,
         )
-        try:
-            _check_age(trajectories, assignment.replica.policy_version)
-            await verify(trajectories)
-        except MalformedRecordError as error:
-            raise GenerationError("malformed", str(error), field=error.field) from error
-        judged = await self.exercise.judged(prompt, trajectories)
+        found = await answers(self.exercise, prompt, client, call, verify, on_arrival)
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,
             prompt_id=prompt.prompt_id[:LONGEST_NAME],
-            prompt_token_ids=np.asarray(token_ids, dtype=TOKEN_DTYPE),
-            trajectories=trajectories,
-            rewards=judged.rewards,
+            prompt_token_ids=np.asarray(found.prompt_token_ids, dtype=TOKEN_DTYPE),
+            trajectories=found.trajectories,
+            rewards=found.judged.rewards,
             task=prompt.source,
             attempt=assignment.attempt,
             answer=prompt.answer,
-            components=judged.components,
+            components=found.judged.components,
             redraw=assignment.redraw,
         )
 
@@ -88,12 +83,6 @@ class GroupSampling:
         """Whether another prompt takes the place of this group."""
         settings = self.settings.dynamic_sampling
         return group.redraw < settings.redraws and is_uniform(group, settings.component)
-
-
-def _check_age(trajectories: tuple[Trajectory, ...], served: int) -> None:
-    """Raises MalformedRecordError where tokens were sampled by a version before the one that the replica `served`."""
-    if (oldest := min(trajectory.oldest_version for trajectory in trajectories)) < served:
-        raise MalformedRecordError("trajectory.spans.version", f"the replica served {served} already, got {oldest}")
 
 
 def is_uniform(group: ScoredGroup, component: str = "") -> bool:

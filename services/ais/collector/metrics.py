@@ -19,8 +19,11 @@ from ais.runtime.metrics.meter import Meter
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _JUDGEMENT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30)
+_TURNS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
+_VERSIONS = (0, 1, 2, 3, 4, 6, 8, 16)
 _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-_GROUPS = ("published", "duplicate", "failed", "busy", "refused", "handed_back", "unjudged")
+_GROUPS = ("published", "duplicate", "failed", "busy", "refused", "handed_back", "spread", "unjudged")
+_ENDINGS = ("done", "failed", "turns", "tokens", "seconds", "context")
 _CALLS = ("malformed", *(status.name.lower() for status in grpc.StatusCode if status is not grpc.StatusCode.OK))
 
 
@@ -40,7 +43,7 @@ class CollectorMetrics:
             "ais_collector_groups",
             "Groups by outcome: published, duplicate (its ordinal was in the queue already); started again: failed, "
             "busy (the replica is full or too slow), refused (it can never serve the prompt), handed_back (it leaves), "
-            "unjudged (a response could not be judged).",
+            "spread (the versions of an episode are too far apart), unjudged (a response could not be judged).",
             "Many `failed`: look at the replicas' logs. `busy`: add replicas. `refused`: replicas with other settings.",
             {"outcome": _GROUPS},
         )
@@ -194,6 +197,26 @@ class CollectorMetrics:
             {"component": ()},
             buckets=_JUDGEMENT_SECONDS,
         )
+        self._episodes = meter.counter(
+            "ais_collector_episodes",
+            "Episodes by why they ended: done (the environment says so); failed (it gave no answer); no other turn was "
+            "asked for: turns, tokens, seconds, context (the replicas' is full).",
+            "Few `done`: give episodes more turns or tokens. `failed`: ais_collector_judgements_total says how. "
+            "`context`: raise rollout.max_model_len.",
+            {"ending": _ENDINGS},
+        )
+        self._episode_turns = meter.histogram(
+            "ais_collector_episode_turns",
+            "Turns of the policy in an episode.",
+            "At the limit most of the time: the policy does not come to an end, or environment.turns is too small.",
+            buckets=_TURNS,
+        )
+        self._episode_versions = meter.histogram(
+            "ais_collector_episode_versions_apart",
+            "Policy versions between the oldest and the newest that sampled a token of an episode.",
+            "Rising: episodes take longer than steps. environment.max_versions_apart bounds it.",
+            buckets=_VERSIONS,
+        )
 
     def admits(self, admission: Admission) -> None:
         """Shows where admission stands."""
@@ -211,6 +234,12 @@ class CollectorMetrics:
         self._tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
         for component, mean in self._means.take(group.components).items():
             self._components.labels(component).set(mean)
+
+    def episode_ended(self, ending: str, turns: int, versions_apart: int) -> None:
+        """An episode has ended, of training or of an evaluation."""
+        self._episodes.labels(ending).inc()
+        self._episode_turns.observe(turns)
+        self._episode_versions.observe(versions_apart)
 
     def evaluated(self, result: EvaluationResult) -> None:
         """An evaluation has ended."""

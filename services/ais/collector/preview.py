@@ -39,8 +39,11 @@ def preview(settings: CollectorProcessSettings, prompts: int) -> Iterator[str]:
 
 
 def _counts(settings: SourceSettings, train: TaskSource | None, held_out: TaskSource) -> str:
-    judges = ", ".join(component.label for component in settings.effective_reward)
+    environment = settings.effective_environment
+    judges = ", ".join(component.label for component in settings.effective_reward) or "its environment"
     kind = f"{settings.name}, judged by {judges}"
+    if environment is not None:
+        kind += f", in up to {environment.turns} turns with {environment.name}"
     parts = [
         "none trained on" if train is None else f"{_number(train)} to train on",
         f"{_number(held_out)} held out",

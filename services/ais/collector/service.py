@@ -41,11 +41,11 @@ async def collect(settings: CollectorProcessSettings, stop: asyncio.Event) -> No
     keyring = open_keyring(settings.security, settings.run, collector__http_host=host)
     door, credential = keyring.door(Role.METRICS), keyring.credential(Role.COLLECTOR)
     registry = service_registry("collector", settings.run.name)
-    metrics = CollectorMetrics(registry, settings.collector.task.component_labels, settings.run.groups_per_batch)
+    metrics = CollectorMetrics(registry, settings.collector.task.all_component_labels, settings.run.groups_per_batch)
     keys = Keys(settings.run.name)
     async with AsyncExitStack() as stack:
         exercise = await stack.enter_async_context(
-            open_exercise(settings, Split.TRAIN, metrics.judged, metrics.service_called)
+            open_exercise(settings, Split.TRAIN, metrics.judged, metrics.service_called, metrics.episode_ended)
         )
         for source in exercise.task.sources:
             metrics.too_long.labels(source.name).set(source.too_long)

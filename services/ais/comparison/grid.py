@@ -78,6 +78,8 @@ def cells_of(comparison: Comparison) -> list[Cell]:
     if compare.reference and not any((label, method.label) == (BF16, UNCORRECTED) for label, _, method in pairs):
         pairs.insert(0, (BF16, FORMATS[BF16], _method(UNCORRECTED)))
     tasks = _tasks(comparison)
+    if compare.mode == "in_process":
+        _check_single_responses(tasks)
     seeds = range(compare.seeds) if isinstance(compare.seeds, int) else compare.seeds
     return [
         Cell(
@@ -100,6 +102,16 @@ def _tasks(comparison: Comparison) -> dict[str, Settings]:
         label: _validated(merged(tree, own), f"compare.tasks.{label}: ")
         for label, own in comparison.compare.tasks.items()
     }
+
+
+def _check_single_responses(tasks: Mapping[str, Settings]) -> None:
+    """Raises SettingsError for tasks in turns: a cell in one process has no services to run an environment."""
+    for label, settings in tasks.items():
+        if any(source.effective_environment is not None for source in settings.collector.task.each_source):
+            raise SettingsError(
+                f"setting compare.mode: the task {label} has an environment, whose episodes a cell in one process does "
+                'not sample; set it to "system"'
+            )
 
 
 def _settings(base: Settings, precision: Precision, method: Method, staleness: int, seed: int) -> Settings:

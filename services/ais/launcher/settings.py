@@ -17,7 +17,7 @@ from ais.runtime.settings import (
 
 class WarmStartSettings(Section):
     """How `ais warmstart` makes run.model: a small policy, supervised on demonstrations of the task with mistakes in
-    them. For the tasks sort, sort_swaps and sum_chain."""
+    them. For the tasks sort, sort_swaps, sum_chain and guess_number, whose answers are turns."""
 
     when_missing: bool = False
     """`ais run` makes run.model where it is not there yet. Otherwise a model that is not there is refused."""

@@ -54,7 +54,7 @@ async def evaluator(
         board=board,
         fleet=stage.made.fleet,
         verify=stage.made.verify,
-        metrics=CollectorMetrics(metrics or CollectorRegistry(), task.component_labels),
+        metrics=CollectorMetrics(metrics or CollectorRegistry(), task.all_component_labels),
     )
     following = asyncio.create_task(made.follow())
     try:

@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ais.collector.judging.judge import Judge, open_judge
+from ais.collector.judging.judge import Judge
 from ais.collector.judging.judgement import Outcome
+from ais.collector.judging.opening import open_judge
 from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings import CollectorSettings, JudgingSettings, TaskSettings
 from ais.runtime.process import UnavailableError

@@ -15,8 +15,8 @@ from typing import Any, get_args
 import pytest
 from fastapi import FastAPI, Request
 
-from ais.collector.judging.judge import open_judge
 from ais.collector.judging.judgement import Outcome
+from ais.collector.judging.opening import open_judge
 from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.rewards.opening import is_quick
 from ais.collector.rewards.response import Response

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ais.collector.judging.judge import Judge, Judged, Panel, UnjudgedError, open_judge
+from ais.collector.judging.judge import Judge, Judged, Panel, UnjudgedError
 from ais.collector.judging.judgement import Outcome
+from ais.collector.judging.opening import open_judge
 from ais.collector.judging.pool import JudgePool
 from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.rewards.response import Response

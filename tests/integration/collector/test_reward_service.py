@@ -15,8 +15,8 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
-from ais.collector.judging.judge import open_judge
 from ais.collector.judging.judgement import Failure, Judgement, Outcome
+from ais.collector.judging.opening import open_judge
 from ais.collector.judging.service import ServiceClient
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Prompt

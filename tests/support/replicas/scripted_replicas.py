@@ -216,7 +216,7 @@ class Stage:
             TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
             self.registry,
             Expected(self.run.name, MODEL),
-            CollectorMetrics(self.metrics, settings.task.component_labels, self.run.groups_per_batch),
+            CollectorMetrics(self.metrics, settings.task.all_component_labels, self.run.groups_per_batch),
         )
         self.not_ready, self.made = collector.not_ready, collector
         stop = asyncio.Event()

@@ -41,7 +41,7 @@ def test_every_component_of_the_settings_has_its_label_from_the_start() -> None:
         {"digits": 4, "label": "four"},
         {"digits": 6, "label": "six", "reward": [{"verifier": "numeric"}, {"verifier": "overlong", "buffer": 4}]},
     ]
-    labels = TaskSettings.model_validate({"name": "mixture", "sources": sources}).component_labels
+    labels = TaskSettings.model_validate({"name": "mixture", "sources": sources}).all_component_labels
     assert labels == {"exact_match", "numeric", "overlong"}
     registry = CollectorRegistry()
     CollectorMetrics(registry, labels, 4)

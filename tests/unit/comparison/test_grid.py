@@ -87,6 +87,7 @@ def test_tasks_differ_by_the_settings_that_they_name_and_their_paths_count_from_
         (['compare.formats=[{weights = "e9"}]'], "weights"),
         (["compare.methods=[]"], "compare.methods is empty"),
         (["compare.seeds=0"], "compare.seeds"),
+        (["collector.task.name=guess_number"], "the task guess31 has an environment"),
         (["correction.method=tis"], "give its settings with the method"),
         (["compare.tasks.long={run = {stps = 3}}"], "compare.tasks.long: unknown setting run.stps"),
     ],

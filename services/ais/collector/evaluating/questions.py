@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ais.collector.episodes.answering import answers
+from ais.collector.episodes.call import Call, Verify
 from ais.collector.evaluating.statistics import Answered, score_of
 from ais.collector.exercise import Exercise
 from ais.collector.prompts.prompts import Prompt, TaskSource
@@ -13,7 +15,7 @@ from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.evaluation.results import SourceScore
 from ais.contracts.reward_components import RewardComponent
 from ais.contracts.sampling import FinishReason, SamplingParameters
-from ais.contracts.trajectory import Trajectory, TrajectoryBounds
+from ais.contracts.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -86,25 +88,21 @@ class Asking:
         question: Question,
         client: GenerationClient,
         vocab_size: int,
-        verify: Callable[[tuple[Trajectory, ...]], Awaitable[None]] | None = None,
+        verify: Verify | None = None,
         on_arrival: Callable[[], object] = lambda: None,
     ) -> Sample:
-        """Raises GenerationError; whatever `verify` raises for responses that must not count; and what the judge raises
-        for a response that cannot be judged."""
+        """Raises GenerationError, also where `verify` raises MalformedRecordError for responses that must not count;
+        and what the judge raises for a response that cannot be judged."""
         prompt = question.source.prompt(question.ordinal)
-        trajectories = await client.generate(
-            f"{self.name}-{question.name}",
-            self.exercise.tokenizer.encode_prompt(prompt.question),
-            self.samples,
-            sampling_of(self.sampling, self.temperature, self.seed, question),
-            TrajectoryBounds(vocab_size=vocab_size),
-            self.deadline_seconds,
-            on_arrival,
+        call = Call(
+            name=f"{self.name}-{question.name}",
+            samples=self.samples,
+            sampling=sampling_of(self.sampling, self.temperature, self.seed, question),
+            vocab_size=vocab_size,
+            deadline_seconds=self.deadline_seconds,
         )
-        if verify is not None:
-            await verify(trajectories)
-        judged = await self.exercise.judged(prompt, trajectories)
-        return Sample(question, prompt, trajectories, judged.rewards, judged.components)
+        found = await answers(self.exercise, prompt, client, call, verify, on_arrival)
+        return Sample(question, prompt, found.trajectories, found.judged.rewards, found.judged.components)
 
 
 def scores_of(questions: Sequence[Question], samples: Sequence[Sample], pass_reward: float) -> tuple[SourceScore, ...]:

@@ -9,19 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ais.collector.judging.judgement import Failure, Judgement, Observe, Outcome, judgement_of, unobserved
-from ais.collector.judging.pool import JudgePool
-from ais.collector.judging.service import ObserveCall, ServiceClient, call_unobserved
 from ais.collector.prompts.prompts import Prompt
-from ais.collector.rewards.opening import is_quick, open_verifier
 from ais.collector.rewards.response import Response, Verifier
-from ais.collector.settings import CollectorSettings
-from ais.collector.settings.rewards import Component, Service
+from ais.collector.settings.rewards import Component
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.runtime.process import UnavailableError
 
@@ -71,7 +66,7 @@ class Panel:
         for (component, _), judged in zip(components, judgements, strict=True):
             for judgement in judged:
                 if isinstance(judgement, Failure):
-                    self._on_failure(component, prompt, judgement)
+                    on_unjudged(self.on_failure, component.label, prompt, judgement)
             parts += parts_of(component, judged)
         return Judged(weighted_sums(parts, len(responses)), tuple(parts))
 
@@ -79,17 +74,19 @@ class Panel:
         """A single source judges every prompt."""
         return next(iter(self.components.values())) if len(self.components) == 1 else self.components[prompt.source]
 
-    def _on_failure(self, component: Component, prompt: Prompt, failure: Failure) -> None:
-        what = f"a response to prompt {prompt.prompt_id!r} cannot be judged by {component.label}: {failure.reason}"
-        if self.on_failure == "end":
-            raise UnavailableError(f"{what} (collector.judging.on_failure)")
-        logger.warning(
-            "a response cannot be judged: %s",
-            failure.reason,
-            extra={"prompt": prompt.prompt_id, "component": component.label, "outcome": failure.outcome.value},
-        )
-        if self.on_failure == "again":
-            raise UnjudgedError(what)
+
+def on_unjudged(on_failure: str, name: str, prompt: Prompt, failure: Failure) -> None:
+    """What a response is worth is not known: raises what the settings ask for, or says so and lets it be 0."""
+    what = f"a response to prompt {prompt.prompt_id!r} cannot be judged by {name}: {failure.reason}"
+    if on_failure == "end":
+        raise UnavailableError(f"{what} (collector.judging.on_failure)")
+    logger.warning(
+        "a response cannot be judged: %s",
+        failure.reason,
+        extra={"prompt": prompt.prompt_id, "component": name, "outcome": failure.outcome.value},
+    )
+    if on_failure == "again":
+        raise UnjudgedError(what)
 
 
 def parts_of(component: Component, judgements: Sequence[Judgement]) -> list[RewardComponent]:
@@ -117,49 +114,6 @@ def parts_of(component: Component, judgements: Sequence[Judgement]) -> list[Rewa
 def weighted_sums(parts: Sequence[RewardComponent], responses: int) -> tuple[float, ...]:
     """The reward of each response. Pure."""
     return tuple(sum(part.weight * part.scores[index] for part in parts) for index in range(responses))
-
-
-@asynccontextmanager
-async def open_judge(
-    settings: CollectorSettings,
-    observe: Observe = unobserved,
-    observe_call: ObserveCall = call_unobserved,
-    use_proxy: bool = False,
-) -> AsyncIterator[Judge]:
-    """The judge that the settings ask for, while the context is open.
-
-    Raises TaskError or UnavailableError for a verifier that cannot be used, and UnavailableError when no worker starts.
-    """
-    sources = {source.effective_label: source for source in settings.task.each_source}
-    slow = {
-        (name, index): (component, source.datasets)
-        for name, source in sources.items()
-        for index, component in enumerate(source.effective_reward)
-        if not is_quick(component) and not isinstance(component, Service)
-    }
-    async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(JudgePool(slow, settings.judging, observe)) if slow else None
-
-        async def opened(name: str, index: int, component: Component) -> JudgeComponent:
-            if isinstance(component, Service):
-                client = ServiceClient(component, use_proxy, observe, observe_call)
-                return (await stack.enter_async_context(client)).judge
-            if pool is not None and (name, index) in slow:
-                return _in_workers(pool, (name, index))
-            return judge_here(component.label, open_verifier(component), observe)
-
-        components = {
-            name: [(one, await opened(name, index, one)) for index, one in enumerate(source.effective_reward)]
-            for name, source in sources.items()
-        }
-        yield Panel(components, settings.judging.on_failure)
-
-
-def _in_workers(pool: JudgePool, place: tuple[str, int]) -> JudgeComponent:
-    async def judge(prompt: Prompt, responses: Sequence[Response]) -> list[Judgement]:
-        return list(await asyncio.gather(*(pool.judge(place, prompt, response) for response in responses)))
-
-    return judge
 
 
 def judge_here(name: str, verifier: Verifier, observe: Observe = unobserved) -> JudgeComponent:

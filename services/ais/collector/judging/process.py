@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ais.collector.environments.calls import Answer, Reset
 from ais.collector.judging.judgement import Failure, Judgement, Outcome, judgement_of
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.rewards.response import Response
 from ais.collector.settings import ReasoningGymDataset
+from ais.collector.settings.environments import EnvironmentSettings
 from ais.collector.settings.rewards import Component
 from ais.runtime.process import UnavailableError
 
@@ -23,13 +25,15 @@ START_SECONDS = 120.0
 """A worker that cannot judge by then, libraries imported, has failed."""
 END_SECONDS = 10.0
 """A worker's keeper that has not killed it by then is killed itself."""
-LONGEST_REPLY = 64 * 1024
-"""Bytes of a worker's reply."""
+LONGEST_REPLY = 2 * 1024 * 1024
+"""Bytes of a worker's reply: an environment and what it says are the longest."""
 
 Place = tuple[str, int]
 """A source, and the place of a component in its reward."""
 Verifiers = Mapping[Place, tuple[Component, Iterable[ReasoningGymDataset]]]
 """What a worker opens: components, and the datasets of reasoning-gym that their prompts come from."""
+Environments = Mapping[str, EnvironmentSettings]
+"""By source of the prompts."""
 
 
 class WorkerDiedError(Exception):
@@ -39,8 +43,12 @@ class WorkerDiedError(Exception):
 class Worker:
     """One worker process, and the next one when it had to be killed."""
 
-    def __init__(self, verifiers: Verifiers, memory_megabytes: int) -> None:
-        self._beginning = {"verifiers": dict(verifiers), "memory_megabytes": memory_megabytes}
+    def __init__(self, verifiers: Verifiers, environments: Environments, memory_megabytes: int) -> None:
+        self._beginning = {
+            "verifiers": dict(verifiers),
+            "environments": dict(environments),
+            "memory_megabytes": memory_megabytes,
+        }
         self._process: asyncio.subprocess.Process | None = None
         self._ending: asyncio.Future[None] | None = None
 
@@ -72,12 +80,20 @@ class Worker:
             raise UnavailableError(str(reply["refused"]))
 
     async def judge(self, place: Place, prompt: Prompt, response: Response, seconds: float) -> Judgement:
-        """After a failure that leaves the process in doubt, and when this is cancelled, the process and all that it
-        started are gone, and the next call starts another. Raises UnavailableError when that does not start."""
+        """Raises as `told`."""
+        reply = await self.told((*place, prompt, response), seconds)
+        return reply if isinstance(reply, Failure) else _judgement_in(reply)
+
+    async def told(self, request: tuple[object, ...] | Reset | Answer, seconds: float) -> dict[str, Any] | Failure:
+        """What the worker says to a request, unchecked but for failures.
+
+        After a failure that leaves the process in doubt, and when this is cancelled, the process and all that it
+        started are gone, and the next call starts another. Raises UnavailableError when that does not start.
+        """
         await self.start()
         try:
             async with asyncio.timeout(seconds):
-                reply = await self._ask((*place, prompt, response))
+                reply = await self._ask(request)
         except TimeoutError:
             await self.end()
             return Failure(Outcome.OVERTIME, f"judging took longer than {seconds:g} s")
@@ -87,10 +103,12 @@ class Worker:
         except BaseException:
             await self.end()
             raise
-        judgement = _judgement_in(reply)
-        if isinstance(judgement, Failure) and judgement.outcome in (Outcome.MEMORY, Outcome.LEFT_PROCESSES):
+        if "failed" not in reply:
+            return reply
+        failure = _failure_in(reply)
+        if failure.outcome in (Outcome.MEMORY, Outcome.LEFT_PROCESSES):
             await self.end()  # what is left of its memory may be in pieces
-        return judgement
+        return failure
 
     async def end(self) -> None:
         """Kills the process and all that it started, and returns when they are gone."""
@@ -147,10 +165,12 @@ async def _gone(process: asyncio.subprocess.Process) -> None:
 
 
 def _judgement_in(reply: dict[str, Any]) -> Judgement:
-    if "failed" not in reply:
-        scores = reply.get("scores")
-        single = isinstance(scores, dict) and scores.keys() == {""}
-        return judgement_of(scores[""] if single and scores is not None else scores)
+    scores = reply.get("scores")
+    single = isinstance(scores, dict) and scores.keys() == {""}
+    return judgement_of(scores[""] if single and scores is not None else scores)
+
+
+def _failure_in(reply: dict[str, Any]) -> Failure:
     known = reply["failed"] in set(Outcome)
     reason = str(reply.get("reason", "judging needed more than collector.judging.memory_megabytes"))
     return Failure(Outcome(reply["failed"]) if known else Outcome.ERROR, reason)

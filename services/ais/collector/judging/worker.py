@@ -1,9 +1,10 @@
 """A worker of the judging pool, run by `ais.collector.judging.keeper`: messages come on its standard input.
 
-A message is a length, 8 bytes little-endian, and a pickle: first {"rewards", "memory_megabytes"}, then (source,
-component, prompt, response) for each judgement. The worker answers each with a line of JSON on its standard output:
-{"ready": true} or {"refused": why}, then {"scores": {name: number}} or {"failed": outcome, "reason": why}. The pickles
-come from the process that started the worker; what the worker says is never unpickled.
+A message is a length, 8 bytes little-endian, and a pickle: first {"verifiers", "environments", "memory_megabytes"},
+then (source, component, prompt, response) for each judgement, a Reset or an Answer for each call of an environment. The
+worker answers each with a line of JSON on its standard output: {"ready": true} or {"refused": why}, then
+{"scores": {name: number}}, what `environments.calls` gives, or {"failed": outcome, "reason": why}. The pickles come
+from the process that started the worker; what the worker says is never unpickled outside of workers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ais.collector.environments.calls import Answer, Reset, answered, opened
+from ais.collector.environments.opening import Make, open_environment
 from ais.collector.judging.judgement import Failure, Judgement, Outcome, judgement_of
 from ais.collector.judging.keeper import adopt_orphans
 from ais.collector.prompts.prompts import TaskError
@@ -40,6 +43,7 @@ def main() -> None:
         return
     try:
         verifiers = {place: open_verifier(*settings) for place, settings in beginning["verifiers"].items()}
+        environments = {name: open_environment(settings) for name, settings in beginning["environments"].items()}
     except TaskError as error:
         _reply(replies, {"refused": str(error)})
         return
@@ -48,30 +52,40 @@ def main() -> None:
     process = os.getpid()
     try:
         while (request := _read(requests)) is not None:
-            source, component, prompt, response = request
-            judgement = _judge(verifiers[source, component], response, prompt)
+            reply = _answer(request, verifiers, environments)
             if os.getpid() != process:
                 os._exit(0)  # a copy that a verifier forked and let return
             if _left_processes():
-                judgement = Failure(Outcome.LEFT_PROCESSES, "the verifier started processes and left them running")
-            _reply(replies, _told(judgement))
+                reason = "the verifier or environment started processes and left them running"
+                reply = _failed(Failure(Outcome.LEFT_PROCESSES, reason))
+            _reply(replies, reply)
     except MemoryError:
         _reply(replies, {"failed": Outcome.MEMORY})
 
 
-def _judge(verifier: Verifier, response: Any, prompt: Any) -> Judgement:
+def _answer(request: Any, verifiers: Verifiers, environments: Mapping[str, Make]) -> dict[str, Any]:
+    """Raises MemoryError; everything else that is raised is a failure that is told."""
     try:
-        return judgement_of(verifier(response, prompt))
+        match request:
+            case Reset(source, prompt):
+                return opened(environments[source], prompt)
+            case Answer(state, turn):
+                return answered(state, turn)
+        source, component, prompt, response = request
+        return _told(judgement_of(verifiers[source, component](response, prompt)))
     except MemoryError:
         raise
-    except BaseException as error:  # a verifier may be anybody's code, and may call sys.exit
-        return Failure(Outcome.ERROR, f"the verifier raised {type(error).__name__}: {error}")
+    except BaseException as error:  # it may be anybody's code, and may call sys.exit
+        who = "environment" if isinstance(request, Reset | Answer) else "verifier"
+        return _failed(Failure(Outcome.ERROR, f"the {who} raised {type(error).__name__}: {error}"))
 
 
 def _told(judgement: Judgement) -> dict[str, Any]:
-    if isinstance(judgement, Failure):
-        return {"failed": judgement.outcome, "reason": printable(judgement.reason, LONGEST_REASON)}
-    return {"scores": dict(judgement)}
+    return _failed(judgement) if isinstance(judgement, Failure) else {"scores": dict(judgement)}
+
+
+def _failed(failure: Failure) -> dict[str, Any]:
+    return {"failed": failure.outcome, "reason": printable(failure.reason, LONGEST_REASON)}
 
 
 def _left_processes() -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 from ais.collector.prompts.prompts import Question
 from ais.collector.settings import PromptSettings
 from ais.runtime.process import UnavailableError
+
+Tools = Sequence[Mapping[str, Any]] | None
+"""Schemas of tools, as chat templates take them; None: none."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class PolicyTokenizer:
         """Whether prompts are put into a chat template."""
         return self.settings.use_chat_template and bool(self.tokenizer.chat_template)
 
-    def encode_prompt(self, question: Question) -> list[int]:
+    def encode_prompt(self, question: Question, tools: Tools = None) -> list[int]:
         """Tokens of the prompt, whole, inside the chat template if there is one. Raises UnavailableError where the
         template refuses, and for a chat where there is none."""
         if self.chats:
-            return self._encode_chat(self._messages(question))
+            return self.encode_piece(self.render(self.messages(question), tools, then_turn=True))
         if not isinstance(question, str):
             raise UnavailableError(
                 f"prompts that are lists of messages need a chat template; {self.tokenizer.name_or_path} has none, or "
@@ -43,28 +46,45 @@ class PolicyTokenizer:
         plain: list[int] = self.tokenizer(question, truncation=False, padding=False, verbose=False)["input_ids"]
         return plain
 
-    def _messages(self, question: Question) -> list[dict[str, Any]]:
-        """A chat that brings a system message of its own keeps that one."""
+    def messages(self, question: Question) -> list[dict[str, Any]]:
+        """The question as a chat. One that brings a system message of its own keeps that one."""
         messages = [{"role": "user", "content": question}] if isinstance(question, str) else [*map(dict, question)]
         if self.settings.system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.settings.system})
         return messages
 
-    def _encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+    def render(self, messages: list[dict[str, Any]], tools: Tools = None, *, then_turn: bool) -> str:
+        """The chat as text; with `then_turn`, up to where the policy's turn begins. Raises UnavailableError where the
+        template refuses."""
+        arguments = dict(self.settings.template_arguments)
+        if tools is not None:
+            arguments["tools"] = [*arguments.get("tools", []), *tools]
         try:
-            tokens: list[int] = self.tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=True,
-                return_dict=False,
-                tokenizer_kwargs={"verbose": False},
-                **self.settings.template_arguments,
+            text: str = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=then_turn, tokenize=False, **arguments
             )
         except Exception as error:  # a template is a program, and fails as programs do
             raise UnavailableError(
                 f"the chat template of {self.tokenizer.name_or_path} cannot render the prompt "
                 f"({type(error).__name__}: {error}); collector.prompt.use_chat_template = false goes without it"
             ) from error
+        return text
+
+    def encode_piece(self, text: str) -> list[int]:
+        """Tokens of a part of a text, with no special tokens but those that are written in it. Raises UnavailableError
+        for what the tokenizer has no tokens for."""
+        try:
+            tokens: list[int] = self.tokenizer(
+                text, add_special_tokens=False, truncation=False, padding=False, verbose=False
+            )["input_ids"]
+        except Exception as error:  # the library raises bare Exception for every fault
+            raise UnavailableError(f"the tokenizer cannot encode {text!r:.200}: {error}") from None
         return tokens
+
+    def text_of(self, token: int) -> str:
+        """How one token is written, special or not."""
+        text: str = self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def decode_response(self, token_ids: Sequence[int]) -> str:
         """The text as it was written, without special tokens."""

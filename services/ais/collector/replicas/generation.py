@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 
 import grpc
@@ -52,6 +53,8 @@ class Cause(StrEnum):
     """The replica says that it can never serve this request. Another one may."""
     LEAVING = "leaving"
     """The replica is about to leave and hands the group back. Nothing is wrong."""
+    SPREAD = "spread"
+    """The turns of an episode were sampled by versions that are too far apart. Nothing is wrong."""
 
 
 class GenerationError(RuntimeError):
@@ -84,14 +87,24 @@ class GenerationClient:
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
         self._calls: set[grpc.aio.UnaryStreamCall[rollout_pb2.GenerateRequest, pb.Trajectory]] = set()
         self._abandoned: str | None = None
+        self._held = 0
 
     @property
     def calls(self) -> int:
-        """Calls under way."""
-        return len(self._calls)
+        """Calls under way, and those who hold the connection between calls."""
+        return len(self._calls) + self._held
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the connection while no call of an episode is under way, between two turns."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
 
     def abandon(self, reason: str) -> None:
-        """Ends the calls under way; they raise GenerationError with `reason`."""
+        """Ends the calls under way; they, and any after them, raise GenerationError with `reason`."""
         self._abandoned = reason
         for call in self._calls:
             call.cancel()
@@ -123,6 +136,7 @@ class GenerationClient:
 
         The first answer that was not asked for ends the call.
         """
+        self._check_open()
         question = Question(group_id, samples, sampling)
         call = self._stub.Generate(
             _request(question, prompt_token_ids), timeout=deadline_seconds, metadata=self._credential.metadata()
@@ -151,6 +165,10 @@ class GenerationClient:
         if len(received) < samples:
             raise GenerationError("malformed", f"asked for {samples} samples, got {len(received)}", field="samples")
         return tuple(received[index] for index in range(samples))
+
+    def _check_open(self) -> None:
+        if self._abandoned is not None:
+            raise GenerationError("unavailable", self._abandoned)
 
     async def stream(
         self,

@@ -137,7 +137,7 @@ class CollectorSettings(Section):
     def _component_is_there(self) -> Self:
         wanted = self.dynamic_sampling.component.partition(".")[0]
         for source in self.task.each_source:
-            known = [component.label for component in source.effective_reward]
+            known = source.component_labels
             if wanted and wanted not in known:
                 raise ValueError(
                     f"dynamic_sampling.component: the reward of {source.effective_label} has no component {wanted}; it "

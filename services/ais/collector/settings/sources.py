@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ais.collector.settings.environments import EPISODE, TURNS, EnvironmentSettings
 from ais.collector.settings.recipes import RecipeName, with_recipe
 from ais.collector.settings.rewards import Component, Reward, VerifierName, check_reward, needs_answer, single
 from ais.runtime.settings import Section
@@ -71,12 +72,21 @@ class SourceSettings(Section):
     recipe: RecipeName | None = None
     """Sets what is customary for a benchmark, wherever nothing else is set here: dataset, columns, template, reward."""
     name: Literal[
-        "sort", "sort_swaps", "sum_chain", "jsonl", "parquet", "huggingface", "reasoning_gym", "python", "mixture"
+        "sort",
+        "sort_swaps",
+        "sum_chain",
+        "guess_number",
+        "jsonl",
+        "parquet",
+        "huggingface",
+        "reasoning_gym",
+        "python",
+        "mixture",
     ] = "sort"
     """`sort` makes digit-sorting problems; `sort_swaps`, with the swaps written out, and `sum_chain`, long additions,
-    have long answers. `jsonl` and `parquet` read files, `huggingface` a dataset of that library. `reasoning_gym` makes
-    problems with the library of that name, which has about a hundred kinds. `python` takes what a function of yours
-    gives, and `mixture` draws from `sources`."""
+    have long answers. `guess_number` thinks of numbers, for the environment of that name. `jsonl` and `parquet` read
+    files, `huggingface` a dataset of that library. `reasoning_gym` makes problems with the library of that name, which
+    has about a hundred kinds. `python` takes what a function of yours gives, and `mixture` draws from `sources`."""
     label: str | None = Field(default=None, min_length=1, max_length=128)
     """What records, metrics and evaluation call this source. None: a name made of the file, the dataset or the task."""
     digits: int = Field(default=16, ge=1, le=512)
@@ -84,6 +94,8 @@ class SourceSettings(Section):
     terms: int = Field(default=30, ge=1, le=512)
     """For `sum_chain`: how many sums. Its answers have terms * (digits + 1) tokens, those of `sort_swaps`
     digits * (digits + 1)."""
+    highest: int = Field(default=31, ge=1, le=99)
+    """For `guess_number`: the numbers are 0 to this one."""
     file: Path | tuple[Path, ...] | None = None
     """For `jsonl` and `parquet`: a file, a list of files, or a pattern such as data/*.jsonl. A JSONL file has one
     object a line; a file that ends in .json is an array of objects; both may be compressed (.gz, .zst). For
@@ -131,6 +143,17 @@ class SourceSettings(Section):
     last_step, regular_expression, numeric, math_verify, multiple_choice, countdown, sudoku, json_schema, reasoning_gym,
     format, overlong, function, service), and may have `name`, `weight` and the verifier's own keys: docs/rewards.md."""
 
+    environment: EnvironmentSettings | None = None
+    """What the policy acts in over several turns. None: a prompt is answered by one response. For the task
+    `guess_number` it is the environment of that name unless another is given."""
+
+    @property
+    def effective_environment(self) -> EnvironmentSettings | None:
+        """What answers the policy's turns."""
+        if self.environment is None and self.name == "guess_number":
+            return EnvironmentSettings(name="guess_number")
+        return self.environment
+
     @property
     def effective_label(self) -> str:
         """What the source is called: the same in every process, whatever the files hold."""
@@ -144,6 +167,8 @@ class SourceSettings(Section):
             return "+".join(dataset.name for dataset in self.datasets)
         if self.name == "sum_chain":
             return f"sum_chain{self.terms}x{self.digits}"
+        if self.name == "guess_number":
+            return f"guess{self.highest}"
         return f"{self.name}{self.digits}" if self.name in ("sort", "sort_swaps") else self.name
 
     @property
@@ -163,12 +188,26 @@ class SourceSettings(Section):
 
     @property
     def effective_reward(self) -> tuple[Component, ...]:
-        """The components that judge."""
+        """The components that judge; none where an environment gives the reward."""
+        environment = self.effective_environment
+        if environment is not None and environment.judges:
+            return ()
         return self.reward or (single(self.effective_verifier, self.pattern),)
+
+    @property
+    def component_labels(self) -> tuple[str, ...]:
+        """The names of the reward's components."""
+        environment = self.effective_environment
+        if environment is None:
+            return tuple(component.label for component in self.effective_reward)
+        return (*(one.label for one in self.effective_reward), *((EPISODE,) if environment.judges else ()), TURNS)
 
     @property
     def needs_answer(self) -> bool:
         """Whether a prompt without an answer cannot be judged."""
+        environment = self.effective_environment
+        if environment is not None and environment.name in ("guess_number", "calculator"):
+            return True
         return any(needs_answer(component) for component in self.effective_reward)
 
     @property
@@ -195,6 +234,11 @@ class SourceSettings(Section):
         if self.reward and (self.verifier is not None or self.pattern is not None):
             raise ValueError("verifier and pattern belong to each component of the reward: [[collector.task.reward]]")
         check_reward(self.effective_reward)
+        environment = self.effective_environment
+        if environment is not None and environment.judges and (self.reward or self.verifier or self.pattern):
+            raise ValueError(
+                f"the environment {environment.name} gives the reward itself: leave verifier, pattern and reward out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -257,9 +301,9 @@ class TaskSettings(SourceSettings):
         return self.sources if self.name == "mixture" else (self,)
 
     @property
-    def component_labels(self) -> frozenset[str]:
+    def all_component_labels(self) -> frozenset[str]:
         """The names of the components of all sources' rewards."""
-        return frozenset(component.label for source in self.each_source for component in source.effective_reward)
+        return frozenset(label for source in self.each_source for label in source.component_labels)
 
     @model_validator(mode="after")
     def _mixture_can_be_drawn_from(self) -> Self:
@@ -267,6 +311,8 @@ class TaskSettings(SourceSettings):
             raise ValueError('collector.task.name = "mixture" and [[collector.task.sources]] go together')
         if self.name != "mixture":
             return self
+        if self.environment is not None:
+            raise ValueError("environment belongs to each source of the mixture: [[collector.task.sources]]")
         if self.verifier is not None or self.pattern is not None or self.reward:
             raise ValueError(
                 "verifier, pattern and reward belong to each source of a mixture, in [[collector.task.sources]]"

@@ -4,7 +4,8 @@
 
 `answer` is `clean` with mistakes: some digits are replaced by random ones. A policy warmed up on clean demonstrations
 alone has no entropy left, and reinforcement learning barely moves it. So many are wrong that a policy which writes like
-them is right somewhat more often than `--accuracy`.
+them is right somewhat more often than `--accuracy`. For `guess_number` a line is one turn: `prompt` is the game so far,
+and the guess that halves what is left is the one that is right.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ import argparse
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
 from ais.collector.prompts.prompts import Split, TaskSource
-from ais.collector.settings import CollectorProcessSettings
+from ais.collector.settings import CollectorProcessSettings, TaskSettings
+from ais.collector.tasks.guess_number import games
 from ais.collector.tasks.task import open_task
 from ais.runtime.exits import EXIT_SETTINGS
 from ais.runtime.output import discard_output
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import SettingsError
 
-MADE = ("sort", "sort_swaps", "sum_chain")
+MADE = ("sort", "sort_swaps", "sum_chain", "guess_number")
 """Tasks that there are demonstrations of without end."""
 LOOKED_AT = 64
 """Answers whose mean length is taken for that of all."""
 OWN_MISTAKES = 0.5
 """Share of its mistakes that the policy is left to make by itself, being no perfect writer."""
 DIGITS = "0123456789"
+EOS = "$"
+"""What ends a turn, in the small policies' own alphabet."""
 
 
 def noise(task: TaskSource, accuracy: float) -> float:
@@ -66,11 +71,21 @@ def main() -> None:
             )
     except SettingsError as error:
         parser.exit(EXIT_SETTINGS, f"ais: {error}\n")
-    task = open_task(settings.collector.task, arguments.seed, Split.DEMONSTRATION)
-    share, generator = noise(task, arguments.accuracy), random.Random(arguments.seed)
+    generator = random.Random(arguments.seed)
+    for prompt, written, clean in _demonstrated(settings.collector.task, arguments.accuracy, arguments.seed, generator):
+        print(json.dumps({"prompt": prompt, "answer": written, "clean": clean}))
+
+
+def _demonstrated(
+    settings: TaskSettings, accuracy: float, seed: int, generator: random.Random
+) -> Iterator[tuple[str, str, str]]:
+    """What the policy reads, what it is to write, and what would be right."""
+    if settings.name == "guess_number":
+        yield from games(settings.highest, accuracy ** (1.0 - OWN_MISTAKES), generator, EOS)
+    task = open_task(settings, seed, Split.DEMONSTRATION)
+    share = noise(task, accuracy)
     for prompt in map(task.prompt, itertools.count()):
-        written = with_mistakes(prompt.answer, share, generator)
-        print(json.dumps({"prompt": prompt.text, "answer": written, "clean": prompt.answer}))
+        yield prompt.text, with_mistakes(prompt.answer, share, generator), prompt.answer
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ais.collector.judging.judge import open_judge
+from ais.collector.judging.opening import open_judge
 from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.settings import CollectorSettings, TaskSettings
 from ais.collector.tasks.mixture import LONGEST_PERIOD, TOLERANCE, Mixture, quotas

@@ -1,0 +1,79 @@
+"""From the turns of an episode, each sampled by a call of its own, to one trajectory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ais.contracts.trajectory import TOKEN_DTYPE, MalformedRecordError, PolicySpan, Trajectory
+from ais.contracts.turns import Turn
+
+MOST_TOKENS = 2**31 - 1
+"""As sampling.max_new_tokens may say."""
+
+
+@dataclass(frozen=True)
+class SampledTurn:
+    """One turn: the context before it, empty in the first, and what was sampled."""
+
+    context: Sequence[int]
+    response: Trajectory
+
+
+def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_turns: int) -> Trajectory:
+    """The trajectory of one turn or more, all sampled by one replica.
+
+    Raises MalformedRecordError where turns were sampled in another precision or by another engine, or by versions that
+    go back.
+    """
+    responses = [turn.response for turn in turns]
+    first = responses[0]
+    for response in responses:
+        for name in ("precision", "engine", "engine_version"):
+            if getattr(response, name) != getattr(first, name):
+                raise MalformedRecordError(f"trajectory.{name}", "another one within an episode")
+    most = min(first.sampling.max_new_tokens * most_turns, MOST_TOKENS)
+    return replace(
+        first,
+        trajectory_id=f"{group_id}/{sample_index}",
+        group_id=group_id,
+        sample_index=sample_index,
+        token_ids=np.concatenate([response.token_ids for response in responses]),
+        behaviour_logprobs=np.concatenate([response.behaviour_logprobs for response in responses]),
+        spans=_spans(responses),
+        finish_reason=responses[-1].finish_reason,
+        sampling=first.sampling.model_copy(update={"max_new_tokens": most}),
+        total_seconds=sum(response.total_seconds for response in responses),
+        turns=tuple(_turn(turn) for turn in turns),
+    )
+
+
+def _spans(responses: Sequence[Trajectory]) -> tuple[PolicySpan, ...]:
+    """Those of all turns, over all sampled tokens; neighbours of one version are one span."""
+    spans: list[PolicySpan] = []
+    begin = 0
+    for response in responses:
+        for span in response.spans:
+            moved = replace(span, begin=begin + span.begin, end=begin + span.end)
+            if spans and moved.version < spans[-1].version:
+                raise MalformedRecordError(
+                    "trajectory.spans.version",
+                    f"cannot go back, got {moved.version} after {spans[-1].version}",
+                )
+            if spans and (moved.version, moved.digest) == (spans[-1].version, spans[-1].digest):
+                moved = replace(moved, begin=spans.pop().begin)
+            spans.append(moved)
+        begin += len(response.token_ids)
+    return tuple(spans)
+
+
+def _turn(turn: SampledTurn) -> Turn:
+    return Turn(
+        context_token_ids=np.asarray(turn.context, dtype=TOKEN_DTYPE),
+        tokens=len(turn.response.token_ids),
+        finish_reason=turn.response.finish_reason,
+        max_new_tokens=turn.response.sampling.max_new_tokens,
+        seed=turn.response.sampling.seed,
+    )

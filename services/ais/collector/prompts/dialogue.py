@@ -1,0 +1,114 @@
+"""The tokens between two turns of the policy: what a chat template writes there, and never what the policy wrote.
+
+The tokens so far stay as they are. What is added is what the template writes behind the policy's turn, up to where the
+next is to begin. A stand-in takes the place of each turn of the policy in what is rendered, so that nothing depends on
+how its text would be decoded and encoded again.
+
+For that the template must be stable: a longer conversation begins with the shorter one, letter by letter. Templates
+that strip reasoning from earlier turns, or treat the last turn in another way, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ais.collector.prompts.prompts import Messages, Question
+from ais.collector.prompts.tokenizer import PolicyTokenizer
+from ais.runtime.process import UnavailableError
+
+STAND_INS = ("7", "<think>\nno\n</think>\n\nyes")
+"""Takes a turn's place; the second one shows whether a template strips reasoning, see `check_template`."""
+SHOWN = 60
+"""Characters of a rendering that an error shows."""
+
+
+class UnstableTemplateError(UnavailableError):
+    """A chat template does not go on where it stopped. The message names the place."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation with an environment, as far as it has come."""
+
+    tokenizer: PolicyTokenizer
+    question: Question
+    tools: Sequence[Mapping[str, Any]] | None = None
+    told: tuple[Messages, ...] = ()
+    """What the environment said after each turn of the policy but the last."""
+    stand_in: str = field(default=STAND_INS[0], repr=False)
+
+    def prompt(self) -> list[int]:
+        """Tokens of the prompt of the first turn. Raises UnavailableError as `PolicyTokenizer.encode_prompt`."""
+        return self.tokenizer.encode_prompt(self.question, self.tools)
+
+    def after(self, messages: Messages) -> Dialogue:
+        """The conversation when the policy has had a turn and was told `messages`."""
+        return Dialogue(self.tokenizer, self.question, self.tools, (*self.told, messages), self.stand_in)
+
+    def tokens_before_next_turn(self, last_token: int | None) -> list[int]:
+        """The tokens from the end of the policy's last turn to the beginning of its next.
+
+        `last_token` is the stop token that ended the turn, which the template would write as well; None: it was cut
+        off. Raises UnstableTemplateError, and UnavailableError for words that the tokenizer has no tokens for.
+        """
+        if not self.told:
+            raise ValueError("the policy has had no turn yet")
+        return self.tokenizer.encode_piece(self._text(last_token))
+
+    def _text(self, last_token: int | None) -> str:
+        if not self.tokenizer.chats:
+            return "".join(message["content"] for message in self.told[-1])
+        asked = self._rendered(self.told[:-1])
+        rest = _rest(self._rendered(self.told), asked + self.stand_in, len(self.told))
+        return rest if last_token is None else rest.removeprefix(self.tokenizer.text_of(last_token))
+
+    def _rendered(self, told: Sequence[Messages]) -> str:
+        """The conversation up to where the policy's next turn begins."""
+        messages = self.tokenizer.messages(self.question)
+        for answer in told:
+            messages += [{"role": "assistant", "content": self.stand_in}, *map(dict, answer)]
+        return self.tokenizer.render(messages, self.tools, then_turn=True)
+
+
+def check_template(
+    tokenizer: PolicyTokenizer,
+    question: Question,
+    answers: Sequence[Messages],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Raises UnstableTemplateError where the chat template is not stable over turns that are answered so.
+
+    `answers`: what the environment says after one turn after the other. Whatever the policy writes, reasoning in its
+    usual tags included, must stay where it is.
+    """
+    for stand_in in STAND_INS:
+        dialogue = Dialogue(tokenizer, question, tools, stand_in=stand_in)
+        for messages in answers:
+            dialogue = dialogue.after(messages)
+            dialogue.tokens_before_next_turn(None)
+    if tokenizer.chats and answers:
+        first, second = (
+            Dialogue(tokenizer, question, tools, stand_in=stand_in).after(answers[0]).tokens_before_next_turn(None)
+            for stand_in in STAND_INS
+        )
+        if first != second:
+            raise UnstableTemplateError(
+                "the chat template writes other tokens after a turn with reasoning than after one without: episodes "
+                f"need a template that does not look into turns (collector.prompt.chat_template); got {first} and "
+                f"{second}"
+            )
+
+
+def _rest(longer: str, shorter: str, turn: int) -> str:
+    """`longer` behind `shorter`, which ends with the policy's turn of that number."""
+    if longer.startswith(shorter):
+        return longer[len(shorter) :]
+    same = next((at for at, (a, b) in enumerate(zip(longer, shorter, strict=False)) if a != b), len(longer))
+    begin = max(0, same - SHOWN // 2)
+    raise UnstableTemplateError(
+        f"the chat template does not go on where it stopped: after turn {turn}, expected "
+        f"{shorter[begin : same + SHOWN]!r}, got {longer[begin : same + SHOWN]!r}. Episodes need a template that "
+        "leaves what was said as it is; collector.prompt.chat_template names another one"
+    )

@@ -1,0 +1,57 @@
+"""Settings of what the policy acts in over several turns: section [collector.task.environment]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ais.runtime.settings import Count, CountOrNone, Seconds, Section
+
+EPISODE = "episode"
+"""Name of the component of the reward that an environment gives."""
+TURNS = "turns"
+"""Name of the component, of weight 0, that counts an episode's turns."""
+
+
+class EnvironmentSettings(Section):
+    """What answers the policy's turns. A prompt is then asked as an episode of several turns with one reward."""
+
+    name: Literal["guess_number", "calculator", "retry", "python"]
+    """`guess_number` says whether a guess is too low or too high. `calculator` runs the calculations that the policy
+    asks for and judges the answer after them. `retry` has the verifiers of the source judge each turn, and asks again
+    while that is worth less than `enough`. `python` is a class of yours (docs/environments.md)."""
+    object: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
+    """For `python`: `module:object`, called without arguments but `parameters`; it gives an environment."""
+    directory: Path | None = None
+    """For `python`: where its module lies. None: where Python finds it, the current directory included."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """For `python`: what the object is called with."""
+    feedback: str = Field(default="That is not right. Try again.", min_length=1, max_length=10_000)
+    """For `retry`: what the policy is told after a turn that is not worth `enough`."""
+    enough: float = Field(default=1.0, ge=-1e6, le=1e6)
+    """For `retry`: the reward from which no other turn is asked for. The last turn's reward is the episode's."""
+    turns: Count = 8
+    """Turns of the policy that an episode has at most."""
+    tokens: CountOrNone = 0
+    """Tokens after the prompt, of all turns and what stands between, from which no other turn is asked for. 0: as many
+    as the replicas' context holds."""
+    seconds: Seconds | None = None
+    """Time from which no other turn is asked for. None: collector.group_deadline_seconds alone bounds it, after which
+    the group starts again."""
+    max_versions_apart: CountOrNone | None = None
+    """How far the newest policy version that sampled a token of an episode may be from the oldest. An episode beyond it
+    starts again with its group, and counts as nobody's failure. None: run.max_staleness bounds it by itself, because a
+    batch is not trained before all its episodes are there."""
+
+    @model_validator(mode="after")
+    def _object_is_given(self) -> Self:
+        if (self.name == "python") != (self.object is not None):
+            raise ValueError('environment.name = "python" and environment.object go together')
+        return self
+
+    @property
+    def judges(self) -> bool:
+        """Whether the environment gives the reward, and not the verifiers of the source."""
+        return self.name != "retry"

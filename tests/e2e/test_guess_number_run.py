@@ -1,0 +1,35 @@
+"""The example of guessing a number, run small by `ais run`: FP8 replicas, environments in workers, the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import EXAMPLES, started
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_of_episodes_ends_well_and_evaluates_both_policies(tmp_path: Path) -> None:
+    settings = {"launcher.evaluation_prompts": 4, "launcher.evaluation_checkpoints": 2}
+    with started(EXAMPLES / "guess_number" / "config.toml", tmp_path, settings) as run:
+        figures = run.ended_well("collector")["collector"]
+    samples = run.lines("samples")
+    assert len(samples) == 3 * 4 * 8
+    for sample in samples:
+        assert sample["prompt"] == "^00-31;"
+        assert sample["components"]["episode"] == sample["reward"]
+        guesses = sample["response"].replace("+", "|").replace("-", "|").replace("*", "|").split("|")
+        assert len(guesses) == sample["components"]["turns"] <= 5
+        won = guesses[-1] == f"{int(sample['answer']):02}$"
+        assert sample["reward"] == float(won), sample
+    steps = run.lines("steps")
+    turns = sum(sample["components"]["turns"] for sample in samples)
+    assert sum(step["tokens"] for step in steps) <= 4 * turns
+    assert sum(step["updates"] for step in steps) == 3
+    endings = {key for key, value in figures.items() if key.startswith("ais_collector_episodes_total") and value}
+    assert endings == {f'ais_collector_episodes_total{{ending="{one}"}}' for one in ("done", "turns")}
+    evaluated = run.lines("evaluations")
+    assert {line["precision"] for line in evaluated} == {"bf16", "e4m3/channel x e4m3"}
+    assert {line["step"] for line in evaluated} == {0, 3}

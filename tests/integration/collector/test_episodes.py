@@ -1,0 +1,289 @@
+"""Episodes with a real FP8 replica and environments in real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from ais.collector.environments.protocol import PolicyTurn, Prompt
+from ais.collector.episodes.answering import answers
+from ais.collector.episodes.call import Answers, Call
+from ais.collector.exercise import Ending, Exercise, open_exercise
+from ais.collector.judging.judge import UnjudgedError
+from ais.collector.prompts.prompts import Split
+from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
+from ais.collector.settings import CollectorProcessSettings
+from ais.contracts.model_identity import ModelIdentity
+from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
+from ais.rollout.engines.snapshots import snapshot_files
+from ais.rollout.engines.torch_engine.architecture import read_architecture
+from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.engines.torch_engine.probe import score
+from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
+from ais.rollout.generation_api import GenerationService, ReplicaIdentity
+from ais.rollout.generation_server import ServerLimits, serve_generation
+from ais.rollout.metrics import RolloutMetrics
+from ais.runtime.process import UnavailableError
+from tests.support.tiny_models import Observer
+
+POLICY = Path(__file__).parents[3] / "examples" / "sort16" / "model"
+FP8 = Precision()
+VOCABULARY = 22
+"""Characters of the small policies."""
+
+
+@dataclass
+class Replica:
+    """A served engine and the connection to it."""
+
+    engine: TorchEngine
+    client: GenerationClient
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    torch.set_num_threads(1)
+    async with AsyncExitStack() as stack:
+        engine = await TorchEngine.open(
+            POLICY, FP8, Observer(), slots=8, max_model_len=256, max_waiting_sequences=64, probe_tolerance=1.0
+        )
+        stack.push_async_callback(engine.close)
+        identity = ReplicaIdentity("replica", "run", ModelIdentity("blake3:model", "blake3:tokenizer"))
+        service = GenerationService(engine, identity, RolloutMetrics(CollectorRegistry()))
+        server = await stack.enter_async_context(serve_generation(service, "127.0.0.1", 0, ServerLimits()))
+        client = GenerationClient(f"127.0.0.1:{server.port}")
+        stack.push_async_callback(client.close)
+        yield Replica(engine, client)
+
+
+@asynccontextmanager
+async def exercise(
+    environment: Mapping[str, Any],
+    endings: list[tuple[Ending, int, int]] | None = None,
+    judged: list[tuple[str, str]] | None = None,
+    **judging: Any,
+) -> AsyncIterator[Exercise]:
+    told = [] if endings is None else endings
+    calls = [] if judged is None else judged
+    settings = CollectorProcessSettings.model_validate(
+        {
+            "run": {"model": POLICY},
+            "rollout": {"max_model_len": 256},
+            "collector": {"task": {"digits": 6, "environment": environment}, "judging": {"workers": 1} | judging},
+        }
+    )
+    async with open_exercise(
+        settings,
+        Split.TRAIN,
+        lambda name, outcome, _: calls.append((name, outcome)),
+        observe_episode=lambda *one: told.append(one),
+    ) as opened:
+        yield opened
+
+
+def talker(turns: int = 8, **parameters: Any) -> dict[str, Any]:
+    return {
+        "name": "python",
+        "object": "tests.support.turns.talker:Talker",
+        "parameters": parameters,
+        "turns": turns,
+    }
+
+
+def call(samples: int = 2, **fields: Any) -> Call:
+    usual: dict[str, Any] = {
+        "name": "group",
+        "samples": samples,
+        "sampling": SamplingParameters(max_new_tokens=6, seed=11),
+        "vocab_size": VOCABULARY,
+        "deadline_seconds": 60.0,
+    }
+    return Call(**usual | fields)
+
+
+async def played(exercise: Exercise, replica: Replica, asked: Call | None = None) -> Answers:
+    return await answers(exercise, exercise.prompt(0), replica.client, asked or call())
+
+
+async def test_the_log_probs_of_every_turn_are_those_of_the_whole_token_sequence(replica: Replica) -> None:
+    async with exercise(talker(last=4)) as made:
+        found = await played(made, replica)
+    architecture = read_architecture(POLICY)
+    weights = rounded_weights(
+        read_tensors(snapshot_files(POLICY), architecture), architecture, FP8, torch.device("cpu")
+    )
+    for trajectory in found.trajectories:
+        assert len(trajectory.turns) == 4
+        whole = [*found.prompt_token_ids, *trajectory.text_token_ids.tolist()]
+        (rescored,) = score(weights, architecture, FP8, [whole])
+        again = np.array(rescored)[len(found.prompt_token_ids) - 1 :][trajectory.sampled]
+        assert np.abs(again - trajectory.behaviour_logprobs).max() < 0.05
+        assert np.abs(again - trajectory.behaviour_logprobs).mean() < 5e-3
+
+
+async def test_an_episode_is_prompt_and_turns_with_the_environments_words_between_and_one_reward(
+    replica: Replica,
+) -> None:
+    endings: list[tuple[Ending, int, int]] = []
+    async with exercise(talker(last=3), endings) as made:
+        found = await played(made, replica)
+    equals = made.tokenizer.encode_piece("=")
+    for trajectory in found.trajectories:
+        assert [turn.context_token_ids.tolist() for turn in trajectory.turns] == [[], equals, equals * 2]
+    assert found.judged.rewards == (1.5, 1.5)
+    assert [(one.name, one.weight, one.scores) for one in found.judged.components] == [
+        ("episode", 1.0, (1.5, 1.5)),
+        ("turns", 0.0, (3.0, 3.0)),
+    ]
+    assert endings == [("done", 3, 0)] * 2
+
+
+async def test_a_group_of_episodes_is_the_same_when_it_is_sampled_again(replica: Replica) -> None:
+    async with exercise(talker()) as made:
+        first, again = [await played(made, replica) for _ in range(2)]
+    for left, right in zip(first.trajectories, again.trajectories, strict=True):
+        np.testing.assert_array_equal(left.text_token_ids, right.text_token_ids)
+        np.testing.assert_array_equal(left.behaviour_logprobs, right.behaviour_logprobs)
+    assert first.trajectories[0].token_ids.tolist() != first.trajectories[1].token_ids.tolist()
+
+
+async def test_episodes_go_through_the_queues_border_as_they_are(replica: Replica) -> None:
+    async with exercise(talker()) as made:
+        found = await played(made, replica)
+    group = ScoredGroup(
+        "group", 0, "p", np.array(found.prompt_token_ids, np.int32), found.trajectories, found.judged.rewards, "t", 1
+    )
+    decoded = decode_group(encode_group(group), TrajectoryBounds(VOCABULARY, 0))
+    for left, right in zip(found.trajectories, decoded.trajectories, strict=True):
+        np.testing.assert_array_equal(left.text_token_ids, right.text_token_ids)
+
+
+@pytest.mark.parametrize(
+    ("budget", "ending"), [({"turns": 2}, "turns"), ({"tokens": 1}, "tokens"), ({"seconds": 0.001}, "seconds")]
+)
+async def test_a_budget_that_is_used_up_ends_an_episode(
+    budget: dict[str, Any], ending: Ending, replica: Replica
+) -> None:
+    endings: list[tuple[Ending, int, int]] = []
+    async with exercise(talker() | budget, endings) as made:
+        found = await played(made, replica)
+    turns = budget.get("turns", 1)
+    assert endings == [(ending, turns, 0)] * 2
+    assert found.judged.rewards == (turns * 0.5,) * 2
+
+
+async def test_a_context_that_is_full_ends_an_episode(replica: Replica) -> None:
+    endings: list[tuple[Ending, int, int]] = []
+    async with exercise(talker(turns=100, last=100), endings) as made:
+        await played(made, replica, call(samples=1))
+    assert [ending for ending, _, _ in endings] == ["context"]
+
+
+@pytest.mark.parametrize(("misdeed", "why"), [("error", "a broken tool"), ("rich", "sum to within")])
+async def test_a_step_that_fails_ends_the_episode_at_0_with_its_reason(
+    misdeed: str, why: str, replica: Replica
+) -> None:
+    endings: list[tuple[Ending, int, int]] = []
+    judged: list[tuple[str, str]] = []
+    async with exercise(talker(misdeed=misdeed), endings, judged) as made:
+        judged.clear()  # of what was tried
+        found = await played(made, replica)
+    assert endings == [("failed", 2, 0)] * 2
+    assert judged == [("episode", "judged")] * 3 + [("episode", "error")] * 2
+    (episode, turns) = found.judged.components
+    assert found.judged.rewards == (0.0, 0.0)
+    assert turns.scores == (2.0, 2.0)
+    assert [(one.index, one.outcome) for one in episode.failures] == [(0, "error"), (1, "error")]
+    assert why in episode.failures[0].text
+
+
+async def test_a_step_that_never_ends_is_stopped_and_the_next_one_answered(replica: Replica) -> None:
+    async with exercise(talker(misdeed="endless"), seconds=1.0) as made:
+        found = await played(made, replica, call(samples=1))
+        assert found.judged.components[0].failures[0].outcome == "overtime"
+        assert (await played(made, replica, call(samples=1))).trajectories
+
+
+async def test_a_step_that_fails_has_the_group_again_where_that_is_asked_for(replica: Replica) -> None:
+    with pytest.raises(UnavailableError, match="does not work"):
+        async with exercise(talker(misdeed="error"), on_failure="again"):
+            pass  # it fails when it is tried
+    async with exercise(talker(misdeed="error", turns=2), on_failure="again") as made:
+        with pytest.raises(UnjudgedError, match="a broken tool"):
+            await played(made, replica)
+
+
+async def test_an_environment_that_begins_nothing_is_refused_before_anything_is_sampled() -> None:
+    with pytest.raises(UnavailableError, match="nothing begins"):
+        async with exercise(talker(misdeed="no beginning")):
+            pass
+
+
+async def test_what_a_tool_says_is_tried_before_anything_is_sampled() -> None:
+    with pytest.raises(UnavailableError, match="error: TypeError"):
+        async with exercise({"name": "calculator"}):
+            pass
+
+
+async def test_a_group_that_is_not_over_by_its_deadline_starts_again(replica: Replica) -> None:
+    async with exercise(talker()) as made:
+        with pytest.raises(GenerationError) as failed:
+            await played(made, replica, call(deadline_seconds=0.0))
+    assert failed.value.cause is Cause.BUSY
+
+
+async def test_feedback_is_given_until_the_verifier_is_content(replica: Replica) -> None:
+    retry = {"name": "retry", "feedback": "+", "turns": 3}
+    async with exercise(retry | {"enough": 1.0}) as made:
+        asked = await played(made, replica, call(samples=1))
+    assert len(asked.trajectories[0].turns) == 3  # six digits and no end are never the answer
+    assert asked.judged.rewards == (0.0,)
+    async with exercise(retry | {"enough": 0.0}) as made:
+        content = await played(made, replica, call(samples=1))
+    assert len(content.trajectories[0].turns) == 1
+    assert [one.name for one in content.judged.components] == ["exact_match", "turns"]
+
+
+@pytest.mark.parametrize(("most", "holds"), [(0, False), (1, True), (None, True)])
+async def test_versions_that_are_too_far_apart_start_the_group_again(
+    most: int | None, holds: bool, replica: Replica
+) -> None:
+    swapped = asyncio.Event()
+    endings: list[tuple[Ending, int, int]] = []
+    environment = talker(last=4) | ({} if most is None else {"max_versions_apart": most})
+    async with exercise(environment, endings) as made:
+        host = made.hosts["sort6"]
+
+        class Between:
+            """Has the replica take a new version while the environment thinks about the first turn."""
+
+            settings = host.settings
+            begin = host.begin
+
+            async def answer(self, place: Any, prompt: Prompt, turn: PolicyTurn) -> Any:
+                if not swapped.is_set():
+                    swapped.set()
+                    await replica.engine.swap_weights(1, "blake3:one", [POLICY / "model.safetensors"])
+                return await host.answer(place, prompt, turn)
+
+        made.hosts["sort6"] = Between()  # type: ignore[index]
+        asked = call(samples=1, keeps_versions_together=True)
+        if not holds:
+            with pytest.raises(GenerationError) as failed:
+                await played(made, replica, asked)
+            assert failed.value.cause is Cause.SPREAD
+            return
+        (trajectory,) = (await played(made, replica, asked)).trajectories
+    assert [span.version for span in trajectory.spans] == [0, 1]
+    assert trajectory.version_span == 1
+    assert endings[-1] == ("done", 4, 1)

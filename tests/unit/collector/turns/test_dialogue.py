@@ -1,0 +1,90 @@
+"""The tokens between two turns: what the template writes there, and never what the policy wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ais.collector.prompts.dialogue import Dialogue, UnstableTemplateError, check_template
+from ais.collector.prompts.prompts import Messages
+from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
+from ais.collector.settings import PromptSettings
+from ais.runtime.process import UnavailableError
+from tests.support.turns.chat_templates import TEMPLATES, tokenizer_with
+
+SORT16 = Path(__file__).parents[4] / "examples" / "sort16" / "model"
+QUESTION = "What is 1 + 2?"
+ANSWERS: list[Messages] = [
+    ({"role": "user", "content": "No, think of 3 and 4."},),
+    ({"role": "tool", "content": '{"sum": 7}'}, {"role": "user", "content": " And now? \n"}),
+]
+STABLE = [name for name, template in TEMPLATES.items() if not template.refused]
+UNSTABLE = [name for name, template in TEMPLATES.items() if template.refused]
+
+
+@pytest.fixture
+def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> PolicyTokenizer:
+    return tokenizer_with(TEMPLATES[request.param], tmp_path)
+
+
+def conversation(tokenizer: PolicyTokenizer, turns: list[str]) -> list[int]:
+    """All tokens of a conversation whose turns the policy sampled as those texts, each with its stop token."""
+    dialogue = Dialogue(tokenizer, QUESTION)
+    stop = tokenizer.tokenizer.eos_token_id
+    tokens = dialogue.prompt()
+    for turn, answer in zip(turns, ANSWERS, strict=True):
+        tokens += [*tokenizer.encode_piece(turn), stop]
+        dialogue = dialogue.after(answer)
+        tokens += dialogue.tokens_before_next_turn(stop)
+    return tokens
+
+
+def test_there_are_templates_of_at_least_eight_families() -> None:
+    assert len(STABLE) >= 8
+
+
+@pytest.mark.parametrize("tokenizer", STABLE, indirect=True)
+def test_a_conversation_has_the_tokens_that_the_template_gives_it_as_a_whole(tokenizer: PolicyTokenizer) -> None:
+    check_template(tokenizer, QUESTION, ANSWERS)
+    turns = ["3", "7, of course"]
+    messages = tokenizer.messages(QUESTION)
+    for turn, answer in zip(turns, ANSWERS, strict=True):
+        messages += [{"role": "assistant", "content": turn}, *map(dict, answer)]
+    assert conversation(tokenizer, turns) == tokenizer.encode_piece(tokenizer.render(messages, then_turn=True))
+
+
+@pytest.mark.parametrize("tokenizer", STABLE[:3], indirect=True)
+@pytest.mark.parametrize("turn", ["", "  ", "\n3\n", "<think>\n1 + 2\n</think>\n\n3", "{{ messages }}", "\ufffd"])
+def test_whatever_the_policy_wrote_changes_nothing_between_its_turns(tokenizer: PolicyTokenizer, turn: str) -> None:
+    def between(text: str) -> list[int]:
+        written = len(tokenizer.encode_piece(text)) + 1
+        return conversation(tokenizer, [text, "7"])[len(Dialogue(tokenizer, QUESTION).prompt()) + written :]
+
+    assert between(turn) == between("3")
+
+
+@pytest.mark.parametrize("tokenizer", STABLE[:1], indirect=True)
+def test_a_turn_that_was_cut_off_is_ended_as_the_template_ends_turns(tokenizer: PolicyTokenizer) -> None:
+    dialogue = Dialogue(tokenizer, QUESTION).after(ANSWERS[0])
+    stop = tokenizer.tokenizer.eos_token_id
+    assert dialogue.tokens_before_next_turn(None) == [stop, *dialogue.tokens_before_next_turn(stop)]
+
+
+@pytest.mark.parametrize("name", UNSTABLE)
+def test_a_template_that_does_not_go_on_where_it_stopped_is_refused_with_the_place(name: str, tmp_path: Path) -> None:
+    template = TEMPLATES[name]
+    with pytest.raises(UnstableTemplateError, match=template.refused):
+        check_template(tokenizer_with(template, tmp_path), QUESTION, ANSWERS)
+
+
+def test_without_a_template_the_words_follow_one_another() -> None:
+    tokenizer = open_tokenizer(SORT16, PromptSettings())
+    dialogue = Dialogue(tokenizer, "12;").after(({"role": "user", "content": "+"}, {"role": "user", "content": "34"}))
+    assert tokenizer.decode_response(dialogue.tokens_before_next_turn(2)) == "+34"
+
+
+def test_words_that_the_tokenizer_has_no_tokens_for_are_named() -> None:
+    tokenizer = open_tokenizer(SORT16, PromptSettings())
+    with pytest.raises(UnavailableError, match="cannot encode 'higher'"):
+        Dialogue(tokenizer, "12;").after(({"role": "user", "content": "higher"},)).tokens_before_next_turn(2)
