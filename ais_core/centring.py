@@ -37,9 +37,7 @@ def mean_scores(proximal: Tensor, behaviour: Tensor) -> Tensor:
         ShapeError: shapes that do not belong together.
     """
     if proximal.ndim != 2 or behaviour.shape != proximal.shape:
-        raise ShapeError(
-            f"expected log-probs (T, V) twice, got {tuple(proximal.shape)} and {tuple(behaviour.shape)}"
-        )
+        raise ShapeError(f"expected log-probs (T, V) twice, got {tuple(proximal.shape)} and {tuple(behaviour.shape)}")
     possible = ~(behaviour.isneginf() | proximal.isneginf())
     mass = torch.where(possible, behaviour.detach().exp(), 0.0).to(proximal.dtype)
     return (mass * proximal.masked_fill(~possible, 0.0)).sum(1)

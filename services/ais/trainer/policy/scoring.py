@@ -104,9 +104,7 @@ class ScoringModel(nn.Module):
         samplers = [None] * len(pieces) if sampler is None else torch.split(sampler, length)
         # A piece's logits are not kept for the backward pass but computed again.
         scores = [
-            checkpoint(
-                self._score_piece, *piece, behaviour, own, centre, use_reentrant=False, preserve_rng_state=False
-            )
+            checkpoint(self._score_piece, *piece, behaviour, own, centre, use_reentrant=False, preserve_rng_state=False)
             for piece, own in zip(pieces, samplers, strict=True)
         ]
         logprobs, entropies, means = zip(*scores, strict=True)
