@@ -58,7 +58,8 @@ def page(opened: tuple[Browser, Console]) -> Page:
 
 def until_steps_from(page: Page, first: int) -> None:
     """Waits until the steps of the first plot begin with this one, as its legend says under the key Home."""
-    press = "document.querySelector('figure:not([hidden]) .canvas')?.dispatchEvent(new KeyboardEvent('keydown', {key: 'Home'}))"
+    box = "document.querySelector('figure:not([hidden]) .canvas')"
+    press = f"{box}?.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Home'}}))"
     told = "document.querySelector('figure:not([hidden]) .legend li')?.textContent"
     page.until(f"({press}, {told} === 'step {first}')")
 
