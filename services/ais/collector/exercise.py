@@ -150,11 +150,13 @@ async def _some_answers(host: Host, opening: Opening, prompt: Prompt) -> list[Me
         told = await host.answer(
             place, prompt, PolicyTurn(said, FinishReason.STOP, number, settings.turns - number - 1)
         )
+        if told.failed and not number:
+            raise UnjudgedError(f"it answers no turn: {told.parts[0].failures[0].text}")
         if told.done:
             break
         place = told.place
         answers.append(told.messages)
-    return answers or [({"role": "user", "content": SAID},)]
+    return answers
 
 
 def _a_call(tool: Mapping[str, Any]) -> str:

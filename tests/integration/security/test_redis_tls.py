@@ -37,8 +37,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
         yield server
 
 
-def settings(port: int, own: Path | None, scheme: str = "rediss") -> RedisSettings:
-    quick = {"connect_timeout_seconds": 1.0, "operation_timeout_seconds": 1.0}
+def settings(port: int, own: Path | None, scheme: str = "rediss", operation_seconds: float = 5.0) -> RedisSettings:
+    """One attempt to connect, or more in a second. `operation_seconds`: of silence, so that a busy machine has time."""
+    quick = {"connect_timeout_seconds": 1.0, "operation_timeout_seconds": operation_seconds}
     return RedisSettings.model_validate({"url": f"{scheme}://127.0.0.1:{port}/0", "certificates": own, **quick})
 
 
@@ -101,15 +102,16 @@ def refusing_server() -> Iterator[int]:
                 except OSError:
                     return
                 with connection, contextlib.suppress(OSError):
+                    connection.settimeout(5.0)
                     context.wrap_socket(connection, server_side=True).close()
 
-        thread = threading.Thread(target=refuse)
+        thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
         try:
             yield int(listener.getsockname()[1])
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            thread.join(10.0)
 
 
 async def test_a_plain_client_gets_nothing(server: ValkeyProcess) -> None:
@@ -136,7 +138,7 @@ async def test_no_service_uses_a_server_that_it_cannot_trust(server: ValkeyProce
 
 async def test_a_service_with_certificates_uses_no_server_without_tls(server: ValkeyProcess) -> None:
     with pytest.raises(RedisUnreachableError, match="TLS port"):
-        await answer(settings(server.port, secrets() / "collector"))
+        await answer(settings(server.port, secrets() / "collector", operation_seconds=0.5))
 
 
 async def test_a_new_certificate_counts_at_the_next_connection(server: ValkeyProcess, tmp_path: Path) -> None:

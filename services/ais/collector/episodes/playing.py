@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ais.collector.environments.protocol import PolicyTurn
 from ais.collector.episodes.call import Answers, Call
 from ais.collector.episodes.joining import SampledTurn, joined
 from ais.collector.exercise import Ending, Exercise
 from ais.collector.judging.hosts import Host, Opening
-from ais.collector.judging.judge import Judged, weighted_sums
+from ais.collector.judging.judge import Judged, UnjudgedError, weighted_sums
 from ais.collector.prompts.dialogue import Dialogue
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
@@ -25,7 +26,10 @@ from ais.collector.settings.environments import TURNS
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory, TrajectoryBounds
+from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ async def play(
 
     Raises GenerationError, UnjudgedError and UnavailableError; the first that goes wrong ends all.
     """
-    opening = await host.begin(prompt)
-    dialogue = Dialogue(exercise.tokenizer, opening.question, opening.tools)
-    game = _Game(exercise, host, prompt, client, call, opening, dialogue, dialogue.prompt())
-    tasks = [asyncio.create_task(game.episode(index, on_arrival)) for index in range(call.samples)]
+    begun = time.monotonic()
     with client.held():
+        opening = await _by_the_deadline(host.begin(prompt), begun, call)
+        dialogue = Dialogue(exercise.tokenizer, opening.question, opening.tools)
+        game = _Game(exercise, host, prompt, client, call, opening, dialogue, dialogue.prompt(), begun)
+        tasks = [asyncio.create_task(game.episode(index, on_arrival)) for index in range(call.samples)]
         try:
             episodes = await asyncio.gather(*tasks)
         finally:
@@ -77,7 +82,8 @@ class _Game:
     opening: Opening
     dialogue: Dialogue
     prompt_token_ids: list[int]
-    begun: float = field(default_factory=time.monotonic)
+    begun: float
+    """Monotonic seconds."""
 
     async def episode(self, index: int, on_arrival: Callable[[], object]) -> Episode:
         place, dialogue = self.opening.place, self.dialogue
@@ -85,29 +91,38 @@ class _Game:
         while True:
             response = await self._sampled(index, len(turns), [*tokens, *context])
             turns.append(SampledTurn(context, response))
+            self._check_versions(turns)
             tokens += [*context, *response.token_ids.tolist()]
             ending = self._budget_used(len(turns), len(tokens))
             turn = self._said(response, len(turns) - 1, ending)
-            told = await self.host.answer(place, self.prompt, turn)
+            told = await _by_the_deadline(self.host.answer(place, self.prompt, turn), self.begun, self.call)
             place = told.place
             if told.done:
                 ending = "failed" if told.failed else "done"
             elif ending is None:
                 dialogue = dialogue.after(told.messages)
-                stopped = response.finish_reason is FinishReason.STOP
-                context = dialogue.tokens_before_next_turn(int(response.token_ids[-1]) if stopped else None)
+                context = self._context_of(dialogue, response)
                 ending = "context" if self._is_full(len(tokens) + len(context)) else None
             if ending is not None:
                 trajectory = joined(turns, self.call.name, index, self.host.settings.turns)
                 self.exercise.observe_episode(ending, len(turns), trajectory.version_span)
                 on_arrival()
                 return Episode(trajectory, told.parts)
-            self._check_versions(turns)
+
+    def _context_of(self, dialogue: Dialogue, response: Trajectory) -> list[int]:
+        """What is read before the next turn. Raises UnjudgedError for messages that cannot be written in tokens."""
+        stopped = response.finish_reason is FinishReason.STOP
+        try:
+            return dialogue.tokens_before_next_turn(int(response.token_ids[-1]) if stopped else None)
+        except UnavailableError as error:
+            raise UnjudgedError(
+                f"what the environment of prompt {self.prompt.prompt_id!r} says cannot be written in tokens: {error}"
+            ) from error
 
     async def _sampled(self, index: int, number: int, tokens: Sequence[int]) -> Trajectory:
-        left = self.call.deadline_seconds - (time.monotonic() - self.begun)
+        left = _seconds_left(self.begun, self.call)
         if left <= 0:
-            raise GenerationError("deadline_exceeded", "the episodes were not over by the deadline", Cause.BUSY)
+            raise _late()
         assert self.call.sampling.seed is not None
         seed = turn_seed(self.call.sampling.seed, index, number)
         (response,) = await self.client.generate(
@@ -149,6 +164,23 @@ class _Game:
             raise GenerationError(
                 "spread", f"an episode spans {apart} versions, environment.max_versions_apart is {most}", Cause.SPREAD
             )
+
+
+def _seconds_left(begun: float, call: Call) -> float:
+    return call.deadline_seconds - (time.monotonic() - begun)
+
+
+def _late() -> GenerationError:
+    return GenerationError("deadline_exceeded", "the episodes were not over by the deadline", Cause.BUSY)
+
+
+async def _by_the_deadline(work: Awaitable[Value], begun: float, call: Call) -> Value:
+    """What the environment gives. Raises GenerationError where the group's deadline comes first."""
+    try:
+        async with asyncio.timeout(max(0.0, _seconds_left(begun, call))):
+            return await work
+    except TimeoutError:
+        raise _late() from None
 
 
 def together(episodes: Sequence[Sequence[RewardComponent]]) -> tuple[RewardComponent, ...]:

@@ -84,4 +84,4 @@ def test_the_cut_into_microbatches_and_pieces_changes_nothing(how: str, monkeypa
     if how == "pieces":
         monkeypatch.setattr(scoring_module, "LOGITS_AT_ONCE", 5 * 22)
     cut = gradient_of(COARSE, centring=True, tokens_per_microbatch=40 if how == "microbatches" else 10_000)
-    assert far(cut, whole) < 0.05
+    assert far(cut, whole) < far(gradient_of(COARSE, centring=False), whole) / 3
