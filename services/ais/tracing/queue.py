@@ -14,7 +14,7 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.journey.description import described
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue, ordinal_of
-from ais.contracts.trajectory import MalformedRecordError, TrajectoryBounds, decode_group
+from ais.contracts.trajectory import MalformedRecordError, TrajectoryBounds, decode_group, group_id_of
 from ais.runtime.network.redis import RedisUnreachableError, connect
 from ais.runtime.settings import RedisSettings
 
@@ -44,7 +44,7 @@ class Live:
     arrived: frozenset[int]
     """Ordinals of the batch whose groups are in the queue."""
     refusals: tuple[Refusal, ...]
-    """Of the ordinal, oldest first."""
+    """Groups of the ordinal that were refused, oldest first."""
 
 
 async def look(settings: RedisSettings, run: str, ordinal: int, batch: range) -> Live | str:
@@ -80,7 +80,8 @@ async def _entry(redis: Redis, keys: Keys, ordinal: int) -> Mapping[str, Any] | 
             try:
                 group = decode_group(fields.get(b"group", b""), TrajectoryBounds(ANY_VOCABULARY))
             except MalformedRecordError:  # the trainer will refuse it and say why
-                return {"group_id": "", "ordinal": ordinal, "entry_id": entry_id.decode()}
+                name = group_id_of(fields.get(b"group", b""))
+                return {"group_id": name, "ordinal": ordinal, "entry_id": entry_id.decode()}
             return described(group, entry_id.decode())
     return None
 

@@ -19,7 +19,7 @@ class Step:
     """A line of `steps.jsonl`. Unix times in seconds, by the trainer's clock."""
 
     version: int
-    """Of the policy after the step."""
+    """The policy's after the step."""
     digest: str
     incarnation: int
     time: float

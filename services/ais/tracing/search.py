@@ -72,7 +72,7 @@ class Trace:
 
 
 def trained(directory: RunDirectory, run: RunSettings, wanted: Wanted) -> Trace | None:
-    """Of a group whose batch is trained; None where it is not. Raises UnknownGroupError."""
+    """The trace of a group whose batch is trained; None where it is not. Raises UnknownGroupError."""
     batch = _batch_of(run, wanted.ordinal)
     admitted = batch - run.max_staleness
     steps = read_steps(directory, {batch + 1, admitted})
@@ -113,7 +113,7 @@ def trained(directory: RunDirectory, run: RunSettings, wanted: Wanted) -> Trace 
 
 
 def under_way(directory: RunDirectory, run: RunSettings, wanted: Wanted, live: Live | str) -> Trace:
-    """Of a group whose batch is not trained. `live`: what Redis knows, or why it cannot be asked. Raises
+    """The trace of a group whose batch is not trained. `live`: what Redis knows, or why it cannot be asked. Raises
     UnknownGroupError."""
     batch = _batch_of(run, wanted.ordinal)
     known = live if isinstance(live, Live) else None
@@ -131,7 +131,7 @@ def under_way(directory: RunDirectory, run: RunSettings, wanted: Wanted, live: L
 
     if refusal is not None:
         return trace("refused", f"the trainer refused it: {refusal.reason} (`ais deadletter` shows it)")
-    if entry is not None and group_id == entry["group_id"]:
+    if entry is not None and wanted.group_id in (None, entry["group_id"]):
         waits = _waits_for(run, batch, known, version)
         return trace("queued", f"in the queue; {waits}", stations_of(entry, (), None, admitted), entry)
     if wanted.group_id is not None and not logs:

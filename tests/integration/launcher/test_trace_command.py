@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from ais.cli import app
 from ais.contracts.events import Resumed, TrainerEvents
 from ais.contracts.journey.times import Journey
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
-from ais.contracts.trajectory import encode_group
+from ais.contracts.trajectory import ScoredGroup, encode_group
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.tracing.command import trace_of
 from ais.tracing.search import Trace
 from tests.support.trainer_groups import make_group
 
-ROOT = Path(__file__).parents[3]
+
+def named(group_id: str) -> ScoredGroup:
+    """The group of ordinal 3."""
+    group = make_group(3)
+    trajectories = tuple(replace(one, group_id=group_id) for one in group.trajectories)
+    return replace(group, group_id=group_id, trajectories=trajectories, journey=Journey(1.0, 2.0, 3.0, 4.0))
 
 
 @pytest.fixture
@@ -39,9 +43,7 @@ async def queue(redis: Redis, keys: Keys) -> TrajectoryQueue:
     queue = TrajectoryQueue(redis, keys)
     await queue.prepare()
     await TrainerEvents(redis, keys).publish(Resumed(0, "blake3:0"))
-    await queue.publish(
-        3, encode_group(replace(make_group(3), group_id=f"{keys.run}-3-1", journey=Journey(1, 2, 3, 4)))
-    )
+    await queue.publish(3, encode_group(named(f"{keys.run}-3-1")))
     return queue
 
 
@@ -56,6 +58,15 @@ async def test_a_group_in_the_queue_says_what_its_batch_waits_for(
     assert (trace.state, trace.group_id) == ("queued", f"{directory.name}-3-1")
     assert "waits for 1 of 2 groups (ordinals 2)" in trace.summary
     assert (trace.stations[0].place, trace.stations[-1].place) == ("drawn", "queued")
+
+
+async def test_an_entry_that_is_no_group_is_in_the_queue_all_the_same(
+    directory: RunDirectory, queue: TrajectoryQueue
+) -> None:
+    await queue.publish(2, b"\xff\xff")
+    trace = await traced(directory, "2")
+    assert (trace.state, [one.place for one in trace.stations]) == ("queued", ["queued"])
+    assert "its batch is complete" in trace.summary
 
 
 async def test_a_group_that_the_trainer_refused_has_the_reason(directory: RunDirectory, queue: TrajectoryQueue) -> None:
@@ -76,14 +87,17 @@ async def test_a_group_that_is_sampled_now_and_one_that_waits_for_a_version_are_
     assert (waiting.state, "once the trainer has version 1, which has 0" in waiting.summary) == ("waiting", True)
 
 
-async def test_the_command_ends_with_the_code_of_what_is_wrong(directory: RunDirectory, queue: TrajectoryQueue) -> None:
-    def ais(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ais.cli", "trace", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+async def test_the_command_ends_with_the_code_of_what_is_wrong(
+    directory: RunDirectory, queue: TrajectoryQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ais_trace(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            app(["trace", str(directory.path), *arguments])
+        return int(ended.value.code or 0)
 
-    known = await asyncio.to_thread(ais, str(directory.path), "3", "--json")
-    assert (known.returncode, '"state": "queued"' in known.stdout) == (0, True), known.stderr
-    wrong = await asyncio.to_thread(ais, str(directory.path), "nonsense")
-    assert (wrong.returncode, wrong.stderr.startswith("ais: 'nonsense' is not the id of a group")) == (2, True)
-    missing = await asyncio.to_thread(ais, str(directory.path), "18")
-    assert (missing.returncode, "the ordinals 0 to 17" in missing.stderr) == (3, True)
+    assert await asyncio.to_thread(ais_trace, "3", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "queued"
+    assert await asyncio.to_thread(ais_trace, "nonsense") == 2
+    assert capsys.readouterr().err.startswith("ais: 'nonsense' is not the id of a group")
+    assert await asyncio.to_thread(ais_trace, "18") == 3
+    assert "the ordinals 0 to 17" in capsys.readouterr().err
