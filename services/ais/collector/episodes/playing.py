@@ -6,89 +6,56 @@ the group starts again elsewhere, as a group of single responses does.
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ais.collector.environments.protocol import PolicyTurn
-from ais.collector.episodes.call import Answers, Call
-from ais.collector.episodes.joining import SampledTurn, joined
-from ais.collector.exercise import Ending, Exercise
+from ais.collector.episodes.call import Answers
+from ais.collector.episodes.group import Episode, answers_of, play_all
+from ais.collector.episodes.joining import SampledTurn
+from ais.collector.episodes.table import Table
+from ais.collector.exercise import Ending
 from ais.collector.judging.hosts import Host, Opening
-from ais.collector.judging.judge import Judged, weighted_sums
 from ais.collector.prompts.dialogue import Dialogue
-from ais.collector.prompts.prompts import Prompt
-from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
-from ais.collector.settings.environments import TURNS
-from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.contracts.sampling import FinishReason
-from ais.contracts.trajectory import Trajectory, TrajectoryBounds
-from ais.runtime.tasks import end_tasks
+from ais.contracts.trajectory import Trajectory
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One that has ended."""
-
-    trajectory: Trajectory
-    parts: tuple[RewardComponent, ...]
-    """Each with one score."""
-
-
-async def play(
-    exercise: Exercise,
-    host: Host,
-    prompt: Prompt,
-    client: GenerationClient,
-    call: Call,
-    on_arrival: Callable[[], object] = lambda: None,
-) -> Answers:
+async def play(table: Table, host: Host, on_arrival: Callable[[], object] = lambda: None) -> Answers:
     """All episodes of a group; `on_arrival` is called for each that ends.
 
     Raises GenerationError, UnjudgedError and UnavailableError; the first that goes wrong ends all.
     """
-    opening = await host.begin(prompt)
-    dialogue = Dialogue(exercise.tokenizer, opening.question, opening.tools)
-    game = _Game(exercise, host, prompt, client, call, opening, dialogue, dialogue.prompt())
-    tasks = [asyncio.create_task(game.episode(index, on_arrival)) for index in range(call.samples)]
-    with client.held():
-        try:
-            episodes = await asyncio.gather(*tasks)
-        finally:
-            await end_tasks(*tasks)
-    parts = together([episode.parts for episode in episodes])
-    turns = tuple(float(len(episode.trajectory.turns)) for episode in episodes)
-    parts = (*parts, RewardComponent(TURNS, 0.0, turns))
-    judged = Judged(weighted_sums(parts, len(episodes)), parts)
-    return Answers(game.prompt_token_ids, tuple(episode.trajectory for episode in episodes), judged)
+    opening = await host.begin(table.prompt)
+    dialogue = Dialogue(table.exercise.tokenizer, opening.question, opening.tools)
+    game = _Game(table, host, opening, dialogue, dialogue.prompt(), on_arrival)
+    episodes = await play_all(table.client, [game.episode(index) for index in range(table.call.samples)])
+    return answers_of(game.prompt_token_ids, episodes)
 
 
 @dataclass(frozen=True)
 class _Game:
-    """What the episodes of a group have in common."""
+    """What the episodes begin with."""
 
-    exercise: Exercise
+    table: Table
     host: Host
-    prompt: Prompt
-    client: GenerationClient
-    call: Call
     opening: Opening
     dialogue: Dialogue
     prompt_token_ids: list[int]
-    begun: float = field(default_factory=time.monotonic)
+    on_arrival: Callable[[], object]
 
-    async def episode(self, index: int, on_arrival: Callable[[], object]) -> Episode:
-        place, dialogue = self.opening.place, self.dialogue
+    async def episode(self, index: int) -> Episode:
+        place, dialogue, table = self.opening.place, self.dialogue, self.table
         tokens, context, turns = list(self.prompt_token_ids), list[int](), list[SampledTurn]()
+        most = table.call.sampling.max_new_tokens
         while True:
-            response = await self._sampled(index, len(turns), [*tokens, *context])
+            response = await table.sampled(index, len(turns), [*tokens, *context], most)
             turns.append(SampledTurn(context, response))
             tokens += [*context, *response.token_ids.tolist()]
-            ending = self._budget_used(len(turns), len(tokens))
+            added = len(tokens) - len(self.prompt_token_ids)
+            ending = table.budget_used(len(turns), added, len(tokens)) or table.time_used()
             turn = self._said(response, len(turns) - 1, ending)
-            told = await self.host.answer(place, self.prompt, turn)
+            told = await self.host.answer(place, table.prompt, turn)
             place = told.place
             if told.done:
                 ending = "failed" if told.failed else "done"
@@ -96,83 +63,14 @@ class _Game:
                 dialogue = dialogue.after(told.messages)
                 stopped = response.finish_reason is FinishReason.STOP
                 context = dialogue.tokens_before_next_turn(int(response.token_ids[-1]) if stopped else None)
-                ending = "context" if self._is_full(len(tokens) + len(context)) else None
+                ending = "context" if table.is_full(len(tokens) + len(context)) else None
             if ending is not None:
-                trajectory = joined(turns, self.call.name, index, self.host.settings.turns)
-                self.exercise.observe_episode(ending, len(turns), trajectory.version_span)
-                on_arrival()
+                trajectory = table.ended(index, turns, ending)
+                self.on_arrival()
                 return Episode(trajectory, told.parts)
-            self._check_versions(turns)
-
-    async def _sampled(self, index: int, number: int, tokens: Sequence[int]) -> Trajectory:
-        left = self.call.deadline_seconds - (time.monotonic() - self.begun)
-        if left <= 0:
-            raise GenerationError("deadline_exceeded", "the episodes were not over by the deadline", Cause.BUSY)
-        assert self.call.sampling.seed is not None
-        seed = turn_seed(self.call.sampling.seed, index, number)
-        (response,) = await self.client.generate(
-            f"{self.call.name}.{index}.{number}",
-            tokens,
-            1,
-            self.call.sampling.model_copy(update={"seed": seed}),
-            TrajectoryBounds(vocab_size=self.call.vocab_size),
-            left,
-        )
-        return response
+            table.check_versions(turns)
 
     def _said(self, response: Trajectory, number: int, ending: Ending | None) -> PolicyTurn:
-        said = self.exercise.response(response)
-        left = 0 if ending is not None else self.host.settings.turns - number - 1
+        said = self.table.exercise.response(response)
+        left = 0 if ending is not None else self.table.settings.turns - number - 1
         return PolicyTurn(said.text, said.finish_reason, number, left, said.tokens, said.most_tokens)
-
-    def _budget_used(self, turns: int, tokens: int) -> Ending | None:
-        """Why no other turn may be asked for, once there are so many turns and tokens, prompt included."""
-        budget = self.host.settings
-        if turns >= budget.turns:
-            return "turns"
-        if budget.tokens and tokens - len(self.prompt_token_ids) >= budget.tokens:
-            return "tokens"
-        if budget.seconds is not None and time.monotonic() - self.begun >= budget.seconds:
-            return "seconds"
-        return "context" if self._is_full(tokens) else None
-
-    def _is_full(self, tokens: int) -> bool:
-        return self.exercise.context is not None and tokens >= self.exercise.context
-
-    def _check_versions(self, turns: Sequence[SampledTurn]) -> None:
-        """Raises GenerationError where the versions are too far apart for the episode to go on."""
-        most = self.host.settings.max_versions_apart
-        if most is None or not self.call.keeps_versions_together:
-            return
-        versions = [span.version for turn in turns for span in turn.response.spans]
-        if (apart := max(versions) - min(versions)) > most:
-            raise GenerationError(
-                "spread", f"an episode spans {apart} versions, environment.max_versions_apart is {most}", Cause.SPREAD
-            )
-
-
-def together(episodes: Sequence[Sequence[RewardComponent]]) -> tuple[RewardComponent, ...]:
-    """The components of a group from those of its episodes, each with one score, 0 where an episode lacks it. Pure."""
-    kinds = dict.fromkeys((part.name, part.weight) for parts in episodes for part in parts)
-    found = []
-    for name, weight in kinds:
-        mine = [next((part for part in parts if part.name == name), None) for parts in episodes]
-        found.append(
-            RewardComponent(
-                name,
-                weight,
-                tuple(0.0 if part is None else part.scores[0] for part in mine),
-                tuple(
-                    JudgementFailure(index, failure.outcome, failure.text)
-                    for index, part in enumerate(mine)
-                    if part is not None
-                    for failure in part.failures
-                ),
-            )
-        )
-    return tuple(found)
-
-
-def turn_seed(group_seed: int, sample_index: int, turn: int) -> int:
-    """Seed of one turn's random stream, below 2^63: unrelated for any two turns of a group."""
-    return random.Random(f"{group_seed}:turn:{sample_index}:{turn}").getrandbits(63)
