@@ -51,17 +51,11 @@ class Dialogue:
         """The tokens from the end of the policy's last turn to the beginning of its next.
 
         `last_token` is the stop token that ended the turn, which the template would write as well; None: it was cut
-        off. Raises UnstableTemplateError.
+        off. Raises UnstableTemplateError, and UnavailableError for words that the tokenizer has no tokens for.
         """
         if not self.told:
             raise ValueError("the policy has had no turn yet")
-        text = self._text(last_token)
-        try:
-            return self.tokenizer.encode_piece(text)
-        except Exception as error:  # the library raises bare Exception for every fault
-            raise UnavailableError(
-                f"the tokenizer cannot encode what the environment says, {text!r:.200}: {error}"
-            ) from None
+        return self.tokenizer.encode_piece(self._text(last_token))
 
     def _text(self, last_token: int | None) -> str:
         if not self.tokenizer.chats:

@@ -71,10 +71,14 @@ class PolicyTokenizer:
         return text
 
     def encode_piece(self, text: str) -> list[int]:
-        """Tokens of a part of a text, with no special tokens but those that are written in it."""
-        tokens: list[int] = self.tokenizer(
-            text, add_special_tokens=False, truncation=False, padding=False, verbose=False
-        )["input_ids"]
+        """Tokens of a part of a text, with no special tokens but those that are written in it. Raises UnavailableError
+        for what the tokenizer has no tokens for."""
+        try:
+            tokens: list[int] = self.tokenizer(
+                text, add_special_tokens=False, truncation=False, padding=False, verbose=False
+            )["input_ids"]
+        except Exception as error:  # the library raises bare Exception for every fault
+            raise UnavailableError(f"the tokenizer cannot encode {text!r:.200}: {error}") from None
         return tokens
 
     def text_of(self, token: int) -> str:

@@ -86,5 +86,5 @@ def test_without_a_template_the_words_follow_one_another() -> None:
 
 def test_words_that_the_tokenizer_has_no_tokens_for_are_named() -> None:
     tokenizer = open_tokenizer(SORT16, PromptSettings())
-    with pytest.raises(UnavailableError, match="what the environment says, 'higher'"):
+    with pytest.raises(UnavailableError, match="cannot encode 'higher'"):
         Dialogue(tokenizer, "12;").after(({"role": "user", "content": "higher"},)).tokens_before_next_turn(2)
