@@ -103,6 +103,8 @@ class Recording:
             raise CallRefusedError(503, "the policy cannot be asked; the episode starts again", "unavailable") from None
         finally:
             branch.busy = False
+        if self.reward is not None:
+            raise over()
         said = self._table.exercise.response(response)
         prompt_tokens = len(branch.tokens) + len(context)
         branch.dialogue = dialogue

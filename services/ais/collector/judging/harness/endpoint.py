@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -29,42 +27,35 @@ ENDED_KEPT = 4096
 """Episodes that are over and are still told from those that never were."""
 
 
-@dataclass
-class _Place:
-    key: str
-    session: Session | None
-    """None: the episode is over."""
-
-
 class Endpoint:
     """Knows who answers the calls of which episode."""
 
     def __init__(self) -> None:
-        self._places: OrderedDict[str, _Place] = OrderedDict()
+        self._sessions: dict[str, Session] = {}
+        self._keys: dict[str, str] = {}
+        """Of the living, and of those that ended last."""
 
     @contextmanager
     def episode(self, session: Session) -> Iterator[tuple[str, str]]:
         """The path of the base URL and the key by which `session` is reached while the context is open."""
-        name, place = secrets.token_hex(8), _Place(secrets.token_urlsafe(24), session)
-        self._places[name] = place
+        name = secrets.token_hex(8)
+        self._sessions[name], self._keys[name] = session, secrets.token_urlsafe(24)
         try:
-            yield f"/episodes/{name}/v1", place.key
+            yield f"/episodes/{name}/v1", self._keys[name]
         finally:
-            place.session = None
-            self._places.move_to_end(name)
-            ended = [name for name, place in self._places.items() if place.session is None]
-            for name in ended[:-ENDED_KEPT]:
-                del self._places[name]
+            del self._sessions[name]
+            self._keys[name] = self._keys.pop(name)  # the newest of the ended
+            while len(self._keys) > len(self._sessions) + ENDED_KEPT:
+                del self._keys[next(one for one in self._keys if one not in self._sessions)]
 
     def session(self, name: str, header: str) -> Session:
         """Who answers a call. Raises CallRefusedError."""
-        place = self._places.get(name)
-        key = header.removeprefix("Bearer ").encode()
-        if place is None or not hmac.compare_digest(key, place.key.encode()):
+        key = self._keys.get(name, "")
+        if not key or not hmac.compare_digest(header.removeprefix("Bearer ").encode(), key.encode()):
             raise CallRefusedError(401, "this is not the key of this episode", "invalid_api_key")
-        if place.session is None:
+        if name not in self._sessions:
             raise over()
-        return place.session
+        return self._sessions[name]
 
 
 def over() -> CallRefusedError:
