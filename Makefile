@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VLLM := $(VENV)/.vllm
 PROMETHEUS := $(VENV)/.prometheus
+HELM := $(VENV)/.helm
 CONFIG ?= examples/sort16/config.toml
 ENGINE ?=
 ARGS ?=
@@ -30,11 +31,12 @@ export OMP_NUM_THREADS ?= 1
 run: setup
 	@$(BIN)/ais run -c $(CONFIG) $(if $(ENGINE),--set rollout.engine=$(ENGINE)) $(ARGS)
 
-# Where vLLM or Prometheus cannot be installed their tests are skipped, and say why; with AIS_REQUIRE_VLLM=1 or
-# AIS_REQUIRE_PROMETHEUS=1 they fail.
+# Where vLLM, Prometheus or Helm cannot be installed their tests are skipped, and say why; with AIS_REQUIRE_VLLM=1,
+# AIS_REQUIRE_PROMETHEUS=1 or AIS_REQUIRE_HELM=1 they fail.
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(VLLM) || echo "vLLM cannot be installed here: the tests of its engine are skipped"
 	@$(MAKE) --no-print-directory $(PROMETHEUS) || echo "Prometheus cannot be installed here: the tests of alerts are skipped"
+	@$(MAKE) --no-print-directory $(HELM) || echo "Helm cannot be installed here: the tests of its chart are skipped"
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED)
@@ -83,6 +85,10 @@ $(VLLM): $(INSTALLED) deploy/install_vllm.py
 
 $(PROMETHEUS): $(INSTALLED) deploy/install_prometheus.py
 	@$(BIN)/python deploy/install_prometheus.py
+	@touch $@
+
+$(HELM): $(INSTALLED) deploy/install_helm.py
+	@$(BIN)/python deploy/install_helm.py
 	@touch $@
 
 clean:

@@ -7,6 +7,11 @@ sequence ESS ratios are of raw importance ratios: 1 is no mismatch.
 
     ais bench mismatch                                                  # the demo's model, torch engine
     ais bench mismatch -c examples/smollm2/config.toml --engine vllm    # writes benchmarks/results/mismatch.json too
+    ais bench mismatch --explain -c FILE --engine torch                 # what of it is the weights', and so on
+
+`--explain` begins in BF16 and switches the parts of the settings' own precision on, one after another (vLLM on a CPU
+cannot round weights alone; the torch engine can). Staleness is not among them: the
+trainer measures it in every batch (`ais_lag_log_ratio_abs_mean_nats`).
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +54,8 @@ from ais.settings import Settings, load, to_toml
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
 from ais_core import CorrectionSettings, SequenceBatch, build, log_ratio, summarize
-from benchmarks.support.report import RESULTS, machine
+from benchmarks.support.mismatch_budget import NothingToExplainError, shares, stages
+from benchmarks.support.report import RESULTS, figure, machine
 
 EXAMPLE = Path("examples/sort16/config.toml")
 W8A8 = {"granularity": "channel", "kv_cache": "bf16", "head": "false"}
@@ -162,8 +168,8 @@ def estimate(sums: torch.Tensor, seed: int) -> dict[str, Estimate]:
     }
 
 
-async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -> dict[str, Mismatch]:
-    """Samples with one replica after another, then scores."""
+async def compare(settings: Settings, precisions: Mapping[str, Mapping[str, str]], prompts: int) -> dict[str, Mismatch]:
+    """Samples with one replica after another, then scores. `precisions`: their settings, by their names."""
     task = open_task(settings.collector.task, settings.run.seed, Split.HELD_OUT)
     tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
     sampled: dict[str, tuple[ReplicaRecord, list[list[Sample]]]] = {}
@@ -177,10 +183,10 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
             directory / "logs", settings.launcher.stop_grace_seconds, environment=tokens_environment(tokens)
         ) as processes:
             redis, _server = await provide_redis(processes, settings.redis, directory / "valkey")
-            for name in precisions:
+            for number, (name, precision) in enumerate(precisions.items()):
                 print(f"starting a {name} replica", flush=True)
-                overrides = [f"rollout.precision.{key}={value}" for key, value in PRECISIONS[name].items()]
-                run_name = f"mismatch-{os.getpid()}-{name}"
+                overrides = [f"rollout.precision.{key}={value}" for key, value in precision.items()]
+                run_name = f"mismatch-{os.getpid()}-{number}"
                 async with serving_replica(processes, config, redis, run_name, overrides) as replica:
                     sampled[name] = (replica, await sample(replica, credential, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
@@ -199,11 +205,16 @@ async def compare(settings: Settings, precisions: Sequence[str], prompts: int) -
     }  # fmt: skip
 
 
-def show(found: dict[str, Mismatch], model: Path) -> None:
+def show(found: dict[str, Mismatch], model: Path, parts: Mapping[str, float]) -> None:
+    """`parts`: shares of the last row's k3, where the rows are its parts."""
     table = Table("precision", "mean |log-ratio|", "k3", "token ESS ratio", "sequence ESS ratio", "tokens")
+    if parts:
+        table.add_column("part of k3")
     table.title = f"{model}, {next(iter(found.values())).engine} engine, against the trainer's BF16"
-    for name, one in found.items():
-        table.add_row(name, *map(str, one.figures.values()), str(one.tokens))
+    for number, (name, one) in enumerate(found.items()):
+        told = f"+ {name}" if parts and number else name
+        share = [f"{parts[name]:.0%}"] if parts else []
+        table.add_row(told, *map(str, one.figures.values()), str(one.tokens), *share)
     Console().print(table)
 
 
@@ -211,10 +222,10 @@ def figures(found: dict[str, Mismatch]) -> dict[str, dict[str, float | str | Non
     """Against BF16 where that was measured too: the part of the mismatch that is not of the number format."""
     rows: dict[str, dict[str, float | str | None]] = {}
     for name, one in found.items():
-        for figure, unit in FIGURES.items():
-            value = one.figures[figure]
-            reference = found["bf16"].figures[figure].value if "bf16" in found and name != "bf16" else None
-            rows[f"{name}_{figure}"] = {
+        for measure_of, unit in FIGURES.items():
+            value = one.figures[measure_of]
+            reference = found["bf16"].figures[measure_of].value if "bf16" in found and name != "bf16" else None
+            rows[f"{name}_{measure_of}"] = {
                 "value": _finite(value.value),
                 "error": _finite(value.error),
                 "unit": unit,
@@ -238,7 +249,8 @@ def main() -> None:
     parser.add_argument(
         "--prompts", type=int, default=64, help="held-out prompts; run.samples_per_group responses each"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS / "mismatch.json", help="JSON file to write")
+    parser.add_argument("--explain", action="store_true", help="the parts of the settings' own precision, one by one")
+    parser.add_argument("--output", type=Path, help="JSON file to write; else in benchmarks/results")
     arguments = parser.parse_args()
     precisions = arguments.precisions.split(",")
     if unknown := [name for name in precisions if name not in PRECISIONS]:
@@ -246,17 +258,21 @@ def main() -> None:
     overrides = list(arguments.overrides)
     overrides += [f"run.model={arguments.model}"] if arguments.model else []
     overrides += [f"rollout.engine={arguments.engine}"] if arguments.engine else []
+    chosen = {name: PRECISIONS[name] for name in precisions}
     try:
         settings = load(arguments.config, overrides)
+        if arguments.explain:
+            chosen = stages(settings.rollout.precision)
         torch.set_num_threads(settings.trainer.compute.threads)
-        found = asyncio.run(compare(settings, precisions, arguments.prompts))
-    except SettingsError as error:
+        found = asyncio.run(compare(settings, chosen, arguments.prompts))
+    except (SettingsError, NothingToExplainError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
     except (UnavailableError, ProcessFailedError) as error:
         print(f"mismatch: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
-    show(found, settings.run.model)
+    parts = shares({name: one.figures["k3"].value for name, one in found.items()}) if arguments.explain else {}
+    show(found, settings.run.model, parts)
     result = {
         "bench": "mismatch",
         "machine": machine(),
@@ -268,10 +284,11 @@ def main() -> None:
             name: {"precision": one.precision, "sequences": one.sequences, "tokens": one.tokens}
             for name, one in found.items()
         },
-        "figures": figures(found),
+        "figures": figures(found) | {f"{name}_part": figure(share, "of k3") for name, share in parts.items()},
     }
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    output = arguments.output or RESULTS / ("mismatch_budget.json" if arguments.explain else "mismatch.json")
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
 

@@ -32,13 +32,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -59,6 +58,7 @@ from ais.contracts.trajectory import (
     decode_group,
     encode_group,
 )
+from ais.issuing import PASSWORD
 from ais.launcher.processes.commands import LOOPBACK, free_port, valkey
 from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
@@ -90,8 +90,24 @@ class Job:
 
     url: str
     groups: int
-    clock: Barrier
+    clock: Clock
     """Passed by both processes and the timekeeper: when the connections stand, and when the work is done."""
+    secrets: Path | None = None
+    """What `ais secrets` made, for `ours`: passwords and certificates."""
+
+    def settings(self, service: str) -> RedisSettings:
+        """How a service of ours reaches the server."""
+        if self.secrets is None:
+            return RedisSettings.model_validate({"url": self.url})
+        own = self.secrets / service
+        url = self.url.replace("redis://", f"rediss://{service}@")
+        return RedisSettings.model_validate({"url": url, "password_file": own / PASSWORD, "certificates": own})
+
+
+class Clock(Protocol):
+    """What processes wait for each other at."""
+
+    def wait(self) -> object: ...
 
 
 def make_groups() -> list[ScoredGroup]:
@@ -136,7 +152,7 @@ def make_trajectory(random: np.random.Generator, group_id: str, index: int, samp
 def produce_ours(job: Job) -> None:
     async def main() -> None:
         groups = make_groups()
-        client = await connect(RedisSettings(url=job.url))
+        client = await connect(job.settings("collector"))
         queue = TrajectoryQueue(client, KEYS)
         ordinals = iter(range(job.groups))
 
@@ -155,7 +171,7 @@ def produce_ours(job: Job) -> None:
 
 def consume_ours(job: Job) -> None:
     async def main() -> None:
-        client = await connect(RedisSettings(url=job.url))
+        client = await connect(job.settings("trainer"))
         queue = TrajectoryQueue(client, KEYS)
         await queue.prepare()
         bounds = TrajectoryBounds(VOCABULARY, newest_version=4)
@@ -268,11 +284,16 @@ async def _answers(url: str) -> None:
     await (await connect(RedisSettings(url=url))).aclose()
 
 
-def seconds(contender: str, groups: int, wrap: Callable[..., None] | None = None) -> float:
+def seconds(
+    contender: str,
+    groups: int,
+    wrap: Callable[..., None] | None = None,
+    serve: Callable[[Path], AbstractContextManager[str]] = server,
+) -> float:
     """One round of one contender. `wrap` runs each process's function, and is told which it is."""
     context = multiprocessing.get_context("spawn")
     clock = context.Barrier(3, timeout=PATIENCE_SECONDS)
-    with tempfile.TemporaryDirectory() as directory, server(Path(directory)) as url:
+    with tempfile.TemporaryDirectory() as directory, serve(Path(directory)) as url:
         job = Job(url, groups, clock)
         works = [partial(wrap, work) if wrap else work for work in CONTENDERS[contender]]
         processes = [context.Process(target=work, args=(job,)) for work in works]

@@ -9,6 +9,7 @@ Then whole runs of the demo, with evaluation while training and all trackers and
 costs (`benchmarks/support/watching.py`).
 
     ais bench train            # prints tables, writes benchmarks/results/train.json
+    ais bench train --steps 0  # whole runs alone, writes benchmarks/results/train_watching.json
 """
 
 from __future__ import annotations
@@ -242,14 +243,14 @@ def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
+    parser.add_argument("--steps", type=int, default=25, help="steps of the demo case; 0: only whole runs")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of whole runs, watched and not; 0: none")
     parser.add_argument("--run-steps", type=int, default=75, help="steps of each of them, at least 4")
     arguments = parser.parse_args()
     found: dict[str, Figure] = {}
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
         url = f"redis://127.0.0.1:{server.port}/0"
-        for case in cases(arguments.steps):
+        for case in cases(arguments.steps) if arguments.steps else ():
             steps = measure(case, url, Path(directory))
             found |= figures(case, steps)
             show(case, steps)
@@ -259,7 +260,7 @@ def main() -> None:
         for line in lines_of(watching):
             table.add_row(*line)
         Console().print(table)
-    publish("train", found)
+    publish("train", found, file="" if arguments.steps else "train_watching")
 
 
 def show(case: Case, steps: list[dict[str, Any]]) -> None:

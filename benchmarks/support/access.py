@@ -7,8 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ais.runtime.security.certificates import Certificates
 from ais.runtime.security.keyring import TOKENS, Keyring
 from ais.runtime.security.tokens import make_tokens
+
+
+def keyring_of(directory: Path) -> Keyring:
+    """Tokens and certificates of one directory that `ais secrets` has made."""
+    return Keyring(directory, Certificates(directory))
 
 
 @contextmanager

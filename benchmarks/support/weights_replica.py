@@ -1,7 +1,7 @@
 """A replica's weights path in a process of its own, with an engine that takes every version and samples nothing.
 
-    python -m benchmarks.support.weights_replica replica REDIS_URL RUN NAME STAGING    # the real intake and control API
-    python -m benchmarks.support.weights_replica plain PORT_FILE FILE                  # discards an upload into a file
+    python -m benchmarks.support.weights_replica replica REDIS_URL RUN NAME STAGING [SECRETS]    # the real control API
+    python -m benchmarks.support.weights_replica plain PORT_FILE FILE                            # discards an upload
 
 Either one runs until its standard input ends.
 """
@@ -25,9 +25,12 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.relay import Relay
+from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import serve
 from ais.runtime.network.redis import connect
+from ais.runtime.security.roles import Role
 from ais.runtime.settings import RedisSettings
+from benchmarks.support.access import keyring_of
 
 PARAMETERS = 1 << 31
 """What it says of its model: room for any version here."""
@@ -50,7 +53,8 @@ class TakingEngine:
         return WeightSwap(0.0, 0.0, None)
 
 
-async def replica(url: str, run: str, name: str, staging: Path) -> None:
+async def replica(url: str, run: str, name: str, staging: Path, secrets: Path | None) -> None:
+    door = None if secrets is None else keyring_of(secrets).door(*Role)
     redis = await connect(RedisSettings(url=url))
     registry, metrics, engine, changed = (
         ReplicaRegistry(redis, Keys(run)),
@@ -63,11 +67,12 @@ async def replica(url: str, run: str, name: str, staging: Path) -> None:
     intake = WeightIntake(engine, staging, measured, applied=changed.set, relay=relay)  # type: ignore[arg-type]
 
     async def beat(port: int) -> None:
+        own_url = http_url("127.0.0.1", port, tls=door is not None)
         while True:
             changed.clear()
             await registry.heartbeat(
                 ReplicaRecord(
-                    replica_id=name, grpc_address="127.0.0.1:1", http_url=f"http://127.0.0.1:{port}",
+                    replica_id=name, grpc_address="127.0.0.1:1", http_url=own_url,
                     engine="benchmark", precision=Precision(), model_type="qwen3", vocab_size=1,
                     parameter_count=PARAMETERS, policy_version=engine.version, policy_digest=engine.digest,
                     ready=True, slots=1, running_sequences=0, waiting_sequences=0,
@@ -78,7 +83,7 @@ async def replica(url: str, run: str, name: str, staging: Path) -> None:
             except TimeoutError:
                 continue
 
-    async with serve(control_application(metrics, lambda: None, intake), "127.0.0.1", 0) as port:
+    async with serve(control_application(metrics, lambda: None, intake), "127.0.0.1", 0, door) as port:
         heartbeats = asyncio.create_task(beat(port))
         await asyncio.to_thread(sys.stdin.read)
         heartbeats.cancel()
@@ -119,7 +124,7 @@ async def plain(port_file: Path, file: Path) -> None:
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "replica":
-        url, run, name, staging = arguments
-        asyncio.run(replica(url, run, name, Path(staging)))
+        url, run, name, staging, *rest = arguments
+        asyncio.run(replica(url, run, name, Path(staging), Path(rest[0]) if rest else None))
     else:
         asyncio.run(plain(Path(arguments[0]), Path(arguments[1])))

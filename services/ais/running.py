@@ -118,6 +118,7 @@ def drive(directory: RunDirectory, settings_of: Callable[[], Settings], beside: 
                 _say_finished(directory, settings)
                 return 0
             display = open_display(console, _title(directory, settings))
+            display.note(f"watch it in a browser:  ais console {_as_argument(directory)}")
             started.append(settings)
             write_tracked_run(directory, settings.model_dump(mode="json"))
             record = await run(_plan(directory, settings, lock), display, beside(display) if beside else None)

@@ -14,7 +14,7 @@ from tests.support.compose_stack import START_SECONDS, Stack, eventually, stack_
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 
-STEPS = 40
+STEPS = 120
 REPLICAS = 3
 """After scaling."""
 SERVICES = ("secrets", "redis", "prepare", "rollout", "trainer", "collector", "prometheus")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.forwarder import behind_tls
 from tests.support.access.deployment import certificates, secrets
-from tests.support.access.terminator import behind_tls
 from tests.support.valkey_process import ValkeyProcess
 
 ROOT = Path(__file__).parents[2]

@@ -57,9 +57,11 @@ def test_an_unknown_example_is_refused_with_those_that_there_are(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wheel_has_the_examples(tmp_path: Path) -> None:
+def test_the_wheel_has_the_examples_and_the_page_of_the_console(tmp_path: Path) -> None:
     build = "import hatchling.build, sys; hatchling.build.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"ais/examples/{name}/config.toml" for name in NAMES} <= set(names)
+    page = ROOT / "services" / "ais" / "console" / "page"
+    assert {f"ais/console/page/{file.relative_to(page)}" for file in page.rglob("*") if file.is_file()} <= set(names)

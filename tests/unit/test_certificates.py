@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from ais.runtime.metrics.registry import service_registry
 from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from ais.runtime.settings import SettingsError
 from tests.support.access.deployment import valid, written
+
+AGES_AGO = datetime.now(UTC) - timedelta(days=3000)
+"""An authority that was made then ends before all others."""
 
 
 def certificate_of(directory: Path) -> x509.Certificate:
@@ -102,11 +107,76 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         Certificates(tmp_path)
 
 
+def test_an_authority_that_a_service_does_not_trust_signs_nothing(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    before = {path: path.read_text() for path in tmp_path.glob("*/*")}
+    other = Authority.new().issued
+    (tmp_path / AUTHORITY_OF_ALL / AUTHORITY).write_text(other.certificate)
+    (tmp_path / AUTHORITY_OF_ALL / KEY).write_text(other.key)
+    refused = CliRunner().invoke(app, ["secrets", str(tmp_path), "--renew", "3650"])
+    assert refused.exit_code == 2
+    assert "does not have the authority" in refused.output.replace("\n", " ")
+    after = {path: path.read_text() for path in tmp_path.glob("*/*") if path.parent.name != AUTHORITY_OF_ALL}
+    assert after.items() <= before.items()
+    for service in HOLDERS:  # as docs/security.md says
+        with (tmp_path / service / AUTHORITY).open("a") as trusted:
+            trusted.write(other.certificate)
+    assert len(list(issue(tmp_path, LIFE))) == 2 * len(HOLDERS)
+    certificate_of(tmp_path / "trainer").verify_directly_issued_by(
+        x509.load_pem_x509_certificate(other.certificate.encode())
+    )
+
+
+def expiry_of(subject: str) -> float | None:
+    registry = service_registry("trainer")
+    return registry.get_sample_value("ais_certificate_not_after_timestamp_seconds", {"subject": subject})
+
+
 def test_when_certificates_expire_is_a_metric_of_every_service(tmp_path: Path) -> None:
-    ours, signer = datetime.now(UTC) + timedelta(days=5), Authority.new()
-    issued = signer.issue("trainer", *Use, life=timedelta(days=5))
-    Certificates(written(tmp_path, issued, signer))
-    registry, name = service_registry("trainer"), "ais_certificate_not_after_timestamp_seconds"
-    assert registry.get_sample_value(name, {"subject": "trainer"}) == pytest.approx(ours.timestamp(), abs=60)
-    authority = registry.get_sample_value(name, {"subject": "AIS authority"})
-    assert authority == ends_at(signer.issued.certificate).timestamp()
+    ours, signer = datetime.now(UTC) + timedelta(days=5), Authority.new(AGES_AGO)
+    issued = signer.issue("one that ends", *Use, life=timedelta(days=5))
+    kept = Certificates(written(tmp_path, issued, signer))
+    assert expiry_of("one that ends") == pytest.approx(ours.timestamp(), abs=60)
+    assert expiry_of("AIS authority") == ends_at(signer.issued.certificate).timestamp()
+    assert kept.pem().certificate == issued.certificate.encode()
+
+
+def test_while_an_authority_takes_over_the_one_that_ends_first_is_shown(tmp_path: Path) -> None:
+    old, new = Authority.new(AGES_AGO), Authority.new()
+    held = Certificates(written(tmp_path, old.issue("taking over", *Use), old))
+    for certificates in ((old, new), (new, old)):
+        (tmp_path / AUTHORITY).write_text("".join(one.issued.certificate for one in certificates))
+        held.pem()
+        assert expiry_of("AIS authority") == ends_at(old.issued.certificate).timestamp()
+    written(tmp_path, new.issue("taken over", *Use), new)
+    held.pem()
+    assert (expiry_of("AIS authority") or 0.0) > ends_at(old.issued.certificate).timestamp()
+    assert (expiry_of("taking over"), expiry_of("taken over") is None) == (None, False)
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+    """In memory. Raises ssl.SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [server.wrap_bio(to_server, to_client, server_side=True), client.wrap_bio(to_client, to_server)]
+    for _flight in range(3):
+        for end in reversed(ends):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert all(end.version() == "TLSv1.3" for end in ends)
+
+
+@pytest.mark.parametrize("file", [KEY, CERTIFICATE, AUTHORITY])
+def test_a_pair_that_is_half_renewed_breaks_no_connection(tmp_path: Path, file: str) -> None:
+    """Also by contexts that have not been used yet, such as those of the next push."""
+    held = Certificates(written(tmp_path, valid("trainer")))
+    renewed = valid("trainer")
+    used = held.server()
+    handshake(held.client("trainer"), used)
+    half = {KEY: renewed.key, CERTIFICATE: renewed.certificate, AUTHORITY: "half a file"}
+    (tmp_path / file).write_text(half[file])
+    handshake(held.client("trainer"), used)
+    handshake(held.client("trainer"), held.server())
+    assert held.change() == 0
+    written(tmp_path, renewed)
+    handshake(held.client("trainer"), used)
+    assert (held.change(), held.pem().key) == (1, renewed.key.encode())

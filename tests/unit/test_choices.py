@@ -105,6 +105,8 @@ COMMANDS: Mapping[str, str] = {
     "run": "integration/launcher/test_services.py::test_a_run_trains_evaluates_both_policies_and_reports",
     "resume": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     "chaos": "e2e/test_chaos.py::test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once",
+    "plan": "unit/planning/test_plan_records.py::"
+    "test_the_command_names_the_source_of_every_assumption_and_refuses_what_it_does_not_know",
     **dict.fromkeys(("rollout", "collector", "trainer"), BY_HAND),
     "compare": "integration/comparison/test_systems.py::"
     "test_a_system_that_was_interrupted_goes_on_and_is_scored_in_both_precisions",

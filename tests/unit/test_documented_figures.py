@@ -1,7 +1,11 @@
 """Tables in the documents are those of the recorded results."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
 from benchmarks.gpu import tables as gpu
@@ -68,3 +72,26 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
     rewards = [record["reward_mean"] for record in read(results / "smollm2_lora" / "steps.jsonl")]
     assert f".{1000 * sum(rewards[:5]) / 5:.0f} over the first five steps" in text
     assert f".{1000 * sum(rewards[-5:]) / 5:.0f} over the last five" in text
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (
+            "security",
+            lambda one: [f"**{one[f'{part}_overhead']['value']:.2f}**" for part in ("queue", "push", "rollouts")],
+        ),
+        ("peers", lambda one: [f"**{one[f'{way}_step']['ratio']:.2f}**" for way in ("fp8", "bf16")]),
+        (
+            "mismatch_budget",
+            lambda one: [
+                f"| {one[f'{part}_part']['value']:.0%} |" for part in ("weights", "activations", "kv_cache", "head")
+            ],
+        ),
+        ("train_watching", lambda one: [f"**{one['demo_watching_cost']['value']:.1%} less throughput in the median"]),
+    ],
+)
+def test_the_benchmarks_are_told_as_they_were_recorded(record: str, told: Callable[[Any], list[str]]) -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    figures = json.loads((ROOT / "benchmarks" / "results" / f"{record}.json").read_text())["figures"]
+    assert [one for one in told(figures) if one not in text] == []

@@ -43,8 +43,8 @@ def numbers(owner: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
 NUMBERS = dict(numbers(Settings))
 DATACLASSES = ("correction.", *(f"trainer.objective.{name}." for name in get_args(ObjectiveName)))
 """Where the settings are the library's own."""
-NEGATIVE = {"correction.lower", "correction.upper", "evaluation.pass_reward"}
-"""Numbers that may be below 0: bounds of a log-ratio, and a reward."""
+NEGATIVE = {"correction.lower", "correction.upper", "evaluation.pass_reward", "collector.task.environment.enough"}
+"""Numbers that may be below 0: bounds of a log-ratio, and rewards."""
 
 
 def refused(keys: Iterable[str], value: str) -> set[str]:

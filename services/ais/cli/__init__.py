@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ais import deadletter
-from ais.cli import comparison, models, runs, services, workshop
+from ais.cli import comparison, models, planning, runs, services, workshop
 from ais.cli.options import fail
 from ais.helping import HelpGroup
 from ais.runtime.exits import EXIT_PIPE_CLOSED, EXIT_SETTINGS
@@ -40,9 +40,11 @@ app.command()(comparison.compare)
 app.command(name="eval")(models.evaluate)
 app.command()(models.chat)
 app.command()(runs.report)
+app.command()(runs.console)
 app.command()(runs.track)
 app.command()(runs.scale)
 app.command()(workshop.init)
+app.command()(planning.plan)
 app.command()(workshop.secrets)
 app.command()(services.data)
 app.command(name="config")(workshop.show_config)

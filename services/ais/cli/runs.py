@@ -119,6 +119,34 @@ def report(
         fail(f"the report cannot be written: {directory.report}: {error.strerror}", EXIT_UNAVAILABLE)
 
 
+def console(
+    run: RunName,
+    other: Annotated[
+        str | None, typer.Option("--with", help="A second run to compare it with: name or directory.", metavar="RUN")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 0,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show a run in the browser, live or finished: a page with its plots, samples, events and logs. It only reads.
+
+    It listens on this machine alone and prints the address to open, which has a token in it. Ctrl-C ends it, not the
+    run.
+
+        ais console demo
+        ais console demo --with demo-2 --port 8765
+    """
+    from ais.console.command import show
+    from ais.runtime.process import UnavailableError
+
+    directory = existing_run(run, config, overrides)
+    beside = existing_run(other, config, overrides) if other else None
+    try:
+        show(directory, beside, port)
+    except UnavailableError as error:
+        fail(str(error), EXIT_UNAVAILABLE)
+
+
 def track(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes, until stopped.")] = False,

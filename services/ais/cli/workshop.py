@@ -110,7 +110,8 @@ def bench(
         print(context.get_help())
         raise typer.Exit
     folder = Path(__file__).parents[3] / "benchmarks"
-    known = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    files, folders = folder.glob("[a-z]*.py"), folder.glob("*/__main__.py")
+    known = sorted([*(path.stem for path in files), *(path.parent.name for path in folders)])
     if name not in known:
         there = ", ".join(known) or "none here: they are in the repository, not in the installed package"
         fail(f"there is no benchmark {name}; there are: {there}", EXIT_SETTINGS)

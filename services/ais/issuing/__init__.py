@@ -126,6 +126,8 @@ def _certify(directory: Path, renew: timedelta | None) -> Iterator[Path]:
         yield _written(place / AUTHORITY, made.certificate)
         yield _written(place / KEY, made.key, FOR_OWNER)  # last: without it both are made anew
     authority = _authority(place)
+    for service in HOLDERS:
+        _check_trusts(directory / service, authority, place)
     for service in due:
         own, holder = directory / service, HOLDERS[service]
         if not (own / AUTHORITY).exists():
@@ -149,6 +151,20 @@ def _authority(place: Path) -> Authority:
         return Authority(Issued(certificate, key))
     except ValueError as error:
         raise SettingsError(f"{place} has no authority that certificates can be made with: {error}") from None
+
+
+def _check_trusts(own: Path, authority: Authority, place: Path) -> None:
+    """Raises SettingsError for a service that would not accept the certificates that are to be made."""
+    try:
+        if not (own / AUTHORITY).exists() or authority.is_among((own / AUTHORITY).read_text(encoding="utf-8")):
+            return
+    except ValueError as error:
+        raise SettingsError(f"{own / AUTHORITY} is no certificate: {error}") from None
+    raise SettingsError(
+        f"{own / AUTHORITY} does not have the authority in {place}, which would sign new certificates: nothing was "
+        f"changed. Put back the authority that has signed the others; to change it, append {place / AUTHORITY} to "
+        f"{AUTHORITY} of every service first"
+    )
 
 
 def _ends_within(certificate: Path, time: timedelta) -> bool:

@@ -82,6 +82,10 @@ class Authority:
         )
         return _pem(certificate, key)
 
+    def is_among(self, certificates: str) -> bool:
+        """Whether it is one of those in PEM. Raises ValueError."""
+        return self._certificate in x509.load_pem_x509_certificates(certificates.encode())
+
 
 def ends_at(certificate: str) -> datetime:
     """When a certificate in PEM expires, in UTC. Raises ValueError."""

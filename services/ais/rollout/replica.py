@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import identify_model
 from ais.contracts.redis_commands import replica_commands
-from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.registry import REPLICA, ReplicaRecord, ReplicaRegistry
 from ais.rollout.engine import Engine, EngineFailedError, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.snapshots import snapshot_files
@@ -46,6 +46,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     """The whole life of a replica's process. Raises EngineFailedError when the engine breaks."""
     rollout = settings.rollout
     keyring = open_keyring(settings.security, settings.run, rollout__host=rollout.host)
+    if keyring.certificates is not None:  # a run's settings may name another service's, and be used for its evaluation
+        keyring.certificates.check_says(REPLICA)
     door, relaying = keyring.door(*Role), keyring.credential(Role.TRAINER)
     registry = service_registry("rollout", settings.run.name)
     metrics = RolloutMetrics(registry)

@@ -21,6 +21,7 @@ from ais.trainer.groups.intake import Buffered
 from ais.trainer.learning.learner import StepOutcome
 from ais.trainer.learning.vital_signs import Vitals, VitalSigns
 from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.mismatch import LOG_RATIO_BOUNDS
 from ais.trainer.record import StepRecord
 from ais.trainer.reward_figures import reward_figures
 from ais.trainer.samples import SampleLog, decoder
@@ -51,6 +52,7 @@ class TrainedStep:
         return StepRecord(
             **asdict(self.outcome.figures),
             **asdict(reward_figures(groups)),
+            log_ratio_counts=self.outcome.mismatch.log_ratios.by_bound(LOG_RATIO_BOUNDS),
             time=self.time,
             digest=self.outcome.snapshot.digest,
             step_seconds=self.step_seconds,
@@ -114,7 +116,7 @@ class Announcer:
             depth = await persist(self._queue.depth, self._patience)
             line = step.record(depth, self._publisher.live_replicas)
             record.append(self._run.path, line)
-            self._samples.append(line.step, [item.group for item in step.batch])
+            self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
             self._metrics.record(line, step.outcome.staleness)
             self._metrics.correction.distributions(step.outcome.mismatch)
             for warned in self._vital_signs.add(Vitals.of(asdict(line))):

@@ -21,6 +21,11 @@ class Counts:
     total: float
     """Sum of the values."""
 
+    def by_bound(self, bounds: tuple[float, ...]) -> dict[str, int]:
+        """The counts by their upper bounds as text, the last `+Inf`."""
+        names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+        return {name: int(count) for name, count in zip(names, self.counts, strict=True)}
+
 
 @dataclass(frozen=True)
 class ReplicaMismatch:
@@ -49,3 +54,5 @@ class Mismatch:
     by_lag: tuple[LagDiagnostics, ...]
     by_replica: Mapping[tuple[str, str], ReplicaMismatch]
     """By the replica's name and its precision."""
+    by_token: Mapping[int, tuple[float, ...]]
+    """Log-ratios of the first tokens of a few responses, nats, by the number of the response in the batch."""

@@ -120,6 +120,8 @@ class StepFigures:
 class StepRecord(RewardFigures, StepFigures):
     """One line of `steps.jsonl`: the batch's figures and what the service knows around them."""
 
+    log_ratio_counts: dict[str, int]
+    """Tokens by their log-ratio, by the upper bound of each interval in nats; the last is `+Inf`."""
     digest: str
     """Digest of the weights of `version`."""
     time: float

@@ -27,12 +27,13 @@ SMALL = {
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
     "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),
     "lora": ("--layers", "1"),
-    "mismatch": ("--engine", "torch", "--prompts", "2", "--precisions", "bf16,fp8"),
+    "mismatch": ("--engine", "torch", "--prompts", "2", "--explain"),
     "peers": ("--contenders", "fp8", "--rounds", "1", "--steps", "6"),  # no peers: nothing is installed
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),
     "rollout": ("--rounds", "1"),
     "scale": ("--replicas", "1", "--seconds", "15", "--no-limit"),
+    "security": ("--rounds", "1", "--groups", "16", "--megabytes", "4"),
     "train": ("--steps", "5", "--rounds", "1", "--run-steps", "4"),
     "updates": ("--engine", "torch", "--updates", "2"),
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
@@ -47,7 +48,9 @@ VLLM = {
 
 
 def test_every_benchmark_has_a_small_run() -> None:
-    assert {path.stem for path in BENCHMARKS.glob("[a-z]*.py")} == SMALL.keys()
+    files = {path.stem for path in BENCHMARKS.glob("[a-z]*.py")}
+    folders = {path.parent.name for path in BENCHMARKS.glob("*/__main__.py")}
+    assert (files | folders) - {"gpu"} == SMALL.keys()  # its parts: tests/unit/benchmarks/test_gpu_parts.py
 
 
 @pytest.mark.slow

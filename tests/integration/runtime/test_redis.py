@@ -19,7 +19,7 @@ from ais.contracts.redis_commands import commands_of
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.network.redis import RIGHTS, RedisUnreachableError, connect
 from ais.runtime.settings import RedisSettings
-from tests.support.access.terminator import behind_tls
+from benchmarks.support.forwarder import behind_tls
 from tests.support.ipv6 import needs_ipv6
 from tests.support.valkey_process import ValkeyProcess
 

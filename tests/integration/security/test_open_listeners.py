@@ -20,6 +20,7 @@ from ais.runtime.settings import RunSettings, SettingsError
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings as TrainerProcessSettings
 from tests.support.access import tokens
+from tests.support.access.deployment import secrets
 
 ADVICE = r"the network can reach this service, and there are no tokens\. Set security\.tokens .*`ais secrets DIR`"
 
@@ -56,6 +57,13 @@ def test_a_run_that_is_open_by_name_asks_nobody(tmp_path: Path) -> None:
     assert keyring.door(*Role).refusal(None, frozenset({Role.TRAINER})) is None
     assert keyring.credential(Role.TRAINER) is NOBODY
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_replica_with_the_certificate_of_another_service_does_not_start(tmp_path: Path) -> None:
+    """As one of an evaluation would, in a run whose settings name the trainer's."""
+    settings = {"run": {"directory": tmp_path}, "security": {"certificates": secrets() / "trainer"}}
+    with pytest.raises(SettingsError, match=r"says 'trainer', .* asks for 'rollout': set security\.certificates"):
+        await serve_replica(RolloutProcessSettings.model_validate(settings), asyncio.Event())
 
 
 async def test_a_listener_without_a_door_is_for_this_machine_only() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,12 +18,13 @@ from redis.exceptions import RedisError
 
 from ais.issuing.authority import Authority, Issued, Use
 from ais.runtime.network.redis import RedisUnreachableError, connect
-from ais.runtime.security.certificates import CERTIFICATE, KEY, Certificates
+from ais.runtime.network.redis_url import RedisUrl
+from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from ais.runtime.security.refusals import Refusal
 from ais.runtime.settings import RedisSettings
+from benchmarks.support.forwarder import behind_tls
 from tests.support.access import refused_callers
 from tests.support.access.deployment import certificates, expired, secrets, valid, written
-from tests.support.access.terminator import behind_tls
 from tests.support.valkey_process import ValkeyProcess
 
 QUICK_SECONDS = 10.0
@@ -62,6 +68,48 @@ async def test_a_client_with_another_certificate_gets_nothing(
             await answer(settings(port, written(tmp_path, issued)))
     assert time.monotonic() - begun < QUICK_SECONDS
     assert refused_callers()[Refusal.WRONG_CERTIFICATE] > before[Refusal.WRONG_CERTIFICATE]
+
+
+@pytest.mark.parametrize("client", ["expired", "another authority", "none"])
+async def test_a_client_whose_certificate_is_refused_is_told_that_it_is_his_own(client: str, tmp_path: Path) -> None:
+    """By OpenSSL's alert, as Redis sends it; asyncio's servers end the connection without one."""
+    issued = {"expired": expired("collector"), "another authority": Authority.new().issue("collector", *Use)}
+    own = None if client == "none" else written(tmp_path, issued[client])
+    with refusing_server() as port:
+        told = settings(port, own)
+        if own is None:
+            url = f"{told.url.get_secret_value()}?ssl_ca_certs={secrets() / 'redis' / AUTHORITY}&ssl_check_hostname=no"
+            told = told.model_copy(update={"url": RedisUrl(url)})
+        with pytest.raises(RedisUnreachableError, match=f"certificate in {own}|set redis.certificates") as refused:
+            await answer(told)
+    assert "this is the server's TLS port" not in str(refused.value)
+
+
+@contextmanager
+def refusing_server() -> Iterator[int]:
+    """A TLS listener that asks for certificates by blocking calls, and never answers; its port."""
+    place = secrets() / "redis"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(place / AUTHORITY))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(place / CERTIFICATE, place / KEY)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 async def test_a_plain_client_gets_nothing(server: ValkeyProcess) -> None:

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
+from ais.contracts.sampling import FinishReason
+from ais.contracts.trajectory import PolicySpan
+from ais.contracts.turns import Turn
 from ais.trainer import samples
-from ais.trainer.samples import SAMPLES_FILE, SampleLog, decoder, rewind
+from ais.trainer.samples import SAMPLES_FILE, SampleLog, decoder, drawn, rewind, token_lengths, watched_tokens
+from tests.support.records import trajectory_of
+from tests.support.tokenizer_families import CORPUS, byte_level
 from tests.support.trainer_groups import make_group
 
 MODEL = Path(__file__).parents[3] / "examples" / "sort16" / "model"
@@ -107,3 +112,55 @@ def test_a_model_without_a_tokenizer_trains_without_samples(tmp_path: Path, capl
     SampleLog(tmp_path, decoder(tmp_path / "absent"), per_step=4).append(1, [make_group(0)])
     assert not (tmp_path / SAMPLES_FILE).exists()
     assert "samples.jsonl stays empty" in caplog.text
+
+
+def test_a_line_has_the_log_ratio_of_each_sampled_token_and_who_sampled_it(tmp_path: Path) -> None:
+    turns = (
+        Turn(np.empty(0, np.int32), 2, FinishReason.STOP, 8),
+        Turn(np.array([7, 8], np.int32), 1, FinishReason.STOP, 8),
+    )
+    spans = (PolicySpan(3, 0, 2), PolicySpan(4, 2, 3))
+    member = trajectory_of([5, 60, 5], turns=turns, spans=spans)
+    group = replace(make_group(0, samples=1), trajectories=(member,), rewards=(1.0,))
+    assert watched_tokens(1, [group], 4) == {0: 3}
+    SampleLog(tmp_path, spell, per_step=4).append(1, [group], {0: (0.25, -0.123456, 2.0)})
+    (line,) = read(tmp_path)
+    assert line["response"] == "5 60 7 8 5"
+    assert line["token_lengths"] == [1, 3, 2, 2, 2]
+    assert line["log_ratios"] == [0.25, -0.1235, None, None, 2.0]
+    assert line["spans"] == [[3, 2], [4, 1]]
+
+
+def test_of_a_long_response_the_first_tokens_are_told(tmp_path: Path) -> None:
+    group = make_group(0, samples=1, lengths=(2000, 2000))
+    assert watched_tokens(1, [group], 4) == {0: samples.MOST_TOKENS}
+    SampleLog(tmp_path, spell, per_step=4).append(1, [group], {0: [0.0] * samples.MOST_TOKENS})
+    (line,) = read(tmp_path)
+    assert len(line["token_lengths"]) == len(line["log_ratios"]) == samples.MOST_TOKENS
+    assert len(json.dumps(line)) < 10_000
+
+
+def test_the_responses_that_are_measured_are_those_that_are_kept(tmp_path: Path) -> None:
+    groups = [make_group(ordinal) for ordinal in range(16)]
+    for step in range(1, 20):
+        watched = watched_tokens(step, groups, 3)
+        assert sorted(watched) == sorted(drawn(step, 64, 3))
+        SampleLog(tmp_path, spell, per_step=3).append(step, groups, {one: [0.0] * watched[one] for one in watched})
+    assert all(len(line["log_ratios"]) == len(line["response"].split()) for line in read(tmp_path))
+
+
+@pytest.mark.parametrize("text", [*CORPUS, "東京 🙂 é", " a  b\n\n"])
+def test_the_characters_of_tokens_add_up_to_the_text(text: str) -> None:
+    """Also where a character is made of several tokens."""
+    tokenizer = byte_level([])
+    token_ids = np.array(tokenizer.encode(text).ids, dtype=np.int32)
+
+    def decode(ids: np.ndarray) -> str:
+        return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+
+    lengths = token_lengths(token_ids, decode)
+    assert len(lengths) == len(token_ids)
+    assert sum(lengths) == len(decode(token_ids))
+    ends = np.cumsum(lengths)
+    for end, length in zip(ends, range(1, len(token_ids) + 1), strict=True):
+        assert decode(token_ids)[:end] == decode(token_ids[:length]).rstrip("\ufffd")

@@ -37,6 +37,16 @@ class RunDirectory:
         return self.path / "steps.jsonl"
 
     @property
+    def samples(self) -> Path:
+        """One JSON line a prompt and response that is kept, written by the trainer."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def warnings(self) -> Path:
+        """One JSON line a warning of the trainer's."""
+        return self.path / "warnings.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Hugging Face directories step-000040, step-000080, ..., written by the trainer."""
         return self.path / "checkpoints"

@@ -10,6 +10,8 @@ EVALUATION = "evaluation/"
 """Begins the names of the figures of a saved checkpoint, by precision."""
 HELD_OUT = "held_out/"
 """Begins the names of the figures of an evaluation while training, by source."""
+_HISTOGRAM = "log_ratio_counts."
+"""Begins the names of the counts of a histogram, which are no figures of their own."""
 _NO_FIGURES = frozenset({"step", "version", "time"})
 """Where an entry belongs, and when it was made: a tracker has its own places for these."""
 
@@ -50,5 +52,5 @@ def _numbers(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {
         prefix + name: float(value)
         for name, value in record.items()
-        if isinstance(value, bool | int | float) and name not in _NO_FIGURES
+        if isinstance(value, bool | int | float) and name not in _NO_FIGURES and not name.startswith(_HISTOGRAM)
     }

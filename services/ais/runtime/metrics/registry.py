@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disabl
 from ais.runtime import strays
 from ais.runtime.metrics.meter import Described, Meter
 from ais.runtime.network import patience
-from ais.runtime.security import certificates, refusals
+from ais.runtime.security import expiry, refusals
 
 
 def service_registry(service: str, run: str = "") -> CollectorRegistry:
@@ -21,7 +21,7 @@ def service_registry(service: str, run: str = "") -> CollectorRegistry:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nothing asks for
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    for shared in (patience.RETRIES, strays.STRAYS, refusals.REFUSED, certificates.EXPIRY):
+    for shared in (patience.RETRIES, strays.STRAYS, refusals.REFUSED, expiry.EXPIRY):
         registry.register(shared)
     build, of_run = _info(Meter(registry))
     build.labels(service, _release()).set(1)
@@ -32,7 +32,7 @@ def service_registry(service: str, run: str = "") -> CollectorRegistry:
 def shared_descriptions() -> list[Described]:
     """What every service measures."""
     _info(own := Meter(None))
-    meters = (own, patience.METER, strays.METER, refusals.METER, certificates.METER)
+    meters = (own, patience.METER, strays.METER, refusals.METER, expiry.METER)
     return [one for meter in meters for one in meter.described]
 
 

@@ -84,10 +84,9 @@ async def connect(settings: RedisSettings, needs: Sequence[Command] = ()) -> Red
     except RedisError as error:
         await client.aclose()
         if is_away(error):
-            tls = settings.url.get_secret_value().startswith("rediss:")
             raise RedisUnreachableError(
                 f"no Redis answers at {settings.url} after {settings.connect_timeout_seconds:g} s ({error}). "
-                f"{_TLS_ADVICE if tls else 'Start one, or set redis.url to one that runs.'}"
+                f"{_advice_on_silence(settings, error)}"
             ) from error
         raise RedisUnreachableError(
             f"Redis at {settings.url} refuses this client: {error}. {_advice(error)}"
@@ -218,6 +217,30 @@ def _advice(error: RedisError) -> str:
     if _tls_fault(error):
         return _TLS_ADVICE
     return "Check redis.url, its user and its password."
+
+
+def _advice_on_silence(settings: RedisSettings, error: RedisError) -> str:
+    if not settings.url.get_secret_value().startswith("rediss:"):
+        return "Start one, or set redis.url to one that runs."
+    if not _refuses_our_certificate(error):
+        return _TLS_ADVICE
+    if settings.certificates is None:
+        return (
+            "The server asks for a certificate of ours: set redis.certificates, or ?ssl_certfile=FILE and ssl_keyfile."
+        )
+    return (
+        f"The server does not accept our certificate in {settings.certificates}: it has expired (`ais secrets DIR "
+        "--renew 30`), or the server trusts another authority."
+    )
+
+
+def _refuses_our_certificate(error: BaseException) -> bool:
+    """Whether the server has ended the handshake by an alert about the certificate that it got, or did not get.
+
+    It may accept the next one, which is read from the files anew. So this is waited for, unlike faults of its own.
+    """
+    reasons = [cause.reason or "" for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
+    return any("ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason) for reason in reasons)
 
 
 def _tls_fault(error: BaseException) -> bool:

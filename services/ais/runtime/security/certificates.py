@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ais.runtime.exits import UnavailableError
-from ais.runtime.metrics.meter import Meter
-from ais.runtime.security.refusals import Refusal, tell
+from ais.runtime.security.contexts import RenewedContext, client_context, server_context
+from ais.runtime.security.expiry import show_expiry
 from ais.runtime.security.tokens import OTHERS
 from ais.runtime.settings import SettingsError
 
@@ -26,14 +26,8 @@ if TYPE_CHECKING:
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
 """Files in a directory of certificates, under the names that Kubernetes gives them."""
 LARGEST_FILE = 1 << 20
-
-METER = Meter(None)
-EXPIRY = METER.gauge(  # every service's registry has it: ais.runtime.metrics.registry
-    "ais_certificate_not_after_timestamp_seconds",
-    "When a certificate that this process presents or trusts expires, in Unix time, by the name in it.",
-    "Less than a fortnight away: `ais secrets DIR --renew 30`. Services read new files without a restart.",
-    {"subject": ()},
-)
+READINGS = 3
+"""How often files that change while they are read are read again before they count as unusable."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,46 +42,71 @@ class Pem:
     key: bytes
 
 
+@dataclass(frozen=True)
+class _Usable:
+    """Files that were read at one moment, and that fit one another."""
+
+    pem: Pem
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    names: tuple[str, ...]
+    """Services that the certificate says it is."""
+    ends: dict[str, float]
+    """When each certificate expires, in Unix time, by the name in it."""
+
+
 class Certificates:
-    """The certificate of a service, its key, and the authority, as their files are now."""
+    """The certificate of a service, its key, and the authority, as their files are now.
+
+    Files that cannot be used, such as a new key beside the old certificate, change nothing: what was read before stays.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Raises UnavailableError when a file cannot be read, SettingsError when they cannot be used."""
         self._paths = tuple(directory / name for name in (AUTHORITY, CERTIFICATE, KEY))
         self._directory = directory
         self._stamp = self._now()
-        self._pem = self._read()
-        self._change = 0
+        self._change, self._usable = 0, self._read()
 
     def pem(self) -> Pem:
         """The files as they are now. What cannot be used is told in the log, and what was before it stays."""
-        return self._newest()[1]
+        return self._newest().pem
+
+    def check_says(self, service: str) -> None:
+        """Raises SettingsError when the certificate does not say `service`, which is what callers ask for."""
+        if service not in (names := self._newest().names):
+            raise SettingsError(
+                f"the certificate in {self._directory} says {' and '.join(map(repr, names)) or 'no name'}, and whoever "
+                f"calls this service asks for {service!r}: set security.certificates to the directory of {service!r} "
+                "that `ais secrets DIR` makes"
+            )
 
     def change(self) -> int:
         """Rises when the files have changed."""
-        return self._newest()[0]
+        self._newest()
+        return self._change
 
-    def _newest(self) -> tuple[int, Pem]:
+    def _newest(self) -> _Usable:
         if (stamp := self._now()) != self._stamp:
             self._stamp = stamp
             try:
-                self._pem = self._read()
+                self._usable = self._read()
             except (UnavailableError, SettingsError) as error:
                 logger.warning("the certificates stay as they were: %s", error)
             else:
                 self._change += 1
                 logger.info("%s has changed and is read again", self._directory)
-        return self._change, self._pem
+        return self._usable
 
     # Contexts, for whoever speaks TLS by Python's ssl.
 
     def server(self) -> ssl.SSLContext:
         """For a listener that asks each caller for a certificate of the authority."""
-        return _ServerContext(self)
+        return RenewedContext(lambda: self._newest().server)
 
     def client(self, name: str) -> ssl.SSLContext:
         """For connections to the service `name`, whatever the address."""
-        return _ClientContext(self, name)
+        return RenewedContext(lambda: self._newest().client, name)
 
     # Credentials, for gRPC.
 
@@ -111,89 +130,24 @@ class Certificates:
     def _now(self) -> tuple[object, ...]:
         return tuple(_stamp(path) for path in self._paths)
 
-    def _read(self) -> Pem:
-        pem = Pem(*map(_content, self._paths))
-        for purpose in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
-            _filled(ssl.SSLContext(purpose), self._paths)
-        _show_expiry(pem, self._directory)
-        return pem
-
-    def filled(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        """`context` with the files. Raises SettingsError."""
-        return _filled(context, self._paths)
+    def _read(self) -> _Usable:
+        for _reading in range(READINGS):
+            before = self._now()
+            usable = _read(self._paths)
+            if self._now() == before:  # else what ssl has read may not be what stands in `pem`
+                show_expiry(self, usable.ends)
+                return usable
+        raise UnavailableError(f"the certificates in {self._directory} change whenever they are read: write them once")
 
 
-class _Renewed(ssl.SSLContext):
-    """A context that hands each new connection to one that has the files as they are now."""
-
-    _certificates: Certificates
-    _name: str | None
-    _made: tuple[int, ssl.SSLContext] | None
-
-    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *_rest: Any, **_more: Any) -> ssl.SSLObject:
-        """As asyncio and anyio call it. The name of the machine that they connect to does not count."""
-        return self._current().wrap_bio(incoming, outgoing, server_side=self._name is None, server_hostname=self._name)
-
-    def _current(self) -> ssl.SSLContext:
-        change = self._certificates.change()
-        if self._made is None or self._made[0] != change:
-            self._made = (change, self._certificates.filled(self._new()))
-        return self._made[1]
-
-    def _new(self) -> ssl.SSLContext:
-        raise NotImplementedError
-
-
-class _ServerContext(_Renewed):
-    def __new__(cls, certificates: Certificates) -> _ServerContext:
-        self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
-        self._certificates, self._name, self._made = certificates, None, None
-        return self
-
-    def _new(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.sslobject_class = _Counted
-        return context
-
-
-class _ClientContext(_Renewed):
-    def __new__(cls, certificates: Certificates, name: str) -> _ClientContext:
-        self = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        self._certificates, self._name, self._made = certificates, name, None
-        return self
-
-    def _new(self) -> ssl.SSLContext:
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-class _Counted(ssl.SSLObject):
-    """A server's end of a connection, which counts the callers that it refuses."""
-
-    def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except ssl.SSLWantReadError:
-            raise
-        except ssl.SSLError as error:
-            if refusal := _refusal_of(error):
-                tell(refusal)
-            raise
-
-
-def _refusal_of(error: ssl.SSLError) -> Refusal | None:
-    """None for a caller who went away, or who refuses us."""
-    reason = error.reason or ""
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "ALERT" in reason:
-        return None
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Refusal.WRONG_CERTIFICATE
-    return Refusal.NO_CERTIFICATE if "DID_NOT_RETURN_A_CERTIFICATE" in reason else Refusal.NO_TLS
+def _read(paths: tuple[Path, ...]) -> _Usable:
+    pem = Pem(*map(_content, paths))
+    server, client = (_filled(context, paths) for context in (server_context(), client_context()))
+    return _Usable(pem, server, client, *_described(pem, paths[0].parent))
 
 
 def _filled(context: ssl.SSLContext, paths: tuple[Path, ...]) -> ssl.SSLContext:
     authority, certificate, key = paths
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(authority)
         context.load_cert_chain(certificate, key, password="")  # without one, OpenSSL would ask on the terminal
@@ -225,18 +179,19 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _show_expiry(pem: Pem, directory: Path) -> None:
+def _described(pem: Pem, directory: Path) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Names in the certificate, and when each of the certificates ends, the first of a name."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
     try:
-        certificates = [
-            *x509.load_pem_x509_certificates(pem.authority),
-            x509.load_pem_x509_certificate(pem.certificate),
-        ]
-        for certificate in certificates:
-            names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            subject = str(names[0].value) if names else "unnamed"
-            EXPIRY.labels(subject).set(certificate.not_valid_after_utc.timestamp())
+        own = x509.load_pem_x509_certificate(pem.certificate)
+        ends: dict[str, float] = {}
+        for certificate in (*x509.load_pem_x509_certificates(pem.authority), own):
+            common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            subject, end = str(common[0].value) if common else "unnamed", certificate.not_valid_after_utc.timestamp()
+            ends[subject] = min(end, ends.get(subject, end))
+        names = [one.value for one in own.extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+        return tuple(name for one in names for name in one.get_values_for_type(x509.DNSName)), ends
     except ValueError as error:
         raise SettingsError(f"the certificates in {directory} cannot be used: {error}") from None

@@ -46,6 +46,7 @@ from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.ranks.sharding import gathered, whole
 from ais.trainer.record import StepFigures
+from ais.trainer.samples import watched_tokens
 from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
 from ais_core.corrections import State, build
@@ -169,7 +170,8 @@ class Learner:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
         with clock.phase("prepare"):
             batch = prepare(groups, self._version, self._settings, self._ranks)
-        spread = Spread(len(batch.rewards), self._ranks.device)
+        watched = watched_tokens(self._version + 1, groups, self._settings.samples_per_step)
+        spread = Spread(len(batch.rewards), self._ranks.device, watched)
         tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps), spread)
         try:
             self._train(batch, tally, clock)

@@ -6,11 +6,12 @@ Everything stays on the device until the batch is done: no microbatch waits for 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from ais.contracts.trajectory import ScoredGroup
+from ais.trainer.learning.token_ratios import TokenRatios
 from ais.trainer.mismatch import LOG_RATIO_BOUNDS, WEIGHT_BOUNDS, Counts, Mismatch, ReplicaMismatch
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.ranks.ranks import Ranks
@@ -22,7 +23,9 @@ from ais_core.settings import EXPONENT_LIMIT
 class Spread:
     """The sums of one batch of `sequences` responses, filled while it is trained."""
 
-    def __init__(self, sequences: int, device: torch.device) -> None:
+    def __init__(self, sequences: int, device: torch.device, watched: Mapping[int, int] | None = None) -> None:
+        """`watched`: of which responses the log-ratios of how many tokens are kept."""
+
         def bounds(values: tuple[float, ...]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
@@ -34,6 +37,7 @@ class Spread:
         self._counts = [zeros(len(one) + 2) for one in self._bounds]
         # For each response: tokens, |log-ratio|, ratio, ratio squared.
         self._sequences = zeros(sequences, 4)
+        self._tokens = TokenRatios(watched or {}, sequences, device)
 
     def add(self, log_ratios: torch.Tensor, weights: torch.Tensor, microbatch: Microbatch) -> None:
         """Adds one microbatch's tokens, float32 [T]."""
@@ -44,13 +48,16 @@ class Spread:
             sums[-1] += values.sum(dtype=torch.float64)
         columns = torch.stack([torch.ones_like(ratios), log_ratios.abs(), ratios, ratios.square()], 1)
         self._sequences.index_add_(0, microbatch.sequences[microbatch.rows], columns.double())
+        self._tokens.add(log_ratios, microbatch)
 
     def merge(self, ranks: Ranks) -> None:
         """Adds what the other ranks have added up."""
-        parts = [*self._counts, self._sequences]
+        parts = [*self._counts, self._sequences, self._tokens.sums]
         flat = ranks.sum(torch.cat([part.flatten() for part in parts]), "distributions").cpu()
         pieces = torch.split(flat, [part.numel() for part in parts])
-        *self._counts, self._sequences = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+        *self._counts, self._sequences, self._tokens.sums = [
+            piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)
+        ]
 
     def mismatch(self, groups: Sequence[ScoredGroup], plan: Plan | None) -> Mismatch:
         """What the merged sums say of the batch that `groups` are."""
@@ -64,6 +71,7 @@ class Spread:
             applied_weights=applied,
             by_lag=found.by_lag if found else (),
             by_replica=self._by_replica(groups),
+            by_token=self._tokens.by_response(),
         )
 
     def _by_replica(self, groups: Sequence[ScoredGroup]) -> dict[tuple[str, str], ReplicaMismatch]:

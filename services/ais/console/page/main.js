@@ -1,0 +1,149 @@
+// The page: follows a run, or two, and shows what is new.
+import { ask, Refused } from "./api.js";
+import { Curves } from "./curves.js";
+import { Histogram } from "./histogram.js";
+import { showOverview } from "./overview.js";
+import { KEYS, SECTIONS } from "./panels.js";
+import { Plot } from "./plot.js";
+import { Samples } from "./samples.js";
+import { Logs, readSettingsWhenOpened, showEvents, showScores } from "./tables.js";
+import { startTheme } from "./theme.js";
+import { element } from "./words.js";
+
+const LIVE_MS = 1000, OVER_MS = 5000, RETRY_MS = 3000;
+const byId = (id) => document.getElementById(id);
+
+/** One run as the page has it. */
+class View {
+  constructor(name) {
+    this.name = name;
+    this.curves = new Curves(name, KEYS);
+    this.scores = [];
+    this.settings = {};
+    this.versions = {};
+  }
+
+  /** Asks what is new. True where a plot changes by it. */
+  async update(range, ranged) {
+    const state = await ask("state", { run: this.name });
+    const changed = (part) => JSON.stringify(state.versions[part]) !== JSON.stringify(this.versions[part]);
+    const steps = (changed("steps") && (!range || range[1] >= this.state.steps)) || ranged;
+    const scores = changed("evaluations");
+    if (steps) await this.curves.update(range);
+    if (scores) this.scores = (await ask("evaluations", { run: this.name })).scores;
+    this.events = changed("events") ? (await ask("events", { run: this.name })).events : null;
+    this.state = state;
+    this.settings = state.settings;
+    this.versions = state.versions;
+    this.scored = scores;
+    return steps || scores;
+  }
+}
+
+let view, other, range = null, ranged = false, timer, updating = false, again = false;
+const samples = new Samples(), logs = new Logs();
+const plots = [], histograms = [];
+
+function zoom(first, last) {
+  range = last > first ? [first, last] : null;
+  ranged = true;
+  byId("first").value = range ? first : "";
+  byId("last").value = range ? last : "";
+  byId("whole").hidden = !range;
+  if (!range) [view, other].forEach((one) => one?.curves.forget());
+  update();
+}
+
+const actions = {
+  zoom,
+  whole: () => range && zoom(0, 0),
+  pointed: (step) => histograms.forEach((one) => one.read(step)),
+};
+
+function build() {
+  for (const { id, title, panels } of SECTIONS) {
+    const grid = element("div", { class: "plots" });
+    for (const panel of panels) {
+      const made = panel.histogram ? new Histogram(panel) : new Plot(panel, actions);
+      (panel.histogram ? histograms : plots).push(made);
+      grid.append(made.figure);
+    }
+    byId("plots").append(element("section", { id, "aria-labelledby": `${id}-title` }, element("h2", { id: `${id}-title` }, title), grid));
+  }
+}
+
+/** One round of questions; a round that is wanted meanwhile follows at once. */
+async function update() {
+  if (updating) {
+    again = true;
+    return;
+  }
+  clearTimeout(timer);
+  updating = true;
+  let next = LIVE_MS;
+  try {
+    next = await round();
+    byId("trouble").hidden = true;
+  } catch (error) {
+    byId("trouble").textContent = error instanceof Refused ? error.message : `The console does not answer: ${error.message} It is asked again.`;
+    byId("trouble").hidden = false;
+    next = RETRY_MS;
+  }
+  updating = false;
+  timer = setTimeout(update, again ? 0 : next);
+  again = false;
+}
+
+async function round() {
+  const shown = [view, other].filter(Boolean), [asked, wasRanged] = [range, ranged];
+  ranged = false;
+  const changes = [];
+  for (const one of shown) changes.push(await one.update(asked, wasRanged || !one.state));
+  if (shown[0] !== view || shown[1] !== (other ?? undefined)) return 0; // another run was chosen meanwhile
+  showOverview(view.state, view.scores);
+  if (changes.some(Boolean)) {
+    plots.forEach((plot) => plot.show(shown, range));
+    histograms.forEach((one) => one.show(shown));
+  }
+  if (view.scored) showScores(view.scores);
+  if (view.events) showEvents(view.events);
+  samples.update(view.name, view.versions.samples);
+  document.documentElement.dataset.rows = view.curves.seen.rows;
+  if (shown.some(({ state }) => state.behind)) return 0;
+  return shown.some(({ state }) => ["training", "evaluating", "unknown"].includes(state.status)) ? LIVE_MS : OVER_MS;
+}
+
+function choose() {
+  view = new View(byId("run").value);
+  other = byId("other").value && byId("other").value !== view.name ? new View(byId("other").value) : undefined;
+  byId("settings").open = false;
+  showScores([]);
+  showEvents([]);
+  logs.open(view.name).catch(() => {});
+  update();
+}
+
+async function start() {
+  startTheme(byId("theme"));
+  build();
+  const known = await ask("runs");
+  const options = () => known.runs.map((name) => element("option", {}, name));
+  byId("run").replaceChildren(...options());
+  byId("other").replaceChildren(element("option", { value: "" }, "none"), ...options());
+  byId("run").value = known.run;
+  byId("other").value = known.other ?? "";
+  for (const id of ["run", "other"]) byId(id).addEventListener("change", choose);
+  byId("range").addEventListener("submit", (event) => {
+    event.preventDefault();
+    zoom(Number(byId("first").value) || 0, Number(byId("last").value) || view.state?.steps || 0);
+  });
+  byId("whole").addEventListener("click", actions.whole);
+  readSettingsWhenOpened(() => view.name);
+  document.addEventListener("visibilitychange", () => document.hidden || update());
+  choose();
+}
+
+start().catch((error) => {
+  byId("trouble").textContent = error.message;
+  byId("trouble").hidden = false;
+});
