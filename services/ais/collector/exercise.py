@@ -117,8 +117,8 @@ async def open_exercise(
     (task, *held_out), tokenizer = open_prompts(settings, splits)
     judged_by = settings.collector
     if split is Split.HELD_OUT and judged_by.judging.on_failure == "again":  # an evaluation asks once
-        judging = judged_by.judging.model_copy(update={"on_failure": "zero"})
-        judged_by = judged_by.model_copy(update={"judging": judging})
+        asked_once = judged_by.judging.model_copy(update={"on_failure": "zero"})
+        judged_by = judged_by.model_copy(update={"judging": asked_once})
     try:
         async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy) as judging:
             context = context_of(settings.run.model, settings.rollout.max_model_len)

@@ -33,7 +33,7 @@ async def run_program(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=directory,
-        env=inherited | variables,
+        env={**inherited, **variables},
     )
     try:
         async with asyncio.timeout(seconds):
