@@ -23,6 +23,26 @@ from torch import Tensor
 from ais_core.errors import ShapeError
 
 
+def mean_scores(proximal: Tensor, behaviour: Tensor) -> Tensor:
+    """The mean of log proximal under the behaviour policy, whose gradient is what centring takes away where h = 1.
+
+    For a loss that has its sampled tokens' part already: add this to it, times advantage and weight.
+
+    Args:
+        proximal: (T, V) log-probs of every token at each sampled position, with their graph.
+        behaviour: (T, V) log-probs of the policy that sampled; no gradient flows into them.
+    Returns:
+        (T,) of proximal's dtype, nats. A token that either policy cannot draw has no part in it.
+    Raises:
+        ShapeError: shapes that do not belong together.
+    """
+    if proximal.ndim != 2 or behaviour.shape != proximal.shape:
+        raise ShapeError(f"expected log-probs (T, V) twice, got {tuple(proximal.shape)} and {tuple(behaviour.shape)}")
+    possible = ~(behaviour.isneginf() | proximal.isneginf())
+    mass = torch.where(possible, behaviour.detach().exp(), 0.0).to(proximal.dtype)
+    return (mass * proximal.masked_fill(~possible, 0.0)).sum(1)
+
+
 def centred_scores(proximal: Tensor, behaviour: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """What to take in place of the sampled tokens' log-probs in a loss: its gradient is the centred score.
 

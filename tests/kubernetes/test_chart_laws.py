@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
 
+from ais.beginnings import examples_directory, write_beginning
 from ais.cli import app
 from ais.issuing import HOLDERS
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
@@ -18,7 +21,19 @@ from ais.runtime.network.http import STOP_SECONDS
 from ais.settings import load
 from tests.support.access.deployment import secrets
 from tests.support.access.endpoints import HTTP
-from tests.support.charts import MONITORED, ROOT, RUN, SETS, containers, environment, of_kind, pods, rendered
+from tests.support.charts import (
+    CHART,
+    MONITORED,
+    ROOT,
+    RUN,
+    SETS,
+    TRAINING,
+    containers,
+    environment,
+    of_kind,
+    pods,
+    rendered,
+)
 
 pytestmark = pytest.mark.helm
 
@@ -98,6 +113,13 @@ def test_whoever_may_call_a_port_may_also_reach_it(values: str) -> None:
     assert reached == wanted
 
 
+def test_who_judges_and_tracks_reaches_a_reward_service_and_a_tracker() -> None:
+    rule = {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 443, "protocol": "TCP"}]}
+    objects = rendered((*SETS["cpu-demo"], "--set-json", f"collector.egress={json.dumps([rule])}"))
+    policies = of_kind(objects, "NetworkPolicy").items()
+    assert {name for name, policy in policies if rule in policy["spec"]["egress"]} == {"collector", "evaluation"}
+
+
 def _name(peer: dict[str, Any]) -> str:
     labels = peer["podSelector"]["matchLabels"]
     return labels.get("app.kubernetes.io/component", labels["app.kubernetes.io/name"])
@@ -117,9 +139,23 @@ def test_every_variable_is_a_setting_that_the_service_accepts(values: str, monke
             settings = load(file)
         assert settings.redis.url.get_secret_value() == f"rediss://{component}@run-redis:6379/0"
         assert str(settings.redis.certificates) == SECRETS
-        assert (settings.security.tokens is None) == (component == "evaluation")
+        assert (settings.security.tokens is None) == (component == "evaluation" or container["name"] == "prepare")
         assert component != "trainer" or settings.trainer.ranks.count == max(1, gpus(objects, "trainer"))
         assert (settings.rollout.engine == "vllm") == (values == "8-gpus")
+
+
+def test_what_prepare_writes_suits_the_replicas_of_the_evaluation_which_read_nothing_else() -> None:
+    more = (
+        "trainer.environment.AIS_ROLLOUT__MAX_MODEL_LEN=640",
+        "trainer.environment.AIS_TRAINER__SAMPLES_PER_STEP=3",
+        "evaluation.environment.AIS_ROLLOUT__MAX_MODEL_LEN=512",
+    )
+    objects = rendered((*SETS["8-gpus"], *(word for one in more for word in ("--set-string", one))))
+    (prepare,) = (one for _, one in containers(objects) if one["name"] == "prepare")
+    given = environment(prepare)
+    assert not [name for name in given if name.startswith("AIS_SECURITY__")]
+    assert (given["AIS_ROLLOUT__VLLM__MEMORY_FRACTION"], given["AIS_ROLLOUT__MAX_MODEL_LEN"]) == ("0.4", "512")
+    assert (given["AIS_TRAINER__SAMPLES_PER_STEP"], given["AIS_TRAINER__RANKS__COUNT"]) == ("3", "4")
 
 
 def gpus(objects: tuple[dict[str, Any], ...], component: str) -> int:
@@ -128,9 +164,18 @@ def gpus(objects: tuple[dict[str, Any], ...], component: str) -> int:
 
 
 def test_the_set_for_eight_gpus_uses_eight() -> None:
-    objects = rendered((*SETS["8-gpus"], "--set", "rollout.autoscaling.enabled=false"))
+    objects = rendered((*TRAINING, "--set", "rollout.autoscaling.enabled=false"))
     replicas = of_kind(objects, "Deployment")["rollout"]["spec"]["replicas"]
-    assert gpus(objects, "trainer") + replicas * gpus(objects, "rollout") == 8
+    assert of_kind(rendered(SETS["8-gpus"]), "ScaledObject")["rollout"]["spec"]["maxReplicaCount"] == replicas
+    others = pods(objects).keys() - {"rollout"}
+    assert replicas * gpus(objects, "rollout") + sum(gpus(objects, name) for name in others) == 8
+
+
+def test_the_evaluation_that_comes_after_the_training_starts_no_trainer_again() -> None:
+    before, after = (rendered(values) for values in (TRAINING, SETS["8-gpus"]))
+    assert gpus(after, "evaluation") <= gpus(after, "trainer")
+    assert of_kind(before, "Job").items() <= of_kind(after, "Job").items()
+    assert {name.rpartition("-")[0] for name in of_kind(after, "Job") - of_kind(before, "Job").keys()} == {"evaluation"}
 
 
 @BOTH
@@ -219,6 +264,30 @@ def test_a_job_is_another_one_when_its_pod_changes_and_stays_when_replicas_are_a
     changed = jobs("--set-string", "trainer.environment.AIS_TRAINER__SAMPLES_PER_STEP=3")
     assert {name.rpartition("-")[0] for name in changed - before} == {"trainer"}
     assert len(jobs("--set-string", "run.environment.AIS_RUN__STEPS=3") & before) == 0
+
+
+def test_a_new_version_of_the_chart_changes_nothing_in_a_job(tmp_path: Path) -> None:
+    def templates(chart: Path) -> dict[str, Any]:
+        return {name: job["spec"] for name, job in of_kind(rendered(SETS["cpu-demo"], chart=chart), "Job").items()}
+
+    newer = tmp_path / "newer"
+    shutil.copytree(CHART, newer)
+    said = (CHART / "Chart.yaml").read_text()
+    (newer / "Chart.yaml").write_text(re.sub(r"^version: .*", "version: 99.0.0", said, flags=re.MULTILINE))
+    assert templates(newer) == templates(CHART)
+
+
+def test_an_example_finds_a_model_on_the_claim_where_it_looks_for_it(tmp_path: Path) -> None:
+    write_beginning(examples_directory(), "smollm2", tmp_path / "run")
+    model = load(tmp_path / "run/config.toml").run.model
+    wanted = f"/etc/ais/example/{model.relative_to(tmp_path).parent}"
+    objects = rendered((*SETS["cpu-demo"], "--set", "run.example=smollm2", "--set", "models.claim=models"))
+    for component, container in containers(objects):
+        mounts = {one["mountPath"] for one in container["volumeMounts"] if one["name"] == "models"}
+        if component == "redis" or container["name"] in ("example", "wait"):
+            assert not mounts
+        else:
+            assert mounts == {"/etc/ais/models", wanted}, component
 
 
 def test_redis_keeps_what_it_answers_for_as_in_compose() -> None:

@@ -25,7 +25,9 @@ while [[ $1 == --* ]]; do shift; done
 echo "$* [${AIS_REDIS__URL:-}]" >> "$CALLS"
 case "$*" in
   redis-server*) exec sleep 60 ;;
-  "ais trainer"*) exec bash -c "${TRAINER:-true}" ;;
+  "ais prepare"*) exec bash -c "${PREPARES:-true}" ;;
+  "ais trainer"*) exec bash -c "${TRAINS:-true}" ;;
+  "ais conclude"*) exec bash -c "${CONCLUDES:-true}" ;;
 esac
 """
 
@@ -74,12 +76,14 @@ def test_every_command_and_every_setting_in_it_is_there(monkeypatch: pytest.Monk
 def test_the_job_starts_every_service_with_its_own_user_and_ends_with_the_evaluation(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:
-    done = subprocess.run(["bash", JOB, RUN], cwd=tmp_path, env=cluster, capture_output=True, text=True, timeout=30)
+    seen = " && ".join(f'grep -q "done {service}" "$CALLS"' for service in ("rollout", "collector"))
+    # The job ends what still runs when the trainer and the evaluation have ended: not before it has been seen.
+    trains = f"for _ in {{1..200}}; do {seen} && break; sleep 0.1; done"
+    done = job(cluster | {"TRAINS": trains}, tmp_path)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text()
     assert f"ais secrets {tmp_path}/secrets --renew 30" in calls
     for service, command in {
-        "trainer": "prepare",
         "rollout": f"done rollout {RUN}",
         "collector": f"done collector {RUN}",
         "evaluation": "conclude",
@@ -88,20 +92,40 @@ def test_the_job_starts_every_service_with_its_own_user_and_ends_with_the_evalua
     assert f"ais trainer -c {RUN} --set trainer.ranks.count=8 [rediss://trainer@" in calls
 
 
+def job(cluster: dict[str, str], directory: Path) -> subprocess.CompletedProcess[str]:
+    """The job with those stand-ins, which find its process number as JOB."""
+    command = ["bash", "-c", f"export JOB=$$; exec bash {JOB} {RUN}"]
+    return subprocess.run(command, cwd=directory, env=cluster, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_what_prepare_writes_is_for_replicas_on_loopback(cluster: dict[str, str], tmp_path: Path) -> None:
+    assert job(cluster | {"PREPARES": 'env | grep AIS_ > "$CALLS.prepare"'}, tmp_path).returncode == 0
+    given = dict(line.split("=", 1) for line in (tmp_path / "calls.prepare").read_text().splitlines())
+    assert given["AIS_REDIS__CERTIFICATES"] == f"{tmp_path}/secrets/evaluation"
+    assert not [name for name in given if name.startswith(("AIS_SECURITY__", "AIS_ROLLOUT__"))]
+
+
 def test_when_time_is_up_the_trainer_is_told_and_the_job_queued_again(cluster: dict[str, str], tmp_path: Path) -> None:
     told = tmp_path / "told"
     trains = f"trap 'touch {told}; exit 0' TERM; kill -TERM $JOB; while true; do sleep 0.1; done"
-    job = f"export JOB=$$; exec bash {JOB} {RUN}"
-    done = subprocess.run(
-        ["bash", "-c", job],
-        cwd=tmp_path,
-        env=cluster | {"TRAINER": trains},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = job(cluster | {"TRAINS": trains}, tmp_path)
     assert done.returncode == 0, done.stderr
     assert told.exists()
     calls = (tmp_path / "calls").read_text()
     assert "scontrol requeue 7" in calls
     assert "conclude" not in calls
+
+
+def test_a_signal_before_the_training_queues_the_job_again(cluster: dict[str, str], tmp_path: Path) -> None:
+    done = job(cluster | {"PREPARES": "kill -TERM $JOB"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert "scontrol requeue 7" in calls
+    assert "ais trainer" not in calls
+
+
+def test_a_signal_when_the_trainer_is_gone_lets_the_evaluation_end(cluster: dict[str, str], tmp_path: Path) -> None:
+    ends = 'kill -TERM $JOB; echo "evaluated" >> "$CALLS"'
+    done = job(cluster | {"CONCLUDES": ends}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "evaluated" in (tmp_path / "calls").read_text()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ais.cli import app
 from ais.issuing import AUTHORITY_OF_ALL, HOLDERS, issue
-from ais.issuing.authority import LIFE, Authority, Use, ends_at
+from ais.issuing.authority import LIFE, Authority, Issued, Use, ends_at
 from ais.runtime.exits import UnavailableError
 from ais.runtime.metrics.registry import service_registry
 from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
@@ -125,6 +125,37 @@ def test_an_authority_that_a_service_does_not_trust_signs_nothing(tmp_path: Path
     certificate_of(tmp_path / "trainer").verify_directly_issued_by(
         x509.load_pem_x509_certificate(other.certificate.encode())
     )
+
+
+def test_where_one_service_trusts_another_authority_the_others_are_renewed_by_the_one_that_they_know(
+    tmp_path: Path,
+) -> None:
+    assert list(issue(tmp_path))
+    (tmp_path / "redis" / AUTHORITY).write_text(Authority.new().issued.certificate)
+    for file in (KEY, CERTIFICATE):
+        (tmp_path / "trainer" / file).unlink()
+    assert list(issue(tmp_path)) == [tmp_path / "trainer" / KEY, tmp_path / "trainer" / CERTIFICATE]
+    ending = authority_in(tmp_path).issue("trainer", *Use, now=datetime.now(UTC) - LIFE + timedelta(days=20))
+    written(tmp_path / "trainer", ending, authority_in(tmp_path))
+    assert list(issue(tmp_path, timedelta(days=30))) == [tmp_path / "trainer" / KEY, tmp_path / "trainer" / CERTIFICATE]
+
+
+def test_the_certificate_of_another_authority_is_replaced_when_all_know_the_new_one(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    ending, old = Authority.new(), certificate_of(tmp_path / "trainer")
+    other = ending.issue("trainer", *Use, now=datetime.now(UTC) - LIFE + timedelta(days=20))
+    written(tmp_path / "trainer", other, authority_in(tmp_path))
+    (tmp_path / "redis" / AUTHORITY).write_text(ending.issued.certificate)
+    with pytest.raises(SettingsError, match=r"redis/ca\.crt does not have the authority"):
+        list(issue(tmp_path, timedelta(days=30)))
+    (tmp_path / "redis" / AUTHORITY).write_text(authority_in(tmp_path).issued.certificate)
+    assert list(issue(tmp_path, timedelta(days=30)))
+    assert certificate_of(tmp_path / "trainer").issuer == old.issuer
+
+
+def authority_in(directory: Path) -> Authority:
+    place = directory / AUTHORITY_OF_ALL
+    return Authority(Issued((place / AUTHORITY).read_text(), (place / KEY).read_text()))
 
 
 def expiry_of(subject: str) -> float | None:

@@ -60,7 +60,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it",
         "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
         "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",
-        "harness": HARNESS + "test_programs_on_openais_client_play_a_group_token_for_token",
+        "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
     },
     "collector.task.environment.judged_by": {
         "program": HARNESS + "test_programs_on_openais_client_play_a_group_token_for_token",
@@ -105,6 +105,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "integration/launcher/test_services.py::test_a_run_trains_evaluates_both_policies_and_reports",
     "resume": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     "chaos": "e2e/test_chaos.py::test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once",
+    "console": "integration/console/test_console_server.py::test_a_run_that_is_not_there_is_told",
     "plan": "unit/planning/test_plan_records.py::"
     "test_the_command_names_the_source_of_every_assumption_and_refuses_what_it_does_not_know",
     **dict.fromkeys(("rollout", "collector", "trainer"), BY_HAND),

@@ -60,6 +60,8 @@ def test_every_wrong_key_is_told_at_once() -> None:
     ("overrides", "told"),
     [
         (("correction.method=tis", "trainer.objective.straight_through=true"), "correction.method"),
+        (("trainer.objective.centring=true",), "correction.method"),
+        (("correction.method=none", "trainer.objective.centring=true", "trainer.objective.name=gspo"), "ppo_clip"),
         (("evaluation.metric=gsm8k/reward_mean",), "there are: sort16"),
         (("rollout.drain_seconds=40", "launcher.stop_grace_seconds=30"), "a replica would be killed while it drains"),
     ],

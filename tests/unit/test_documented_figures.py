@@ -95,3 +95,15 @@ def test_the_benchmarks_are_told_as_they_were_recorded(record: str, told: Callab
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     figures = json.loads((ROOT / "benchmarks" / "results" / f"{record}.json").read_text())["figures"]
     assert [one for one in told(figures) if one not in text] == []
+
+
+def test_the_run_of_guessing_a_number_is_told_as_it_was_recorded() -> None:
+    results, text = ROOT / "benchmarks" / "results" / "guess_number", (ROOT / "docs" / "environments.md").read_text()
+    scores: dict[int, dict[str, str]] = {}
+    for record in read(results / "evaluations.jsonl"):
+        score = f"{record['reward_mean']:.3f} ± {record['reward_standard_error']:.3f}"
+        scores.setdefault(record["step"], {})[record["precision"]] = score
+    for step, by_precision in scores.items():
+        assert f"| {step} | {by_precision['bf16']} | {by_precision['e4m3/channel x e4m3']} |" in text
+    rewards = [record["reward_mean"] for record in read(results / "steps.jsonl")]
+    assert f"from {sum(rewards[:10]) / 10:.3f} over the first ten steps to {sum(rewards[-10:]) / 10:.3f}" in text

@@ -12,7 +12,7 @@ from ais.issuing import ACL, HOLDERS, PASSWORD, issue
 from ais.runtime.exits import UnavailableError
 from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY
 from ais.runtime.security.roles import Role
-from ais.runtime.security.tokens import token_path
+from ais.runtime.security.tokens import TokenFile, token_path
 from ais.runtime.settings import SettingsError
 
 CERTIFICATES = (AUTHORITY, CERTIFICATE, KEY)
@@ -54,10 +54,24 @@ def test_a_role_has_one_token_everywhere_and_each_user_of_redis_a_password_of_it
     for role in Role:
         holders = [service for service, holder in HOLDERS.items() if role in holder.roles]
         assert len(holders) > 1
-        assert len({token_path(tmp_path / service, role).read_text(encoding="utf-8") for service in holders}) == 1
+        assert len({TokenFile(token_path(tmp_path / service, role)).tokens() for service in holders}) == 1
     passwords = [path.read_text(encoding="utf-8").strip() for path in tmp_path.glob(f"*/{PASSWORD}")]
     assert len(set(passwords)) == len(passwords) == 4
     assert not [password for password in passwords if password in (tmp_path / ACL).read_text(encoding="utf-8")]
+
+
+def test_prometheus_is_given_what_a_header_takes_as_it_is_also_while_a_token_is_changed(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    old, new = (
+        token_path(tmp_path / "prometheus", Role.METRICS).read_text(encoding="utf-8"),
+        "the-next-token-of-metrics",
+    )
+    assert old.split() == [old]
+    for service in ("collector", "trainer", "rollout"):
+        token_path(tmp_path / service, Role.METRICS).write_text(f"{new}\n{old}\n", encoding="utf-8")
+    token_path(tmp_path / "prometheus", Role.METRICS).unlink()
+    assert list(issue(tmp_path)) == [token_path(tmp_path / "prometheus", Role.METRICS)]
+    assert token_path(tmp_path / "prometheus", Role.METRICS).read_text(encoding="utf-8") == new
 
 
 def test_other_users_get_at_nothing(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- toYaml $resources }}
 {{- end }}
 
-{{/* Environment of one of our services: `service` is also its user of Redis and its secret. */}}
+{{/* Environment of one of our services: `service` is also its user of Redis and its secret. `loopback`: its replicas are
+     on loopback, with tokens of their own. */}}
 {{- define "ais.environment" -}}
 {{- $redis := .root.Values.redis.address | default (printf "%s-redis:6379" .root.Release.Name) }}
 {{- $values := dict
@@ -68,7 +69,7 @@ seccompProfile: {type: RuntimeDefault}
   "AIS_ROLLOUT__DRAIN_SECONDS" (toString .root.Values.rollout.drainSeconds)
   "AIS_LAUNCHER__STOP_GRACE_SECONDS" (add .root.Values.rollout.drainSeconds 20 | toString)
 }}
-{{- if ne .service "evaluation" }}{{/* its replicas are on loopback, with tokens of their own */}}
+{{- if not .loopback }}
 {{- $_ := set $values "AIS_SECURITY__TOKENS" "/etc/ais/secrets" }}
 {{- $_ := set $values "AIS_SECURITY__CERTIFICATES" "/etc/ais/secrets" }}
 {{- end }}
@@ -92,6 +93,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- if .root.Values.models.claim }}
 - {name: models, mountPath: /etc/ais/models}
+{{- if .root.Values.run.example }}
+- {name: models, mountPath: /etc/ais/example/run/models}  # where an example looks for a model of yours
+{{- end }}
 {{- end }}
 {{- if ne .service "rollout" }}
 - {name: runs, mountPath: /var/lib/ais/runs}

@@ -5,12 +5,13 @@ restartPolicy: Never  # the Job starts another pod
 terminationGracePeriodSeconds: {{ .own.stopSeconds }}
 initContainers:
   {{- with include "ais.example" .context }}{{ . | nindent 2 }}{{ end }}
-  # Checks the settings, makes a start policy where they ask for one, and begins the run's directory.
+  # Checks the settings, makes a start policy where they ask for one, and begins the run's directory: what it writes
+  # there is read by the evaluation's replicas.
   - name: prepare
     image: {{ include "ais.image" (dict "root" .root "own" .own.image) }}
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     args: [prepare, -c, {{ include "ais.config" .root }}]
-    env: {{- .environment | nindent 6 }}
+    env: {{- .prepared | nindent 6 }}
     securityContext: {{- include "ais.confined" . | nindent 6 }}
     resources: {{- include "ais.resources" .context | nindent 6 }}
     volumeMounts: {{- include "ais.mounts" .context | nindent 6 }}

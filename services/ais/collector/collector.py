@@ -228,8 +228,11 @@ class Collector:
         self._changed.set()
 
     def _on_unjudged(self, assignment: Assignment, error: UnjudgedError) -> None:
-        """The ordinal is open again, for other responses to its prompt. The replica has done its work."""
-        self._fleet.dispatcher.succeeded(assignment.replica.replica_id)
+        """The ordinal is open again, for other responses to its prompt. The replica has done its work, and what it was
+        not asked for yet, in an episode that ended early, it owes no more."""
+        name = assignment.replica.replica_id
+        self._fleet.dispatcher.settled(name, assignment.awaited)
+        self._fleet.dispatcher.succeeded(name)
         self._attempts[assignment.ordinal].unjudged += 1
         self._admission.fail(assignment.ordinal)
         self._metrics.groups.labels("unjudged").inc()

@@ -26,6 +26,7 @@ import httpx
 from ais.collector.evaluating.questions import Asking, Question, Sample, questions_of, scores_of
 from ais.collector.evaluating.records import write_records
 from ais.collector.evaluating.statistics import components_of
+from ais.collector.evaluating.while_training import ATTEMPTS
 from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
@@ -110,6 +111,11 @@ async def _score(
 
     async def ask(question: Question) -> Sample:
         async with room:
+            for _attempt in range(ATTEMPTS - 1):
+                try:
+                    return await asking.ask(question, client, description.vocab_size)
+                except UnjudgedError as error:  # an environment that did not begin may do so now
+                    print(f"asked again: {error}", file=sys.stderr)
             return await asking.ask(question, client, description.vocab_size)
 
     questions = questions_of(exercise.task, prompts)

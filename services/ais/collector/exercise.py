@@ -146,9 +146,9 @@ async def _try_environments(exercise: Exercise) -> None:
     for source in {one.name: one for one in (*evaluated, *exercise.task.sources)}.values():
         prompt = source.prompt(0)
         if exercise.harness(prompt) is not None:
-            check_template(exercise.tokenizer, prompt.question, [({"role": "user", "content": SAID},)])
             if not exercise.tokenizer.chats:
                 raise UnavailableError("programs speak in chats: environment.name = harness needs a chat template")
+            check_template(exercise.tokenizer, prompt.question, [({"role": "user", "content": SAID},)])
         if (host := exercise.host(prompt)) is None:
             continue
         try:
@@ -170,11 +170,13 @@ async def _some_answers(host: Host, opening: Opening, prompt: Prompt) -> list[Me
         told = await host.answer(
             place, prompt, PolicyTurn(said, FinishReason.STOP, number, settings.turns - number - 1)
         )
+        if told.failed and not number:
+            raise UnjudgedError(f"it answers no turn: {told.parts[0].failures[0].text}")
         if told.done:
             break
         place = told.place
         answers.append(told.messages)
-    return answers or [({"role": "user", "content": SAID},)]
+    return answers
 
 
 def _a_call(tool: Mapping[str, Any]) -> str:

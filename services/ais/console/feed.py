@@ -62,6 +62,7 @@ class Feed:
         self.samples = _List(JsonLines(directory.samples), _sample, None)  # the trainer bounds the file
         self._steps = StepLog(directory.steps)
         self._generation = 0
+        self._told = 0
         self._before: Mapping[str, Any] | None = None
 
     @property
@@ -81,7 +82,7 @@ class Feed:
             "steps": [self._generation, self.columns.rows],
             "evaluations": [*self.evaluations.version, *self.held_out.version],
             "samples": self.samples.version,
-            "events": [*self.warnings.version, self._generation, len(self.step_events)],
+            "events": [*self.warnings.version, self._generation, self._told],
         }
 
     @property
@@ -103,7 +104,9 @@ class Feed:
     def _take_until(self, deadline: float, records: Iterable[Mapping[str, Any]]) -> None:
         for record in records:
             self._forget_what_was_taken_back()
-            self.step_events.extend(happenings.of_step(record, self._before))
+            for event in happenings.of_step(record, self._before):
+                self.step_events.append(event)
+                self._told += 1
             self.columns.add(record)
             self._before = record
             if time.monotonic() > deadline:

@@ -20,7 +20,8 @@ def of_step(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iter
         yield _event(record, step, "resumed", f"trainer {record.get('incarnation')} goes on", "note")
     if before is not None and record.get("replicas") != before.get("replicas"):
         yield _event(record, step, "fleet", f"{before.get('replicas')} to {record.get('replicas')} replicas", "note")
-    if record.get("trusted") is False:
+    # Nothing measured is not trusted either: then what was not finite is the reason.
+    if record.get("trusted") is False and record.get("log_ratio_abs_mean") is not None:
         message = "the batch was not trained: its mismatch with the policy is too large to mean anything"
         yield _event(record, step, "not trusted", message, "warning")
     elif record.get("skipped_updates"):

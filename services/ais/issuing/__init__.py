@@ -88,7 +88,7 @@ def issue(directory: Path, renew: timedelta | None = None) -> Iterator[Path]:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for service, holder in HOLDERS.items():
-            contents = {token_path(directory / service, role): tokens[role] for role in holder.roles}
+            contents = {token_path(directory / service, role): _told(tokens[role], holder) for role in holder.roles}
             if holder.keys:
                 contents[directory / service / PASSWORD] = new_token()
             for path, content in contents.items():
@@ -110,6 +110,12 @@ def _there(directory: Path, role: Role) -> str | None:
     return None
 
 
+def _told(tokens: str, holder: Holder) -> str:
+    """The tokens of a role for one who holds it. Prometheus presents its file as it is, and its operator does so with a
+    newline at the end, which no header may have."""
+    return tokens if holder.ours else tokens.split()[0]
+
+
 def _certify(directory: Path, renew: timedelta | None) -> Iterator[Path]:
     """Certificates of one authority, whose key stays in a directory that no service needs."""
     due = [service for service in HOLDERS if _is_due(directory / service, renew)]
@@ -126,7 +132,9 @@ def _certify(directory: Path, renew: timedelta | None) -> Iterator[Path]:
         yield _written(place / AUTHORITY, made.certificate)
         yield _written(place / KEY, made.key, FOR_OWNER)  # last: without it both are made anew
     authority = _authority(place)
-    for service in HOLDERS:
+    # Whoever accepts a certificate of this authority accepts the next one. Another's may be replaced when all know it.
+    renewed = all(_is_of(authority, directory / service) for service in due)
+    for service in due if renewed else HOLDERS:
         _check_trusts(directory / service, authority, place)
     for service in due:
         own, holder = directory / service, HOLDERS[service]
@@ -143,6 +151,12 @@ def _is_due(own: Path, renew: timedelta | None) -> bool:
     if not all((own / name).exists() for name in (AUTHORITY, CERTIFICATE, KEY)):
         return True
     return renew is not None and _ends_within(own / CERTIFICATE, renew)
+
+
+def _is_of(authority: Authority, own: Path) -> bool:
+    """Whether a service has a certificate of the authority, or none yet."""
+    certificate = own / CERTIFICATE
+    return not certificate.exists() or authority.has_signed(certificate.read_text(encoding="utf-8"))
 
 
 def _authority(place: Path) -> Authority:

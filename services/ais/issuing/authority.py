@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -85,6 +86,14 @@ class Authority:
     def is_among(self, certificates: str) -> bool:
         """Whether it is one of those in PEM. Raises ValueError."""
         return self._certificate in x509.load_pem_x509_certificates(certificates.encode())
+
+    def has_signed(self, certificate: str) -> bool:
+        """Whether that is a certificate in PEM that it has issued."""
+        try:
+            x509.load_pem_x509_certificate(certificate.encode()).verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
 
 
 def ends_at(certificate: str) -> datetime:

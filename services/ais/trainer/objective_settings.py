@@ -71,6 +71,12 @@ class ObjectiveSettings(Section):
     forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
     gradients of what they improve. Worth it where quantisation is coarse, as with 4-bit weights (docs/algorithm.md);
     a step costs two to three times as much. A quantised KV cache is not imitated."""
+    centring: bool = False
+    """Take from every token's gradient its mean under the policy that sampled, with `correction.method` none: score
+    centring (docs/algorithm.md, section 6), computed exactly from both policies' distributions. It takes away the drift
+    of uncorrected training, which grows with the length of the answers, and needs no ratios. A step makes one more
+    forward pass, with weights and activations rounded as the replicas round them. A quantised KV cache is not imitated,
+    nor are the weights of an older version."""
     updates_per_batch: Count = 1
     """Optimizer updates made of one batch, each from its share of the groups. More than 1 costs a second forward pass
     for the proximal log-probs."""
@@ -85,6 +91,15 @@ class ObjectiveSettings(Section):
         """The settings of the surrogate that is named; None for one that has none."""
         own: OwnSettings | None = getattr(self, self.name, None)
         return own
+
+    @model_validator(mode="after")
+    def _centring_has_one_gradient_to_centre(self) -> Self:
+        if self.centring and (self.updates_per_batch > 1 or self.name not in ("ppo_clip", "policy_gradient")):
+            raise ValueError(
+                "trainer.objective.centring needs one update a batch and the surrogate ppo_clip or policy_gradient; "
+                f"got updates_per_batch = {self.updates_per_batch} and name = {self.name!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_update_without_a_ratio(self) -> Self:

@@ -247,6 +247,13 @@ def check_sections(run: RunSettings, trainer: TrainerSettings, correction: Corre
         )
     if trainer.push.lora == "adapter" and not trainer.lora.rank:
         raise ValueError("trainer.push.lora = 'adapter' needs adapters: set trainer.lora.rank")
+    weighs = correction.method != "none" or bool(correction.rejections)
+    if trainer.objective.centring and (weighs or trainer.ranks.count > 1):
+        raise ValueError(
+            "trainer.objective.centring takes the place of importance weights and rejections, on one rank: set "
+            "correction.method to 'none', correction.rejections to [] and trainer.ranks.count to 1; got "
+            f"{correction.method!r}, {len(correction.rejections)} rejections and {trainer.ranks.count}"
+        )
     if trainer.objective.straight_through and correction.method != "ais":
         raise ValueError(
             f"trainer.objective.straight_through needs correction.method 'ais', which has an uncorrected branch; got "

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from ais.collector.environments.protocol import PolicyTurn, Prompt
+from ais.collector.judging.hosts import Opening, Place, Told
+from ais.collector.judging.judge import UnjudgedError
+from ais.collector.settings.environments import EnvironmentSettings
 from ais.contracts.events import Finished, Resumed, VersionPublished
 from ais.contracts.handing_back import HANDED_BACK
 from ais.contracts.v1 import rollout_pb2
@@ -240,6 +244,26 @@ async def test_a_collector_that_starts_after_the_end_ends_at_once(stage: Stage) 
     await stage.events.publish(Finished(3))
     async with stage.collector() as running:
         await asyncio.wait_for(running, 10)
+
+
+async def test_episodes_that_do_not_begin_take_no_room_of_a_replica_and_end_the_collector(stage: Stage) -> None:
+    class Never:
+        """An environment that begins nothing."""
+
+        settings = EnvironmentSettings(name="guess_number")
+
+        async def begin(self, prompt: Prompt) -> Opening:
+            raise UnjudgedError("nothing begins")
+
+        async def answer(self, place: Place, prompt: Prompt, turn: PolicyTurn) -> Told:
+            raise AssertionError("it never began")
+
+    stage.hosts = {"sort6": Never()}
+    stage.max_attempts = 8
+    await stage.events.publish(VersionPublished(0, ""))
+    async with stage.replica("a", honest, slots=2), stage.collector() as running:
+        with pytest.raises(UnavailableError, match="nothing begins"):
+            await asyncio.wait_for(running, 20)
 
 
 async def test_a_group_that_comes_to_nothing_too_often_ends_the_collector(stage: Stage) -> None:

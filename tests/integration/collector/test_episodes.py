@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -96,8 +97,9 @@ async def test_the_log_probs_of_every_turn_are_those_of_the_whole_token_sequence
         whole = [*found.prompt_token_ids, *trajectory.text_token_ids.tolist()]
         (rescored,) = score(weights, architecture, FP8, [whole])
         again = np.array(rescored)[len(found.prompt_token_ids) - 1 :][trajectory.sampled]
-        assert np.abs(again - trajectory.behaviour_logprobs).max() < 0.05
-        assert np.abs(again - trajectory.behaviour_logprobs).mean() < 5e-3
+        # Products of another height add in another order, which BF16 and FP8 make visible.
+        assert np.abs(again - trajectory.behaviour_logprobs).max() < 0.2
+        assert np.abs(again - trajectory.behaviour_logprobs).mean() < 0.01
 
 
 async def test_an_episode_is_prompt_and_turns_with_the_environments_words_between_and_one_reward(
@@ -117,13 +119,21 @@ async def test_an_episode_is_prompt_and_turns_with_the_environments_words_betwee
     assert endings == [("done", 3, 0)] * 2
 
 
-async def test_a_group_of_episodes_is_the_same_when_it_is_sampled_again(replica: Replica) -> None:
+async def test_an_episode_is_the_same_when_it_is_sampled_again(replica: Replica) -> None:
+    """One at a time: who else is in a batch changes the last bits."""
     async with exercise(talker()) as made:
-        first, again = [await played(made, replica) for _ in range(2)]
-    for left, right in zip(first.trajectories, again.trajectories, strict=True):
-        np.testing.assert_array_equal(left.text_token_ids, right.text_token_ids)
-        np.testing.assert_array_equal(left.behaviour_logprobs, right.behaviour_logprobs)
-    assert first.trajectories[0].token_ids.tolist() != first.trajectories[1].token_ids.tolist()
+        first, again = [(await played(made, replica, call(samples=1))).trajectories[0] for _ in range(2)]
+    np.testing.assert_array_equal(first.text_token_ids, again.text_token_ids)
+    np.testing.assert_array_equal(first.behaviour_logprobs, again.behaviour_logprobs)
+
+
+async def test_the_turns_of_a_group_have_seeds_of_their_own(replica: Replica) -> None:
+    async with exercise(talker()) as made:
+        found, again = [await played(made, replica) for _ in range(2)]
+    seeds = [turn.seed for trajectory in found.trajectories for turn in trajectory.turns]
+    assert seeds == [turn.seed for trajectory in again.trajectories for turn in trajectory.turns]
+    assert len(set(seeds)) == 6
+    assert found.trajectories[0].token_ids.tolist() != found.trajectories[1].token_ids.tolist()
 
 
 async def test_episodes_go_through_the_queues_border_as_they_are(replica: Replica) -> None:
@@ -168,7 +178,7 @@ async def test_a_step_that_fails_ends_the_episode_at_0_with_its_reason(
         judged.clear()  # of what was tried
         found = await played(made, replica)
     assert endings == [("failed", 2, 0)] * 2
-    assert judged == [("episode", "judged")] * 3 + [("episode", "error")] * 2
+    assert Counter(judged) == {("episode", "judged"): 3, ("episode", "error"): 2}
     (episode, turns) = found.judged.components
     assert found.judged.rewards == (0.0, 0.0)
     assert turns.scores == (2.0, 2.0)
@@ -177,7 +187,7 @@ async def test_a_step_that_fails_ends_the_episode_at_0_with_its_reason(
 
 
 async def test_a_step_that_never_ends_is_stopped_and_the_next_one_answered(replica: Replica) -> None:
-    async with exercise(talker(misdeed="endless"), seconds=1.0) as made:
+    async with exercise(talker(misdeed="endless"), seconds=5.0) as made:
         found = await played(made, replica, call(samples=1))
         assert found.judged.components[0].failures[0].outcome == "overtime"
         assert (await played(made, replica, call(samples=1))).trajectories
@@ -204,6 +214,25 @@ async def test_what_a_tool_says_is_tried_before_anything_is_sampled() -> None:
             pass
 
 
+async def test_an_environment_that_answers_no_turn_is_refused_before_anything_is_sampled() -> None:
+    with pytest.raises(UnavailableError, match="answers no turn: .*never says anything"):
+        async with exercise(talker(misdeed="silent")):
+            pass
+
+
+async def test_a_deadline_holds_while_the_environment_thinks(replica: Replica) -> None:
+    async with exercise(talker(misdeed="endless"), seconds=60.0) as made:
+        with pytest.raises(GenerationError) as failed:
+            await played(made, replica, call(samples=1, deadline_seconds=3.0))
+    assert failed.value.cause is Cause.BUSY
+
+
+async def test_words_that_have_no_tokens_have_the_group_again(replica: Replica) -> None:
+    async with exercise(talker(misdeed="foreign")) as made:
+        with pytest.raises(UnjudgedError, match="cannot be written in tokens"):
+            await played(made, replica, call(samples=1))
+
+
 async def test_a_group_that_is_not_over_by_its_deadline_starts_again(replica: Replica) -> None:
     async with exercise(talker()) as made:
         with pytest.raises(GenerationError) as failed:
@@ -223,9 +252,11 @@ async def test_feedback_is_given_until_the_verifier_is_content(replica: Replica)
     assert [one.name for one in content.judged.components] == ["exact_match", "turns"]
 
 
-@pytest.mark.parametrize(("most", "holds"), [(0, False), (1, True), (None, True)])
+@pytest.mark.parametrize(
+    ("most", "turn_before", "holds"), [(0, 0, False), (0, 2, False), (1, 0, True), (None, 0, True)]
+)
 async def test_versions_that_are_too_far_apart_start_the_group_again(
-    most: int | None, holds: bool, replica: Replica
+    most: int | None, turn_before: int, holds: bool, replica: Replica
 ) -> None:
     swapped = asyncio.Event()
     endings: list[tuple[Ending, int, int]] = []
@@ -234,13 +265,13 @@ async def test_versions_that_are_too_far_apart_start_the_group_again(
         host = made.hosts["sort6"]
 
         class Between:
-            """Has the replica take a new version while the environment thinks about the first turn."""
+            """Has the replica take a new version while the environment thinks about a turn: the last but one, too."""
 
             settings = host.settings
             begin = host.begin
 
             async def answer(self, place: Any, prompt: Prompt, turn: PolicyTurn) -> Any:
-                if not swapped.is_set():
+                if turn.number == turn_before and not swapped.is_set():
                     swapped.set()
                     await replica.engine.swap_weights(1, "blake3:one", [POLICY / "model.safetensors"])
                 return await host.answer(place, prompt, turn)

@@ -34,6 +34,7 @@ from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
+from tests.support.tiny_models import until
 from tests.support.turns.replica import EXAMPLES, FP8, VOCABULARY, Replica, served
 
 EXAMPLE = EXAMPLES / "openai_client"
@@ -74,7 +75,7 @@ async def exercise(
 
 
 def call(samples: int) -> Call:
-    return Call("group", samples, SamplingParameters(max_new_tokens=4, seed=11), VOCABULARY, 60.0)
+    return Call("group", samples, SamplingParameters(max_new_tokens=4, seed=11), VOCABULARY, 600.0)
 
 
 def program(does: str) -> tuple[str, ...]:
@@ -121,24 +122,42 @@ async def test_the_verifiers_of_the_source_may_judge_the_last_turn(replica: Repl
     [
         ("ask(); print('no luck'); sys.exit(3)", "died", "exit code 3: no luck"),
         ("ask()", "no_reward", "without a reward"),
-        ("ask(); time.sleep(600)", "overtime", "longer than environment.seconds"),
     ],
 )
 async def test_a_program_that_fails_after_a_turn_is_one_failure_worth_0(
     does: str, outcome: str, why: str, replica: Replica
 ) -> None:
     endings: list[tuple[Ending, int, int]] = []
-    limit = {"seconds": 3.0} if outcome == "overtime" else {}
-    found = await played(does, replica, endings, **limit)
+    found = await played(does, replica, endings)
     episode, _ = found.judged.components
     assert (found.judged.rewards, endings) == ((0.0,), [("failed", 1, 0)])
     assert [one.outcome for one in episode.failures] == [outcome]
     assert why in episode.failures[0].text
 
 
-async def test_a_program_that_asks_nothing_has_its_group_again(replica: Replica) -> None:
-    with pytest.raises(UnjudgedError, match="exit code 3"):
-        await played("sys.exit(3)", replica)
+@pytest.mark.parametrize(
+    ("does", "limit", "why"),
+    [
+        ("sys.exit(3)", {}, "exit code 3"),
+        ("time.sleep(600)", {"seconds": 0.2}, "longer than environment.seconds = 0.2 s"),
+    ],
+)
+async def test_a_program_that_asks_nothing_has_its_group_again(
+    does: str, limit: dict[str, float], why: str, replica: Replica
+) -> None:
+    with pytest.raises(UnjudgedError, match=why):
+        await played(does, replica, **limit)
+
+
+async def test_when_a_replica_is_lost_its_programs_are_ended_and_the_group_starts_again(
+    replica: Replica, tmp_path: Path
+) -> None:
+    file = tmp_path / "pid"
+    does = f"open({str(file)!r}, 'w').write(str(os.getpid()))\ntry: ask()\nexcept OSError: time.sleep(600)"
+    replica.client.abandon("the replica is gone")
+    with pytest.raises(GenerationError, match="the replica is gone"):
+        await played(does, replica)
+    await until(lambda: not psutil.pid_exists(int(file.read_text())))
 
 
 async def test_what_a_program_leaves_running_is_ended_with_it(replica: Replica, tmp_path: Path) -> None:
@@ -151,9 +170,12 @@ async def test_what_a_program_leaves_running_is_ended_with_it(replica: Replica, 
     assert not psutil.pid_exists(int(file.read_text()))
 
 
-async def test_programs_without_a_command_or_a_chat_template_are_refused() -> None:
+async def test_programs_without_a_command_a_directory_or_a_chat_template_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="there is no program 'no-such-program'"):
         async with exercise({"command": ["no-such-program"]}):
+            pass
+    with pytest.raises(UnavailableError, match="there is no directory"):
+        async with exercise({"command": ["python"], "directory": tmp_path / "gone"}):
             pass
     with pytest.raises(UnavailableError, match="needs a chat template"):
         async with exercise({"command": ["python"]}, chat_template=None):
@@ -264,7 +286,7 @@ async def test_another_key_another_episodes_key_and_no_episode_are_refused_alike
 
 async def test_bodies_that_are_huge_or_no_json_and_unknown_paths_are_refused(stage: Stage) -> None:
     headers = {"Authorization": f"Bearer {stage.key}"}
-    async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
+    async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=None) as client:
         huge = await client.post(f"{stage.url}/chat/completions", content=b" " * 5_000_000)
         broken = await client.post(f"{stage.url}/chat/completions", content=b"{")
         unknown = await client.post(f"{stage.url}/embeddings", json={})
@@ -287,6 +309,7 @@ async def test_after_the_end_and_beyond_a_budget_calls_are_refused(stage: Stage)
                 await client.post(path, body=body, cast_to=object)
             assert refused.value.code == "episode_over"
     assert stage.recording.reward == 0.25
+    assert len(stage.recording.branches) == 4  # what is refused takes no memory
 
 
 async def test_a_replica_that_is_lost_breaks_the_episode(stage: Stage) -> None:

@@ -126,8 +126,8 @@ def batches_of(case: Case) -> list[list[ScoredGroup]]:
 
 
 def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
-    def score(microbatch: Microbatch, behaviour: Any = None) -> TokenScores:
-        scores = Policy.score(policy, microbatch, behaviour)
+    def score(microbatch: Microbatch, *precisions: Any) -> TokenScores:
+        scores = Policy.score(policy, microbatch, *precisions)
         if what == "logprobs":
             return replace(scores, logprobs=scores.logprobs * torch.nan)
         scores.logprobs.register_hook(lambda gradient: gradient * torch.inf)

@@ -21,7 +21,6 @@ SECONDS = 30.0
 """No answer and no condition takes longer."""
 _READS, _WRITES = 3, 4
 """Descriptors on which Chromium listens and answers, by --remote-debugging-pipe."""
-_TROUBLE = ("Runtime.exceptionThrown", "Log.entryAdded")
 
 
 def chromium() -> str | None:
@@ -75,10 +74,7 @@ class Page:
         """Exceptions, refused resources and violations of the page's policy so far, and what was logged as an error."""
         self.evaluate("0")  # what came before its answer is read
         mine = [one for one in self._browser.events if one.get("sessionId") == self._session]
-        logged = [
-            one for one in mine if one["method"] == "Runtime.consoleAPICalled" and one["params"]["type"] == "error"
-        ]
-        return [one["params"] for one in mine if one["method"] in _TROUBLE] + [one["params"] for one in logged]
+        return [one["params"] for one in mine if _is_trouble(one["method"], one["params"])]
 
     @property
     def requested(self) -> list[str]:
@@ -86,6 +82,14 @@ class Page:
         self.evaluate("0")
         mine = [one for one in self._browser.events if one.get("sessionId") == self._session]
         return [one["params"]["request"]["url"] for one in mine if one["method"] == "Network.requestWillBeSent"]
+
+
+def _is_trouble(method: str, parameters: dict[str, Any]) -> bool:
+    if method == "Log.entryAdded":  # of the browser itself
+        return parameters["entry"]["level"] in ("warning", "error")
+    return method == "Runtime.exceptionThrown" or (
+        method == "Runtime.consoleAPICalled" and parameters["type"] == "error"
+    )
 
 
 class Browser:

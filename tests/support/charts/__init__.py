@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "deploy/kubernetes"
 RUN = ROOT / "examples/qwen3-8b/config.toml"
 """A settings file of one's own."""
+TRAINING = ("-f", str(CHART / "values-8-gpus.yaml"), "--set-file", f"run.settings={RUN}")
+"""The set for eight GPUs, until the evaluation is enabled."""
 SETS = {
     "cpu-demo": ("-f", str(CHART / "values-cpu-demo.yaml")),
-    "8-gpus": ("-f", str(CHART / "values-8-gpus.yaml"), "--set-file", f"run.settings={RUN}"),
+    "8-gpus": (*TRAINING, "--set", "evaluation.enabled=true"),
 }
 """The two value sets, as docs/kubernetes.md uses them."""
 MONITORED = (*SETS["cpu-demo"], "--set", "monitoring.enabled=true")
@@ -26,10 +28,19 @@ MONITORED = (*SETS["cpu-demo"], "--set", "monitoring.enabled=true")
 Object = dict[str, Any]
 
 
+@cache
 def helm() -> str | None:
-    """Where Helm is: beside this Python, or in the PATH. None: nowhere."""
-    beside = Path(sys.executable).with_name("helm")
-    return str(beside) if beside.is_file() else shutil.which("helm")
+    """Where Helm 4 is that runs here: beside this Python, or in the PATH. None: nowhere."""
+    places = (str(Path(sys.executable).with_name("helm")), shutil.which("helm"))
+    return next((place for place in places if place and _is_helm(place)), None)
+
+
+def _is_helm(program: str) -> bool:
+    try:
+        done = subprocess.run([program, "version", "--short"], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and done.stdout.startswith("v4")
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,9 +48,9 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @cache
-def rendered(values: Sequence[str], version: str = "1.35") -> tuple[Object, ...]:
+def rendered(values: Sequence[str], version: str = "1.35", chart: Path = CHART) -> tuple[Object, ...]:
     """The objects of a release named `run`, for a version of Kubernetes. Fails with Helm's words."""
-    done = call("template", "run", str(CHART), "--namespace", "lab", "--kube-version", f"{version}.0", *values)
+    done = call("template", "run", str(chart), "--namespace", "lab", "--kube-version", f"{version}.0", *values)
     assert done.returncode == 0, done.stderr
     return tuple(one for one in yaml.safe_load_all(done.stdout) if one)
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ais.collector.collector import Collector
 from ais.collector.exercise import Exercise
+from ais.collector.judging.hosts import Host
 from ais.collector.judging.judge import Judge
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.prompts.prompts import Split
@@ -140,6 +141,8 @@ class Stage:
         """The collector at work."""
         self.judge: Judge | None = None
         """None: the task's own verifier, in this process."""
+        self.hosts: dict[str, Host] = {}
+        """Environments, by the source of the prompts."""
 
     def trainer(self, incarnation: int) -> TrainerEvents:
         """What a later trainer of the run tells."""
@@ -212,7 +215,7 @@ class Stage:
         collector = Collector(
             self.run,
             settings,
-            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), judge),
+            Exercise(open_task(settings.task, 0, Split.TRAIN), tokenizer(), judge, hosts=self.hosts),
             TrainerChannel(self.queue, TrainerEvents(self.redis, self.keys)),
             self.registry,
             Expected(self.run.name, MODEL),

@@ -8,6 +8,9 @@ from typing import Any
 
 from ais.collector.environments.protocol import PolicyTurn, Prompt, Step
 
+SAID = "7"
+"""What is said when it is tried."""
+
 
 class Talker:
     """Says a digit more each turn, and is done after `last` turns. What goes wrong is asked for by `misdeed`."""
@@ -24,9 +27,13 @@ class Talker:
         await asyncio.sleep(0)
         assert turn.number == self.turns
         self.turns += 1
+        if self.misdeed == "silent":
+            raise RuntimeError("it never says anything")
+        if self.misdeed == "foreign" and self.turns == 2 and turn.text != SAID:
+            return Step([{"role": "user", "content": "\N{SNOWMAN}"}])
         if self.misdeed == "error" and self.turns == 2:
             raise RuntimeError("a broken tool")
-        if self.misdeed == "endless" and self.turns == 2:
+        if self.misdeed == "endless" and self.turns == 2 and turn.text != SAID:
             while True:
                 pass
         reward = 6e3 if self.misdeed == "rich" else 0.5

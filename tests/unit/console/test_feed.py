@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ais.console.feed import Feed
+from ais.console.feed import MOST_EVENTS, Feed
 from ais.console.samples import Query, found
 from ais.launcher.directory.lines import JsonLines
 from ais.launcher.directory.run_directory import RunDirectory
@@ -58,6 +58,42 @@ def test_who_stops_early_gets_the_rest_later_and_knows_how_much_it_is(tmp_path: 
     assert list(log.new_records()) == [{"n": 2}, {"n": 3}]
 
 
+def test_half_a_line_is_nothing_that_is_still_to_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(lines([{"n": 1}]) + '{"n": ')
+    log = JsonLines(path)
+    assert list(log.new_records()) == [{"n": 1}]
+    assert log.behind == 0
+
+
+def test_another_file_is_read_from_the_beginning_even_if_it_could_get_the_number_of_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(lines([{"n": 1}]))
+    log = JsonLines(path)
+    assert len(list(log.new_records())) == 1
+    path.unlink()
+    path.write_text(lines([{"n": 2}, {"n": 3}]))
+    assert list(log.new_records()) == [{"n": 2}, {"n": 3}]
+    assert (log.generation, log.count) == (2, 2)
+
+
+def test_a_file_is_open_as_long_as_it_is_followed(tmp_path: Path) -> None:
+    def opened() -> list[str]:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]  # the walk's own has ended
+        return [file for link in links if (file := str(link.readlink())).startswith(str(tmp_path))]
+
+    path = tmp_path / "steps.jsonl"
+    path.write_text(lines([{"n": 1}]))
+    log = JsonLines(path)
+    for n in (2, 3):
+        assert len(list(log.new_records())) == 1
+        replace_file(path, lines([{"n": n}]))
+    next(log.new_records())
+    assert opened() == [str(path)]
+    del log
+    assert opened() == []
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_shorter_file_in_its_place_is_read_from_the_beginning(tmp_path: Path, in_place: bool) -> None:
     path = tmp_path / "steps.jsonl"
@@ -81,11 +117,34 @@ def test_steps_that_a_resume_took_back_are_forgotten_and_told_once_they_are_made
     before = feed.generation
     replace_file(directory.steps, lines(step(number, reward_mean=0.1) for number in range(1, 4)))
     with directory.steps.open("a") as file:
-        file.write(lines([step(4, incarnation=2, trusted=False, replicas=3)]) + '{"step": 5, "rew')
+        later = step(4, incarnation=2, trusted=False, log_ratio_abs_mean=20.0, replicas=3)
+        file.write(lines([later]) + '{"step": 5, "rew')
     feed.catch_up()
     assert feed.generation != before
     assert list(feed.columns.get("step")) == [1, 2, 3, 4]
     assert [event["kind"] for event in feed.events] == ["resumed", "fleet", "not trusted"]
+
+
+def test_a_batch_whose_numbers_are_not_finite_is_told_as_that_and_not_as_a_mismatch(directory: RunDirectory) -> None:
+    directory.steps.write_text(lines([step(1, trusted=False, log_ratio_abs_mean=None, skipped_updates=1)]))
+    feed = Feed(directory)
+    feed.catch_up()
+    (event,) = feed.events
+    assert event["kind"] == "update skipped"
+    assert "not finite" in event["message"]
+
+
+def test_events_are_new_also_when_as_many_are_kept_as_there_may_be(directory: RunDirectory) -> None:
+    fleets = [step(number, replicas=number) for number in range(1, MOST_EVENTS + 10)]
+    directory.steps.write_text(lines(fleets))
+    feed = Feed(directory)
+    feed.catch_up(seconds=60)
+    before = feed.versions["events"]
+    with directory.steps.open("a") as file:
+        file.write(lines([step(len(fleets) + 1, replicas=1)]))
+    feed.catch_up()
+    assert len(feed.events) == MOST_EVENTS
+    assert feed.versions["events"] != before
 
 
 def test_a_run_that_begins_again_from_nothing_has_no_steps(directory: RunDirectory) -> None:

@@ -187,7 +187,7 @@ def test_a_second_pass_is_made_only_when_the_plan_needs_one(
     train(learner)  # the first batch has no state to plan from
     scored = []
     score = Policy.score
-    monkeypatch.setattr(Policy, "score", lambda policy, part, at: (scored.append(part), score(policy, part, at))[1])
+    monkeypatch.setattr(Policy, "score", lambda policy, part, *at: (scored.append(part), score(policy, part, *at))[1])
     (outcome,) = train(learner)
     assert len(scored) == passes * outcome.figures.microbatches
 
@@ -209,8 +209,8 @@ def test_a_nan_never_reaches_the_optimizer(broken: str, monkeypatch: pytest.Monk
     moments = {name: learner._optimizer.state[master]["exp_avg"].clone() for name, master in masters.items()}
     score = Policy.score
 
-    def poisoned(policy: Policy, microbatch: Microbatch, behaviour: Precision | None) -> TokenScores:
-        scores = score(policy, microbatch, behaviour)
+    def poisoned(policy: Policy, microbatch: Microbatch, *precisions: Precision | None) -> TokenScores:
+        scores = score(policy, microbatch, *precisions)
         if broken == "logprobs":
             return replace(scores, logprobs=scores.logprobs * torch.nan)
         scores.logprobs.register_hook(lambda gradient: gradient * torch.inf)

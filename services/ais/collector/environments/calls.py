@@ -126,6 +126,8 @@ def _check_json(what: str, value: object) -> None:
 def _pickled(environment: object) -> str:
     try:
         packed = pickle.dumps(environment)
+    except MemoryError:
+        raise
     except Exception as error:  # each object fails in its own way
         raise EnvironmentFaultError(f"the environment cannot be pickled: {type(error).__name__}: {error}") from error
     if len(packed) > LONGEST_STATE:

@@ -100,12 +100,13 @@ class ToolEnvironment:
         known = {function.__name__: function for function in self.functions()}
         try:
             asked = json.loads(call)
-            function, arguments = known[asked["name"]], asked["arguments"]
-            if not isinstance(arguments, Mapping):
+            if not isinstance(asked, Mapping) or asked.get("name") not in known or "arguments" not in asked:
+                return f"error: a call has a name, one of {', '.join(known)}, and arguments"
+            if not isinstance(asked["arguments"], Mapping):
                 return "error: arguments must be an object"
-            return str(function(**arguments))
-        except KeyError:
-            return f"error: a call has a name, one of {', '.join(known)}, and arguments"
+            return str(known[asked["name"]](**asked["arguments"]))
+        except MemoryError:
+            raise
         except Exception as error:  # what the policy asks for may fail in any way, and it is to learn from that
             return f"error: {type(error).__name__}: {error}"
 

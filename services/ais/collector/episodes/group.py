@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from ais.collector.episodes.call import Answers
 from ais.collector.judging.judge import Judged, weighted_sums
-from ais.collector.replicas.generation import GenerationClient
 from ais.collector.settings.environments import TURNS
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.contracts.trajectory import Trajectory
@@ -27,14 +26,13 @@ class Episode:
     """Each with one score."""
 
 
-async def play_all(client: GenerationClient, games: Iterable[Coroutine[Any, Any, Played]]) -> list[Played]:
+async def play_all(games: Iterable[Coroutine[Any, Any, Played]]) -> list[Played]:
     """What becomes of all, played at once; the first that goes wrong ends all."""
     tasks = [asyncio.create_task(game) for game in games]
-    with client.held():
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            await end_tasks(*tasks)
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await end_tasks(*tasks)
 
 
 def answers_of(prompt_token_ids: list[int], episodes: Sequence[Episode]) -> Answers:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ais.collector.episodes.call import Answers
 from ais.collector.episodes.group import Episode, answers_of, play_all
 from ais.collector.episodes.recording import Branch, Recording, main_branch
-from ais.collector.episodes.table import Table, deadline_exceeded
+from ais.collector.episodes.table import Table
 from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.judge import UnjudgedError, on_unjudged
 from ais.collector.judging.judgement import Failure
@@ -32,12 +33,9 @@ async def play_by_programs(table: Table, harness: Harness, on_arrival: Callable[
     Each is one trajectory: of the branches that begin with the group's prompt, which is that of the first call of the
     first episode, the one of the most sampled tokens. Raises GenerationError, UnjudgedError and UnavailableError.
     """
-    games = [_played(table, harness, index, on_arrival) for index in range(table.call.samples)]
-    try:
-        async with asyncio.timeout(table.seconds_left):
-            played = await play_all(table.client, games)
-    except TimeoutError:
-        raise deadline_exceeded() from None
+    with table.client.held():
+        games = (_played(table, harness, index, on_arrival) for index in range(table.call.samples))
+        played = await table.by_the_deadline(play_all(games))
     first = next((branch for branch in played[0].recording.branches if branch.turns), None)
     prompt = [] if first is None else first.prompt_token_ids
     episodes = [await _episode(table, harness, index, one, prompt) for index, one in enumerate(played)]
@@ -47,13 +45,15 @@ async def play_by_programs(table: Table, harness: Harness, on_arrival: Callable[
 async def _played(table: Table, harness: Harness, index: int, on_arrival: Callable[[], object]) -> _Played:
     recording = Recording(table, index)
     running = asyncio.create_task(harness.run(recording, table.prompt))
+    either: tuple[asyncio.Future[Any], ...] = (running, recording.broken)
     try:
-        await asyncio.wait({running, recording.broken}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if recording.broken.done():
             recording.broken.result()
         played = _Played(recording, running.result())
     finally:
         await end_tasks(running)
+        recording.close()
         if not recording.broken.cancel():
             recording.broken.exception()  # it is told once, above
     on_arrival()

@@ -16,9 +16,11 @@ from ais.collector.episodes.joining import SampledTurn
 from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending
 from ais.collector.judging.hosts import Host, Opening
+from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.dialogue import Dialogue
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
+from ais.runtime.process import UnavailableError
 
 
 async def play(table: Table, host: Host, on_arrival: Callable[[], object] = lambda: None) -> Answers:
@@ -26,10 +28,11 @@ async def play(table: Table, host: Host, on_arrival: Callable[[], object] = lamb
 
     Raises GenerationError, UnjudgedError and UnavailableError; the first that goes wrong ends all.
     """
-    opening = await host.begin(table.prompt)
-    dialogue = Dialogue(table.exercise.tokenizer, opening.question, opening.tools)
-    game = _Game(table, host, opening, dialogue, dialogue.prompt(), on_arrival)
-    episodes = await play_all(table.client, [game.episode(index) for index in range(table.call.samples)])
+    with table.client.held():
+        opening = await table.by_the_deadline(host.begin(table.prompt))
+        dialogue = Dialogue(table.exercise.tokenizer, opening.question, opening.tools)
+        game = _Game(table, host, opening, dialogue, dialogue.prompt(), on_arrival)
+        episodes = await play_all(game.episode(index) for index in range(table.call.samples))
     return answers_of(game.prompt_token_ids, episodes)
 
 
@@ -51,24 +54,34 @@ class _Game:
         while True:
             response = await table.sampled(index, len(turns), [*tokens, *context], most)
             turns.append(SampledTurn(context, response))
+            table.check_versions(turns)
             tokens += [*context, *response.token_ids.tolist()]
             added = len(tokens) - len(self.prompt_token_ids)
             ending = table.budget_used(len(turns), added, len(tokens)) or table.time_used()
             turn = self._said(response, len(turns) - 1, ending)
-            told = await self.host.answer(place, table.prompt, turn)
+            told = await table.by_the_deadline(self.host.answer(place, table.prompt, turn))
             place = told.place
             if told.done:
                 ending = "failed" if told.failed else "done"
             elif ending is None:
                 dialogue = dialogue.after(told.messages)
-                stopped = response.finish_reason is FinishReason.STOP
-                context = dialogue.tokens_before_next_turn(int(response.token_ids[-1]) if stopped else None)
+                context = self._context_of(dialogue, response)
                 ending = "context" if table.is_full(len(tokens) + len(context)) else None
             if ending is not None:
                 trajectory = table.ended(index, turns, ending)
                 self.on_arrival()
                 return Episode(trajectory, told.parts)
-            table.check_versions(turns)
+
+    def _context_of(self, dialogue: Dialogue, response: Trajectory) -> list[int]:
+        """What is read before the next turn. Raises UnjudgedError for messages that cannot be written in tokens."""
+        stopped = response.finish_reason is FinishReason.STOP
+        try:
+            return dialogue.tokens_before_next_turn(int(response.token_ids[-1]) if stopped else None)
+        except UnavailableError as error:
+            prompt_id = self.table.prompt.prompt_id
+            raise UnjudgedError(
+                f"what the environment of prompt {prompt_id!r} says cannot be written in tokens: {error}"
+            ) from error
 
     def _said(self, response: Trajectory, number: int, ending: Ending | None) -> PolicyTurn:
         said = self.table.exercise.response(response)

@@ -27,7 +27,7 @@ POLICY = "assistant"
 """The policy's role."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Branch:
     """A conversation with the policy."""
 
@@ -69,26 +69,32 @@ class Recording:
         """Which one allowed no other call."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises GenerationError where a call came to nothing: the group has to start again."""
-        self._table, self._index, self._calls = table, index, 0
+        self._table, self._index, self._calls, self._over = table, index, 0, False
+
+    def close(self) -> None:
+        """No call is answered any more, and those under way are not recorded."""
+        self._over = True
 
     def end(self, reward: float) -> None:
         """The episode is over. Raises CallRefusedError where the verifiers give the reward, and after the end."""
         if not self._table.settings.judges:
             raise CallRefusedError(400, "the verifiers give the reward (environment.judged_by)", "no_reward_wanted")
-        if self.reward is not None:
-            raise over()
+        self._check_open()
         self.reward = reward
+        self.close()
 
     async def complete(self, asked: Completion) -> Completed:
         """Raises CallRefusedError."""
-        if self.reward is not None or self.broken.done():
-            raise over()
+        self._check_open()
+        self._check_budget()
         messages: Messages = tuple({"role": one.role, "content": one.text} for one in asked.messages)
         try:
             branch, dialogue, context = self._branch(messages)
         except UnavailableError as error:  # the template or the tokenizer refuses what the program says
             raise CallRefusedError(400, str(error), "invalid_value", "messages") from None
-        self._check_budget(branch, len(context))
+        self._check_budget(len(branch.tokens) + len(context))
+        if branch not in self.branches:
+            self.branches.append(branch)
         number = self._calls
         self._calls += 1
         branch.busy = True
@@ -103,8 +109,7 @@ class Recording:
             raise CallRefusedError(503, "the policy cannot be asked; the episode starts again", "unavailable") from None
         finally:
             branch.busy = False
-        if self.reward is not None:
-            raise over()
+        self._check_open()
         said = self._table.exercise.response(response)
         prompt_tokens = len(branch.tokens) + len(context)
         branch.dialogue = dialogue
@@ -115,20 +120,23 @@ class Recording:
         return Completed(name, said.text, said.finish_reason, prompt_tokens, said.tokens)
 
     def _branch(self, messages: Messages) -> tuple[Branch, Dialogue, list[int]]:
-        """The branch that is to go on, its dialogue then, and the tokens before its next turn."""
+        """The branch that is to go on, or a new one; its dialogue then, and the tokens before its next turn."""
         for branch in self.branches:
             if new := branch.continued_by(messages):
                 dialogue = branch.dialogue.after(new)
                 return branch, dialogue, branch.context_of(dialogue)
         dialogue = Dialogue(self._table.exercise.tokenizer, messages)
         prompt = dialogue.prompt()
-        branch = Branch(dialogue, prompt, messages, list(prompt))
-        self.branches.append(branch)
-        return branch, dialogue, []
+        return Branch(dialogue, prompt, messages, list(prompt)), dialogue, []
 
-    def _check_budget(self, branch: Branch, context: int) -> None:
+    def _check_open(self) -> None:
+        if self._over or self.broken.done():
+            raise over()
+
+    def _check_budget(self, tokens: int = 0) -> None:
+        """Before a call is looked at, and when the `tokens` are known that the policy would go on from."""
         added = sum(len(one.tokens) - len(one.prompt_token_ids) for one in self.branches)
-        self.budget = self._table.budget_used(self._calls, added, len(branch.tokens) + context)
+        self.budget = self._table.budget_used(self._calls, added, tokens)
         if self.budget is not None:
             code = "context_length_exceeded" if self.budget == "context" else "episode_budget_exceeded"
             raise CallRefusedError(400, f"no other turn is allowed: environment.{self.budget} is used up", code)

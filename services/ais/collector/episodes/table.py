@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ais.collector.episodes.call import Call
 from ais.collector.episodes.joining import SampledTurn, joined
@@ -14,6 +16,8 @@ from ais.collector.prompts.prompts import Prompt
 from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
 from ais.collector.settings.environments import EnvironmentSettings
 from ais.contracts.trajectory import Trajectory, TrajectoryBounds
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class Table:
     def seconds_left(self) -> float:
         """Until the group's deadline."""
         return self.call.deadline_seconds - (time.monotonic() - self.begun)
+
+    async def by_the_deadline(self, work: Awaitable[Value]) -> Value:
+        """What `work` gives. Raises GenerationError where the group's deadline comes first."""
+        try:
+            async with asyncio.timeout(max(0.0, self.seconds_left)):
+                return await work
+        except TimeoutError:
+            raise deadline_exceeded() from None
 
     async def sampled(self, index: int, number: int, tokens: Sequence[int], most_tokens: int) -> Trajectory:
         """The turn of that `number` of episode `index`, after `tokens`. Raises GenerationError."""

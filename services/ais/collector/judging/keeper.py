@@ -33,7 +33,8 @@ def main() -> None:
     if worker == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         _become_worker()
-    os.setpgid(worker, worker)
+    with contextlib.suppress(PermissionError):  # it has done so itself, and is the program already
+        os.setpgid(worker, worker)
     os.close(0)
     os.close(1)  # its end is the end of the worker's replies
     status = None

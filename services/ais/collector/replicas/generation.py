@@ -110,6 +110,8 @@ class GenerationClient:
             call.cancel()
 
     async def close(self) -> None:
+        """Whoever calls it afterwards gets GenerationError."""
+        self._abandoned = self._abandoned or "the connection to the replica was closed"
         await self._channel.close()
 
     async def describe(self, deadline_seconds: float) -> rollout_pb2.DescribeResponse:

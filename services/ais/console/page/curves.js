@@ -1,20 +1,24 @@
 // The steps of one run as the page has them: buckets, which the server sends as they come.
 import { ask } from "./api.js";
 
+const NOTHING = { generation: 0, rows: 0, width: 0 };
+
 export class Curves {
   constructor(run, keys) {
     this.run = run;
     this.keys = keys.join(",");
     this.steps = [];
     this.series = {};
-    this.seen = { generation: 0, rows: 0, width: 0 };
+    this.seen = NOTHING;
   }
 
   /** Asks for what is new; of `range` = [first, last], for those steps alone. */
   async update(range) {
     const about = { run: this.run, keys: this.keys };
-    if (range) this.take(await ask("stretch", { ...about, first: range[0], last: range[1] }));
-    else this.take(await ask("curves", { ...about, ...this.seen }));
+    if (range) {
+      this.take(await ask("stretch", { ...about, first: range[0], last: range[1] }));
+      this.seen = NOTHING; // a stretch is nothing to go on from: the next update without a range brings all steps
+    } else this.take(await ask("curves", { ...about, ...this.seen }));
   }
 
   take({ generation, rows, width, begin, steps, series }) {
@@ -28,11 +32,6 @@ export class Curves {
         this.series[key][part] = filled(before[key]?.[part], begin).concat(series[key]?.[part] ?? filled(null, steps.length));
       }
     }
-  }
-
-  /** After a range was shown: the next update brings all steps. */
-  forget() {
-    this.seen = { generation: 0, rows: 0, width: 0 };
   }
 
   keysOf(prefix) {

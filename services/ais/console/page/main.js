@@ -27,7 +27,7 @@ class View {
   async update(range, ranged) {
     const state = await ask("state", { run: this.name });
     const changed = (part) => JSON.stringify(state.versions[part]) !== JSON.stringify(this.versions[part]);
-    const steps = (changed("steps") && (!range || range[1] >= this.state.steps)) || ranged;
+    const steps = ranged || (changed("steps") && (!range || range[1] >= this.state.steps));
     const scores = changed("evaluations");
     if (steps) await this.curves.update(range);
     if (scores) this.scores = (await ask("evaluations", { run: this.name })).scores;
@@ -50,7 +50,6 @@ function zoom(first, last) {
   byId("first").value = range ? first : "";
   byId("last").value = range ? last : "";
   byId("whole").hidden = !range;
-  if (!range) [view, other].forEach((one) => one?.curves.forget());
   update();
 }
 
@@ -98,17 +97,22 @@ async function round() {
   const shown = [view, other].filter(Boolean), [asked, wasRanged] = [range, ranged];
   ranged = false;
   const changes = [];
-  for (const one of shown) changes.push(await one.update(asked, wasRanged || !one.state));
+  try {
+    for (const one of shown) changes.push(await one.update(asked, wasRanged || !one.state));
+  } catch (error) {
+    ranged = true; // the next round asks for what this one was to show
+    throw error;
+  }
   if (shown[0] !== view || shown[1] !== (other ?? undefined)) return 0; // another run was chosen meanwhile
   showOverview(view.state, view.scores);
   if (changes.some(Boolean)) {
-    plots.forEach((plot) => plot.show(shown, range));
+    plots.forEach((plot) => plot.show(shown, asked));
     histograms.forEach((one) => one.show(shown));
   }
   if (view.scored) showScores(view.scores);
   if (view.events) showEvents(view.events);
   samples.update(view.name, view.versions.samples);
-  document.documentElement.dataset.rows = view.curves.seen.rows;
+  document.documentElement.dataset.rows = view.versions.steps[1];
   if (shown.some(({ state }) => state.behind)) return 0;
   return shown.some(({ state }) => ["training", "evaluating", "unknown"].includes(state.status)) ? LIVE_MS : OVER_MS;
 }

@@ -24,9 +24,11 @@ export function showOverview(state, scores) {
   byId("progress").max = total || 1;
   byId("progress").value = state.steps;
   byId("pace").textContent = pace(state, total);
-  const latest = [...new Map(scores.map((score) => [score.policy, score])).values()];
+  const sources = new Set(scores.map(({ source }) => source).filter((source) => source !== "all"));
+  const scoreName = ({ policy, source }) => (sources.size > 1 && source !== "all" ? `${policy}, ${source}` : policy);
+  const latest = [...new Map(scores.map((score) => [scoreName(score), score]))];
   const tiles = [
-    ...latest.map(({ policy, reward, step, interval }) => [`${policy}, step ${step}`, `${reward.toFixed(3)} ± ${interval.toFixed(3)}`]),
+    ...latest.map(([name, { reward, step, interval }]) => [`${name}, step ${step}`, `${reward.toFixed(3)} ± ${interval.toFixed(3)}`]),
     ...TILES.map(([label, value]) => [label, value(state)]).filter(([, value]) => value !== "–"),
   ];
   byId("tiles").replaceChildren(...tiles.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, value))));

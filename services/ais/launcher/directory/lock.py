@@ -21,18 +21,20 @@ from ais.runtime.process import UnavailableError
 WAIT_SECONDS = 30.0
 """Processes of a killed launcher end within this time."""
 POLL_SECONDS = 0.2
+GLANCE_SECONDS = 0.2
+"""Whoever asks whether a run is driven has let go of its lock by then."""
 
 
 @asynccontextmanager
 async def held(directory: RunDirectory, note: Callable[[str], None] = lambda _text: None) -> AsyncIterator[int]:
     """Holds both locks while the context is open, and gives the descriptor that the processes are to inherit.
 
-    Raises UnavailableError: at once when another launcher drives the run, and after `WAIT_SECONDS` when processes of
-    one that was killed do not end. `note` is told of the wait.
+    Raises UnavailableError: when another launcher drives the run, and after `WAIT_SECONDS` when processes of one that
+    was killed do not end. `note` is told of the wait.
     """
     launcher = _open(directory.launcher_lock)
     try:
-        if not _taken(launcher):
+        if not await _taken_soon(launcher):
             raise UnavailableError(
                 f"an `ais run` or `ais resume` drives {directory.path} now. Follow it on its own screen, change its "
                 f"replicas with `ais scale`, or end it there (Ctrl-C) first."
@@ -48,15 +50,22 @@ async def held(directory: RunDirectory, note: Callable[[str], None] = lambda _te
 
 
 def is_driven(directory: RunDirectory) -> bool:
-    """Whether a launcher is at work in the directory."""
+    """Whether a launcher is at work in the directory. Several may ask at once."""
     try:
         descriptor = os.open(directory.launcher_lock, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
-        return not _taken(descriptor)
+        return not _taken(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
+
+
+async def _taken_soon(descriptor: int) -> bool:
+    if _taken(descriptor):
+        return True
+    await asyncio.sleep(GLANCE_SECONDS)
+    return _taken(descriptor)
 
 
 async def _wait_for(descriptor: int, path: Path, note: Callable[[str], None]) -> None:
@@ -80,9 +89,9 @@ def _open(path: Path) -> int:
         raise UnavailableError(f"the run directory cannot be used: {path}: {error.strerror}") from error
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -5,7 +5,8 @@ policy at the start of the step, so when one update is made per batch its log-pr
 that is differentiated. A pass ahead of it is made in two cases only: several updates per batch, and a plan that must be
 made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
 
-With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples.
+With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples. With `centring`
+that policy's pass, without gradients, says what its tokens' gradients are on average, and the loss takes that away.
 
 With several ranks, each makes these passes on its share of the batch. The ranks take every decision (the plan, whether
 to skip, the gradient's norm) from sums over all of them, so all decide alike, and none waits for a pass that another
@@ -295,8 +296,9 @@ class Learner:
     ) -> None:
         """Adds one microbatch's gradient. Without `proximal`, the policy is the proximal one still."""
         advantages = batch.advantages[microbatch.sequences]
+        centre = microbatch.precision if self._settings.objective.centring else None
         with clock.phase("forward_backward"):
-            scores = self._score(microbatch)
+            scores = self._score(microbatch, centre=centre)
         with clock.phase("correction"):
             ratios = self._ratios(microbatch, scores.logprobs if proximal is None else proximal)
             if proximal is None:
@@ -331,9 +333,11 @@ class Learner:
     def _penalises_losses(self) -> bool:
         return self._reference is not None and self._settings.objective.reference.place == "loss"
 
-    def _score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+    def _score(
+        self, microbatch: Microbatch, behaviour: Precision | None = None, centre: Precision | None = None
+    ) -> TokenScores:
         with self._ranks.phase("forward of a microbatch"):
-            return self._policy.score(microbatch, behaviour)
+            return self._policy.score(microbatch, behaviour, centre)
 
     def _reference_logprobs(self, microbatch: Microbatch) -> torch.Tensor:
         assert self._reference is not None

@@ -66,6 +66,8 @@ class Loss:
             divergence = self.divergence(current, reference)
             losses = losses + self._settings.reference.coefficient * weights * divergence
             divergence = divergence.detach()
+        if scores.mean_score is not None:
+            losses = losses + weights * advantages[microbatch.rows] * scores.mean_score
         if self._settings.entropy_coefficient:
             losses = losses - self._settings.entropy_coefficient * weights * scores.entropy
         return Cost(aggregate(losses, microbatch.lengths, self._settings.aggregation, normaliser), bounded, divergence)

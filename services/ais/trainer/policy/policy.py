@@ -27,6 +27,9 @@ class TokenScores:
     """float32 [T], under the sampling temperature; carries the graph when gradients are enabled."""
     entropy: torch.Tensor
     """float32 [T], nats, of the distribution each token was drawn from; carries the graph where a bonus needs it."""
+    mean_score: torch.Tensor | None = None
+    """float32 [T], with the graph: the policy's mean log-prob under the one that sampled (`ais_core.centring`); None
+    where it is not asked for."""
 
 
 class Policy:
@@ -119,10 +122,13 @@ class Policy:
         """Longest prompt plus response, in tokens."""
         return int(self.model.config.max_position_embeddings)
 
-    def score(self, microbatch: Microbatch, behaviour: Precision | None = None) -> TokenScores:
+    def score(
+        self, microbatch: Microbatch, behaviour: Precision | None = None, centre: Precision | None = None
+    ) -> TokenScores:
         """One forward pass, of the policy in BF16 or, with `behaviour`, as it samples at that precision.
 
-        The latter is `behaviour_forward`'s; its KV cache is taken to be BF16.
+        The latter is `behaviour_forward`'s; its KV cache is taken to be BF16. `centre`: of the policy that samples at
+        that precision another pass is made, for `mean_score`.
         """
         return TokenScores(
             *self.scoring(
@@ -132,6 +138,7 @@ class Policy:
                 microbatch.targets,
                 microbatch.temperature,
                 behaviour,
+                centre,
             )
         )
 
@@ -149,7 +156,7 @@ class Policy:
         rows, columns = (torch.arange(inputs.shape[1]) < lengths[:, None]).nonzero(as_tuple=True)
         targets = torch.cat([torch.tensor(sequence[1:]) for sequence in sequences])
         tensors = (inputs, rows, columns, targets, torch.ones(len(targets)))
-        logprobs, _ = self.scoring(*(tensor.to(self.device) for tensor in tensors))
+        logprobs, *_ = self.scoring(*(tensor.to(self.device) for tensor in tensors))
         return [part.tolist() for part in torch.split(logprobs, lengths.tolist())]
 
 

@@ -24,6 +24,7 @@ from ais.trainer.policy.activation_checkpointing import checkpoint_activations
 from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.behaviour_forward import BehaviourProducts
 from ais.trainer.policy.float32_products import bf16_products
+from ais_core.centring import mean_scores
 
 LOGITS_AT_ONCE = 1 << 25
 """Logits that are in memory at once, each about six times over as float32 in the backward pass: under a gigabyte."""
@@ -83,24 +84,31 @@ class ScoringModel(nn.Module):
         targets: torch.Tensor,
         temperature: torch.Tensor,
         behaviour: Precision | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both.
+        centre: Precision | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both, and
+        with `centre`, the precision of the policy that sampled, the mean score under that policy (with its graph).
 
         `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
-        which it is; `temperature` is float32 [T].
+        which it is; `temperature` is float32 [T]. `centre` is not for sharded parameters.
         """
+        sampler = None
+        if centre is not None:
+            with torch.no_grad():
+                sampler = self._hidden(input_ids, rows, columns, centre)
         hidden = self._hidden(input_ids, rows, columns, behaviour)
         length = max(1, LOGITS_AT_ONCE // self.model.get_input_embeddings().num_embeddings)
         if len(hidden) <= length:
-            return self._score_piece(hidden, targets, temperature, behaviour)
-        pieces = zip(*(torch.split(tensor, length) for tensor in (hidden, targets, temperature)), strict=True)
+            return self._score_piece(hidden, targets, temperature, behaviour, sampler, centre)
+        pieces = list(zip(*(torch.split(tensor, length) for tensor in (hidden, targets, temperature)), strict=True))
+        samplers = [None] * len(pieces) if sampler is None else torch.split(sampler, length)
         # A piece's logits are not kept for the backward pass but computed again.
         scores = [
-            checkpoint(self._score_piece, *piece, behaviour, use_reentrant=False, preserve_rng_state=False)
-            for piece in pieces
+            checkpoint(self._score_piece, *piece, behaviour, own, centre, use_reentrant=False, preserve_rng_state=False)
+            for piece, own in zip(pieces, samplers, strict=True)
         ]
-        logprobs, entropies = zip(*scores, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        logprobs, entropies, means = zip(*scores, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies), None if centre is None else torch.cat(means)
 
     def distribution(
         self,
@@ -124,14 +132,25 @@ class ScoringModel(nn.Module):
         return cast(torch.Tensor, output.last_hidden_state[rows, columns])
 
     def _score_piece(
-        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the distributions after `hidden` [T, H] say about `targets` (int64 [T])."""
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: torch.Tensor,
+        behaviour: Precision | None,
+        sampler: torch.Tensor | None,
+        centre: Precision | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What the distributions after `hidden` [T, H] say about `targets` (int64 [T]); and, where there are the hidden
+        states of the `sampler`, about what that would have sampled."""
         logprobs = self._head_logprobs(hidden, temperature, behaviour)
         chosen = logprobs.gather(1, targets[:, None]).squeeze(1).clone()  # FSDP2 hooks what comes out: no views
         with torch.set_grad_enabled(self.differentiate_entropy and torch.is_grad_enabled()):
             entropy = -(logprobs.exp() * logprobs).sum(-1)
-        return chosen, entropy
+        if sampler is None:
+            return chosen, entropy, None
+        with torch.no_grad():
+            sampled_from = self._head_logprobs(sampler, temperature, centre)
+        return chosen, entropy, mean_scores(logprobs, sampled_from)
 
     def _head_logprobs(
         self, hidden: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None

@@ -77,6 +77,10 @@ def application(endpoint: Endpoint) -> FastAPI:
     async def no_such_thing(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(CallRefusedError(error.status_code, str(error.detail)).body(), error.status_code)
 
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse(CallRefusedError(500, "the endpoint failed; its log says why").body(), 500)
+
     @app.get(f"{base}/models")
     async def models(name: str, request: Request) -> JSONResponse:
         endpoint.session(name, request.headers.get("authorization", ""))

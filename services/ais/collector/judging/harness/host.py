@@ -53,7 +53,9 @@ def command_of(settings: EnvironmentSettings) -> tuple[str, ...]:
 
 
 def check_command(settings: EnvironmentSettings) -> None:
-    """Raises TaskError for a program that is not there."""
+    """Raises TaskError for a program or a directory that is not there."""
+    if settings.directory is not None and not settings.directory.is_dir():
+        raise TaskError(f"environment.directory: there is no directory {str(settings.directory)!r}")
     program = command_of(settings)[0]
     if "/" in program and settings.directory is not None:
         program = str(settings.directory / program)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ async def run_program(
 ) -> Failure | None:
     """Runs it with `told` on its standard input; why it failed, or None.
 
-    Its environment is this process's, less what is meant for services of a run (`AIS_...`), and `variables`. When this
-    is cancelled, the program and all that it started are gone.
+    Its environment is this process's, less what is meant for services of a run (`AIS_...`), and `variables`. However
+    this ends, the program is ended with all that it started.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIS_")}
     keeper = (sys.executable, "-P", "-m", "ais.collector.judging.keeper")  # -P: nothing is imported from `directory`
@@ -53,9 +52,7 @@ async def _last_words(process: asyncio.subprocess.Process, told: bytes) -> bytes
     """The end of what it says, when it has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
-    with contextlib.suppress(ConnectionError):  # it need not read
-        process.stdin.write(told)
-        await process.stdin.drain()
+    process.stdin.write(told)  # it need not read: nobody waits for that
     process.stdin.close()
     said = b""
     while piece := await process.stdout.read(LAST_WORDS):
