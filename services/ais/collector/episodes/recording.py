@@ -36,7 +36,7 @@ class Branch:
     said: Messages
     """All messages so far, the policy's included."""
     tokens: list[int]
-    """Of all that was said."""
+    """All that was said, the prompt included."""
     turns: list[SampledTurn] = field(default_factory=list)
     busy: bool = False
     """Whether a turn is being sampled."""

@@ -33,7 +33,7 @@ class Endpoint:
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
         self._keys: dict[str, str] = {}
-        """Of the living, and of those that ended last."""
+        """The keys of the living, and of those that ended last."""
 
     @contextmanager
     def episode(self, session: Session) -> Iterator[tuple[str, str]]:
