@@ -106,6 +106,7 @@ COMMANDS: Mapping[str, str] = {
     "resume": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     "chaos": "e2e/test_chaos.py::test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once",
     "console": "integration/console/test_console_server.py::test_a_run_that_is_not_there_is_told",
+    "trace": "integration/launcher/test_trace_command.py::test_the_command_ends_with_the_code_of_what_is_wrong",
     "plan": "unit/planning/test_plan_records.py::"
     "test_the_command_names_the_source_of_every_assumption_and_refuses_what_it_does_not_know",
     **dict.fromkeys(("rollout", "collector", "trainer"), BY_HAND),
