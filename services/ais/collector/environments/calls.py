@@ -98,10 +98,12 @@ def tools_in(tools: object) -> list[dict[str, Any]] | None:
 def step_in(told: Mapping[str, Any]) -> Step:
     """The step that was told. Raises EnvironmentFaultError for what is none."""
     reward, done = told.get("reward"), told.get("done")
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+    if isinstance(reward, bool) or not isinstance(reward, int | float):
         raise EnvironmentFaultError(f"expected a finite number as reward, got {reward!r:.100}")
+    if isinstance(reward, float) and not math.isfinite(reward):  # a whole number may be too large for a float
+        raise EnvironmentFaultError(f"expected a finite number as reward, got {reward}")
     if abs(reward) > LARGEST_SCORE:
-        raise EnvironmentFaultError(f"expected a reward within +-{LARGEST_SCORE:g}, got {reward:g}")
+        raise EnvironmentFaultError(f"expected a reward within +-{LARGEST_SCORE:g}, got {reward!r:.100}")
     if not isinstance(done, bool):
         raise EnvironmentFaultError(f"expected done to be true or false, got {done!r:.100}")
     messages = messages_in(told.get("messages"))

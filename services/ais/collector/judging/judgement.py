@@ -76,7 +76,10 @@ def judgement_of(verdict: object) -> Judgement:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number may have any number of digits
+        return None
     return number if math.isfinite(number) and abs(number) <= LARGEST_SCORE else None
 
 

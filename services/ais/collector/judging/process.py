@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import pickle
 import signal
 import struct
@@ -13,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ais.collector.environments.calls import Answer, Reset
-from ais.collector.judging.judgement import Failure, Judgement, Outcome, judgement_of
+from ais.collector.judging.judgement import Failure, Judgement, Outcome
+from ais.collector.judging.replies import WorkerDiedError, failure_in, judgement_in, reply_in
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.rewards.response import Response
 from ais.collector.settings import ReasoningGymDataset
@@ -34,10 +34,6 @@ Verifiers = Mapping[Place, tuple[Component, Iterable[ReasoningGymDataset]]]
 """What a worker opens: components, and the datasets of reasoning-gym that their prompts come from."""
 Environments = Mapping[str, EnvironmentSettings]
 """By source of the prompts."""
-
-
-class WorkerDiedError(Exception):
-    """The worker has ended, or says what nobody understands."""
 
 
 class Worker:
@@ -82,7 +78,7 @@ class Worker:
     async def judge(self, place: Place, prompt: Prompt, response: Response, seconds: float) -> Judgement:
         """Raises as `told`."""
         reply = await self.told((*place, prompt, response), seconds)
-        return reply if isinstance(reply, Failure) else _judgement_in(reply)
+        return reply if isinstance(reply, Failure) else judgement_in(reply)
 
     async def told(self, request: tuple[object, ...] | Reset | Answer, seconds: float) -> dict[str, Any] | Failure:
         """What the worker says to a request, unchecked but for failures.
@@ -105,7 +101,7 @@ class Worker:
             raise
         if "failed" not in reply:
             return reply
-        failure = _failure_in(reply)
+        failure = failure_in(reply)
         if failure.outcome in (Outcome.MEMORY, Outcome.LEFT_PROCESSES):
             await self.end()  # what is left of its memory may be in pieces
         return failure
@@ -133,13 +129,7 @@ class Worker:
             line = b""
         if not line.endswith(b"\n"):
             raise WorkerDiedError(f"the worker's process ended{await self._how_it_ended()}")
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict):
-            raise WorkerDiedError(f"the worker's reply is none: {line[:80]!r}")
-        return reply
+        return reply_in(line)
 
     async def _how_it_ended(self) -> str:
         assert self._process is not None
@@ -163,15 +153,3 @@ async def ended(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-
-
-def _judgement_in(reply: dict[str, Any]) -> Judgement:
-    scores = reply.get("scores")
-    single = isinstance(scores, dict) and scores.keys() == {""}
-    return judgement_of(scores[""] if single and scores is not None else scores)
-
-
-def _failure_in(reply: dict[str, Any]) -> Failure:
-    known = reply["failed"] in set(Outcome)
-    reason = str(reply.get("reason", "judging needed more than collector.judging.memory_megabytes"))
-    return Failure(Outcome(reply["failed"]) if known else Outcome.ERROR, reason)

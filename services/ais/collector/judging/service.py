@@ -48,8 +48,8 @@ class _AgainError(Exception):
     """The request came to nothing, and may do better later."""
 
 
-class _RefusedError(Exception):
-    """The request came to nothing, and would again."""
+class ServiceRefusedError(Exception):
+    """The request to a reward service came to nothing, and would again."""
 
 
 class ServiceClient:
@@ -88,7 +88,7 @@ class ServiceClient:
         began = time.monotonic()
         try:
             judgements = await self._asked({"items": [_item(prompt, response) for response in batch]}, len(batch))
-        except (RetryError, _AgainError, _RefusedError) as error:
+        except (RetryError, _AgainError, ServiceRefusedError) as error:
             judgements = [Failure(Outcome.SERVICE, printable(f"{self._settings.url}: {error}"))] * len(batch)
         for judgement in judgements:
             outcome = judgement.outcome if isinstance(judgement, Failure) else Outcome.JUDGED
@@ -117,9 +117,9 @@ class ServiceClient:
             if status == 429 or status >= 500:
                 raise _AgainError(f"answered {status}")
             if status != 200:
-                raise _RefusedError(f"answered {status}: {printable(answer, 200)}")
+                raise ServiceRefusedError(f"answered {status}: {printable(answer, 200)}")
             outcome = "malformed"
-            judgements = _judgements_in(answer, count)
+            judgements = judgements_in(answer, count)
             outcome = "200"
             return judgements
         except TimeoutError as error:
@@ -137,7 +137,7 @@ class ServiceClient:
             async for part in response.aiter_bytes():
                 answer += part
                 if len(answer) > LONGEST_ANSWER:
-                    raise _RefusedError(f"answered more than {LONGEST_ANSWER} bytes")
+                    raise ServiceRefusedError(f"answered more than {LONGEST_ANSWER} bytes")
             return response.status_code, bytes(answer)
 
 
@@ -171,14 +171,14 @@ def _item(prompt: Prompt, response: Response) -> dict[str, Any]:
     }
 
 
-def _judgements_in(answer: bytes, count: int) -> list[Judgement]:
-    """Raises _RefusedError for an answer to something else than was asked."""
+def judgements_in(answer: bytes, count: int) -> list[Judgement]:
+    """What an answer says of `count` responses. Raises ServiceRefusedError for an answer to something else."""
     try:
         scores = json.loads(answer)["scores"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _RefusedError(f'expected {{"scores": [...]}}, got {printable(answer, 100)}') from error
+        raise ServiceRefusedError(f'expected {{"scores": [...]}}, got {printable(answer, 100)}') from error
     if not isinstance(scores, list) or len(scores) != count:
-        raise _RefusedError(f"expected {count} scores, one a response, got {printable(answer, 100)}")
+        raise ServiceRefusedError(f"expected {count} scores, one a response, got {printable(answer, 100)}")
     return [_judgement(score) for score in scores]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import cast
 
-from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from ais.contracts.evaluation.results import EvaluationResult
@@ -53,12 +52,8 @@ class EvaluationBoard:
         found = {}
         for field, text in fields.items():
             try:
-                if len(text) > LONGEST_RESULT:
-                    raise ValueError(f"it has {len(text)} bytes")
-                result = EvaluationResult.model_validate_json(text)
-                if field != str(result.step).encode():
-                    raise ValueError(f"it is of step {result.step}")
-            except (ValidationError, ValueError) as error:
+                result = decode_result(field, text)
+            except ValueError as error:
                 self._strays.skip(field, str(error))
             else:
                 found[result.step] = result
@@ -69,3 +64,13 @@ class EvaluationBoard:
         later = [known for known in await self.results() if known > step]
         if later:
             await persist(partial(self._redis.hdel, self._keys.evaluations, *map(str, later)), None)
+
+
+def decode_result(field: bytes, text: bytes) -> EvaluationResult:
+    """The result kept under `field`, its step. Raises ValueError."""
+    if len(text) > LONGEST_RESULT:
+        raise ValueError(f"it has {len(text)} bytes")
+    result = EvaluationResult.model_validate_json(text)
+    if field != str(result.step).encode():
+        raise ValueError(f"it is of step {result.step}")
+    return result

@@ -120,13 +120,13 @@ async def upload(
     while True:
         answer = await _put(client, address, offer.model_dump_json().encode(), {"Content-Type": "application/json"})
         if answer.status == httpx.codes.OK:
-            return _confirmed(_read(WeightsStatus, address, answer), address, offer)
-        missing = _read(Missing, address, answer)
+            return _confirmed(read_answer(WeightsStatus, address, answer.body), address, offer)
+        missing = read_answer(Missing, address, answer.body)
         if not missing.shards or missing == stuck:
             raise TransientUploadError(f"{address} still lacks what it was sent")
         stuck = missing
         for shard in missing.shards:
-            _check(shard, address, offer)
+            check_asked(shard, address, offer)
             await _send(client, address, offer, shard, await shard_file(shard.index), sent)
 
 
@@ -196,7 +196,7 @@ async def _put(
         raise UploadError(
             f"{address} does not accept our token ({answer.status}): security.tokens must hold the same tokens there"
         )
-    refusal = _refusal(answer)
+    refusal = read_refusal(answer.body)
     if _may_pass(answer.status, refusal):
         raise TransientUploadError(f"{address} answered {answer.status}: {refusal.reason}")
     raise WeightsRefusedError(refusal.field, refusal.reason, answer.status, refusal.probe_gap)
@@ -214,7 +214,7 @@ async def _bounded(response: httpx.Response, address: str) -> bytes:
     return bytes(body)
 
 
-def _check(missing: MissingShard, address: str, offer: Offer) -> None:
+def check_asked(missing: MissingShard, address: str, offer: Offer) -> None:
     """Raises UploadError when the replica asks for what was not offered."""
     index, offset = missing.index, missing.offset
     if not (0 <= index < len(offer.shards) and 0 <= offset <= offer.shards[index].sent_size):
@@ -228,18 +228,19 @@ def _may_pass(status: int, refusal: WeightsRefused) -> bool:
     return (status, refusal.field) in ((httpx.codes.CONFLICT, "offset"), (httpx.codes.UNPROCESSABLE_ENTITY, "digest"))
 
 
-def _refusal(answer: _Answer) -> WeightsRefused:
+def read_refusal(body: bytes) -> WeightsRefused:
     """What the replica says; of an answer of another kind, its beginning."""
     try:
-        return WeightsRefused.model_validate_json(answer.body)
+        return WeightsRefused.model_validate_json(body)
     except ValidationError:
-        text = answer.body[:500].decode(errors="backslashreplace")
+        text = body[:500].decode(errors="backslashreplace")
         return WeightsRefused(field="", reason=text, serving_version=0)
 
 
-def _read(model: type[Message], address: str, answer: _Answer) -> Message:
+def read_answer(model: type[Message], address: str, body: bytes) -> Message:
+    """Raises UploadError for an answer of another kind."""
     try:
-        return model.model_validate_json(answer.body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

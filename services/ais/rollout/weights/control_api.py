@@ -92,8 +92,13 @@ async def _read_offer(request: Request) -> Offer:
         body += piece
         if len(body) > OFFER_BYTES:
             raise WeightsRefusedError("length", f"expected an offer of at most {OFFER_BYTES} bytes, got more", 413)
+    return decode_offer(bytes(body))
+
+
+def decode_offer(body: bytes) -> Offer:
+    """Raises WeightsRefusedError with the field and the reason."""
     try:
-        return Offer.model_validate_json(bytes(body))
+        return Offer.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "offer"

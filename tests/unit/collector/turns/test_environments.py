@@ -185,6 +185,7 @@ def test_what_cannot_be_kept_is_refused(make: Any, why: str) -> None:
         ({"messages": [], "reward": float("nan"), "done": True}, "finite number as reward"),
         ({"messages": [], "reward": True, "done": True}, "finite number as reward"),
         ({"messages": [], "reward": 1e9, "done": True}, "reward within"),
+        ({"messages": [], "reward": 10**400, "done": True}, "reward within"),  # no float holds it
         ({"messages": [], "reward": 0.0, "done": 1}, "done to be true or false"),
         ({"messages": [], "reward": 0.0, "done": False}, "needs a message"),
         ({"messages": [{"role": "user", "content": ""}], "reward": 0.0, "done": False}, "needs a message"),
