@@ -20,6 +20,7 @@ PROMETHEUS := $(VENV)/.prometheus
 HELM := $(VENV)/.helm
 CONFIG ?= examples/sort16/config.toml
 ENGINE ?=
+WORKERS ?= 2
 ARGS ?=
 
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -32,12 +33,12 @@ run: setup
 	@$(BIN)/ais run -c $(CONFIG) $(if $(ENGINE),--set rollout.engine=$(ENGINE)) $(ARGS)
 
 # Where vLLM, Prometheus or Helm cannot be installed their tests are skipped, and say why; with AIS_REQUIRE_VLLM=1,
-# AIS_REQUIRE_PROMETHEUS=1 or AIS_REQUIRE_HELM=1 they fail.
+# AIS_REQUIRE_PROMETHEUS=1 or AIS_REQUIRE_HELM=1 they fail. Two files at a time, the slow ones first; WORKERS=0: one.
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(VLLM) || echo "vLLM cannot be installed here: the tests of its engine are skipped"
 	@$(MAKE) --no-print-directory $(PROMETHEUS) || echo "Prometheus cannot be installed here: the tests of alerts are skipped"
 	@$(MAKE) --no-print-directory $(HELM) || echo "Helm cannot be installed here: the tests of its chart are skipped"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

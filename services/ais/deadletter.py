@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ais.contracts.dead_letters import DeadLetter, DeadLetters
     from ais.settings import Settings
 
-CONNECT_SECONDS = 3.0
-"""How long to wait for the server: a person waits for the answer."""
 HEAD_BYTES = 64
 """Bytes shown of what does not decode."""
 LONGEST_LINE = 2_000
@@ -236,7 +234,7 @@ def _with_letters(
 def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> Settings:
     """The settings of the run, with the address of the server that `ais run` has started for it, if it has."""
     from ais.launcher.directory.run_directory import RunDirectory
-    from ais.runtime.network.redis_url import RedisUrl
+    from ais.launcher.directory.server import reachable
     from ais.settings import load
 
     if run is not None:
@@ -247,16 +245,13 @@ def _settings_of(run: str | None, config: Path | None, overrides: list[str]) -> 
     else:
         settings = load(config, overrides)
         directory = RunDirectory(settings.run.path)
-    if settings.redis.url:
-        return settings
-    if not directory.server_url.is_file():
+    if (redis := reachable(settings.redis, directory)) is None:
         _fail(
             f"run {directory.name!r} has no Redis now: redis.url is not set, and no `ais run` keeps a server for it "
             f"(its data would be in {directory.valkey}). Set redis.url to a server that has the run's keys.",
             EXIT_UNAVAILABLE,
         )
-    url = RedisUrl(directory.server_url.read_text(encoding="utf-8").strip())
-    return settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": url})})
+    return settings.model_copy(update={"redis": redis})
 
 
 @asynccontextmanager
@@ -265,8 +260,7 @@ async def _letters(settings: Settings) -> AsyncIterator[DeadLetters]:
     from ais.contracts.keys import Keys
     from ais.runtime.network.redis import connect
 
-    impatient = settings.redis.model_copy(update={"connect_timeout_seconds": CONNECT_SECONDS})
-    redis = await connect(impatient)
+    redis = await connect(settings.redis)
     try:
         yield DeadLetters(redis, Keys(settings.run.name))
     finally:

@@ -144,6 +144,28 @@ def test_an_alert_fires_on_what_it_is_for_and_alone(alert: str, tmp_path: Path) 
     assert verdict(tmp_path, case.series, case.minute, (alert, *case.also)) == ""
 
 
+CODES = f"ais_weight_changed_codes_ratio{{{T},format="
+STANDING: Mapping[str, tuple[Mapping[str, str], bool]] = {
+    "no code changes, and few of BF16": ({f'{CODES}"e4m3"}}': "0x90", f'{CODES}"bf16"}}': "0.0005x90"}, True),
+    "one format of two stands still": ({f'{CODES}"int8"}}': "0x90"}, True),
+    "a low rate for which E4M3 is fine enough": (
+        {f'{CODES}"e4m3"}}': "0.0006x90", f'{CODES}"bf16"}}': "0.009x90"},
+        False,
+    ),
+    "no replica quantises": ({f'{CODES}"e4m3"}}': "_x90", f'{CODES}"bf16"}}': "0.00001x90"}, False),
+    "nothing is trained": (
+        {f'{CODES}"e4m3"}}': "0x90", f"ais_trainer_steps_total{{{T}}}": "70x90", f"ais_policy_version{{{T}}}": "70x90"},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STANDING)
+def test_the_quantised_policy_stands_still_when_its_codes_stay_whatever_bf16_does(what: str, tmp_path: Path) -> None:
+    series, fires = STANDING[what]
+    assert verdict(tmp_path, series, MINUTES, ("AisQuantisedPolicyStandsStill",) if fires else ()) == ""
+
+
 @pytest.mark.parametrize("minute", [8, 14, 25, 45])
 def test_a_start_without_a_step_for_ten_minutes_and_a_fleet_that_joins_late_are_healthy(
     minute: int, tmp_path: Path

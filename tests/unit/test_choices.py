@@ -31,6 +31,7 @@ TASKS = "unit/collector/tasks/"
 JUDGING = "integration/collector/test_judging.py::test_a_failed_judgement_"
 GAMED = "integration/collector/test_gamed_answers.py::test_no_verifier_is_gamed"
 EPISODES = "integration/collector/test_episodes.py::"
+HARNESS = "integration/collector/test_harness.py::"
 TRACKING = "integration/launcher/test_tracking.py::"
 ALL = "*"
 """A choice that is not in the table by its own name."""
@@ -59,6 +60,11 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it",
         "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
         "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",
+        "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
+    },
+    "collector.task.environment.judged_by": {
+        "program": HARNESS + "test_programs_on_openais_client_play_a_group_token_for_token",
+        "verifiers": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
     },
     "collector.task.verifier": {ALL: GAMED},
     "collector.task.reward.verifier": {ALL: GAMED},
@@ -100,6 +106,7 @@ COMMANDS: Mapping[str, str] = {
     "resume": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     "chaos": "e2e/test_chaos.py::test_a_run_under_fire_ends_by_itself_and_has_consumed_every_group_once",
     "console": "integration/console/test_console_server.py::test_a_run_that_is_not_there_is_told",
+    "trace": "integration/launcher/test_trace_command.py::test_the_command_ends_with_the_code_of_what_is_wrong",
     "plan": "unit/planning/test_plan_records.py::"
     "test_the_command_names_the_source_of_every_assumption_and_refuses_what_it_does_not_know",
     **dict.fromkeys(("rollout", "collector", "trainer"), BY_HAND),

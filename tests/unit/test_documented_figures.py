@@ -107,3 +107,13 @@ def test_the_run_of_guessing_a_number_is_told_as_it_was_recorded() -> None:
         assert f"| {step} | {by_precision['bf16']} | {by_precision['e4m3/channel x e4m3']} |" in text
     rewards = [record["reward_mean"] for record in read(results / "steps.jsonl")]
     assert f"from {sum(rewards[:10]) / 10:.3f} over the first ten steps to {sum(rewards[-10:]) / 10:.3f}" in text
+
+
+def test_the_deployment_with_vllm_is_told_as_it_was_recorded() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "compose_vllm.json").read_text())
+    rewards, text = record["rewards"], (ROOT / "deploy" / "README.md").read_text()
+    first, last = (f".{10 * sum(part):.0f}" for part in (rewards[:10], rewards[-10:]))
+    assert f"{len(rewards)} steps" in text
+    assert f"reward {first} over the first ten steps and {last} over the last ten" in text
+    minutes, seconds = divmod(round(record["seconds"]), 60)
+    assert f"{minutes}:{seconds:02}" in text

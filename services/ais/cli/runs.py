@@ -147,6 +147,33 @@ def console(
         fail(str(error), EXIT_UNAVAILABLE)
 
 
+def trace(
+    run: RunName,
+    group: Annotated[str, typer.Argument(help="A group's id, such as demo-37-1, or an ordinal.", metavar="GROUP")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say where a group spent its time, from its prompt to the optimizer step that trained it, and what logs say of it.
+
+    Its id is RUN-ORDINAL-ATTEMPT, in steps.jsonl, samples' ordinals, dead letters and every log line about it. A run
+    that goes on is asked where a group is now.
+
+        ais trace demo demo-37-1
+        ais trace demo 37 --json
+    """
+    from ais.tracing.command import show_trace
+    from ais.tracing.search import NoGroupIdError, UnknownGroupError
+
+    directory = existing_run(run, config, overrides)
+    try:
+        show_trace(directory, group, overrides or [], json_wanted=as_json)
+    except NoGroupIdError as error:
+        fail(str(error), EXIT_SETTINGS)
+    except UnknownGroupError as error:
+        fail(str(error), EXIT_UNAVAILABLE)
+
+
 def track(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes, until stopped.")] = False,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 class History:
     """What became of an ordinal's groups so far."""
 
+    begun: float | None = None
+    """When the first group was started since the last one that was published, Unix time in seconds."""
     attempts: int = 0
     """Groups started. Each has a name of its own, by this number."""
     excused: int = 0
@@ -31,7 +33,7 @@ class History:
 
     def published(self) -> None:
         """A group is in the queue. Should it be discarded there, what follows is what a new collector would do."""
-        self.failed_on = None
+        self.begun = self.failed_on = None
         self.redraw = self.unjudged = 0
 
 

@@ -31,6 +31,7 @@ from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
+from ais.runtime.tracing.correlation import about_group
 
 LOOKS_PER_PATIENCE = 10
 """How often, while patience lasts, is looked whether anything has moved."""
@@ -175,8 +176,11 @@ class Collector:
                 f"(collector.max_attempts); the last time: {self._last_failure or 'the trainer refused it'}"
             )
         history.attempts += 1
+        history.begun = history.begun or time.time()
         samples = self._run.samples_per_group
-        assignment = Assignment(ordinal, history.attempts, replica, samples, history.redraw, history.unjudged)
+        assignment = Assignment(
+            ordinal, history.attempts, replica, samples, history.redraw, history.unjudged, history.begun
+        )
         self._fleet.dispatcher.sent(replica.replica_id, assignment.awaited)
         task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)
         self._groups.add(task)
@@ -191,6 +195,8 @@ class Collector:
     async def _collect(self, assignment: Assignment) -> None:
         """One group from call to queue. A failed call opens the ordinal again; it is not an error of the collector."""
         ordinal, replica = assignment.ordinal, assignment.replica
+        about_group(assignment.group_id(self._run.name))
+        logger.debug("a group is sent", extra={"replica": replica.replica_id})
         try:
             group = await self._sampling.sample(
                 assignment, self._fleet.client(replica), self._trainer.verify, partial(self._on_arrival, assignment)
@@ -206,6 +212,7 @@ class Collector:
             self._redraw(group)
             return
         published = await self._publish(group)
+        logger.debug("a group is in the queue" if published else "a group's ordinal is in the queue already")
         self._admission.accept(ordinal)
         self._standstill.moved(time.monotonic())
         self._attempts[ordinal].published()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ais.collector.environments.protocol import PolicyTurn
+from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.hosts import Host, Opening
 from ais.collector.judging.judge import Judge, Judged, UnjudgedError
 from ais.collector.judging.judgement import Observe, unobserved
@@ -52,6 +53,8 @@ class Exercise:
     """Where the task is training's: the prompts to evaluate on."""
     hosts: Mapping[str, Host] = field(default_factory=dict)
     """Who runs environments, by source of the prompts."""
+    harnesses: Mapping[str, Harness] = field(default_factory=dict)
+    """Who has programs play episodes, by source of the prompts."""
     context: int | None = None
     """Longest prompt plus response of a replica, tokens; None: not known here."""
     observe_episode: ObserveEpisode = episode_unobserved
@@ -66,8 +69,12 @@ class Exercise:
         return prompt, self.tokenizer.encode_prompt(prompt.question)
 
     def host(self, prompt: Prompt) -> Host | None:
-        """Who runs the environment that the prompt is asked in; None: it is answered by one response."""
+        """Who runs the environment that the prompt is asked in; None: nobody."""
         return self.hosts.get(prompt.source)
+
+    def harness(self, prompt: Prompt) -> Harness | None:
+        """Who has programs play the prompt's episodes; None: nobody."""
+        return self.harnesses.get(prompt.source)
 
     async def judged(self, prompt: Prompt, trajectories: Sequence[Trajectory]) -> Judged:
         """Rewards and their components for the responses to `prompt`, in their order.
@@ -110,13 +117,22 @@ async def open_exercise(
     (task, *held_out), tokenizer = open_prompts(settings, splits)
     judged_by = settings.collector
     if split is Split.HELD_OUT and judged_by.judging.on_failure == "again":  # an evaluation asks once
-        judging = judged_by.judging.model_copy(update={"on_failure": "zero"})
-        judged_by = judged_by.model_copy(update={"judging": judging})
+        asked_once = judged_by.judging.model_copy(update={"on_failure": "zero"})
+        judged_by = judged_by.model_copy(update={"judging": asked_once})
     try:
-        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy) as (judge, hosts):
+        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy) as judging:
             context = context_of(settings.run.model, settings.rollout.max_model_len)
             evaluated = held_out[0] if held_out else None
-            exercise = Exercise(task, tokenizer, judge, evaluated, hosts, context, observe_episode)
+            exercise = Exercise(
+                task,
+                tokenizer,
+                judging.judge,
+                evaluated,
+                judging.hosts,
+                judging.harnesses,
+                context,
+                observe_episode,
+            )
             await _try_environments(exercise)
             yield exercise
     except TaskError as error:
@@ -129,6 +145,10 @@ async def _try_environments(exercise: Exercise) -> None:
     evaluated = () if exercise.held_out is None else exercise.held_out.sources
     for source in {one.name: one for one in (*evaluated, *exercise.task.sources)}.values():
         prompt = source.prompt(0)
+        if exercise.harness(prompt) is not None:
+            if not exercise.tokenizer.chats:
+                raise UnavailableError("programs speak in chats: environment.name = harness needs a chat template")
+            check_template(exercise.tokenizer, prompt.question, [({"role": "user", "content": SAID},)])
         if (host := exercise.host(prompt)) is None:
             continue
         try:

@@ -14,6 +14,7 @@ from ais.collector.episodes.call import Call, Verify
 from ais.collector.exercise import Exercise
 from ais.collector.replicas.generation import GenerationClient
 from ais.collector.settings import CollectorSettings
+from ais.contracts.journey.times import Journey
 from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup
@@ -32,7 +33,15 @@ class Assignment:
     """Groups of the ordinal that were thrown away because their rewards were all equal."""
     unjudged: int = 0
     """Groups of the ordinal, since, with a response that could not be judged."""
+    drawn: float = field(default_factory=time.time)
+    """When the first group of the ordinal was started, Unix time in seconds."""
+    sent: float = field(default_factory=time.time)
+    """When this one was."""
     started: float = field(default_factory=time.monotonic)
+
+    def group_id(self, run: str) -> str:
+        """Name of the group, in the run and in every log."""
+        return f"{run}-{self.ordinal}-{self.attempt}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class GroupSampling:
         Where a response cannot be judged, raises UnavailableError to end the run or UnjudgedError to have the group
         again.
         """
-        group_id = f"{self.run.name}-{assignment.ordinal}-{assignment.attempt}"
+        group_id = assignment.group_id(self.run.name)
         prompt = self.exercise.prompt(assignment.ordinal, assignment.redraw)
         seed = group_seed(self.run.seed, assignment.ordinal, assignment.redraw, assignment.unjudged)
         call = Call(
@@ -64,7 +73,14 @@ class GroupSampling:
             served=assignment.replica.policy_version,
             keeps_versions_together=True,
         )
-        found = await answers(self.exercise, prompt, client, call, verify, on_arrival)
+        answered = assignment.sent
+
+        def arrived() -> None:
+            nonlocal answered
+            answered = time.time()
+            on_arrival()
+
+        found = await answers(self.exercise, prompt, client, call, verify, arrived)
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,
@@ -77,6 +93,7 @@ class GroupSampling:
             answer=prompt.answer,
             components=found.judged.components,
             redraw=assignment.redraw,
+            journey=Journey(assignment.drawn, assignment.sent, answered, judged=time.time()),
         )
 
     def is_redrawn(self, group: ScoredGroup) -> bool:

@@ -22,17 +22,20 @@ HIGHEST_VERSION = 2**53
 """Policy versions and ordinals stay below it: Lua and JSON keep such numbers exact."""
 LONGEST_SECONDS = 1e9
 """Thirty years: a longer time is not one."""
+LATEST_TIME = 1e11
+"""Unix time, seconds: the year 5138."""
 
 _INDEX = re.compile(r"\[\d+\]|\.\d+(?=\.|$)")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,3}")
 _FIELDS = frozenset((
-    "activations", "answer", "attempt", "begin", "behaviour_logprobs", "components", "context_token_ids", "digest",
-    "draining", "end", "engine", "engine_version", "failures", "finish_reason", "first_token_seconds", "granularity",
-    "group", "group_id", "head", "kv_cache", "max_new_tokens", "message", "ordinal", "precision", "prompt_id",
-    "prompt_token_ids", "queue", "recording", "replica_id", "rewards", "sample_index", "samples", "sampling",
-    "scales", "schema_version", "scores", "seed", "spans", "staleness", "stop_token_ids", "task", "temperature",
-    "timings", "token_ids", "tokens", "top_k", "top_p", "total_seconds", "trajectories", "trajectory",
-    "trajectory_id", "turns", "version", "weights",
+    "activations", "answer", "answered", "attempt", "begin", "behaviour_logprobs", "components",
+    "context_token_ids", "digest", "draining", "drawn", "end", "engine", "engine_version", "failures",
+    "finish_reason", "first_token_seconds", "granularity", "group", "group_id", "head", "journey", "judged",
+    "kv_cache", "max_new_tokens", "message", "ordinal", "precision", "prompt_id", "prompt_token_ids", "queue",
+    "recording", "replica_id", "rewards", "sample_index", "samples", "sampling", "scales", "schema_version",
+    "scores", "seed", "sent", "spans", "staleness", "stop_token_ids", "task", "temperature", "timings", "token_ids",
+    "tokens", "top_k", "top_p", "total_seconds", "trajectories", "trajectory", "trajectory_id", "turns", "version",
+    "weights",
 ))  # fmt: skip
 OTHER_FIELD = "other"
 

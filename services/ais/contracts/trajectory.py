@@ -18,6 +18,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
+from ais.contracts.journey.times import Journey, decode_journey, encode_journey
 from ais.contracts.limits import (
     HIGHEST_LOGPROB,
     HIGHEST_VERSION,
@@ -145,6 +146,8 @@ class ScoredGroup:
     """What the rewards are made of."""
     redraw: int = 0
     """Groups of this ordinal that were thrown away before, because their rewards were all equal."""
+    journey: Journey | None = None
+    """When it came to each place before the queue; None in a group of an earlier release."""
 
     @cached_property
     def oldest_version(self) -> int:
@@ -173,6 +176,7 @@ def encode_group(group: ScoredGroup) -> bytes:
     for trajectory in group.trajectories:
         _fill(message.trajectories.add(), trajectory)
     encode_components(message, group.components)
+    encode_journey(message, group.journey)
     return message.SerializeToString()
 
 
@@ -286,7 +290,16 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         answer=message.answer,
         components=decode_components(message),
         redraw=message.redraw,
+        journey=decode_journey(message),
     )
+
+
+def group_id_of(payload: bytes) -> str:
+    """The name in an encoded group, whatever else is wrong with it; empty where protobuf cannot read it."""
+    try:
+        return pb.ScoredGroup.FromString(payload).group_id
+    except DecodeError:
+        return ""
 
 
 def _decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:

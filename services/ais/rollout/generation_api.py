@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -39,6 +40,7 @@ from ais.rollout.engine import (
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.runtime.text import printable
+from ais.runtime.tracing.correlation import about_group
 
 RETRY_METADATA = "grpc-retry-pushback-ms"
 """Trailing metadata that tells when to come back; gRPC clients with a retry policy obey it by themselves."""
@@ -48,6 +50,8 @@ LONGEST_INPUT = 100
 """Characters of a wrong value that a refusal repeats."""
 VERSIONS_REMEMBERED = 256
 """Versions whose digests are kept: no response is sampled by more."""
+
+logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[rollout_pb2.GenerateRequest, object]
 
@@ -102,7 +106,10 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
 
     def _decoded(self, request: rollout_pb2.GenerateRequest) -> GenerationRequest:
         self.note_version()
-        return decode_request(request, self._engine.describe().vocab_size)
+        generation = decode_request(request, self._engine.describe().vocab_size)
+        about_group(generation.group_id)
+        logger.debug("a group is sampled", extra={"samples": generation.samples})
+        return generation
 
     @asynccontextmanager
     async def _answering(self, context: Context) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterable
@@ -35,6 +36,30 @@ def replace_file(path: Path, content: str | bytes | Iterable[str], mode: int = F
             part.unlink()
         raise
     flush_to_disk([path.parent])
+
+
+def drop_older_half(path: Path) -> None:
+    """Leaves the newer half of a file's lines."""
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
+    replace_file(path, "\n".join(lines[len(lines) // 2 :]))
+
+
+def rewind_lines(path: Path, key: str, last: int) -> None:
+    """Leaves the lines of JSON objects whose number `key` is at most `last`; what a crash cut short goes.
+
+    Does nothing where there is no file.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        replace_file(path, (line for line in lines if _is_up_to(line, key, last)))
+
+
+def _is_up_to(line: str, key: str, last: int) -> bool:
+    try:
+        return line.endswith("\n") and int(json.loads(line)[key]) <= last
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def replace_link(link: Path, target: str) -> None:

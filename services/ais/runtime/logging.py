@@ -1,7 +1,8 @@
 """Logging of every service: one line a record, to standard error, UTC, with the service's name.
 
 Control characters in a message or a field are escaped and both are cut at a length, because a peer's words may stand in
-them. Passwords of Redis URLs are masked. Only a traceback has several lines.
+them. Passwords of Redis URLs are masked. Only a traceback has several lines. A line that is written while a group is
+worked on (`ais.runtime.tracing.correlation`) has its id as the field `group`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 from ais.runtime.network.redis_url import without_passwords
 from ais.runtime.settings import Section
 from ais.runtime.text import escaped, printable
+from ais.runtime.tracing.correlation import current_group
 
 LONGEST_MESSAGE = 4_000
 """Characters of one message."""
@@ -40,7 +42,8 @@ class _Formatter(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+        group = {"group": current_group()} if current_group() else {}
+        extra = group | {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         message = printable(without_passwords(record.getMessage()), LONGEST_MESSAGE)
         if record.exc_info:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
 from ais.contracts.queue import TrajectoryQueue
 from ais.runtime.network.patience import persist
-from ais.trainer import record
+from ais.trainer import group_log, record
 from ais.trainer.groups.intake import Buffered
 from ais.trainer.learning.learner import StepOutcome
 from ais.trainer.learning.vital_signs import Vitals, VitalSigns
@@ -116,6 +116,7 @@ class Announcer:
             depth = await persist(self._queue.depth, self._patience)
             line = step.record(depth, self._publisher.live_replicas)
             record.append(self._run.path, line)
+            group_log.append(self._run.path, line.version, line.incarnation, step.batch)
             self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
             self._metrics.record(line, step.outcome.staleness)
             self._metrics.correction.distributions(step.outcome.mismatch)

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ais.contracts.trajectory import ScoredGroup, Trajectory
-from ais.runtime.files import replace_file
+from ais.runtime.files import drop_older_half, rewind_lines
 
 SAMPLES_FILE = "samples.jsonl"
 LONGEST_TEXT = 4000
@@ -66,7 +66,7 @@ class SampleLog:
                 file.write(self._line(step, group, index, (log_ratios or {}).get(number), self._decode))
             size = file.tell()
         if size > LARGEST_FILE:
-            self._drop_older_half()
+            drop_older_half(self._file)
 
     def _line(
         self, step: int, group: ScoredGroup, index: int, log_ratios: Sequence[float] | None, decode: Decode
@@ -92,10 +92,6 @@ class SampleLog:
             **(_token_figures(trajectory, response, log_ratios, decode) if log_ratios else {}),
         }
         return json.dumps(sample, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _drop_older_half(self) -> None:
-        lines = self._file.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
-        replace_file(self._file, "\n".join(lines[len(lines) // 2 :]))
 
 
 def drawn(step: int, responses: int, per_step: int) -> list[int]:
@@ -155,19 +151,7 @@ def token_lengths(token_ids: np.ndarray, decode: Decode) -> list[int]:
 
 def rewind(directory: Path, version: int) -> None:
     """Forgets the samples of steps after `version`: they are trained again."""
-    file = directory / SAMPLES_FILE
-    if not file.exists():
-        return
-    with file.open(encoding="utf-8", newline="\n") as lines:
-        replace_file(file, (line for line in lines if _is_of(line, version)))
-
-
-def _is_of(line: str, version: int) -> bool:
-    """Whether a line is whole and of a step up to `version`. A crash can cut the last line short."""
-    try:
-        return line.endswith("\n") and int(json.loads(line)["step"]) <= version
-    except (ValueError, KeyError, TypeError):
-        return False
+    rewind_lines(directory / SAMPLES_FILE, "step", version)
 
 
 def decoder(model: Path) -> Decode | None:

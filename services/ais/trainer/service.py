@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -91,29 +93,17 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     reading = await connect(settings.redis)
     no_hidden_retries(reading)
     try:
-        patience = settings.trainer.redis_patience_seconds
         async with (
-            take_lease(redis, settings.run, patience) as lease,
+            take_lease(redis, settings.run, settings.trainer.redis_patience_seconds) as lease,
             serve(app, host, settings.trainer.http_port, door) as port,
         ):
             logger.info("listening", extra={"url": http_url(host, port, tls=keyring.certificates is not None)})
-            ranks = await asyncio.to_thread(join, settings.trainer)
-            policy = await asyncio.to_thread(
-                load_policy, settings.run.model, settings.trainer, ranks, settings.run.seed
-            )
-            start = await start_of(settings, policy, ranks)
-            intake = Intake(
-                settings.run,
-                policy.vocab_size,
-                policy.context_length,
-                version=start.snapshot.version,
-                announced=await persist(TrainerEvents(redis, Keys(settings.run.name)).newest_version, patience),
-                covered=start.checkpoint.manifest.entry_ids if start.checkpoint else (),
-            )
-            health.trainer = trainer = TrainerService(
-                settings, Redises(redis, reading), lease, start, intake, registry, credential
-            )
             try:
+                with shown_as_failed(registry):
+                    start, intake = await _loaded(settings, redis)
+                health.trainer = trainer = TrainerService(
+                    settings, Redises(redis, reading), lease, start, intake, registry, credential
+                )
                 await trainer.run(stop)
             finally:
                 if not stop.is_set():
@@ -122,6 +112,33 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     finally:
         await reading.aclose()
         await redis.aclose()
+
+
+async def _loaded(settings: Settings, redis: Redis) -> tuple[Start, Intake]:
+    """The policy where training begins, and what judges groups from there on."""
+    ranks = await asyncio.to_thread(join, settings.trainer)
+    policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks, settings.run.seed)
+    start = await start_of(settings, policy, ranks)
+    events = TrainerEvents(redis, Keys(settings.run.name))
+    intake = Intake(
+        settings.run,
+        policy.vocab_size,
+        policy.context_length,
+        version=start.snapshot.version,
+        announced=await persist(events.newest_version, settings.trainer.redis_patience_seconds),
+        covered=start.checkpoint.manifest.entry_ids if start.checkpoint else (),
+    )
+    return start, intake
+
+
+@contextmanager
+def shown_as_failed(registry: CollectorRegistry) -> Iterator[None]:
+    """While a trainer loads it has no figures; one that fails then shows that it did, for the alert about it."""
+    try:
+        yield
+    except Exception:
+        TrainerMetrics(registry).progress.enter("failed")
+        raise
 
 
 class TrainerService:

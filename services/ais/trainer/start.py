@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from ais.runtime.process import UnavailableError
-from ais.trainer import record, samples
+from ais.trainer import group_log, record, samples
 from ais.trainer.history import evaluations, ledger
 from ais.trainer.history.checkpoint import Checkpoint, CheckpointStore
 from ais.trainer.history.commits import commit_of
@@ -69,6 +69,7 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
         logger.info("resumes", extra={"version": manifest.version, "checkpoint": str(checkpoint.path)})
     record.rewind(run.path, snapshot.version)
     samples.rewind(run.path, snapshot.version)
+    group_log.rewind(run.path, snapshot.version)
     evaluations.rewind(run.path, snapshot.version)
     ledger.reconcile(run.path, commit_of(checkpoint.manifest) if checkpoint else None)
     return Start(learner, store, checkpoint, snapshot)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from prometheus_client import CollectorRegistry
 
 from ais.collector.environments.protocol import PolicyTurn, Prompt
 from ais.collector.episodes.answering import answers
@@ -21,50 +18,22 @@ from ais.collector.episodes.call import Answers, Call
 from ais.collector.exercise import Ending, Exercise, open_exercise
 from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
-from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
+from ais.collector.replicas.generation import Cause, GenerationError
 from ais.collector.settings import CollectorProcessSettings
-from ais.contracts.model_identity import ModelIdentity
-from ais.contracts.sampling import Precision, SamplingParameters
+from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
-from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
-from ais.rollout.generation_api import GenerationService, ReplicaIdentity
-from ais.rollout.generation_server import ServerLimits, serve_generation
-from ais.rollout.metrics import RolloutMetrics
 from ais.runtime.process import UnavailableError
-from tests.support.tiny_models import Observer
-
-POLICY = Path(__file__).parents[3] / "examples" / "sort16" / "model"
-FP8 = Precision()
-VOCABULARY = 22
-"""Characters of the small policies."""
-
-
-@dataclass
-class Replica:
-    """A served engine and the connection to it."""
-
-    engine: TorchEngine
-    client: GenerationClient
+from tests.support.turns.replica import FP8, POLICY, VOCABULARY, Replica, served
 
 
 @pytest.fixture
 async def replica() -> AsyncIterator[Replica]:
-    torch.set_num_threads(1)
-    async with AsyncExitStack() as stack:
-        engine = await TorchEngine.open(
-            POLICY, FP8, Observer(), slots=8, max_model_len=256, max_waiting_sequences=64, probe_tolerance=1.0
-        )
-        stack.push_async_callback(engine.close)
-        identity = ReplicaIdentity("replica", "run", ModelIdentity("blake3:model", "blake3:tokenizer"))
-        service = GenerationService(engine, identity, RolloutMetrics(CollectorRegistry()))
-        server = await stack.enter_async_context(serve_generation(service, "127.0.0.1", 0, ServerLimits()))
-        client = GenerationClient(f"127.0.0.1:{server.port}")
-        stack.push_async_callback(client.close)
-        yield Replica(engine, client)
+    async with served() as replica:
+        yield replica
 
 
 @asynccontextmanager

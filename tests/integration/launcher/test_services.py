@@ -13,7 +13,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from ais.launcher.directory.record import record_of
+from ais.launcher.directory.run_directory import RunDirectory
 from ais.settings import load, to_toml
+from ais.tracing.command import trace_of
+from ais.tracing.stations import LEGS
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "examples/sort16/config.toml"
@@ -55,6 +58,9 @@ def test_a_run_trains_evaluates_both_policies_and_reports(tmp_path: Path) -> Non
     }
     assert AutoModelForCausalLM.from_pretrained(run / "model").num_parameters() == 101_568
     assert "<svg" in (run / "report.html").read_text()
+    trace = trace_of(RunDirectory(run), "5")
+    assert [one.place for one in trace.stations][-len(LEGS) :] == list(LEGS), trace
+    assert all(one.seconds is None or one.seconds > -0.01 for one in trace.stations[:-2]), trace
 
 
 @pytest.mark.slow

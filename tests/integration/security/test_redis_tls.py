@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -86,32 +87,70 @@ async def test_a_client_whose_certificate_is_refused_is_told_that_it_is_his_own(
     assert "this is the server's TLS port" not in str(refused.value)
 
 
-@contextmanager
-def refusing_server() -> Iterator[int]:
+def refusing_server() -> AbstractContextManager[int]:
     """A TLS listener that asks for certificates by blocking calls, and never answers; its port."""
     place = secrets() / "redis"
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(place / AUTHORITY))
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(place / CERTIFICATE, place / KEY)
+
+    def refuse(connection: socket.socket) -> None:
+        connection.settimeout(5.0)
+        with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as caller:
+            with contextlib.suppress(OSError):
+                caller.do_handshake()
+            with contextlib.suppress(OSError):
+                drain(caller)
+
+    return listening(refuse)
+
+
+def resetting_server() -> AbstractContextManager[int]:
+    """A listener that resets each connection at its first bytes; its port."""
+
+    def reset(connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(5.0)
+            connection.recv(1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    return listening(reset)
+
+
+@contextmanager
+def listening(handle: Callable[[socket.socket], None]) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def refuse() -> None:
+        def serve() -> None:
             while True:
                 try:
                     connection = listener.accept()[0]
                 except OSError:
                     return
-                with connection, contextlib.suppress(OSError):
-                    connection.settimeout(5.0)
-                    context.wrap_socket(connection, server_side=True).close()
+                handle(connection)
 
-        thread = threading.Thread(target=refuse, daemon=True)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield int(listener.getsockname()[1])
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(10.0)
+
+
+def drain(caller: ssl.SSLSocket) -> None:
+    """Read until the caller hangs up: a close with bytes unread would reset the connection, and lose the alert."""
+    caller.shutdown(socket.SHUT_WR)
+    while caller.recv(4096):
+        pass
+
+
+async def test_an_end_without_an_alert_names_the_certificate_that_may_be_missing() -> None:
+    with resetting_server() as port:
+        told = settings(port, None)
+        url = f"{told.url.get_secret_value()}?ssl_ca_certs={secrets() / 'redis' / AUTHORITY}&ssl_check_hostname=no"
+        with pytest.raises(RedisUnreachableError, match=r"TLS port.*set redis\.certificates"):
+            await answer(told.model_copy(update={"url": RedisUrl(url)}))
 
 
 async def test_a_plain_client_gets_nothing(server: ValkeyProcess) -> None:

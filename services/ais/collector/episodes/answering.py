@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ais.collector.episodes.call import Answers, Call, Verify
+from ais.collector.episodes.harnessed import play_by_programs
 from ais.collector.episodes.playing import play
+from ais.collector.episodes.table import Table
 from ais.collector.exercise import Exercise
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.replicas.generation import GenerationClient, GenerationError
@@ -25,10 +27,15 @@ async def answers(
     Raises GenerationError, also where `verify` raises MalformedRecordError for trajectories that must not be used.
     Where one cannot be judged, raises UnavailableError to end the run or UnjudgedError to have the group again.
     """
-    host = exercise.host(prompt)
+    host, harness = exercise.host(prompt), exercise.harness(prompt)
     try:
         if host is not None:
-            played = await play(exercise, host, prompt, client, call, on_arrival)
+            played = await play(Table(exercise, host.settings, prompt, client, call), host, on_arrival)
+            await _check(played.trajectories, call, verify)
+            return played
+        if harness is not None:
+            table = Table(exercise, harness.settings, prompt, client, call)
+            played = await play_by_programs(table, harness, on_arrival)
             await _check(played.trajectories, call, verify)
             return played
         token_ids = exercise.tokenizer.encode_prompt(prompt.question)

@@ -34,7 +34,7 @@ def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_
         for name in ("precision", "engine", "engine_version"):
             if getattr(response, name) != getattr(first, name):
                 raise MalformedRecordError(f"trajectory.{name}", "another one within an episode")
-    most = min(first.sampling.max_new_tokens * most_turns, MOST_TOKENS)
+    most = min(max(one.sampling.max_new_tokens for one in responses) * most_turns, MOST_TOKENS)
     return replace(
         first,
         trajectory_id=f"{group_id}/{sample_index}",

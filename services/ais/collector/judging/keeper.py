@@ -1,4 +1,5 @@
-"""Keeps one judging worker: `python -m ais.collector.judging.keeper` forks it and outlives it by a moment.
+"""Keeps one judging worker: `python -m ais.collector.judging.keeper` forks it and outlives it by a moment. With
+arguments it keeps the program that they name instead.
 
 A verifier may start processes and leave them behind, detached or not, and may crash. Whatever its worker starts stays
 below this process (a Linux subreaper adopts orphans), and is killed when the worker has ended, when this process is
@@ -32,7 +33,8 @@ def main() -> None:
     if worker == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         _become_worker()
-    os.setpgid(worker, worker)
+    with contextlib.suppress(PermissionError):  # it has done so itself, and is the program already
+        os.setpgid(worker, worker)
     os.close(0)
     os.close(1)  # its end is the end of the worker's replies
     status = None
@@ -67,6 +69,8 @@ def _become_worker() -> None:
     os.setpgid(0, 0)
     _signal_with_parent(signal.SIGKILL)
     try:
+        if command := sys.argv[1:]:
+            os.execvp(command[0], command)
         from ais.collector.judging.worker import main as work
 
         work()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
+from ais.collector.judging.harness.endpoint import open_endpoint
+from ais.collector.judging.harness.host import Harness, check_command
 from ais.collector.judging.hosts import Host, RetryHost, WorkerHost
 from ais.collector.judging.judge import Judge, JudgeComponent, Panel, judge_here
 from ais.collector.judging.judgement import Judgement, Observe, unobserved
@@ -19,14 +22,23 @@ from ais.collector.settings.environments import EnvironmentSettings
 from ais.collector.settings.rewards import Component, Service
 
 
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, and by source of the prompts who runs environments and programs."""
+
+    judge: Panel
+    hosts: Mapping[str, Host]
+    harnesses: Mapping[str, Harness]
+
+
 @asynccontextmanager
 async def open_judging(
     settings: CollectorSettings,
     observe: Observe = unobserved,
     observe_call: ObserveCall = call_unobserved,
     use_proxy: bool = False,
-) -> AsyncIterator[tuple[Panel, Mapping[str, Host]]]:
-    """Who judges, and who runs the environments by source of the prompts, while the context is open.
+) -> AsyncIterator[Judging]:
+    """Who judges while the context is open.
 
     Raises TaskError or UnavailableError for a verifier or an environment that cannot be used, and UnavailableError when
     no worker starts.
@@ -38,8 +50,12 @@ async def open_judging(
         for index, component in enumerate(source.effective_reward)
         if not is_quick(component) and not isinstance(component, Service)
     }
-    acted_in = {name: one for name, source in sources.items() if (one := source.effective_environment) is not None}
+    environments = {name: one for name, source in sources.items() if (one := source.effective_environment) is not None}
+    programs = {name: one for name, one in environments.items() if one.name == "harness"}
+    acted_in = {name: one for name, one in environments.items() if name not in programs}
     in_workers = {name: one for name, one in acted_in.items() if one.judges}
+    for environment in programs.values():
+        check_command(environment)
     on_failure = settings.judging.on_failure
     async with AsyncExitStack() as stack:
         pool = (
@@ -68,7 +84,13 @@ async def open_judging(
                 return WorkerHost(name, environment, pool, on_failure)
             return RetryHost(environment, panel)
 
-        yield panel, {name: host(name, environment) for name, environment in acted_in.items()}
+        harnesses = {}
+        if programs:
+            endpoint, address = await stack.enter_async_context(open_endpoint())
+            for name, one in programs.items():
+                free = asyncio.Semaphore(one.programs)
+                harnesses[name] = Harness(one, endpoint, address, on_failure, observe, free)
+        yield Judging(panel, {name: host(name, one) for name, one in acted_in.items()}, harnesses)
 
 
 @asynccontextmanager
@@ -79,8 +101,8 @@ async def open_judge(
     use_proxy: bool = False,
 ) -> AsyncIterator[Judge]:
     """Who judges single responses. Raises as `open_judging`."""
-    async with open_judging(settings, observe, observe_call, use_proxy) as (judge, _):
-        yield judge
+    async with open_judging(settings, observe, observe_call, use_proxy) as judging:
+        yield judging.judge
 
 
 def _in_workers(pool: JudgePool, place: tuple[str, int]) -> JudgeComponent:

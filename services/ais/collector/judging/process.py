@@ -110,9 +110,7 @@ class Worker:
         """Kills the process and all that it started, and returns when they are gone."""
         if (process := self._process) is not None:
             self._process = None
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            self._ending = asyncio.ensure_future(_gone(process))
+            self._ending = asyncio.ensure_future(ended(process))
         if self._ending is not None:
             await asyncio.shield(self._ending)
 
@@ -144,7 +142,10 @@ class Worker:
         return f" by {signal.Signals(number).name}" if number in set(signal.Signals) else f" with exit code {code}"
 
 
-async def _gone(process: asyncio.subprocess.Process) -> None:
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Has a keeper kill all that it keeps, and returns when that and the keeper are gone."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
     try:
         async with asyncio.timeout(END_SECONDS):
             await process.wait()

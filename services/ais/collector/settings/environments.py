@@ -18,28 +18,37 @@ TURNS = "turns"
 class EnvironmentSettings(Section):
     """What answers the policy's turns. A prompt is then asked as an episode of several turns with one reward."""
 
-    name: Literal["guess_number", "calculator", "retry", "python"]
+    name: Literal["guess_number", "calculator", "retry", "python", "harness"]
     """`guess_number` says whether a guess is too low or too high. `calculator` runs the calculations that the policy
     asks for and judges the answer after them. `retry` has the verifiers of the source judge each turn, and asks again
-    while that is worth less than `enough`. `python` is a class of yours (docs/environments.md)."""
+    while that is worth less than `enough`. `python` is a class of yours, and `harness` a program of yours that calls
+    the policy by OpenAI's API (docs/environments.md)."""
     object: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
     """For `python`: `module:object`, called without arguments but `parameters`; it gives an environment."""
     directory: Path | None = None
-    """For `python`: where its module lies. None: where Python finds it, the current directory included."""
+    """For `python`: where its module lies. None: where Python finds it, the current directory included. For `harness`:
+    where the program starts. None: the current directory."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """For `python`: what the object is called with."""
     feedback: str = Field(default="That is not right. Try again.", min_length=1, max_length=10_000)
     """For `retry`: what the policy is told after a turn that is not worth `enough`."""
     enough: float = Field(default=1.0, ge=-1e6, le=1e6)
     """For `retry`: the reward from which no other turn is asked for. The last turn's reward is the episode's."""
+    command: tuple[str, ...] = ()
+    """For `harness`: the program and its arguments, started for each episode. `python` is the collector's own."""
+    judged_by: Literal["program", "verifiers"] = "program"
+    """For `harness`: who gives the reward. `program`: it ends the episode with one. `verifiers`: those of the source
+    judge the last turn."""
+    programs: int = Field(default=16, ge=1, le=128)
+    """For `harness`: programs that run at once."""
     turns: Count = 8
     """Turns of the policy that an episode has at most."""
     tokens: CountOrNone = 0
     """Tokens after the prompt, of all turns and what stands between, from which no other turn is asked for. 0: as many
     as the replicas' context holds."""
     seconds: Seconds | None = None
-    """Time from which no other turn is asked for. None: collector.group_deadline_seconds alone bounds it, after which
-    the group starts again."""
+    """Time from which no other turn is asked for; for `harness` the program is ended, which is a failure. None:
+    collector.group_deadline_seconds alone bounds it, after which the group starts again."""
     max_versions_apart: CountOrNone | None = None
     """How far the newest policy version that sampled a token of an episode may be from the oldest. An episode beyond it
     starts again with its group, and counts as nobody's failure. None: run.max_staleness bounds it by itself, because a
@@ -49,9 +58,11 @@ class EnvironmentSettings(Section):
     def _object_is_given(self) -> Self:
         if (self.name == "python") != (self.object is not None):
             raise ValueError('environment.name = "python" and environment.object go together')
+        if (self.name == "harness") != bool(self.command):
+            raise ValueError('environment.name = "harness" and environment.command go together')
         return self
 
     @property
     def judges(self) -> bool:
         """Whether the environment gives the reward, and not the verifiers of the source."""
-        return self.name != "retry"
+        return self.judged_by == "program" if self.name == "harness" else self.name != "retry"

@@ -200,7 +200,8 @@ class SourceSettings(Section):
         environment = self.effective_environment
         if environment is None:
             return tuple(component.label for component in self.effective_reward)
-        return (*(one.label for one in self.effective_reward), *((EPISODE,) if environment.judges else ()), TURNS)
+        own = (EPISODE,) if environment.judges or environment.name == "harness" else ()
+        return (*(one.label for one in self.effective_reward), *own, TURNS)
 
     @property
     def needs_answer(self) -> bool:

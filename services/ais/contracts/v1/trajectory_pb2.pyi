@@ -136,8 +136,20 @@ class RewardComponent(_message.Message):
     failures: _containers.RepeatedCompositeFieldContainer[JudgementFailure]
     def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ..., failures: _Optional[_Iterable[_Union[JudgementFailure, _Mapping]]] = ...) -> None: ...
 
+class Journey(_message.Message):
+    __slots__ = ("drawn", "sent", "answered", "judged")
+    DRAWN_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    JUDGED_FIELD_NUMBER: _ClassVar[int]
+    drawn: float
+    sent: float
+    answered: float
+    judged: float
+    def __init__(self, drawn: _Optional[float] = ..., sent: _Optional[float] = ..., answered: _Optional[float] = ..., judged: _Optional[float] = ...) -> None: ...
+
 class ScoredGroup(_message.Message):
-    __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer", "components", "redraw")
+    __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer", "components", "redraw", "journey")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +162,7 @@ class ScoredGroup(_message.Message):
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     REDRAW_FIELD_NUMBER: _ClassVar[int]
+    JOURNEY_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     group_id: str
     ordinal: int
@@ -162,4 +175,5 @@ class ScoredGroup(_message.Message):
     answer: str
     components: _containers.RepeatedCompositeFieldContainer[RewardComponent]
     redraw: int
-    def __init__(self, schema_version: _Optional[int] = ..., group_id: _Optional[str] = ..., ordinal: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., rewards: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., attempt: _Optional[int] = ..., answer: _Optional[str] = ..., components: _Optional[_Iterable[_Union[RewardComponent, _Mapping]]] = ..., redraw: _Optional[int] = ...) -> None: ...
+    journey: Journey
+    def __init__(self, schema_version: _Optional[int] = ..., group_id: _Optional[str] = ..., ordinal: _Optional[int] = ..., prompt_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., trajectories: _Optional[_Iterable[_Union[Trajectory, _Mapping]]] = ..., rewards: _Optional[_Iterable[float]] = ..., task: _Optional[str] = ..., attempt: _Optional[int] = ..., answer: _Optional[str] = ..., components: _Optional[_Iterable[_Union[RewardComponent, _Mapping]]] = ..., redraw: _Optional[int] = ..., journey: _Optional[_Union[Journey, _Mapping]] = ...) -> None: ...

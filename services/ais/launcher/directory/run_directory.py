@@ -37,6 +37,16 @@ class RunDirectory:
         return self.path / "steps.jsonl"
 
     @property
+    def groups(self) -> Path:
+        """One JSON line a group that was trained, written by the trainer: who sampled it, and when it came where."""
+        return self.path / "groups.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """One JSON line a commit, written by the trainer: which groups it consumed."""
+        return self.path / "ledger.jsonl"
+
+    @property
     def samples(self) -> Path:
         """One JSON line a prompt and response that is kept, written by the trainer."""
         return self.path / "samples.jsonl"

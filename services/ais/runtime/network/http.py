@@ -79,8 +79,11 @@ def _no_signals() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def serve(app: FastAPI, host: str, port: int, door: Door | None = None) -> AsyncIterator[int]:
-    """Serves `app` while the context is open, and gives the port (useful with port 0).
+async def serve(
+    app: FastAPI, host: str, port: int, door: Door | None = None, serves: str = "metrics"
+) -> AsyncIterator[int]:
+    """Serves `app` while the context is open, and gives the port (useful with port 0). The log says where what it
+    `serves` is.
 
     Without a door only this machine may reach it; the door's certificates make it HTTPS. Raises UnavailableError when
     nothing can listen there, as on a port that is taken.
@@ -95,7 +98,7 @@ async def serve(app: FastAPI, host: str, port: int, door: Door | None = None) ->
         ) from error
     bound = int(listener.getsockname()[1])
     certificates = door.certificates if door else None
-    logger.info("metrics at %s/metrics", http_url(host, bound, tls=certificates is not None))
+    logger.info("%s at %s/%s", serves, http_url(host, bound, tls=certificates is not None), serves)
     config = uvicorn.Config(
         app if door is None else HttpDoor(app, door),
         http=BoundedProtocol,

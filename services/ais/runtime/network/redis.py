@@ -48,6 +48,9 @@ _TLS_ADVICE = (
     "Check that this is the server's TLS port, and that redis.certificates, or ?ssl_ca_certs=FILE, has the authority "
     "of its certificate."
 )
+_CERTIFICATE_ADVICE = (
+    "The server asks for a certificate of ours: set redis.certificates, or ?ssl_certfile=FILE and ssl_keyfile."
+)
 _AWAY_CODES = ("MISCONF", "NOREPLICAS")
 """First words of answers that mean `not now` and for which the library has no class."""
 
@@ -223,11 +226,10 @@ def _advice_on_silence(settings: RedisSettings, error: RedisError) -> str:
     if not settings.url.get_secret_value().startswith("rediss:"):
         return "Start one, or set redis.url to one that runs."
     if not _refuses_our_certificate(error):
-        return _TLS_ADVICE
+        # A server that hangs up at once may reset the connection before its alert is read.
+        return _TLS_ADVICE if settings.certificates else f"{_TLS_ADVICE} Or: {_CERTIFICATE_ADVICE}"
     if settings.certificates is None:
-        return (
-            "The server asks for a certificate of ours: set redis.certificates, or ?ssl_certfile=FILE and ssl_keyfile."
-        )
+        return _CERTIFICATE_ADVICE
     return (
         f"The server does not accept our certificate in {settings.certificates}: it has expired (`ais secrets DIR "
         "--renew 30`), or the server trusts another authority."

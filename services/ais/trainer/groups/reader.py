@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from ais.contracts.queue import Entry, TrajectoryQueue
+from ais.contracts.trajectory import group_id_of
 from ais.runtime.network.patience import persist
 from ais.runtime.network.redis import is_away
 from ais.trainer.groups.intake import Buffered, Duplicate, Intake, Known, Refused
@@ -100,7 +101,7 @@ class GroupReader:
     async def _discard(self, entry: Entry, refused: Refused) -> None:
         field, reason = refused.field, refused.reason
         self._metrics.queue.count_discarded(field)
-        logger.warning("group refused: %s: %s", field, reason, extra={"ordinal": entry.ordinal})
+        logger.warning("group refused: %s: %s", field, reason, extra=_named(entry))
         await persist(partial(self._queue.discard, entry, f"{field}: {reason}"), self._patience_seconds)
 
     async def _pending(self) -> list[Entry]:
@@ -116,13 +117,19 @@ class GroupReader:
         for entry in entries:
             await asyncio.sleep(0)  # decoding a batch takes long enough to keep the optimizer waiting
             match self._intake.judge(entry):
-                case Buffered():
+                case Buffered() as buffered:
+                    logger.debug("a group has come", extra={"group": buffered.group.group_id})
                     self._arrived.set()
                 case Known():
                     pass
                 case Duplicate():
                     self._metrics.queue.duplicates.inc()
-                    logger.info("group came twice, the second is dropped", extra={"ordinal": entry.ordinal})
+                    logger.info("group came twice, the second is dropped", extra=_named(entry))
                     await persist(partial(self._queue.drop, entry), self._patience_seconds)
                 case Refused() as refused:
                     await self._discard(entry, refused)
+
+
+def _named(entry: Entry) -> dict[str, object]:
+    """Fields of a log line about an entry."""
+    return {"group": group_id_of(entry.payload) or "unknown", "ordinal": entry.ordinal}

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ais.collector.episodes.group import together
 from ais.collector.episodes.joining import SampledTurn, joined
-from ais.collector.episodes.playing import together, turn_seed
+from ais.collector.episodes.table import turn_seed
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import MalformedRecordError, PolicySpan, Trajectory

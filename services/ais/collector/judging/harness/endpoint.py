@@ -1,0 +1,110 @@
+"""Where programs reach the policy: an OpenAI-compatible API with a base URL and a key for each episode.
+
+    GET  /episodes/ID/v1/models
+    POST /episodes/ID/v1/chat/completions
+    POST /episodes/ID/v1/end                  {"reward": 1.0}: the episode is over
+
+Only this machine reaches it. Whoever has no key of a living episode is refused before anything of the call is read.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as AnyHttpError
+
+from ais.collector.judging.harness.wire import MODEL, CallRefusedError, Session, completion_in, end_in
+from ais.runtime.network.http import serve
+from ais.runtime.network.http_limits import BoundedRoute
+
+HOST = "127.0.0.1"
+ENDED_KEPT = 4096
+"""Episodes that are over and are still told from those that never were."""
+
+
+class Endpoint:
+    """Knows who answers the calls of which episode."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+        self._keys: dict[str, str] = {}
+        """The keys of the living, and of those that ended last."""
+
+    @contextmanager
+    def episode(self, session: Session) -> Iterator[tuple[str, str]]:
+        """The path of the base URL and the key by which `session` is reached while the context is open."""
+        name = secrets.token_hex(8)
+        self._sessions[name], self._keys[name] = session, secrets.token_urlsafe(24)
+        try:
+            yield f"/episodes/{name}/v1", self._keys[name]
+        finally:
+            del self._sessions[name]
+            self._keys[name] = self._keys.pop(name)  # the newest of the ended
+            while len(self._keys) > len(self._sessions) + ENDED_KEPT:
+                del self._keys[next(one for one in self._keys if one not in self._sessions)]
+
+    def session(self, name: str, header: str) -> Session:
+        """Who answers a call. Raises CallRefusedError."""
+        key = self._keys.get(name, "")
+        if not key or not hmac.compare_digest(header.removeprefix("Bearer ").encode(), key.encode()):
+            raise CallRefusedError(401, "this is not the key of this episode", "invalid_api_key")
+        if name not in self._sessions:
+            raise over()
+        return self._sessions[name]
+
+
+def over() -> CallRefusedError:
+    """What a call after the end is told."""
+    return CallRefusedError(400, "the episode is over", "episode_over")
+
+
+def application(endpoint: Endpoint) -> FastAPI:
+    """The API."""
+    app = FastAPI(title="AIS episodes", docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.route_class = BoundedRoute
+    base = "/episodes/{name}/v1"
+
+    @app.exception_handler(CallRefusedError)
+    async def refused(_: Request, error: CallRefusedError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status)
+
+    @app.exception_handler(AnyHttpError)
+    async def no_such_thing(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(CallRefusedError(error.status_code, str(error.detail)).body(), error.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse(CallRefusedError(500, "the endpoint failed; its log says why").body(), 500)
+
+    @app.get(f"{base}/models")
+    async def models(name: str, request: Request) -> JSONResponse:
+        endpoint.session(name, request.headers.get("authorization", ""))
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "ais"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    @app.post(f"{base}/chat/completions")
+    async def completions(name: str, request: Request) -> JSONResponse:
+        session = endpoint.session(name, request.headers.get("authorization", ""))
+        completed = await session.complete(completion_in(await request.body()))
+        return JSONResponse(completed.body())
+
+    @app.post(f"{base}/end")
+    async def end(name: str, request: Request) -> JSONResponse:
+        session = endpoint.session(name, request.headers.get("authorization", ""))
+        session.end(end_in(await request.body()).reward)
+        return JSONResponse({"ended": True})
+
+    return app
+
+
+@asynccontextmanager
+async def open_endpoint() -> AsyncIterator[tuple[Endpoint, str]]:
+    """An endpoint that listens while the context is open, and its address."""
+    endpoint = Endpoint()
+    async with serve(application(endpoint), HOST, 0, serves="episodes") as port:
+        yield endpoint, f"http://{HOST}:{port}"

@@ -1,0 +1,82 @@
+"""Has programs play episodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+
+from ais.collector.judging.harness.endpoint import Endpoint
+from ais.collector.judging.harness.programs import run_program
+from ais.collector.judging.harness.wire import Session
+from ais.collector.judging.judgement import Failure, Observe, Outcome
+from ais.collector.prompts.prompts import Prompt, TaskError
+from ais.collector.settings.environments import EPISODE, EnvironmentSettings
+
+
+@dataclass(frozen=True)
+class Harness:
+    """Runs the program of one source of prompts."""
+
+    settings: EnvironmentSettings
+    endpoint: Endpoint
+    address: str
+    on_failure: str
+    observe: Observe
+    free: asyncio.Semaphore = field(repr=False)
+
+    async def run(self, session: Session, prompt: Prompt) -> Failure | None:
+        """Has a program play an episode whose calls `session` answers; why it came to nothing, or None."""
+        async with self.free:
+            began = time.monotonic()
+            with self.endpoint.episode(session) as (path, key):
+                variables = _variables(f"{self.address}{path}", key)
+                failure = await run_program(
+                    command_of(self.settings), self.settings.directory, variables, _told(prompt), self.settings.seconds
+                )
+        if session.reward is not None:
+            failure = None  # what a program does after the end is its own affair
+        elif failure is None and self.settings.judges:
+            failure = Failure(Outcome.NO_REWARD, "the program ended the episode without a reward")
+        self.observe(EPISODE, Outcome.JUDGED if failure is None else failure.outcome, time.monotonic() - began)
+        return failure
+
+
+def command_of(settings: EnvironmentSettings) -> tuple[str, ...]:
+    """The command as it is started."""
+    program, *arguments = settings.command
+    return (sys.executable if program == "python" else program, *arguments)
+
+
+def check_command(settings: EnvironmentSettings) -> None:
+    """Raises TaskError for a program or a directory that is not there."""
+    if settings.directory is not None and not settings.directory.is_dir():
+        raise TaskError(f"environment.directory: there is no directory {str(settings.directory)!r}")
+    program = command_of(settings)[0]
+    if "/" in program and settings.directory is not None:
+        program = str(settings.directory / program)
+    if shutil.which(program) is None:
+        raise TaskError(f"environment.command: there is no program {program!r} that can be started")
+
+
+def _told(prompt: Prompt) -> bytes:
+    """What the program reads: one line of JSON."""
+    told = {
+        "prompt_id": prompt.prompt_id,
+        "text": prompt.text,
+        "messages": [dict(message) for message in prompt.messages],
+        "answer": prompt.answer,
+        "metadata": dict(prompt.metadata),
+        "source": prompt.source,
+    }
+    return json.dumps(told, default=str).encode() + b"\n"
+
+
+def _variables(base_url: str, key: str) -> dict[str, str]:
+    """What OpenAI's clients look at. The endpoint is on this machine, and no proxy's affair."""
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "NO_PROXY": direct, "no_proxy": direct}

@@ -1,0 +1,1 @@
+"""`ais trace`: where a group spent its time, from prompt to optimizer step."""
