@@ -9,7 +9,7 @@ is a crash too.
     ais bench fuzz --inputs 20000 --targets offer,delta
 
 With `--directory`, which keeps inputs that were found and their number, it goes on where it was stopped. Inputs that
-Inputs that break a border are told in base 64, and the benchmark ends with 1. `benchmarks/fuzz/corpus` has a few of each target,
+break a border are told in base 64, and the benchmark ends with 1. `benchmarks/fuzz/corpus` has a few of each target,
 which tests read again: `--keep` writes it. It needs atheris, which has wheels for Linux.
 """
 
