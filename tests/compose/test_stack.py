@@ -140,7 +140,7 @@ def test_no_secret_is_in_what_the_engine_shows_or_a_service_says(stack: Stack) -
 def test_every_query_of_the_dashboards_returns_data(stack: Stack) -> None:
     for place, query in expressions().items():
         if not any(name in query for name in NOT_IN_THE_DEMO):
-            eventually(lambda query=query: stack.query(query), SCRAPE_SECONDS, f"data for {place}: {query}")
+            eventually(lambda query=query: stack.series(query), SCRAPE_SECONDS, f"data for {place}: {query}")
 
 
 def test_promtool_accepts_the_prometheus_file(stack: Stack) -> None:

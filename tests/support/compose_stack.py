@@ -109,14 +109,18 @@ class Stack:
         answer.raise_for_status()
         return answer.json()["data"]
 
+    def series(self, expression: str) -> list[dict[str, Any]]:
+        """All that an expression gives now. NaN is data: the quantile of what has not happened yet."""
+        series: list[dict[str, Any]] = self.prometheus("query", query=expression)["result"]
+        return series
+
     def query(self, expression: str) -> list[dict[str, str]]:
-        """Labels of every series for which an expression of the dashboard gives a finite number now."""
-        series = self.prometheus("query", query=expression.replace("$__rate_interval", "1m"))["result"]
-        return [one["metric"] for one in series if math.isfinite(float(one["value"][1]))]
+        """Labels of every series for which an expression gives a finite number now."""
+        return [one["metric"] for one in self.series(expression) if math.isfinite(float(one["value"][1]))]
 
     def value(self, expression: str) -> float:
         """The number that an expression without labels gives now; NaN while there is none."""
-        series = self.prometheus("query", query=expression)["result"]
+        series = self.series(expression)
         return float(series[0]["value"][1]) if series else math.nan
 
     def up_targets(self) -> list[str]:
