@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ def main() -> None:
     names = arguments.targets.split(",") if arguments.targets else list(PLACES)
     if unknown := [name for name in names if name not in PLACES]:
         parser.error(f"there is no target {unknown[0]}; there are: {', '.join(PLACES)}")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the process that is fed ends as well
     shares = sum(PLACES[name].share for name in names)
     outcomes = {}
     temporary = tempfile.TemporaryDirectory(prefix="ais-fuzz-")
