@@ -197,8 +197,9 @@ class Stage:
             slots=slots,
         )
         self.serving[name] = version, digest
+        # First the record, which outlives the test without a heartbeat: a reader strikes names that have none.
+        await self.redis.set(self.keys.replica(name), record.model_dump_json())
         await self.redis.sadd(self.keys.replicas, name)
-        await self.redis.set(self.keys.replica(name), record.model_dump_json())  # outlives the test without a heartbeat
 
     @asynccontextmanager
     async def collector(self) -> AsyncIterator[asyncio.Task[None]]:

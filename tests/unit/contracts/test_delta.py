@@ -192,6 +192,12 @@ def test_a_head_that_unpacks_to_more_than_is_allowed_is_refused(pair: tuple[Path
     refused(base, b"AISDELTA" + struct.pack("<I", len(bomb)) + bomb, tmp_path)
 
 
+def test_a_head_that_does_not_say_its_size_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, _coded = pair
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"{}")
+    refused(base, b"AISDELTA" + struct.pack("<I", len(unsized)) + unsized, tmp_path)
+
+
 def test_another_base_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, coded = pair
     other = bytearray(base.read_bytes())

@@ -102,7 +102,7 @@ def _from_planes(planes: npt.NDArray[np.uint8], width: int) -> Integers:
 def decompress(compressed: memoryview, expected: int) -> bytes:
     """Never more than `expected` bytes, whatever the frame says of itself."""
     try:
-        if zstandard.frame_content_size(compressed) != expected:
+        if expected < 0 or zstandard.frame_content_size(compressed) != expected:  # -1: the frame does not say
             raise DeltaError(f"expected a frame of {expected} bytes, got one of another size")
         return zstandard.ZstdDecompressor().decompress(compressed, max_output_size=expected)
     except zstandard.ZstdError as error:
