@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.directory.server import reachable
-from ais.settings import load
+from ais.runtime.reading import read_settings
+from ais.settings import Settings
 from ais.tracing.queue import look
 from ais.tracing.search import Trace, Wanted, trained, under_way
 from ais.tracing.showing import as_json, as_text
@@ -26,7 +27,8 @@ def show_trace(directory: RunDirectory, group: str, overrides: Sequence[str], *,
 
 def trace_of(directory: RunDirectory, group: str, overrides: Sequence[str] = ()) -> Trace:
     """`group`: its id, or an ordinal. Raises NoGroupIdError, UnknownGroupError."""
-    settings = load(directory.config, [*overrides, f"run.name={directory.name}"])
+    chosen = [*overrides, f"run.name={directory.name}"]
+    settings = read_settings(Settings, directory.config, chosen, earlier_release=True)
     wanted = Wanted.of(group, settings.run.name)
     if (found := trained(directory, settings.run, wanted)) is not None:
         return found

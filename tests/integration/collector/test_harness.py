@@ -23,6 +23,7 @@ from ais.collector.episodes.recording import Recording, main_branch
 from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending, Exercise, open_exercise
 from ais.collector.judging.harness.endpoint import Endpoint, open_endpoint
+from ais.collector.judging.harness.programs import run_program
 from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.generation import GenerationError
@@ -168,6 +169,12 @@ async def test_what_a_program_leaves_running_is_ended_with_it(replica: Replica, 
     )
     assert (await played(does, replica)).judged.rewards == (0.5,)
     assert not psutil.pid_exists(int(file.read_text()))
+
+
+async def test_a_program_whose_directory_has_gone_is_a_failure_and_ends_no_collector(tmp_path: Path) -> None:
+    failure = await run_program(("true",), tmp_path / "gone", {}, b"", None)
+    assert failure is not None
+    assert "cannot be started" in failure.reason
 
 
 async def test_programs_without_a_command_a_directory_or_a_chat_template_are_refused(tmp_path: Path) -> None:

@@ -26,14 +26,17 @@ async def run_program(
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIS_")}
     keeper = (sys.executable, "-P", "-m", "ais.collector.judging.keeper")  # -P: nothing is imported from `directory`
-    process = await asyncio.create_subprocess_exec(
-        *(*keeper, *command),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=directory,
-        env={**inherited, **variables},
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(*keeper, *command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=directory,
+            env={**inherited, **variables},
+        )
+    except OSError as error:  # no process, memory or file is to be had, or the directory has gone
+        return Failure(Outcome.DIED, f"the program cannot be started: {error}")
     try:
         async with asyncio.timeout(seconds):
             said = await _last_words(process, told)
