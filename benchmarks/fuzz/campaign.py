@@ -34,9 +34,9 @@ class Outcome:
     taken: int = 0
     slowest_seconds: float = 0.0
     processor_seconds: float = 0.0
-    """Of this run, starting of processes included."""
+    """Used by this run, starting of processes included."""
     done_now: int = 0
-    """Inputs of this run."""
+    """Inputs that this run fed."""
     megabytes: float = 0.0
     """Peak memory of a process."""
     crashes: list[Path] = field(default_factory=list)

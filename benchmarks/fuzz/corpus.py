@@ -8,7 +8,7 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 MOST_INPUTS = 24
-"""Of a target."""
+"""Inputs that a target keeps."""
 LONGEST = 600
 """Bytes of an input that is kept."""
 
@@ -16,7 +16,7 @@ LONGEST = 600
 def kept(name: str) -> list[bytes]:
     """The inputs kept for a target."""
     file = CORPUS / f"{name}.txt"
-    return [base64.b64decode(line) for line in file.read_text("ascii").splitlines()] if file.is_file() else []
+    return [base64.b64decode(line) for line in file.read_text(encoding="ascii").splitlines()] if file.is_file() else []
 
 
 def keep(name: str, directory: Path) -> None:

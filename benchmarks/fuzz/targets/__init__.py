@@ -16,7 +16,7 @@ class Place:
     module: str
     """Has it in its `TARGETS`."""
     share: float = 1.0
-    """Of the inputs of all targets, relative to others: slow borders get fewer."""
+    """Share of all inputs, relative to other targets: slow borders get fewer."""
 
     def target(self, name: str) -> Target:
         found: Target = importlib.import_module(self.module).TARGETS[name]

@@ -13,7 +13,7 @@ from benchmarks.fuzz.target import Target
 from benchmarks.fuzz.targets import PLACES
 
 MUTATIONS = 300
-"""Of each border's inputs. `ais bench fuzz` makes millions, guided by coverage."""
+"""For each border. `ais bench fuzz` makes millions, guided by coverage."""
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
