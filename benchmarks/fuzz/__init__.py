@@ -1,0 +1,1 @@
+"""Mutated inputs at every border that reads bytes of others: `ais bench fuzz`."""
