@@ -143,6 +143,8 @@ def under_way(directory: RunDirectory, run: RunSettings, wanted: Wanted, live: L
         return trace("replaced", f"came to nothing, as its log lines say; {entry['group_id']} is in the queue instead")
     if known is None:
         return trace("open", f"not trained: the newest step is {version}. Its queue cannot be asked: {live}")
+    if known.finished:
+        return trace("open", f"not trained: the run has ended at version {version}")
     if wanted.ordinal >= (version + run.max_staleness + 1) * run.groups_per_batch:
         needed = batch - run.max_staleness
         return trace("waiting", f"not begun: it is sampled once the trainer has version {needed}, which has {version}")

@@ -11,8 +11,10 @@ import pytest
 
 from ais.contracts.journey.times import Journey
 from ais.launcher.directory.run_directory import RunDirectory
+from ais.runtime.settings import RunSettings
 from ais.tracing.command import trace_of
-from ais.tracing.search import NoGroupIdError, Trace, UnknownGroupError
+from ais.tracing.queue import Live
+from ais.tracing.search import NoGroupIdError, Trace, UnknownGroupError, Wanted, under_way
 from ais.tracing.showing import as_json, as_text
 from ais.trainer import group_log
 from ais.trainer.groups.intake import Buffered
@@ -137,6 +139,12 @@ def test_a_group_that_is_not_trained_in_a_run_that_is_over_says_so(run: RunDirec
     assert "not trained: the newest step is 3. Its queue cannot be asked: the run has no Redis now" in (
         trace_of(run, "6").summary
     )
+
+
+def test_a_group_behind_the_end_of_a_finished_run_waits_for_nothing(run: RunDirectory) -> None:
+    live = Live(version=3, finished=True, entry=None, arrived=frozenset(), refusals=())
+    found = under_way(run, RunSettings(steps=4, groups_per_batch=2, max_staleness=0), Wanted(7, None), live)
+    assert found.summary == "not trained: the run has ended at version 3"
 
 
 @pytest.mark.parametrize(
