@@ -166,7 +166,9 @@ STANDING: Mapping[str, tuple[Mapping[str, str], bool]] = {
 
 
 @pytest.mark.parametrize("what", STANDING)
-def test_the_quantised_policy_stands_still_when_its_codes_stay_and_any_of_bf16_change(what: str, tmp_path: Path) -> None:
+def test_the_quantised_policy_stands_still_when_its_codes_stay_and_any_of_bf16_change(
+    what: str, tmp_path: Path
+) -> None:
     series, fires = STANDING[what]
     assert verdict(tmp_path, series, MINUTES, ("AisQuantisedPolicyStandsStill",) if fires else ()) == ""
 

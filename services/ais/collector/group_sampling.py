@@ -95,9 +95,7 @@ class GroupSampling:
             answer=prompt.answer,
             components=found.judged.components,
             redraw=assignment.redraw,
-            journey=Journey(
-                assignment.drawn, assignment.sent, answered, time.time(), assignment.admitted_version
-            ),
+            journey=Journey(assignment.drawn, assignment.sent, answered, time.time(), assignment.admitted_version),
         )
 
     def is_redrawn(self, group: ScoredGroup) -> bool:
