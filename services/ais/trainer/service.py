@@ -135,7 +135,7 @@ async def _loaded(settings: Settings, redis: Redis) -> tuple[Start, Intake]:
 
 @contextmanager
 def shown_as_failed(registry: CollectorRegistry) -> Iterator[None]:
-    """While a trainer loads it has no figures; one that fails then shows that it did, and nothing else, for the alerts."""
+    """While a trainer loads it has no figures; one that fails then shows that it did, and nothing else."""
     try:
         yield
     except Exception:

@@ -10,7 +10,7 @@ State = Literal["training", "finished", "stopped", "failed"]
 
 
 class RunStateMetrics:
-    """One trainer's. Also all that one shows which failed before it had any figures: their zeros would be read as such."""
+    """One trainer's. One that fails before it has any figures shows this alone: zeros would be taken for figures."""
 
     def __init__(self, meter: Meter) -> None:
         self._state = meter.gauge(
