@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: it takes spans by OTLP over HTTP, as the packages of OpenTelemetry define them."""
+"""An OpenTelemetry collector for tests: it takes spans by OTLP over HTTP, by the messages of OpenTelemetry's packages."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def receiving() -> Iterator[Receiver]:
     """A receiver on a free port of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             assert self.path == "/v1/traces"
             receiver.take(self.rfile.read(int(self.headers["Content-Length"])))
             answer = ExportTraceServiceResponse().SerializeToString()
