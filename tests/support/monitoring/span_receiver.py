@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: it takes spans by OTLP over HTTP, by the messages of OpenTelemetry's packages."""
+"""An OpenTelemetry collector for tests: it takes spans by OTLP over HTTP."""
 
 from __future__ import annotations
 
