@@ -19,7 +19,7 @@ from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup
 from ais.runtime.settings import RunSettings
-from ais.runtime.tracing.spans import current_traceparent, span
+from ais.runtime.tracing.spans import current_traceparent
 
 
 @dataclass
@@ -65,8 +65,7 @@ class GroupSampling:
         again.
         """
         group_id = assignment.group_id(self.run.name)
-        with span("draw"):
-            prompt = self.exercise.prompt(assignment.ordinal, assignment.redraw)
+        prompt = self.exercise.prompt(assignment.ordinal, assignment.redraw)
         seed = group_seed(self.run.seed, assignment.ordinal, assignment.redraw, assignment.unjudged)
         call = Call(
             name=group_id,

@@ -39,8 +39,8 @@ class SamplingSpan:
         begun = self._begun
         record("wait for a slot", begun, begun + self._queued, parent)
         record("read the prompt", begun + self._queued, begun + self._first_token, parent)
-        sampled = {"samples": self._samples, "tokens": self._tokens}
-        record("sample", begun + self._first_token, begun + self._last_token, parent, **sampled)
+        first, last = begun + self._first_token, begun + self._last_token
+        record("sample", first, last, parent, samples=self._samples, tokens=self._tokens)
 
 
 @contextmanager

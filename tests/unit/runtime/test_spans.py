@@ -174,6 +174,7 @@ def test_without_the_packages_the_error_says_what_to_install(monkeypatch: pytest
     ("variables", "said"),
     [
         ({ENDPOINT: "collector:4318"}, "expected http://HOST:4318"),
+        ({ENDPOINT: "http://user:secret@[::1"}, "expected http://HOST:4318, or https://..., got something else$"),
         ({ENDPOINT: "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "by http/protobuf alone, got 'grpc'"),
     ],
 )

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from random import SystemRandom
+from random import Random
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
@@ -108,7 +108,7 @@ class _Ids(IdGenerator):
     """Random names. The package's own draws them from the generator that others in the process seed and rely on."""
 
     def __init__(self) -> None:
-        self._random = SystemRandom()
+        self._random = Random()
 
     def generate_span_id(self) -> int:
         return self._random.getrandbits(64) or 1

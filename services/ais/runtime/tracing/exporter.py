@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ais.runtime.network.redis_url import without_passwords
 from ais.runtime.settings import SettingsError
 from ais.runtime.text import printable
 from ais.runtime.tracing.spans import trace_with
@@ -45,7 +44,7 @@ def traces(service: str) -> Iterator[None]:
         yield
         return
     batches = _opened(service)
-    logger.info("traces are sent", extra={"endpoint": endpoint})
+    logger.info("traces are sent", extra={"to": urlsplit(endpoint).hostname})
     try:
         yield
     finally:
@@ -60,9 +59,8 @@ def wanted(environment: Mapping[str, str]) -> str:
     if not name or off or environment.get("OTEL_TRACES_EXPORTER", "").strip() == "none":
         return ""
     endpoint = environment[name].strip()
-    if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-        shown = printable(without_passwords(endpoint), 200)
-        raise SettingsError(f"{name}: expected http://HOST:4318 or https://..., got {shown!r}")
+    if not _is_address(endpoint):  # which is not repeated: a password may stand in it
+        raise SettingsError(f"{name}: expected http://HOST:4318, or https://..., got something else")
     for variable in PROTOCOLS:
         if (protocol := environment.get(variable, "").strip() or PROTOCOL) != PROTOCOL:
             raise SettingsError(
@@ -70,6 +68,14 @@ def wanted(environment: Mapping[str, str]) -> str:
                 f"name the collector's HTTP port, 4318 by custom, in {name}"
             )
     return endpoint
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 def _opened(service: str) -> Batches:

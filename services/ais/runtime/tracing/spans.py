@@ -122,19 +122,22 @@ def is_traceparent(text: str) -> bool:
 def _opened(
     tracer: Tracer, name: str, kind: Kind, parent: str, links: Iterable[str], attributes: Mapping[str, Value]
 ) -> Iterator[Span]:
-    from opentelemetry.trace import SpanKind, use_span
+    from opentelemetry.context import attach, detach
+    from opentelemetry.trace import SpanKind, set_span_in_context
 
     opened = tracer.start_span(
         name, _context(parent), SpanKind[kind.upper()], attributes=_named(attributes), links=_links(links)
     )
     span = Span(opened)
-    # What an error says may be a peer's words, or a response: only its kind is told.
-    with use_span(opened, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-        try:
-            yield span
-        except BaseException as error:
-            span.fail(type(error).__name__)
-            raise
+    token = attach(set_span_in_context(opened))
+    try:
+        yield span
+    except BaseException as error:
+        span.fail(type(error).__name__)  # what it says may be a peer's words, or a response
+        raise
+    finally:
+        detach(token)
+        opened.end()
 
 
 def _context(traceparent: str) -> Context | None:

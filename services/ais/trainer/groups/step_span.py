@@ -25,9 +25,8 @@ def step_span(batch: Sequence[Buffered], version: int) -> Iterator[Span]:
         yield step
     trained = time.time()
     for item, group in traced:
-        entry = item.entry.entry_id
-        record("wait in the queue", _published(entry) or taken, taken, group, entry=entry)
-        record("train", taken, trained, group, links=[step.traceparent], version=version)
+        waited = taken - (_published(item.entry.entry_id) or taken)
+        record("train", taken, trained, group, links=[step.traceparent], version=version, queued_seconds=waited)
 
 
 def _published(entry_id: str) -> float | None:
