@@ -30,7 +30,7 @@ from ais.trainer.groups.step_span import step_span
 from benchmarks.support.report import Figure, spread
 
 GROUPS, SAMPLES = 32, 8
-"""Of a step, as in the demo."""
+"""Groups of a step and responses of a group, as in the demo."""
 STEPS_A_ROUND = 20
 FULL = "1000000"
 """Spans that may wait: none is dropped, so that all of them are paid for."""

@@ -47,7 +47,7 @@ class TrainedStep:
     step_seconds: float
     phase_seconds: dict[str, float]
     traceparent: str = ""
-    """Of the step's span; empty where traces are off."""
+    """The step's span; empty where traces are off."""
 
     def record(self, stream_length: int, replicas: int) -> StepRecord:
         groups = [item.group for item in self.batch]

@@ -26,7 +26,7 @@ class Journey:
     admitted_version: int | None = None
     """The trainer's policy version that allowed the ordinal to be started; None: an earlier release does not say."""
     traceparent: str = ""
-    """Of the group's span at the collector; empty where traces are off."""
+    """Names the group's span at the collector; empty where traces are off."""
 
 
 TIMES = ("drawn", "sent", "answered", "judged")

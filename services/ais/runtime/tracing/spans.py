@@ -98,7 +98,7 @@ def record(name: str, begin: float, end: float, parent: str, links: Iterable[str
 
 
 def current_traceparent() -> str:
-    """Of the current span; empty where there is none."""
+    """The current span; empty where there is none."""
     if _tracer is None:
         return ""
     from opentelemetry.trace import get_current_span
