@@ -6,7 +6,6 @@ comes from processes. Before anything goes wrong all of them are in order, and n
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -29,9 +28,8 @@ from tests.support.alarms.stage import Stage, staged
 from tests.support.alarms.trainers import CERTAIN, NAN
 from tests.support.monitoring.prometheus import rules
 
-pytestmark = [
-    pytest.mark.prometheus, pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.asyncio(loop_scope="module")
-]  # fmt: skip
+pytestmark = [pytest.mark.prometheus, pytest.mark.slow, pytest.mark.timeout(1500)]
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 QUIET_MINUTES = 40
@@ -169,24 +167,19 @@ AT_ONCE: Mapping[str, Fault] = {
 
 
 async def replica_hangs(stage: Stage) -> None:
-    (process,) = stage.processes("ais.rollout")
-    process.suspend()
+    stage.process("ais.rollout").suspend()
 
 
 async def collector_dies_again_and_again(stage: Stage) -> None:
     for _death in range(2):
-        (process,) = stage.processes("ais.collector")
+        process = stage.process("ais.collector")
+        later = f'process_start_time_seconds{{job="collector"}} > {process.create_time() + 1}'
         process.kill()
-        await stage.until(
-            lambda dead=process: any(one != dead for one in stage.processes("ais.collector")), "it is started again"
-        )
-        scraped = f'process_start_time_seconds{{job="collector"}} > {process.create_time() + 0.5}'
-        await stage.until(lambda query=scraped: stage.prometheus.query(query), "and scraped")
+        await stage.until(lambda later=later: stage.prometheus.query(later), "it is started again, and scraped")
 
 
 async def redis_hangs(stage: Stage) -> None:
-    (process,) = stage.processes("valkey-server")
-    process.send_signal(signal.SIGSTOP)
+    stage.process("valkey-server").suspend()
 
 
 ONE_AFTER_ANOTHER: Mapping[str, Fault] = {
@@ -223,6 +216,7 @@ async def broken(stage: Stage) -> tuple[Stage, float]:
     return stage, since
 
 
+@in_one_loop
 @pytest.mark.parametrize("alert", AT_ONCE)
 async def test_an_alert_fires_when_something_goes_wrong(alert: str, broken: tuple[Stage, float]) -> None:
     stage, since = broken
@@ -231,6 +225,7 @@ async def test_an_alert_fires_when_something_goes_wrong(alert: str, broken: tupl
     await told(stage, alert, AT_ONCE[alert], since)
 
 
+@in_one_loop
 @pytest.mark.parametrize("alert", ONE_AFTER_ANOTHER)
 async def test_an_alert_fires_when_a_process_hangs_or_dies(alert: str, stage: Stage) -> None:
     fault = ONE_AFTER_ANOTHER[alert]

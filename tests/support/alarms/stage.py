@@ -90,10 +90,11 @@ class Stage:
         query = f'last_over_time(ALERTS{{alertstate="firing",{matchers}}}[{max(1, round(seconds))}s])'
         return sorted({one["metric"]["alertname"] for one in self.prometheus.query(query)})
 
-    def processes(self, part: str) -> list[psutil.Process]:
-        """Those of the run whose command line has this part."""
+    def process(self, program: str) -> psutil.Process:
+        """The one of the run that is this program, or Python with this module."""
         children = psutil.Process(self.run.process.pid).children(recursive=True)
-        return [one for one in children if any(part in argument for argument in one.cmdline())]
+        (found,) = [one for one in children if any(Path(part).name == program for part in one.cmdline()[:3])]
+        return found
 
 
 @asynccontextmanager
