@@ -33,7 +33,7 @@ in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 QUIET_MINUTES = 40
-"""Of hurried time. So long an alert has not fired before its fault: that is as far back as rules look."""
+"""In hurried time. So long an alert has not fired before its fault: that is as far back as rules look."""
 
 
 @dataclass(frozen=True)

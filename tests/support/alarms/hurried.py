@@ -39,7 +39,7 @@ class Hurry:
 
     @property
     def interval(self) -> str:
-        """Of scrapes and of evaluations: two minutes."""
+        """Between scrapes and between evaluations: two minutes."""
         return self._milliseconds(120)
 
     def seconds(self, minutes: float) -> float:

@@ -64,9 +64,9 @@ class Stage:
     prometheus: Prometheus
     trainers: Mapping[str, Fed]
     addresses: Mapping[str, str]
-    """Of those trainers, as Prometheus names them."""
+    """Where those trainers are, as Prometheus names them."""
     replicas: Mapping[str, StandInReplica]
-    """Of the trainer `drifting`."""
+    """The fleet of the trainer `drifting`."""
     fleet: Fleet
     run: Run
     trainer_of_the_run: str
@@ -164,7 +164,7 @@ async def _replica(run: Run) -> str:
 
 
 async def _seconds_of_a_step(trainers: Iterable[Fed]) -> float:
-    """Of the slowest of the trainers, now."""
+    """The slowest of the trainers', now."""
     files = [one.settings.run.path / "steps.jsonl" for one in trainers]
     deadline = time.monotonic() + PATIENCE_SECONDS
     while min(map(len, steps := [whole_lines(file) for file in files])) < MEASURED_STEPS:
