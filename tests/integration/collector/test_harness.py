@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from ais.collector.episodes.answering import answers
 from ais.collector.episodes.call import Answers
@@ -17,14 +16,10 @@ from ais.collector.exercise import Ending, open_exercise
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.generation import GenerationError
 from ais.collector.settings import CollectorProcessSettings
-from ais.rollout.engines.snapshots import snapshot_files
-from ais.rollout.engines.torch_engine.architecture import read_architecture
-from ais.rollout.engines.torch_engine.probe import score
-from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from tests.support.tiny_models import until
-from tests.support.turns.replica import FP8, Replica, served
+from tests.support.turns.replica import Replica, rescoring, served
 from tests.support.turns.stage import EXAMPLE, GUESSING, call, exercise, program
 
 
@@ -46,18 +41,13 @@ async def test_programs_on_openais_client_play_a_group_token_for_token(replica: 
         found = await answers(made, prompt, replica.client, call(2))
         text = made.tokenizer.tokenizer.decode
     assert text(found.prompt_token_ids) == "^00-31;"
-    architecture = read_architecture(GUESSING)
-    tensors = read_tensors(snapshot_files(GUESSING), architecture)
-    weights = rounded_weights(tensors, architecture, FP8, torch.device("cpu"))
     for trajectory, reward in zip(found.trajectories, found.judged.rewards, strict=True):
         assert [text(turn.context_token_ids) in ("+", "-", "*") for turn in trajectory.turns[1:]] == [True] * (
             len(trajectory.turns) - 1
         )
         last = text(trajectory.token_ids[-trajectory.turns[-1].tokens :])
         assert reward == float(last == f"{int(prompt.answer):02}$")
-        whole = [*found.prompt_token_ids, *trajectory.text_token_ids.tolist()]
-        (rescored,) = score(weights, architecture, FP8, [whole])
-        again = np.array(rescored)[len(found.prompt_token_ids) - 1 :][trajectory.sampled]
+        again = rescoring(found.prompt_token_ids, trajectory, GUESSING)
         assert np.abs(again - trajectory.behaviour_logprobs).max() < 0.05
 
 

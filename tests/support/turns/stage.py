@@ -46,10 +46,12 @@ def program(does: str) -> tuple[str, ...]:
 class Scripted(GenerationClient):
     """A policy that says one thing after another, the last one for ever, as soon as it `may`."""
 
-    def __init__(self, *says: Sequence[int], finish: FinishReason = FinishReason.STOP) -> None:
-        self._says, self._finish = list(says), finish
+    def __init__(self, *says: Sequence[int]) -> None:
+        self._says, self.finish = list(says), FinishReason.STOP
         self.prompts: list[list[int]] = []
         """What it was asked so far."""
+        self.sampled: list[list[int]] = []
+        """What it answered."""
         self.asked = 0
         """Answers that are waited for."""
         self.may = asyncio.Event()
@@ -76,8 +78,9 @@ class Scripted(GenerationClient):
         finally:
             self.asked -= 1
         said = self._says.pop(0) if len(self._says) > 1 else self._says[0]
+        self.sampled.append(list(said))
         logprobs = [-0.5 - place for place in range(len(said))]
-        fields = {"behaviour_logprobs": logprobs, "finish_reason": self._finish, "sampling": sampling}
+        fields = {"behaviour_logprobs": logprobs, "finish_reason": self.finish, "sampling": sampling}
         return (trajectory_of(said, group_id, **fields),)
 
 
