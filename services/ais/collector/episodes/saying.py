@@ -71,7 +71,7 @@ def logprobs_of(tokenizer: PolicyTokenizer, response: Trajectory) -> list[tuple[
 
 def why_no_stop(tokenizer: PolicyTokenizer, stops: Sequence[str]) -> str | None:
     """Why an answer cannot be ended by one of them; None: it can."""
-    special = [str(token) for token in tokenizer.tokenizer.all_special_tokens]
+    special = [str(token) for token in tokenizer.tokenizer.all_special_tokens] if stops else []
     for stop in stops:
         if held := next((token for token in special if token in stop), None):
             return f"{stop!r} holds the special token {held!r}, which no answer's text has: leave it out"

@@ -139,6 +139,6 @@ async def test_the_verifiers_judge_the_episodes_of_a_group_at_once(monkeypatch: 
                 await at_once.wait()
             return Judged((1.0,), ())
 
-        monkeypatch.setattr(type(made), "judged", judge)
+        monkeypatch.setattr(type(made.judge), "judge", judge)
         found = await answers(made, made.prompt(0), Scripted(GUESS), call(2))
     assert len(found.trajectories) == 2
