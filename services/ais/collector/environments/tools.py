@@ -96,12 +96,12 @@ class ToolEnvironment:
         try:
             call = call_in(written)
             if call.name not in known:
-                return f"error: a call has a name, one of {', '.join(known)}"
+                return f"error: a call's name is one of {', '.join(known)}"
             return str(known[call.name](**call.arguments))
         except MemoryError:
             raise
         except NoCallError as error:
-            return f"error: {error}"
+            return f"error: {error}; the name is one of {', '.join(known)}"
         except Exception as error:  # what the policy asks for may fail in any way, and it is to learn from that
             return f"error: {type(error).__name__}: {error}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -220,28 +221,31 @@ async def test_long_messages_are_turned_into_tokens_while_others_are_answered(
 async def test_of_a_thousand_open_streams_most_are_refused_and_another_episode_is_answered() -> None:
     policy = Scripted(GUESS)
     policy.may.clear()
-    body = {"messages": [user("00-31;")], "stream": True}
     async with staged(policy, turns=4096) as stage:
+        url, body = httpx.URL(stage.url), b'{"messages": [{"role": "user", "content": "00-31;"}], "stream": true}'
+        head = f"Host: any\r\nConnection: close\r\nAuthorization: Bearer {stage.key}\r\nContent-Length: {len(body)}"
+        request = f"POST {url.path}/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + body
 
-        async def ask(client: httpx.AsyncClient) -> tuple[int, str]:
+        async def ask() -> bytes:
+            """All that is answered; nothing where the connection is closed without a word."""
+            reader, writer = await asyncio.open_connection(url.host, url.port)
             try:
-                answer = await client.post(f"{stage.url}/chat/completions", json=body)
-            except httpx.TransportError:
-                return 0, ""
-            return answer.status_code, "" if answer.is_success else answer.json()["error"]["code"]
+                writer.write(request)
+                return await reader.read()
+            except ConnectionError:
+                return b""
+            finally:
+                writer.close()
 
-        headers, limits = {"Authorization": f"Bearer {stage.key}"}, httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(headers=headers, limits=limits, timeout=None, trust_env=False) as client:
-            asked = [asyncio.create_task(ask(client)) for _ in range(1000)]
-            done, _ = await asyncio.wait(asked, timeout=0.0)
-            while len(done) < 1000 - MOST_AT_ONCE:
-                await asyncio.wait(set(asked) - done, return_when=asyncio.FIRST_COMPLETED)
-                done = {one for one in asked if one.done()}
-            # Beyond http_limits.MOST_CONNECTIONS at once, a connection is closed without a word.
-            assert (429, "rate_limit_exceeded") in {one.result() for one in done}
-            assert {one.result() for one in done} <= {(429, "rate_limit_exceeded"), (0, "")}
-            with stage.endpoint.episode(Recording(stage.table, 1)) as (path, key):
-                async with stage.client(key, f"{stage.address}{path}") as other:
-                    assert [model.id async for model in other.models.list()] == ["policy"]
-            policy.may.set()
-            assert [(await one)[0] for one in asked].count(200) == MOST_AT_ONCE
+        asked = [asyncio.create_task(ask()) for _ in range(1000)]
+        pending = set(asked)
+        while len(pending) > MOST_AT_ONCE:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        told = [one.result() for one in asked if one.done()]
+        refused = [json.loads(one.partition(b"\r\n\r\n")[2])["error"] for one in told if one]
+        assert {(one["type"], one["code"]) for one in refused} == {("rate_limit_error", "rate_limit_exceeded")}
+        with stage.endpoint.episode(Recording(stage.table, 1)) as (path, key):
+            async with stage.client(key, f"{stage.address}{path}") as other:
+                assert [model.id async for model in other.models.list()] == ["policy"]
+        policy.may.set()
+        assert [b"data: [DONE]" in one for one in await asyncio.gather(*asked)].count(True) == MOST_AT_ONCE
