@@ -30,7 +30,7 @@ async def replica() -> AsyncIterator[Replica]:
 
 
 async def played(does: str, replica: Replica, endings: list[Any] | None = None, **environment: Any) -> Answers:
-    async with exercise({"command": program(does)} | environment, endings) as made:
+    async with exercise({"name": "harness", "command": program(does)} | environment, endings) as made:
         return await answers(made, made.prompt(0), replica.client, call(1))
 
 

@@ -29,7 +29,7 @@ HOST = "127.0.0.1"
 ENDED_KEPT = 4096
 """Episodes that are over and are still told from those that never were."""
 _NO_MORE = (401, 429)
-"""Of those who are refused so, connections are not kept: there may be a thousand, and others wait."""
+"""Those who are refused so lose their connection: there may be a thousand of them, and others wait."""
 
 
 class Endpoint:

@@ -28,7 +28,7 @@ class Limits:
 
     seconds: float | None = None
     megabytes: int = 0
-    """Of each of its processes; 0: any."""
+    """Each of its processes may have so much; 0: any."""
 
 
 async def run_program(
@@ -69,7 +69,7 @@ async def run_program(
 
 
 def _failure(code: int, said: str, limits: Limits) -> Failure:
-    """Of a program that ended with that exit code. That memory was lacking is known from what it said alone."""
+    """What became of a program with that exit code. That memory was lacking is known from what it said alone."""
     line = printable(said.rpartition("\n")[2], 200)
     reason = f"the program ended with exit code {code}: {line}"
     if not limits.megabytes:
