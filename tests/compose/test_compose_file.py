@@ -126,7 +126,7 @@ def test_the_example_file_of_settings_names_all_that_the_stack_takes(repository:
     taken = {name for file in files for name in re.findall(r"\$\{(\w+)[:}]", file.read_text(encoding="utf-8"))}
     lines = (repository / ".env.example").read_text(encoding="utf-8").splitlines()
     named = {match[1] for line in lines if (match := re.match(r"#?([A-Z_]+)=", line))}
-    of_compose_and_services = {name for name in named if name.startswith("COMPOSE_") or "__" in name}
+    of_compose_and_services = {name for name in named if name.startswith(("COMPOSE_", "OTEL_")) or "__" in name}
     assert named - of_compose_and_services == taken
 
 
