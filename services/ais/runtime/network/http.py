@@ -25,11 +25,14 @@ from pydantic import BaseModel
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.network.addresses import authority, http_url, listening_socket
 from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
+from ais.runtime.network.openapi import NOT_LET_IN, TOKEN, Responses
 from ais.runtime.process import UnavailableError
 from ais.runtime.security.door import Door, refuse_without_door
 from ais.runtime.security.http_door import KNOWN, HttpDoor
 
 logger = logging.getLogger(__name__)
+
+_EXPOSITION: Responses = {200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}}
 
 STOP_SECONDS = 3.0
 """Requests that still run this long after the server was told to stop are cut off."""
@@ -54,14 +57,14 @@ def application(
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"model": Health, "description": "not yet"}})
     async def readyz(request: Request, response: Response) -> Health:
         if reason := not_ready():
             response.status_code = 503
             return Health(status="not ready", reason=reason if request.scope.get(KNOWN, True) else "")
         return Health(status="ready")
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=[TOKEN], response_class=Response, responses=NOT_LET_IN | _EXPOSITION)
     async def metrics(request: Request) -> Response:
         if readers is not None:
             readers.read()
