@@ -1,17 +1,18 @@
 """Floods: what a client that behaves sees of a service while others do not.
 
-Real processes on loopback: a replica with the torch engine (gRPC and HTTP), and what every service has over HTTP (health
-and metrics). Each flood comes from a process of its own, at all listeners at once; a connection that is ended is opened
-anew a second later. Meanwhile a client goes on with its calls, each with a deadline of 5 s: it samples, over a connection
-that lasts and over new ones, reads a replica's version and scrapes metrics. Before each flood it does the same alone.
+Real processes on loopback: a replica with the torch engine (gRPC and HTTP), and what every service has over HTTP
+(health and metrics). Each flood comes from a process of its own, at all listeners at once; a connection that is ended
+is opened anew a second later. Meanwhile a client goes on with its calls, each with a deadline of 5 s: it samples, over
+a connection that lasts and over new ones, reads a replica's version and scrapes metrics. Before each flood it does the
+same alone.
 
-    ais bench floods            # prints tables, writes benchmarks/results/floods.json; two minutes
+    ais bench floods            # prints a table, writes benchmarks/results/floods.json; two minutes
     ais bench floods --floods idle,scrapes --seconds 20
 
-The floods: 1,000 idle connections to each listener (`idle`), bodies of which a byte comes each second (`slow`), bodies of
-10 GB as their heads announce (`announced`) and without a length (`streamed`), bodies, heads and garbage that never end
-(`endless`), 200 scrapes at once of each HTTP listener, again and again (`scrapes`). Bodies are weights, half of them sent
-with the trainer's token. All of it takes processor time of the same machine: latencies also tell of that.
+The floods: 1,000 idle connections to each listener (`idle`), bodies of which a byte comes each second (`slow`), bodies
+of 10 GB as their heads announce (`announced`) and without a length (`streamed`), bodies, heads and garbage that never
+end (`endless`), 200 scrapes at once of each HTTP listener, again and again (`scrapes`). Bodies are weights, half of them
+sent with the trainer's token. All of it takes processor time of the same machine: latencies also tell of that.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from ais.runtime.network import http_limits
 from ais.runtime.metrics.registry import service_registry
+from ais.runtime.network import http_limits
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.keyring import Keyring
 from ais.runtime.security.roles import Role
@@ -147,7 +147,9 @@ async def test_a_connection_beyond_the_limit_takes_the_place_of_the_one_that_has
 async def test_a_caller_with_a_token_keeps_his_place_before_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_limits, "MOST_CONNECTIONS", 2)
     app = application("test", service_registry("test"), lambda: None)
-    head = f"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(Role.METRICS)['authorization']}\r\n\r\n".encode()
+    head = (
+        f"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(Role.METRICS)['authorization']}\r\n\r\n".encode()
+    )
     async with serve(app, "127.0.0.1", 0, Keyring(tokens()).door(*Role)) as port:
         known, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head)
@@ -185,9 +187,12 @@ async def test_the_rest_of_a_body_that_nobody_reads_ends_the_connection(
     monkeypatch.setattr(http_limits, "UNREAD_SECONDS", 0.1)
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n")
+
+    async def send_for_ever() -> None:
+        while True:
+            writer.write(bytes(65_536))
+            await writer.drain()
+
     with pytest.raises(ConnectionError):
-        async with asyncio.timeout(5):  # less than a connection may be idle
-            while True:
-                writer.write(bytes(65_536))
-                await writer.drain()
+        await asyncio.wait_for(send_for_ever(), 5)  # less than a connection may be idle
     writer.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import schemathesis
@@ -41,7 +40,9 @@ def test_every_answer_is_one_that_is_described(listening: Exposed, caller: str) 
     schema = schemathesis.openapi.from_dict(listening.document, config=CONFIG)
     for operation in (one.ok() for one in schema.get_all_operations()):
         allowed = listening.allowed(operation.method.upper(), operation.path)
-        ask(operation, listening.url, allowed if caller == "who may ask" else WRONG if caller == "a wrong token" else {})
+        ask(
+            operation, listening.url, allowed if caller == "who may ask" else WRONG if caller == "a wrong token" else {}
+        )
 
 
 def ask(operation: schemathesis.APIOperation, url: str, headers: Headers) -> None:

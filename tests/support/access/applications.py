@@ -116,7 +116,9 @@ def console(directory: Path) -> Iterator[Exposed]:
     run = RunDirectory(directory / "demo")
     run.logs.mkdir(parents=True)
     run.config.write_text('[run]\nname = "demo"\n')
-    run.steps.write_text('{"step": 1, "reward_mean": 0.5, "time": 1.0}\n{"step": 2, "reward_mean": 0.75, "time": 2.0}\n')
+    run.steps.write_text(
+        '{"step": 1, "reward_mean": 0.5, "time": 1.0}\n{"step": 2, "reward_mean": 0.75, "time": 2.0}\n'
+    )
     (run.logs / "trainer.log").write_text("said\n")
     app, token = console_app(Runs(run), "the-token"), "the-token"
     known: dict[str, list[Any]] = {"run": ["demo"], "keys": ["reward_mean"], "name": ["trainer"]}

@@ -20,11 +20,11 @@ LARGEST_BODY_BYTES = 4 * 1024 * 1024
 STALLED_SECONDS = 30.0
 """A body that is read as a whole and is not complete by then is given up: 408."""
 MOST_CONNECTIONS = 256
-"""Connections at once, of all callers. The next one takes the place of one on which nothing is asked: of callers without
-a token first, and of those the one that has waited longest. Where none waits it is closed at once."""
+"""Connections at once, of all callers. The next one takes the place of one on which nothing is asked: of callers
+without a token first, and of those the one that has waited longest. Where none waits it is closed at once."""
 UNREAD_SECONDS = 1.0
-"""How long the rest of a body may come that nobody reads any more, because its request was answered. Then the connection
-is closed."""
+"""How long the rest of a body may come that nobody reads any more, because its request was answered. Then the
+connection is closed."""
 HEAD_SECONDS = 10.0
 """A connection that waits for this long for a request's head is closed, after twice as long at the latest."""
 
