@@ -11,8 +11,8 @@ same alone.
 
 The floods: 1,000 idle connections to each listener (`idle`), bodies of which a byte comes each second (`slow`), bodies
 of 10 GB as their heads announce (`announced`) and without a length (`streamed`), bodies, heads and garbage that never
-end (`endless`), 200 scrapes at once of each HTTP listener, again and again (`scrapes`). Bodies are weights, half of them
-sent with the trainer's token. All of it takes processor time of the same machine: latencies also tell of that.
+end (`endless`), 200 scrapes at once of each HTTP listener, again and again (`scrapes`). Bodies are weights, half of
+them sent with the trainer's token. All of it takes processor time of the same machine: latencies also tell of that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The services that are flooded, as processes: a replica with the torch engine, and what all services have over HTTP."""
+"""What is flooded, as processes: a replica with the torch engine, and what all services have over HTTP."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -38,6 +38,7 @@ _DOORS: Responses = {
     401: {"content": {"text/plain": {}}, "description": "neither token nor cookie"},
 }
 _ABSENT: Responses = {404: {"model": Refused, "description": "there is no such run or log"}}
+_TEXT: Responses = {200: {"content": {"text/plain": {}}}}
 
 
 def console_app(runs: Runs, token: str) -> FastAPI:
@@ -104,7 +105,7 @@ def console_app(runs: Runs, token: str) -> FastAPI:
         with up_to_date(run) as feed:
             return {"logs": log_names(feed.directory.logs)}
 
-    @app.get("/api/log", response_class=PlainTextResponse, responses=_ABSENT)
+    @app.get("/api/log", response_class=Response, responses=_ABSENT | _TEXT)
     def run_log(run: Run, name: Annotated[str, Query(max_length=LONGEST_TEXT)]) -> PlainTextResponse:
         with up_to_date(run) as feed:
             text = tail(feed.directory.logs, name)
@@ -112,7 +113,7 @@ def console_app(runs: Runs, token: str) -> FastAPI:
             raise HTTPException(404, "there is no such log")
         return PlainTextResponse(text)
 
-    @app.get("/api/settings", response_class=PlainTextResponse, responses=_ABSENT)
+    @app.get("/api/settings", response_class=Response, responses=_ABSENT | _TEXT)
     def run_settings(run: Run) -> PlainTextResponse:
         with up_to_date(run) as feed:
             return PlainTextResponse(without_passwords(feed.directory.config.read_text(encoding="utf-8")))

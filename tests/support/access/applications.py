@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
@@ -22,6 +23,7 @@ from ais.console.server import console_app
 from ais.contracts.sampling import FinishReason
 from ais.contracts.weights.offer import DIGEST_HEADER, full_offer
 from ais.launcher.directory.run_directory import RunDirectory
+from ais.rollout.weights.control_api import control_application
 from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.door import Door
@@ -82,7 +84,8 @@ def replica(directory: Path) -> Iterator[Exposed]:
     one = StandInReplica("described", 0, "blake3:0", directory)
     offer = full_offer(1, [file])
     known = {"version": [1], "index": [0], DIGEST_HEADER: [offer.shards[0].sent_digest]}
-    with exposed(one.app, Keyring(tokens()).door(*Role), by_role, known) as listening:
+    app = control_application(one.metrics_registry, lambda: None, one.intake)
+    with exposed(app, Keyring(tokens()).door(*Role), by_role, known) as listening:
         with start_blocking_portal() as portal:
             portal.call(one.intake.offer, offer)
         yield listening
@@ -128,8 +131,6 @@ def console(directory: Path) -> Iterator[Exposed]:
         return {"cookie": cookie}
 
     with exposed(app, None, allowed, known) as listening:
-        import httpx
-
         cookie = httpx.get(f"{listening.url}/?token={token}").headers["set-cookie"].partition(";")[0]
         yield listening
 
@@ -148,7 +149,8 @@ def made_anywhere() -> set[str]:
     root = Path(str(ais.__file__)).parent
     found = set()
     for file in root.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "FastAPI" in text or "Starlette" in text else ():
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             calls = (one.func for one in ast.walk(node) if isinstance(one, ast.Call))

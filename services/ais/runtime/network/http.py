@@ -16,12 +16,9 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from pydantic import BaseModel
 
+from ais.runtime.metrics.exposition import Exposition
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.network.addresses import authority, http_url, listening_socket
 from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
@@ -52,6 +49,7 @@ def application(
     `readers` is told when metrics are read."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
+    exposition = Exposition(registry)
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -68,10 +66,8 @@ def application(
     async def metrics(request: Request) -> Response:
         if readers is not None:
             readers.read()
-        # By default a name with a colon, such as those of vLLM, keeps it in HELP and loses it in the samples.
-        if "application/openmetrics-text" in request.headers.get("accept", ""):
-            return Response(openmetrics(registry, escaping=ALLOWUTF8), media_type=OPENMETRICS)  # type: ignore[no-untyped-call]
-        return Response(generate_latest(registry, escaping=ALLOWUTF8), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        made = await exposition.read(request.headers.get("accept", ""))
+        return Response(made.content, media_type=made.media_type)
 
     return app
 
