@@ -106,14 +106,16 @@ def control_application(
 
 async def _read_offer(request: Request) -> Offer:
     """No more of it than an offer may have is ever in memory, and it has its time. Raises WeightsRefusedError."""
+    too_large = WeightsRefusedError("length", f"expected an offer of at most {OFFER_BYTES} bytes, got more", 413)
+    if int(request.headers.get("content-length", 0)) > OFFER_BYTES:
+        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(STALLED_SECONDS):
             async for piece in request.stream():
                 body += piece
                 if len(body) > OFFER_BYTES:
-                    reason = f"expected an offer of at most {OFFER_BYTES} bytes, got more"
-                    raise WeightsRefusedError("length", reason, 413)
+                    raise too_large
     except (TimeoutError, ClientDisconnect):
         reason = f"expected an offer within {STALLED_SECONDS:g} s, got {len(body)} bytes"
         raise WeightsRefusedError("body", reason, 408) from None

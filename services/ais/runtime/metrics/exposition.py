@@ -1,4 +1,4 @@
-"""Metrics as text. Who asks before it is made gets the same as others: many scrapes at once cost little more than one."""
+"""Metrics as text, made once for all who have asked before: many scrapes at once cost little more than one."""
 
 from __future__ import annotations
 
