@@ -93,6 +93,7 @@ def figures_of(name: str, alone: Phase, during: Phase, tally: dict[str, Any]) ->
             "longest_before": before.quantile(1.0),
             "calls": len(calls.seconds),
             "failed": len(calls.failed),
+            "calls_before": len(before.seconds),
             "failed_before": len(before.failed),
         }
     for service, bytes_ in during.peaks.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 CALLS = {
@@ -15,20 +15,28 @@ CALLS = {
 
 
 def columns() -> tuple[str, ...]:
-    return ("flood", *CALLS.values(), "failed of", "replica, MB", "shared, MB")
+    return ("flood", *CALLS.values(), "calls that failed", "replica, MB", "shared, MB", "connections ended, median")
 
 
 def row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
-    """The 99th percentile of each kind of call before and during a flood, in milliseconds, and peaks of memory."""
+    """Before the flood / during it: the 99th percentile of each kind of call in milliseconds, calls that failed or came
+    too late, and peaks of memory. Then how the service ended the flood's connections, and after how long."""
     calls = [figures[f"{name}_{kind}"] for kind in CALLS]
     latencies = [f"{1000 * one['reference']:.0f} / {1000 * one['value']:.0f}" for one in calls]
-    failed = sum(one["failed"] for one in calls)
-    asked = failed + sum(one["calls"] for one in calls)
     memory = [figures[f"{name}_{service}_memory"] for service in ("replica", "shared")]
     peaks = [f"{one['reference'] / 1e6:.0f} / {one['value'] / 1e6:.0f}" for one in memory]
-    return (name, *latencies, f"{failed} of {asked}", *peaks)
+    ended = figures[f"{name}_ended"]
+    told = f"{ended['answers']}; {ended['median_seconds']:.2f} s"
+    return (name, *latencies, f"{_failed(calls, '_before')} / {_failed(calls, '')}", *peaks, told)
 
 
-def lines(names: list[str], figures: Mapping[str, Any]) -> list[str]:
-    """The rows in Markdown."""
-    return [f"| {' | '.join(row(name, figures))} |" for name in names]
+def _failed(calls: Sequence[Any], when: str) -> str:
+    failed = sum(one[f"failed{when}"] for one in calls)
+    return f"{failed} of {failed + sum(one[f'calls{when}'] for one in calls)}"
+
+
+def lines(names: Iterable[str], figures: Mapping[str, Any]) -> list[str]:
+    """The table in Markdown."""
+    head = columns()
+    rows = [head, ("---",) * len(head), *(row(name, figures) for name in names)]
+    return [f"| {' | '.join(one)} |" for one in rows]
