@@ -28,6 +28,7 @@ from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.network.http import application
 from ais.runtime.network.http_limits import STALLED_SECONDS
 from ais.runtime.network.openapi import NOT_LET_IN, TOKEN, Responses, describe_bodies
+from ais.runtime.tracing.spans import TRACEPARENT, span
 
 
 def _refusals(*statuses: int) -> Responses:
@@ -77,7 +78,9 @@ def control_application(
         offer = await _read_offer(request)
         if version != offer.version:
             raise WeightsRefusedError("version", f"expected that of the address, {version}, got {offer.version}")
-        answer = await intake.offer(offer)
+        with span("offer weights", "server", _caller(request), version=version, encoding=offer.encoding) as told:
+            answer = await intake.offer(offer)
+            told.tell(missing=isinstance(answer, Missing))
         return JSONResponse(answer.model_dump(), 202) if isinstance(answer, Missing) else answer
 
     @app.put(
@@ -96,12 +99,17 @@ def control_application(
         content_length: Annotated[int | None, Header(include_in_schema=False)] = None,
     ) -> Missing:
         try:
-            return await intake.receive(version, index, digest, offset, content_length, request.stream())
+            with span("receive weights", "server", _caller(request), version=version, shard=index, offset=offset):
+                return await intake.receive(version, index, digest, offset, content_length, request.stream())
         except ClientDisconnect:
             raise WeightsRefusedError("body", "the connection was cut; what came is kept", 408) from None
 
     describe_bodies(app, {("PUT", "/v1/weights/{version}"): Offer})
     return app
+
+
+def _caller(request: Request) -> str:
+    return request.headers.get(TRACEPARENT, "")
 
 
 async def _read_offer(request: Request) -> Offer:
