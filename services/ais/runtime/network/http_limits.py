@@ -22,9 +22,9 @@ STALLED_SECONDS = 30.0
 MOST_CONNECTIONS = 256
 """Connections at once, of all callers. The next one takes the place of one on which nothing is asked: of callers
 without a token first, and of those the one that has waited longest. Where none waits it is closed at once."""
-UNREAD_SECONDS = 1.0
+UNREAD_SECONDS = 5.0
 """How long the rest of a body may come that nobody reads any more, because its request was answered. Then the
-connection is closed."""
+connection is closed. Clients that send to the end before they read get the answer if that takes no longer."""
 HEAD_SECONDS = 10.0
 """A connection that waits for this long for a request's head is closed, after twice as long at the latest."""
 
