@@ -19,7 +19,7 @@ from ais.runtime.security.roles import Role
 from benchmarks.floods.services import Address, Services
 
 DEADLINE_SECONDS = 5.0
-"""Of each call."""
+"""Within which each call is to be answered."""
 PAUSE_SECONDS = 0.05
 PROMPT = [4, 5, 6]
 TOKENS = 8
