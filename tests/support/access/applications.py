@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,12 +16,12 @@ from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
 import ais
+from ais.collector.judging.harness.answers import Completed
 from ais.collector.judging.harness.endpoint import Endpoint
 from ais.collector.judging.harness.endpoint import application as episodes_application
-from ais.collector.judging.harness.wire import Completed, Completion
+from ais.collector.judging.harness.wire import Completion
 from ais.console.runs import Runs
 from ais.console.server import console_app
-from ais.contracts.sampling import FinishReason
 from ais.contracts.weights.offer import DIGEST_HEADER, full_offer
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.rollout.weights.control_api import control_application
@@ -95,9 +96,14 @@ class Talker:
     """Answers the calls of an episode that never ends."""
 
     reward = None
+    refused = ""
 
-    async def complete(self, asked: Completion) -> Completed:
-        return Completed("one", asked.messages[-1].text, FinishReason.STOP, len(asked.messages), asked.most_tokens(4))
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def complete(self, asked: Completion, begun: Callable[[str], object] = lambda _: None) -> Completed:
+        begun("one")
+        return Completed("one", asked.messages[-1].text, "stop", len(asked.messages), asked.most_tokens(4))
 
     def end(self, reward: float) -> None:
         assert -1e6 < reward < 1e6
