@@ -167,7 +167,7 @@ AT_ONCE: Mapping[str, Fault] = {
 
 
 async def replica_hangs(stage: Stage) -> None:
-    stage.process("ais.rollout").suspend()
+    stage.suspend("ais.rollout")
 
 
 async def collector_dies_again_and_again(stage: Stage) -> None:
@@ -179,7 +179,7 @@ async def collector_dies_again_and_again(stage: Stage) -> None:
 
 
 async def redis_hangs(stage: Stage) -> None:
-    stage.process("valkey-server").suspend()
+    stage.suspend("valkey-server")
 
 
 ONE_AFTER_ANOTHER: Mapping[str, Fault] = {

@@ -77,6 +77,7 @@ class Stage:
     """Certificates that this process has loaded."""
     done: dict[object, float] = field(default_factory=dict)
     """What has gone wrong, and when (seconds of a monotonic clock)."""
+    suspended: list[psutil.Process] = field(default_factory=list)
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
         """Fails when the condition does not come true."""
@@ -93,8 +94,14 @@ class Stage:
     def process(self, program: str) -> psutil.Process:
         """The one of the run that is this program, or Python with this module."""
         children = psutil.Process(self.run.process.pid).children(recursive=True)
-        (found,) = [one for one in children if any(Path(part).name == program for part in one.cmdline()[:3])]
+        (found,) = [one for one in children if one.name() == program or program in one.cmdline()[:3]]
         return found
+
+    def suspend(self, program: str) -> None:
+        """Until the end of the stage: who never goes on cannot be ended in good order."""
+        process = self.process(program)
+        process.suspend()
+        self.suspended.append(process)
 
 
 @asynccontextmanager
@@ -135,7 +142,11 @@ async def staged(redis: Redis, url: str, directory: Path) -> AsyncIterator[Stage
         await stage.until(
             lambda: len(prometheus.query("ais_trainer_steps_total > 0")) == len(jobs["trainer"]), "all train"
         )
-        yield stage
+        try:
+            yield stage
+        finally:
+            for process in stage.suspended:
+                process.resume()
 
 
 def _settings(directory: Path, ports: Mapping[str, int]) -> Mapping[str, object]:
