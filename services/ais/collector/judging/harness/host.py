@@ -34,16 +34,23 @@ class Harness:
         async with self.free:
             began = time.monotonic()
             with self.endpoint.episode(session) as (path, key):
-                variables = _variables(f"{self.address}{path}", key)
-                failure = await run_program(
-                    command_of(self.settings), self.settings.directory, variables, _told(prompt), self.settings.seconds
-                )
+                failure = await self.played(f"{self.address}{path}", key, prompt)
         if session.reward is not None:
             failure = None  # what a program does after the end is its own affair
         elif failure is None and self.settings.judges:
             failure = Failure(Outcome.NO_REWARD, "the program ended the episode without a reward")
         self.observe(EPISODE, Outcome.JUDGED if failure is None else failure.outcome, time.monotonic() - began)
         return failure
+
+    async def end(self) -> None:
+        """No episode is played any more: what outlives them is ended."""
+
+    async def played(self, base_url: str, key: str, prompt: Prompt) -> Failure | None:
+        """Has an episode played by what calls the policy at `base_url`; why that failed, or None."""
+        variables = _variables(base_url, key)
+        return await run_program(
+            command_of(self.settings), self.settings.directory, variables, _told(prompt), self.settings.seconds
+        )
 
 
 def command_of(settings: EnvironmentSettings) -> tuple[str, ...]:
