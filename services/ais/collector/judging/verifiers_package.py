@@ -117,7 +117,8 @@ class PlayerProcess:
         except (ConnectionError, ValueError, WorkerDiedError) as error:  # ValueError: a reply without an end
             why = f"the process that plays environments is not understood: {error}"
             await ended(self._process)
-        for answer in (self._ready, *self._waiting.values()):
+        waiting: tuple[asyncio.Future[Any], ...] = (self._ready, *self._waiting.values())
+        for answer in waiting:
             if not answer.done():
                 answer.set_exception(WorkerDiedError(why))
                 answer.exception()  # whoever waits is told; nobody has to wait

@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 import verifiers.v1 as vf
+from aiohttp import web
+from verifiers.v1.clients.client import SESSION_ID_HEADER
 from verifiers.v1.dialects.chat import message_to_wire
 from verifiers.v1.utils.loaders import (
     default_harness_id,
@@ -33,6 +35,8 @@ __all__ = ["ChatHarness"]
 
 NAME = "ais_verifiers"
 """This module's name, by which verifiers finds the harness below."""
+LARGEST_BODY = 16 * 1024 * 1024
+"""Bytes of a call; the endpoint takes fewer."""
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes of a line of standard input."""
 
@@ -75,7 +79,8 @@ class ChatHarness(vf.Harness[vf.HarnessConfig]):
 
 def local_client() -> httpx.AsyncClient:
     """Calls this machine: by no proxy and without certificates, which take longer to load than a call."""
-    return httpx.AsyncClient(verify=False, trust_env=False, timeout=None)
+    alone = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # the endpoint closes what is idle
+    return httpx.AsyncClient(verify=False, trust_env=False, timeout=None, limits=alone)
 
 
 def config_of(env: Mapping[str, Any], turns: int) -> Any:
@@ -112,6 +117,40 @@ def told_of(task: Any) -> dict[str, Any]:
     return {"key": task.key, "prompt": messages, "task": data.model_dump(mode="json", exclude_unset=True)}
 
 
+class Relay:
+    """One address for all episodes. verifiers keeps a client for each address that it calls, with certificates and
+    connections, for as long as it runs: an address for each episode would take ever more memory."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.episodes: dict[str, tuple[str, str]] = {}
+        """Base URL and key, by the id that verifiers puts into the head of a call."""
+        self._http = http
+
+    async def serve(self) -> str:
+        """Its base URL. It ends with this process."""
+        app = web.Application(client_max_size=LARGEST_BODY)
+        app.router.add_route("*", "/v1/{path:.*}", self._pass_on)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        where = self.episodes.get(request.headers.get(SESSION_ID_HEADER, ""))
+        if where is None:
+            return web.json_response({"error": {"message": "a call of no episode that is played"}}, status=404)
+        url = f"{where[0]}/{request.match_info['path']}"
+        head = {"authorization": f"Bearer {where[1]}", "content-type": "application/json"}
+        async with self._http.stream(request.method, url, headers=head, content=await request.read()) as answer:
+            kind = {"content-type": answer.headers.get("content-type", "application/json")}
+            passed = web.StreamResponse(status=answer.status_code, headers=kind)
+            await passed.prepare(request)
+            async for piece in answer.aiter_bytes():
+                await passed.write(piece)
+            await passed.write_eof()
+            return passed
+
+
 class Player:
     """Plays episodes at once, as many as there are lines."""
 
@@ -120,12 +159,17 @@ class Player:
         self._replies = replies
         """File descriptor that is written to, and nobody else's."""
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._http: httpx.AsyncClient
+        self._relay: Relay
+        self._address = ""
 
     async def serve(self) -> None:
         """Until standard input ends."""
         reader = asyncio.StreamReader(limit=LONGEST_LINE)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        async with self._env.serving():
+        async with local_client() as self._http, self._env.serving():
+            self._relay = Relay(self._http)
+            self._address = await self._relay.serve()
             self._say({"ready": True})
             while line := await reader.readline():
                 asked = json.loads(line)
@@ -136,27 +180,29 @@ class Player:
                     self._running[asked["episode"]] = asyncio.create_task(self._play(asked))
 
     async def _play(self, asked: Mapping[str, Any]) -> None:
-        number = asked["episode"]
-        variable = f"AIS_EPISODE_API_KEY_{number}"  # verifiers keeps names with API_KEY from what it starts
-        os.environ[variable] = asked["key"]
+        number, traces = asked["episode"], list[str]()
         try:
-            failed = await self._failure(asked, variable)
+            failed = await self._failure(asked, traces)
         except asyncio.CancelledError:
             failed = "cancelled"
         except Exception as error:  # an environment is anybody's code
             failed = f"{type(error).__name__}: {error}"
         finally:
-            del os.environ[variable]
+            for trace in traces:
+                del self._relay.episodes[trace]
             del self._running[number]
         self._say({"episode": number, "failed": failed})
 
-    async def _failure(self, asked: Mapping[str, Any], variable: str) -> str | None:
+    async def _failure(self, asked: Mapping[str, Any], traces: list[str]) -> str | None:
+        def begun(trace: Any) -> None:
+            traces.append(trace.id)
+            self._relay.episodes[trace.id] = (asked["base_url"], asked["key"])
+
         kind = type(self._env.taskset).task_type()
         task = kind(kind.data_type().model_validate(asked["task"]), self._env.config.taskset.task)
-        waiting = {"connect": None}  # a busy machine may take its time
-        client = vf.EvalClientConfig(base_url=asked["base_url"], api_key_var=variable, timeout=waiting)
+        client = vf.EvalClientConfig(base_url=self._address, api_key_var="AIS_NO_KEY")  # the relay has the keys
         (slot,) = self._env.slots(task)
-        episode = await self._env.run_slot(slot, vf.ModelContext(model="policy", client=client))
+        episode = await self._env.run_slot(slot, vf.ModelContext(model="policy", client=client), on_trace=begun)
         if not episode.ok:
             errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
             last = errors[-1] if errors else None
@@ -164,23 +210,28 @@ class Player:
         trained = [trace for trace in episode.traces if trace.agent.trainable]
         if len(trained) != 1:
             return f"an episode must have one agent that is trained, this one has {len(trained)}"
-        async with local_client() as http:
-            answer = await http.post(
-                f"{asked['base_url']}/end",
-                headers={"authorization": f"Bearer {asked['key']}"},
-                json={"reward": trained[0].reward},
-            )
+        answer = await self._http.post(
+            f"{asked['base_url']}/end",
+            headers={"authorization": f"Bearer {asked['key']}"},
+            json={"reward": trained[0].reward},
+        )
         return None if answer.is_success else f"the reward {trained[0].reward!r} was refused: {answer.text}"
 
     def _say(self, reply: Mapping[str, Any]) -> None:
         os.write(self._replies, json.dumps(reply).encode() + b"\n")
 
 
+def _first_line() -> bytes:
+    """Of standard input, of which nothing else is read: the rest is there for whoever reads next."""
+    with open(0, "rb", buffering=0, closefd=False) as file:
+        return file.readline()
+
+
 def main() -> None:
     replies = os.dup(1)
     os.dup2(2, 1)
     sys.modules[NAME] = sys.modules[__name__]
-    asked = json.loads(sys.stdin.buffer.raw.readline())  # raw: what follows is still there
+    asked = json.loads(_first_line())
     sys.path[:0] = [asked["directory"]] if asked["directory"] else []
     env = load_environment(config_of(asked["env"], asked["turns"]))
     if sys.argv[1] == "play":

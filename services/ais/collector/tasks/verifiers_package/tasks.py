@@ -38,7 +38,7 @@ def verifiers_tables(settings: SourceSettings, fits: Fits) -> Tables:
 
 def rows_in(said: bytes) -> list[Row]:
     """Rows of what the script says, a line for each task. Pure."""
-    rows = []
+    rows = list[Row]()
     for line in said.splitlines():
         told = json.loads(line)
         rows.append({"key": told["key"], "prompt": told["prompt"], "metadata": {TASK: told["task"]}})
