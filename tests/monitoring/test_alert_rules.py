@@ -153,6 +153,11 @@ STANDING: Mapping[str, tuple[Mapping[str, str], bool]] = {
         False,
     ),
     "no replica quantises": ({f'{CODES}"e4m3"}}': "_x90", f'{CODES}"bf16"}}': "0.00001x90"}, False),
+    "steps are made and nothing is learned": ({f'{CODES}"e4m3"}}': "0x90", f'{CODES}"bf16"}}': "0x90"}, False),
+    "BF16 changes again after it stood still": (
+        {f'{CODES}"e4m3"}}': "0x90", f'{CODES}"bf16"}}': "0x60 0.0001x30"},
+        True,
+    ),
     "nothing is trained": (
         {f'{CODES}"e4m3"}}': "0x90", f"ais_trainer_steps_total{{{T}}}": "70x90", f"ais_policy_version{{{T}}}": "70x90"},
         False,
@@ -161,7 +166,9 @@ STANDING: Mapping[str, tuple[Mapping[str, str], bool]] = {
 
 
 @pytest.mark.parametrize("what", STANDING)
-def test_the_quantised_policy_stands_still_when_its_codes_stay_whatever_bf16_does(what: str, tmp_path: Path) -> None:
+def test_the_quantised_policy_stands_still_when_its_codes_stay_and_any_of_bf16_change(
+    what: str, tmp_path: Path
+) -> None:
     series, fires = STANDING[what]
     assert verdict(tmp_path, series, MINUTES, ("AisQuantisedPolicyStandsStill",) if fires else ()) == ""
 

@@ -22,6 +22,7 @@ def test_a_trainer_whose_model_cannot_be_loaded_is_shown_as_failed(tmp_path: Pat
     with pytest.raises(UnavailableError), shown_as_failed(registry):
         Policy.load(tmp_path)
     assert (state(registry, "failed"), state(registry, "training")) == (1.0, 0.0)
+    assert [metric.name for metric in registry.collect()] == ["ais_run_state"]  # zeros would be taken for figures
 
 
 def test_a_trainer_that_loads_has_no_figures_that_could_be_taken_for_its_own() -> None:

@@ -179,7 +179,14 @@ class Collector:
         history.begun = history.begun or time.time()
         samples = self._run.samples_per_group
         assignment = Assignment(
-            ordinal, history.attempts, replica, samples, history.redraw, history.unjudged, history.begun
+            ordinal=ordinal,
+            attempt=history.attempts,
+            replica=replica,
+            awaited=samples,
+            admitted_version=self._admission.required_version(ordinal),
+            redraw=history.redraw,
+            unjudged=history.unjudged,
+            drawn=history.begun,
         )
         self._fleet.dispatcher.sent(replica.replica_id, assignment.awaited)
         task = asyncio.create_task(self._collect(assignment), name=replica.replica_id)

@@ -29,6 +29,8 @@ class Assignment:
     attempt: int
     replica: ReplicaRecord
     awaited: int
+    admitted_version: int
+    """The trainer's version that allowed the ordinal to be started."""
     redraw: int = 0
     """Groups of the ordinal that were thrown away because their rewards were all equal."""
     unjudged: int = 0
@@ -93,7 +95,7 @@ class GroupSampling:
             answer=prompt.answer,
             components=found.judged.components,
             redraw=assignment.redraw,
-            journey=Journey(assignment.drawn, assignment.sent, answered, judged=time.time()),
+            journey=Journey(assignment.drawn, assignment.sent, answered, time.time(), assignment.admitted_version),
         )
 
     def is_redrawn(self, group: ScoredGroup) -> bool:

@@ -28,7 +28,7 @@ LATEST_TIME = 1e11
 _INDEX = re.compile(r"\[\d+\]|\.\d+(?=\.|$)")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,3}")
 _FIELDS = frozenset((
-    "activations", "answer", "answered", "attempt", "begin", "behaviour_logprobs", "components",
+    "activations", "admitted_version", "answer", "answered", "attempt", "begin", "behaviour_logprobs", "components",
     "context_token_ids", "digest", "draining", "drawn", "end", "engine", "engine_version", "failures",
     "finish_reason", "first_token_seconds", "granularity", "group", "group_id", "head", "journey", "judged",
     "kv_cache", "max_new_tokens", "message", "ordinal", "precision", "prompt_id", "prompt_token_ids", "queue",

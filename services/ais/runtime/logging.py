@@ -46,14 +46,16 @@ class _Formatter(logging.Formatter):
         extra = group | {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         message = printable(without_passwords(record.getMessage()), LONGEST_MESSAGE)
+        traceback = ""
         if record.exc_info:
-            message += "\n" + escaped(without_passwords(self.formatException(record.exc_info)), keep="\n")
+            traceback = "\n" + escaped(without_passwords(self.formatException(record.exc_info)), keep="\n")
         if self._as_json:
-            fields = {"time": when, "level": record.levelname, "service": self._service, "message": message}
+            text = message + traceback
+            fields = {"time": when, "level": record.levelname, "service": self._service, "message": text}
             return json.dumps(fields | {key: _bounded(value) for key, value in extra.items()}, default=str)
         shown = {key: printable(without_passwords(str(value)), LONGEST_FIELD) for key, value in extra.items()}
         pairs = "".join(f" {key}={value}" for key, value in shown.items())
-        return f"{when} {record.levelname:7} {self._service}: {message}{pairs}"
+        return f"{when} {record.levelname:7} {self._service}: {message}{pairs}{traceback}"
 
 
 def _bounded(value: object) -> object:

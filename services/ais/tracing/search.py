@@ -23,7 +23,7 @@ class UnknownGroupError(LookupError):
 
 
 class NoGroupIdError(ValueError):
-    """What was asked for is not the name of a group."""
+    """What was asked for is no name of a group."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,16 @@ class Wanted:
 
     @classmethod
     def of(cls, text: str, run: str) -> Wanted:
-        """`37` or `RUN-37-1`. Raises NoGroupIdError."""
+        """`text`: `37` or `RUN-37-1`; `run`: a name to explain that with. Raises NoGroupIdError."""
         if re.fullmatch(r"\d{1,15}", text):
             return cls(int(text), None)
-        if (match := re.fullmatch(r"(.+)-(\d{1,15})-(\d{1,9})", text)) is None:
+        if (match := re.fullmatch(r".+-(\d{1,15})-\d{1,9}", text)) is None:
             raise NoGroupIdError(
                 f"{text!r} is not the id of a group: expected RUN-ORDINAL-ATTEMPT, such as {run}-37-1, as steps.jsonl "
                 "and the logs have it, or an ordinal alone, such as 37"
             )
-        if match[1] != run:
-            raise NoGroupIdError(f"{text!r} is a group of the run {match[1]!r}, this run is {run!r}")
-        return cls(int(match[2]), text)
+        # Not refused for its run's name: a run may have been moved to a directory of another.
+        return cls(int(match[1]), text)
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,10 @@ class Trace:
 def trained(directory: RunDirectory, run: RunSettings, wanted: Wanted) -> Trace | None:
     """The trace of a group whose batch is trained; None where it is not. Raises UnknownGroupError."""
     batch = _batch_of(run, wanted.ordinal)
-    admitted = batch - run.max_staleness
-    steps = read_steps(directory, {batch + 1, admitted})
+    lines = read_groups(directory, batch + 1)
+    known = next((one for one in lines if one.get("ordinal") == wanted.ordinal), None)
+    admitted = known.get("admitted_version") if known else None
+    steps = read_steps(directory, {batch + 1, admitted or 0})
     step = steps.get(batch + 1)
     group_id = step.group_of(wanted.ordinal) if step else None
     if step is None or group_id is None:
@@ -89,13 +90,8 @@ def trained(directory: RunDirectory, run: RunSettings, wanted: Wanted) -> Trace 
             )
         summary = f"came to nothing, as its log lines say; in its place {group_id} was trained in step {step.version}"
         return Trace(run.name, wanted.group_id, wanted.ordinal, batch, "replaced", summary, step=step, logs=logs)
-    lines = read_groups(directory, step.version)
     entry_id, checkpoint = entry_of(directory, group_id) or (None, None)
-    group = next((one for one in lines if one.get("group_id") == group_id), None) or {
-        "group_id": group_id,
-        "ordinal": wanted.ordinal,
-        "entry_id": entry_id,
-    }
+    group = known or {"group_id": group_id, "ordinal": wanted.ordinal, "entry_id": entry_id}
     summary = f"trained in step {step.version}, whose policy is version {step.version} ({step.digest})"
     summary += f"; committed with step {checkpoint}" if checkpoint else "; not in a checkpoint yet"
     return Trace(
@@ -105,7 +101,7 @@ def trained(directory: RunDirectory, run: RunSettings, wanted: Wanted) -> Trace 
         batch=batch,
         state="trained",
         summary=summary,
-        stations=stations_of(group, lines, step, steps.get(admitted)),
+        stations=stations_of(group, lines, step, steps.get(admitted or 0)),
         group=group,
         step=step,
         logs=lines_about(directory, group_id),
@@ -118,8 +114,8 @@ def under_way(directory: RunDirectory, run: RunSettings, wanted: Wanted, live: L
     batch = _batch_of(run, wanted.ordinal)
     known = live if isinstance(live, Live) else None
     version = known.version if known and known.version is not None else newest_version(directory)
-    admitted = read_steps(directory, {batch - run.max_staleness}).get(batch - run.max_staleness)
     entry = known.entry if known else None
+    admitted = entry.get("admitted_version") if entry else None
     group_id = wanted.group_id or (entry and entry["group_id"]) or None
     refusal = next((one for one in known.refusals if one.group_id == wanted.group_id), None) if known else None
     logs = lines_about(directory, group_id) if group_id else []
@@ -133,7 +129,8 @@ def under_way(directory: RunDirectory, run: RunSettings, wanted: Wanted, live: L
         return trace("refused", f"the trainer refused it: {refusal.reason} (`ais deadletter` shows it)")
     if entry is not None and wanted.group_id in (None, entry["group_id"]):
         waits = _waits_for(run, batch, known, version)
-        return trace("queued", f"in the queue; {waits}", stations_of(entry, (), None, admitted), entry)
+        allowed_by = read_steps(directory, {admitted}).get(admitted) if admitted else None
+        return trace("queued", f"in the queue; {waits}", stations_of(entry, (), None, allowed_by), entry)
     if wanted.group_id is not None and not logs:
         raise UnknownGroupError(
             f"no record, no log and no queue of the run names {wanted.group_id}; `ais trace {directory.name} "

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ais.runtime.text import printable
+from ais.tracing.log_lines import LogLine
 from ais.tracing.search import Trace
 from ais.tracing.stations import Station, longest
 
@@ -46,7 +47,13 @@ def as_text(trace: Trace) -> Iterator[str]:
     if trace.logs:
         yield ""
         yield "log lines:"
-        yield from (printable(f"  {one.process}: {one.text}", LONGEST_LOG_LINE) for one in trace.logs)
+        yield from (line for one in trace.logs for line in _logged(one))
+
+
+def _logged(record: LogLine) -> Iterator[str]:
+    first, *others = record.text.split("\n")
+    yield printable(f"  {record.process}: {first}", LONGEST_LOG_LINE)
+    yield from (printable(f"    {line}", LONGEST_LOG_LINE) for line in others)
 
 
 def _line(station: Station) -> str:

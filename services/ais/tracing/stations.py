@@ -30,7 +30,8 @@ class Station:
     place: str
     """`admitted`, or one of `LEGS`."""
     time: float
-    """Unix time, seconds."""
+    """Unix time, seconds. `admitted`, `taken` and `trained` are told by the trainer's clock, `queued` and `batch
+    complete` by the Redis server's, the others by the collector's."""
     seconds: float | None
     """Since the place before; None at the first one. Negative where two machines' clocks differ by more than that."""
     note: str = ""

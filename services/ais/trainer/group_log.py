@@ -2,10 +2,11 @@
 
 The keys of a line: version (of the policy after the group's step), incarnation, group_id, ordinal, attempt, redraw,
 entry_id (the queue's, which begins with the time of its publication in ms), prompt_id, replicas (that sampled it),
-tokens (sampled), versions (the oldest and the newest that sampled a token), and Unix times in seconds by the
+tokens (sampled), versions (the oldest and the newest that sampled a token), admitted_version (of the trainer's policy,
+which allowed the ordinal to be started), and Unix times in seconds by the
 collector's clock: drawn, sent, first_token, last_token, answered, judged. first_token and last_token are what the
 replica measured, counted from `sent`; null for episodes, where a replica waits between turns. Every time is null where
-the collector is of an earlier release.
+the collector is of an earlier release, and so is admitted_version.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import trainer_commands
 from ais.contracts.registry import ReplicaRegistry
 from ais.runtime.metrics.last_word import Readers
+from ais.runtime.metrics.meter import Meter
 from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import application, serve
@@ -40,6 +41,7 @@ from ais.trainer.history.commits import Commits
 from ais.trainer.history.lease import Lease, take_lease
 from ais.trainer.history.queue_watch import QueueWatch
 from ais.trainer.metrics import TrainerMetrics
+from ais.trainer.metrics.state import RunStateMetrics
 from ais.trainer.ranks.ranks import join
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import Settings
@@ -133,11 +135,11 @@ async def _loaded(settings: Settings, redis: Redis) -> tuple[Start, Intake]:
 
 @contextmanager
 def shown_as_failed(registry: CollectorRegistry) -> Iterator[None]:
-    """While a trainer loads it has no figures; one that fails then shows that it did, for the alert about it."""
+    """While a trainer loads it has no figures; one that fails then shows that it did, and nothing else."""
     try:
         yield
     except Exception:
-        TrainerMetrics(registry).progress.enter("failed")
+        RunStateMetrics(Meter(registry)).enter("failed")
         raise
 
 

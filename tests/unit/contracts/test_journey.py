@@ -14,7 +14,13 @@ from ais.contracts.turns import Turn
 from tests.support.trainer_groups import make_group
 
 BOUNDS = TrajectoryBounds(vocab_size=100)
-JOURNEY = Journey(drawn=1_764_000_000.125, sent=1_764_000_001.5, answered=1_764_000_003.25, judged=1_764_000_003.5)
+JOURNEY = Journey(
+    drawn=1_764_000_000.125,
+    sent=1_764_000_001.5,
+    answered=1_764_000_003.25,
+    judged=1_764_000_003.5,
+    admitted_version=0,
+)
 
 
 def test_a_journey_crosses_the_wire_to_the_bit() -> None:
@@ -28,6 +34,17 @@ def test_a_time_that_is_none_is_refused_by_its_field(time: float) -> None:
     with pytest.raises(MalformedRecordError, match="Unix time") as refused:
         decode_group(encode_group(replace(make_group(3), journey=replace(JOURNEY, sent=time))), BOUNDS)
     assert field_label(refused.value.field) == "journey.sent"
+
+
+def test_a_journey_of_an_earlier_release_does_not_say_what_admitted_it() -> None:
+    earlier = replace(make_group(3), journey=replace(JOURNEY, admitted_version=None))
+    assert described(decode_group(encode_group(earlier), BOUNDS), "5-0")["admitted_version"] is None
+
+
+def test_a_version_that_is_none_is_refused_by_its_field() -> None:
+    with pytest.raises(MalformedRecordError, match="below 2\\^53") as refused:
+        decode_group(encode_group(replace(make_group(3), journey=replace(JOURNEY, admitted_version=2**60))), BOUNDS)
+    assert field_label(refused.value.field) == "journey.admitted_version"
 
 
 def test_tokens_are_timed_from_when_the_group_was_sent() -> None:

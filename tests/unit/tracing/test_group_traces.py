@@ -25,11 +25,16 @@ EPOCH = 1_764_000_000.0
 CONFIG = "[run]\ngroups_per_batch = 2\nsteps = 4\nmax_staleness = 1\n"
 
 
+def journey(begun: float, ordinal: int) -> Journey:
+    """At a staleness of 1."""
+    return Journey(begun, begun + 0.5, begun + 1, begun + 1.5, admitted_version=max(0, ordinal // 2 - 1))
+
+
 def buffered(ordinal: int, version: int) -> Buffered:
     """A group that was drawn `ordinal` seconds after the step before, and in the queue 2 s later."""
     begun = EPOCH + 10 * version + ordinal
     group_id = f"demo-{ordinal}-1"
-    group = replace(make_group(ordinal), group_id=group_id, journey=Journey(begun, begun + 0.5, begun + 1, begun + 1.5))
+    group = replace(make_group(ordinal), group_id=group_id, journey=journey(begun, ordinal))
     return Buffered(make_entry(group, entry_id=f"{round((begun + 2) * 1000)}-0"), group)
 
 
@@ -94,6 +99,17 @@ def test_the_checkpoint_that_holds_a_group_is_named(run: RunDirectory) -> None:
     assert trace_of(run, "2").summary.endswith("committed with step 2")
 
 
+def test_what_admitted_a_group_stays_when_max_staleness_is_changed(run: RunDirectory) -> None:
+    run.config.write_text(CONFIG.replace("max_staleness = 1", "max_staleness = 0"))
+    assert places(trace_of(run, "demo-4-1"))["admitted"] == 19.0
+
+
+def test_a_run_that_was_moved_finds_its_groups_by_the_names_that_they_have(run: RunDirectory) -> None:
+    moved = RunDirectory(run.path.rename(run.path.with_name("demo-of-monday")))
+    assert as_json(trace_of(moved, "demo-4-1")) == as_json(trace_of(moved, "4"))
+    assert trace_of(moved, "demo-4-1").state == "trained"
+
+
 def test_an_ordinal_alone_names_the_group_that_was_trained_in_its_place(run: RunDirectory) -> None:
     assert as_json(trace_of(run, "4")) == as_json(trace_of(run, "demo-4-1"))
 
@@ -128,6 +144,27 @@ def test_log_lines_of_every_process_are_shown_in_order_and_no_other_groups(run: 
     assert [line.process for line in trace_of(run, "demo-4-1").logs] == ["trainer", "collector"]
 
 
+def test_the_end_of_a_long_line_is_searched_too(run: RunDirectory) -> None:
+    long = "x" * 4_000
+    (run.logs / "collector.log").write_text(f"2025-11-24T16:00:02.000Z WARNING collector: {long} group=demo-4-1\n")
+    told = {"time": "2025-11-24T16:00:01.000Z", "message": long, "group": "demo-4-1"}
+    (run.logs / "trainer.log").write_text(json.dumps(told) + "\n")
+    lines = trace_of(run, "demo-4-1").logs
+    assert [(line.process, line.time[17:19]) for line in lines] == [("trainer", "01"), ("collector", "02")]
+
+
+def test_a_traceback_is_shown_whole_whichever_of_its_lines_names_the_group(run: RunDirectory) -> None:
+    traceback = ["Traceback (most recent call last):", '  File "x.py", line 1, in <module>', "ValueError: no"]
+    (run.logs / "collector.log").write_text(
+        "2025-11-24T16:00:01.000Z ERROR   collector: before\nValueError: another\n"
+        + "\n".join(["2025-11-24T16:00:02.000Z ERROR   collector: it fails group=demo-4-1", *traceback])
+        + "\n2025-11-24T16:00:03.000Z ERROR   collector: it fails\nValueError: demo-4-1 is wrong\n"
+    )
+    trace = trace_of(run, "demo-4-1")
+    assert [line.text.splitlines()[1:] for line in trace.logs] == [traceback, ["ValueError: demo-4-1 is wrong"]]
+    assert "    ValueError: no" in list(as_text(trace))
+
+
 def test_an_attempt_that_came_to_nothing_says_what_was_trained_instead(run: RunDirectory) -> None:
     (run.logs / "collector.log").write_text("2025-11-24T16:00:02.000Z WARNING collector: again group=demo-4-7\n")
     trace = trace_of(run, "demo-4-7")
@@ -151,7 +188,7 @@ def test_a_group_behind_the_end_of_a_finished_run_waits_for_nothing(run: RunDire
     ("asked", "error", "said"),
     [
         ("nonsense", NoGroupIdError, "expected RUN-ORDINAL-ATTEMPT, such as demo-37-1"),
-        ("other-3-1", NoGroupIdError, "a group of the run 'other', this run is 'demo'"),
+        ("other-3-1", UnknownGroupError, "names other-3-1; in the place of ordinal 3 demo-3-1 was trained"),
         ("8", UnknownGroupError, "the ordinals 0 to 7, not 8"),
         ("demo-4-9", UnknownGroupError, "in the place of ordinal 4 demo-4-1 was trained"),
         ("demo-6-1", UnknownGroupError, "no record, no log and no queue of the run names demo-6-1"),

@@ -22,6 +22,7 @@ def described(group: ScoredGroup, entry_id: str) -> dict[str, Any]:
         "prompt_id": group.prompt_id,
         "replicas": sorted({one.replica_id for one in trajectories}),
         "tokens": sum(len(one.token_ids) for one in trajectories),
+        "admitted_version": group.journey.admitted_version if group.journey else None,
         "versions": [group.oldest_version, max(span.version for one in trajectories for span in one.spans)],
         **_times(group),
     }

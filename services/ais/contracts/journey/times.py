@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 
-from ais.contracts.limits import LATEST_TIME
+from ais.contracts.limits import HIGHEST_VERSION, LATEST_TIME
 from ais.contracts.malformed import refuse
 from ais.contracts.v1 import trajectory_pb2 as pb
 
 
 @dataclass(frozen=True)
 class Journey:
-    """Unix times in seconds, by the collector's clock."""
+    """Times are Unix times in seconds, by the collector's clock."""
 
     drawn: float
     """The ordinal was taken up; of a later attempt, when the first one was."""
@@ -21,20 +21,28 @@ class Journey:
     """The last of the trajectories had come back."""
     judged: float
     """All of them were judged."""
+    admitted_version: int | None = None
+    """The trainer's policy version that allowed the ordinal to be started; None: an earlier release does not say."""
+
+
+TIMES = ("drawn", "sent", "answered", "judged")
 
 
 def encode_journey(message: pb.ScoredGroup, journey: Journey | None) -> None:
     if journey is not None:
-        drawn, sent, answered, judged = astuple(journey)
-        message.journey.MergeFrom(pb.Journey(drawn=drawn, sent=sent, answered=answered, judged=judged))
+        times = {name: getattr(journey, name) for name in TIMES}
+        message.journey.MergeFrom(pb.Journey(**times, admitted_version=journey.admitted_version))
 
 
 def decode_journey(message: pb.ScoredGroup) -> Journey | None:
     """None: an earlier release wrote the group. Raises MalformedRecordError."""
     if not message.HasField("journey"):
         return None
-    for field in fields(Journey):
-        if not 0.0 <= (time := getattr(message.journey, field.name)) <= LATEST_TIME:  # NaN is not
-            refuse(f"journey.{field.name}", f"expected Unix time from 0 to {LATEST_TIME:g} s, got {time:g}")
     told = message.journey
-    return Journey(told.drawn, told.sent, told.answered, told.judged)
+    for name in TIMES:
+        if not 0.0 <= (time := getattr(told, name)) <= LATEST_TIME:  # NaN is not
+            refuse(f"journey.{name}", f"expected Unix time from 0 to {LATEST_TIME:g} s, got {time:g}")
+    admitted = told.admitted_version if told.HasField("admitted_version") else None
+    if admitted is not None and admitted >= HIGHEST_VERSION:
+        refuse("journey.admitted_version", f"expected a number below 2^53, got {admitted}")
+    return Journey(told.drawn, told.sent, told.answered, told.judged, admitted)

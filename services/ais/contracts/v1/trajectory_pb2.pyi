@@ -137,16 +137,18 @@ class RewardComponent(_message.Message):
     def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ..., failures: _Optional[_Iterable[_Union[JudgementFailure, _Mapping]]] = ...) -> None: ...
 
 class Journey(_message.Message):
-    __slots__ = ("drawn", "sent", "answered", "judged")
+    __slots__ = ("drawn", "sent", "answered", "judged", "admitted_version")
     DRAWN_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_FIELD_NUMBER: _ClassVar[int]
     JUDGED_FIELD_NUMBER: _ClassVar[int]
+    ADMITTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     drawn: float
     sent: float
     answered: float
     judged: float
-    def __init__(self, drawn: _Optional[float] = ..., sent: _Optional[float] = ..., answered: _Optional[float] = ..., judged: _Optional[float] = ...) -> None: ...
+    admitted_version: int
+    def __init__(self, drawn: _Optional[float] = ..., sent: _Optional[float] = ..., answered: _Optional[float] = ..., judged: _Optional[float] = ..., admitted_version: _Optional[int] = ...) -> None: ...
 
 class ScoredGroup(_message.Message):
     __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer", "components", "redraw", "journey")

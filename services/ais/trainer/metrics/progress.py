@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from typing import Literal, get_args
 
 from ais.runtime.metrics.meter import Meter
 from ais.trainer.metrics.numbers import SECONDS_BUCKETS
+from ais.trainer.metrics.state import RunStateMetrics, State
 from ais.trainer.record import StepRecord
 from ais.trainer.settings import Settings
 
-State = Literal["training", "finished", "stopped", "failed"]
 PHASES = ("wait", "prepare", "forward_backward", "correction", "optimizer", "probe", "serialise", "other")
 WARNINGS = (
     "stalled",
@@ -34,13 +33,7 @@ class ProgressMetrics:
             "Two runs that differ in more than was meant: compare their config.toml.",
             {"method": (), "weight_level": (), "objective": (), "advantage": (), "model": ()},
         )
-        self._state = meter.gauge(
-            "ais_run_state",
-            "1 for the state that the trainer is in: training, finished (all steps), stopped (asked to), failed. When "
-            "its process has ended the last state is in `last_over_time(ais_run_state[1d])`.",
-            "failed: the trainer's log ends with the reason; started again, it goes on from its newest checkpoint.",
-            {"state": get_args(State)},
-        )
+        self._state = RunStateMetrics(meter)
         self._steps_wanted = meter.gauge(
             "ais_run_steps", "Steps that the run is to have.", "Set by run.steps; a finished run can be given more."
         )
@@ -124,8 +117,7 @@ class ProgressMetrics:
 
     def enter(self, state: State) -> None:
         """The trainer is in `state` from now on."""
-        for one in get_args(State):
-            self._state.labels(one).set(one == state)
+        self._state.enter(state)
 
     def at(self, version: int) -> None:
         """The policy is at `version`."""
