@@ -30,7 +30,7 @@ class Prefill:
 
 
 def prefill(shape: Shape, replicas: int, groups: int, samples: int) -> Prefill:
-    """Of so many groups of episodes; caches never run full."""
+    """What so many groups of episodes take; caches never run full."""
     drawn = random.Random(f"prefill:{replicas}")
     by_group = at_random = uncached = 0
     turn = shape.told + shape.answer

@@ -222,7 +222,7 @@ class Player:
 
 
 def _first_line() -> bytes:
-    """Of standard input, of which nothing else is read: the rest is there for whoever reads next."""
+    """The first line of standard input, and not a byte more: the rest is there for whoever reads next."""
     with open(0, "rb", buffering=0, closefd=False) as file:
         return file.readline()
 
