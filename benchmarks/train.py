@@ -6,10 +6,11 @@ The time a step waits for groups is left out: it belongs to the rollouts. `demo`
 demo does; `demo_overlapped` lets rollouts run one version ahead, so that groups are decoded while a step computes.
 
 Then whole runs of the demo, with evaluation while training and all trackers and without, in turns: what being watched
-costs (`benchmarks/support/watching.py`).
+costs (`benchmarks/support/watching.py`). And what OpenTelemetry's traces cost (`benchmarks/support/traces.py`).
 
     ais bench train            # prints tables, writes benchmarks/results/train.json
     ais bench train --steps 0  # whole runs alone, writes benchmarks/results/train_watching.json
+    ais bench train --steps 0 --rounds 0  # traces alone, writes benchmarks/results/train_traces.json
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from ais.trainer.policy.policy import Policy
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
 from benchmarks.support.report import Figure, figure, publish
+from benchmarks.support.traces import trace_figures
 from benchmarks.support.watching import lines_of, watching_figures
 
 WARM_UP_STEPS = 3
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="steps of the demo case; 0: only whole runs")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of whole runs, watched and not; 0: none")
     parser.add_argument("--run-steps", type=int, default=75, help="steps of each of them, at least 4")
+    parser.add_argument("--trace-rounds", type=int, default=9, help="rounds with traces off and on; 0: none")
     arguments = parser.parse_args()
     found: dict[str, Figure] = {}
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
@@ -260,7 +263,13 @@ def main() -> None:
         for line in lines_of(watching):
             table.add_row(*line)
         Console().print(table)
-    publish("train", found, file="" if arguments.steps else "train_watching")
+    if arguments.trace_rounds and not (arguments.rounds and not arguments.steps):
+        found |= (traced := trace_figures(arguments.trace_rounds))
+        table = Table("traces", f"median of {arguments.trace_rounds} rounds (lowest to highest)")
+        for name, one in traced.items():
+            table.add_row(name.replace("_", " "), f"{one['value']:.1f} ({one['lowest']:.1f} to {one['highest']:.1f})")
+        Console().print(table)
+    publish("train", found, file="" if arguments.steps else "train_watching" if arguments.rounds else "train_traces")
 
 
 def show(case: Case, steps: list[dict[str, Any]]) -> None:

@@ -88,6 +88,14 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
                 f"| {one[f'{part}_part']['value']:.0%} |" for part in ("weights", "activations", "kv_cache", "head")
             ],
         ),
+        (
+            "train_traces",
+            lambda one: [
+                f"**{one['traces_collector_on']['value']:.0f} us a group**",
+                f"**{one['traces_replica_on']['value']:.0f} us a group**",
+                f"**{one['traces_trainer_on']['value'] / 1000:.1f} ms a step**",
+            ],
+        ),
         ("train_watching", lambda one: [f"**{one['demo_watching_cost']['value']:.1%} less throughput in the median"]),
     ],
 )

@@ -32,6 +32,7 @@ from ais.runtime.settings import RunSettings
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
 from ais.runtime.tracing.correlation import about_group
+from ais.runtime.tracing.spans import Span, span
 
 LOOKS_PER_PATIENCE = 10
 """How often, while patience lasts, is looked whether anything has moved."""
@@ -201,24 +202,41 @@ class Collector:
 
     async def _collect(self, assignment: Assignment) -> None:
         """One group from call to queue. A failed call opens the ordinal again; it is not an error of the collector."""
+        group_id = assignment.group_id(self._run.name)
+        about_group(group_id)
+        with span(
+            "group",
+            group=group_id,
+            ordinal=assignment.ordinal,
+            attempt=assignment.attempt,
+            replica=assignment.replica.replica_id,
+            admitted_version=assignment.admitted_version,
+        ) as whole:
+            await self._collected(assignment, whole)
+
+    async def _collected(self, assignment: Assignment, whole: Span) -> None:
+        """`_collect` within the span of the group."""
         ordinal, replica = assignment.ordinal, assignment.replica
-        about_group(assignment.group_id(self._run.name))
         logger.debug("a group is sent", extra={"replica": replica.replica_id})
         try:
             group = await self._sampling.sample(
                 assignment, self._fleet.client(replica), self._trainer.verify, partial(self._on_arrival, assignment)
             )
         except GenerationError as error:
+            whole.fail(_OUTCOMES[error.cause])
             self._on_failed_call(assignment, error)
             return
         except UnjudgedError as error:
+            whole.fail("unjudged")
             self._on_unjudged(assignment, error)
             return
         self._fleet.dispatcher.succeeded(replica.replica_id)
         if self._sampling.is_redrawn(group):
+            whole.tell(outcome="redrawn")
             self._redraw(group)
             return
         published = await self._publish(group)
+        whole.tell(outcome="published" if published else "duplicate")
         logger.debug("a group is in the queue" if published else "a group's ordinal is in the queue already")
         self._admission.accept(ordinal)
         self._standstill.moved(time.monotonic())
@@ -262,7 +280,8 @@ class Collector:
 
     async def _publish(self, group: ScoredGroup) -> bool:
         """Keeps trying: what was sampled is not thrown away because Redis is away."""
-        return await persist(partial(self._queue.publish, group.ordinal, encode_group(group)), None)
+        with span("publish", "producer"):
+            return await persist(partial(self._queue.publish, group.ordinal, encode_group(group)), None)
 
     def _on_failed_call(self, assignment: Assignment, error: GenerationError) -> None:
         """The ordinal is open again. Whom the failure counts against depends on its cause."""

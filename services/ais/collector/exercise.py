@@ -26,6 +26,7 @@ from ais.collector.tasks.task import open_splits
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
+from ais.runtime.tracing.spans import span
 
 TURNS_TRIED = 2
 """Turns of an environment that are tried before anything is sampled."""
@@ -81,7 +82,8 @@ class Exercise:
 
         Raises UnavailableError and UnjudgedError, see Judge.
         """
-        return await self.judge.judge(prompt, [self.response(trajectory) for trajectory in trajectories])
+        with span("judge", responses=len(trajectories)):
+            return await self.judge.judge(prompt, [self.response(trajectory) for trajectory in trajectories])
 
     def response(self, trajectory: Trajectory) -> Response:
         """A single response, as verifiers get it."""

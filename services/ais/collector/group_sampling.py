@@ -19,6 +19,7 @@ from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup
 from ais.runtime.settings import RunSettings
+from ais.runtime.tracing.spans import current_traceparent
 
 
 @dataclass
@@ -95,7 +96,14 @@ class GroupSampling:
             answer=prompt.answer,
             components=found.judged.components,
             redraw=assignment.redraw,
-            journey=Journey(assignment.drawn, assignment.sent, answered, time.time(), assignment.admitted_version),
+            journey=Journey(
+                drawn=assignment.drawn,
+                sent=assignment.sent,
+                answered=answered,
+                judged=time.time(),
+                admitted_version=assignment.admitted_version,
+                traceparent=current_traceparent(),
+            ),
         )
 
     def is_redrawn(self, group: ScoredGroup) -> bool:

@@ -34,8 +34,8 @@ _FIELDS = frozenset((
     "kv_cache", "max_new_tokens", "message", "ordinal", "precision", "prompt_id", "prompt_token_ids", "queue",
     "recording", "replica_id", "rewards", "sample_index", "samples", "sampling", "scales", "schema_version",
     "scores", "seed", "sent", "spans", "staleness", "stop_token_ids", "task", "temperature", "timings", "token_ids",
-    "tokens", "top_k", "top_p", "total_seconds", "trajectories", "trajectory", "trajectory_id", "turns", "version",
-    "weights",
+    "tokens", "top_k", "top_p", "total_seconds", "traceparent", "trajectories", "trajectory", "trajectory_id", "turns",
+    "version", "weights",
 ))  # fmt: skip
 OTHER_FIELD = "other"
 

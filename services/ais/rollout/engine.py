@@ -75,6 +75,8 @@ class Completion:
     finish_reason: FinishReason
     first_token_seconds: float
     total_seconds: float
+    queued_seconds: float = 0.0
+    """Until it was begun, a part of `first_token_seconds`. For traces alone."""
 
 
 @dataclass(frozen=True)

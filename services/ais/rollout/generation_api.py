@@ -39,6 +39,7 @@ from ais.rollout.engine import (
     SamplingFailedError,
 )
 from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.sampling_span import sampling_span
 from ais.runtime.text import printable
 from ais.runtime.tracing.correlation import about_group
 
@@ -86,10 +87,12 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
     async def Generate(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """Streams each trajectory at once; a call that ends early, for whatever reason, frees its slots."""
         async with self._answering(context):
-            generation = self._decoded(request)
-            async with aclosing(self._engine.generate(generation)) as completions:
-                async for completion in completions:
-                    await context.write(self._encoded(generation, completion))
+            with sampling_span(request, context) as sampling:
+                generation = self._decoded(request)
+                async with aclosing(self._engine.generate(generation)) as completions:
+                    async for completion in completions:
+                        sampling.takes(completion)
+                        await context.write(self._encoded(generation, completion))
 
     async def Stream(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """The same, with tokens as they are sampled."""

@@ -21,6 +21,7 @@ from ais.runtime.network.redis import RedisUnreachableError
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import SettingsError
 from ais.runtime.stopping import stop_on_signals
+from ais.runtime.tracing.exporter import traces
 
 PR_SET_PDEATHSIG = 1
 
@@ -67,7 +68,8 @@ def run_service(
         sys.exit(EXIT_SETTINGS)
     configure_logging(name, getattr(settings, "logging", LoggingSettings()))
     try:
-        asyncio.run(_until_stopped(settings, serve, stop_seconds(settings)))
+        with traces(name):
+            asyncio.run(_until_stopped(settings, serve, stop_seconds(settings)))
     except SettingsError as error:
         logger.error("%s", error)
         sys.exit(EXIT_SETTINGS)

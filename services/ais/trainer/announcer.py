@@ -46,6 +46,8 @@ class TrainedStep:
     incarnation: int
     step_seconds: float
     phase_seconds: dict[str, float]
+    traceparent: str = ""
+    """The step's span; empty where traces are off."""
 
     def record(self, stream_length: int, replicas: int) -> StepRecord:
         groups = [item.group for item in self.batch]
@@ -111,7 +113,7 @@ class Announcer:
         while True:
             step = await self._steps.get()
             snapshot = step.outcome.snapshot
-            self._offer(snapshot)
+            self._offer(snapshot, step.traceparent)
             await self._publish(VersionPublished(snapshot.version, snapshot.digest))
             depth = await persist(self._queue.depth, self._patience)
             line = step.record(depth, self._publisher.live_replicas)
@@ -124,10 +126,10 @@ class Announcer:
                 self._warnings.tell(warned, line.version)
             self._steps.task_done()
 
-    def _offer(self, snapshot: Snapshot) -> None:
+    def _offer(self, snapshot: Snapshot, traceparent: str = "") -> None:
         """Brings replicas up in the background."""
         self._metrics.progress.at(snapshot.version)
-        self._publisher.offer(snapshot)
+        self._publisher.offer(snapshot, traceparent)
 
     async def _publish(self, event: VersionPublished | Resumed | Finished) -> None:
         """Lets the collector know what it may start."""

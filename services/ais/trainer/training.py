@@ -13,12 +13,14 @@ from pathlib import Path
 
 from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
+from ais.runtime.tracing.spans import Span
 from ais.trainer.announcer import Announcer, TrainedStep
 from ais.trainer.evaluations import Evaluations
 from ais.trainer.groups.intake import Buffered, Intake
 from ais.trainer.groups.quarantine import Quarantine
 from ais.trainer.groups.reader import GroupReader
 from ais.trainer.groups.stall_watch import StallWatch
+from ais.trainer.groups.step_span import step_span
 from ais.trainer.history.commits import Commits
 from ais.trainer.learning.learner import StepOutcome
 from ais.trainer.learning.phases import PhaseClock
@@ -95,21 +97,23 @@ class TrainingLoop:
                 batch = await self._next_batch(stop)
             if batch is None:
                 return
-            with self._quarantine.under_way(_entries(batch)):
-                groups = [item.group for item in batch]
-                outcome = await asyncio.to_thread(self._learner.step, groups, self._clock)
-            self._trained(batch, outcome)
+            with step_span(batch, self.version + 1) as traced:
+                with self._quarantine.under_way(_entries(batch)):
+                    groups = [item.group for item in batch]
+                    outcome = await asyncio.to_thread(self._learner.step, groups, self._clock)
+                self._trained(batch, outcome, traced)
             evaluated = self._settings.evaluation.is_due(self.version)
             if self.version % every == 0 or evaluated or self._commits.failed():
                 await self._commit()
 
-    def _trained(self, batch: list[Buffered], outcome: StepOutcome) -> None:
+    def _trained(self, batch: list[Buffered], outcome: StepOutcome, traced: Span) -> None:
         self._intake.advance()
         self._commits.consumed(batch)
         self._snapshot = outcome.snapshot
         self._log_ratio = outcome.figures.log_ratio_abs_mean
         self._untrusted = 0 if outcome.figures.trusted else self._untrusted + 1
         step_seconds, phase_seconds = self._clock.finish()
+        traced.tell(**{f"{phase}_seconds": seconds for phase, seconds in phase_seconds.items()})
         self._announcer.trained(
             TrainedStep(
                 outcome=outcome,
@@ -119,6 +123,7 @@ class TrainingLoop:
                 incarnation=self._commits.incarnation,
                 step_seconds=step_seconds,
                 phase_seconds=phase_seconds,
+                traceparent=traced.traceparent,
             )
         )
 

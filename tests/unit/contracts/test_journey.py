@@ -20,13 +20,14 @@ JOURNEY = Journey(
     answered=1_764_000_003.25,
     judged=1_764_000_003.5,
     admitted_version=0,
+    traceparent=f"00-{'a1' * 16}-{'b2' * 8}-01",
 )
 
 
 def test_a_journey_crosses_the_wire_to_the_bit() -> None:
     group = replace(make_group(3), journey=JOURNEY)
     assert decode_group(encode_group(group), BOUNDS).journey == JOURNEY
-    assert len(encode_group(group)) - len(encode_group(replace(group, journey=None))) <= 40
+    assert len(encode_group(group)) - len(encode_group(replace(group, journey=None))) <= 100
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), -1.0, 1e12])
@@ -37,7 +38,7 @@ def test_a_time_that_is_none_is_refused_by_its_field(time: float) -> None:
 
 
 def test_a_journey_of_an_earlier_release_does_not_say_what_admitted_it() -> None:
-    earlier = replace(make_group(3), journey=replace(JOURNEY, admitted_version=None))
+    earlier = replace(make_group(3), journey=replace(JOURNEY, admitted_version=None, traceparent=""))
     assert described(decode_group(encode_group(earlier), BOUNDS), "5-0")["admitted_version"] is None
 
 
@@ -45,6 +46,13 @@ def test_a_version_that_is_none_is_refused_by_its_field() -> None:
     with pytest.raises(MalformedRecordError, match="below 2\\^53") as refused:
         decode_group(encode_group(replace(make_group(3), journey=replace(JOURNEY, admitted_version=2**60))), BOUNDS)
     assert field_label(refused.value.field) == "journey.admitted_version"
+
+
+@pytest.mark.parametrize("text", ["nonsense", f"00-{'a1' * 16}-{'b2' * 8}-01-more", "x" * 10_000])
+def test_a_traceparent_that_is_none_is_refused_by_its_field(text: str) -> None:
+    with pytest.raises(MalformedRecordError, match="traceparent") as refused:
+        decode_group(encode_group(replace(make_group(3), journey=replace(JOURNEY, traceparent=text))), BOUNDS)
+    assert field_label(refused.value.field) == "journey.traceparent"
 
 
 def test_tokens_are_timed_from_when_the_group_was_sent() -> None:

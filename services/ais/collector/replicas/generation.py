@@ -27,6 +27,7 @@ from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.network.channel import open_channel
 from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.text import printable
+from ais.runtime.tracing.spans import carried, span
 
 LONGEST_RESPONSE = 1 << 20
 """Tokens of a response, where the caller does not say how many there may be."""
@@ -140,9 +141,21 @@ class GenerationClient:
         """
         self._check_open()
         question = Question(group_id, samples, sampling)
-        call = self._stub.Generate(
-            _request(question, prompt_token_ids), timeout=deadline_seconds, metadata=self._credential.metadata()
-        )
+        with span("generate", "client", group=group_id, samples=samples, prompt_tokens=len(prompt_token_ids)):
+            request = _request(question, prompt_token_ids)
+            return await self._generated(question, request, bounds, deadline_seconds, on_arrival)
+
+    async def _generated(
+        self,
+        question: Question,
+        request: rollout_pb2.GenerateRequest,
+        bounds: TrajectoryBounds,
+        deadline_seconds: float,
+        on_arrival: Callable[[], object],
+    ) -> tuple[Trajectory, ...]:
+        """`generate` within its span, which the replica is told."""
+        metadata = (*self._credential.metadata(), *carried().items())
+        call = self._stub.Generate(request, timeout=deadline_seconds, metadata=metadata)
         received: dict[int, Trajectory] = {}
         self._calls.add(call)
         try:
@@ -164,9 +177,11 @@ class GenerationClient:
         finally:
             call.cancel()
             self._calls.discard(call)
-        if len(received) < samples:
-            raise GenerationError("malformed", f"asked for {samples} samples, got {len(received)}", field="samples")
-        return tuple(received[index] for index in range(samples))
+        if len(received) < question.samples:
+            raise GenerationError(
+                "malformed", f"asked for {question.samples} samples, got {len(received)}", field="samples"
+            )
+        return tuple(received[index] for index in range(question.samples))
 
     def _check_open(self) -> None:
         if self._abandoned is not None:

@@ -137,18 +137,20 @@ class RewardComponent(_message.Message):
     def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ..., failures: _Optional[_Iterable[_Union[JudgementFailure, _Mapping]]] = ...) -> None: ...
 
 class Journey(_message.Message):
-    __slots__ = ("drawn", "sent", "answered", "judged", "admitted_version")
+    __slots__ = ("drawn", "sent", "answered", "judged", "admitted_version", "traceparent")
     DRAWN_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_FIELD_NUMBER: _ClassVar[int]
     JUDGED_FIELD_NUMBER: _ClassVar[int]
     ADMITTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     drawn: float
     sent: float
     answered: float
     judged: float
     admitted_version: int
-    def __init__(self, drawn: _Optional[float] = ..., sent: _Optional[float] = ..., answered: _Optional[float] = ..., judged: _Optional[float] = ..., admitted_version: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, drawn: _Optional[float] = ..., sent: _Optional[float] = ..., answered: _Optional[float] = ..., judged: _Optional[float] = ..., admitted_version: _Optional[int] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class ScoredGroup(_message.Message):
     __slots__ = ("schema_version", "group_id", "ordinal", "prompt_id", "prompt_token_ids", "trajectories", "rewards", "task", "attempt", "answer", "components", "redraw", "journey")

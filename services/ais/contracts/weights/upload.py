@@ -26,6 +26,7 @@ from ais.contracts.weights.offer import (
 )
 from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 from ais.runtime.security.keyring import NOBODY, Credential
+from ais.runtime.tracing.spans import carried
 
 PIECE_BYTES = 1 << 20
 """Bodies are sent in pieces of this size."""
@@ -184,7 +185,7 @@ async def _put(
     client: httpx.AsyncClient, address: str, content: bytes | AsyncIterator[bytes], headers: dict[str, str]
 ) -> _Answer:
     """An answer of 200 or 202. Raises UploadError or WeightsRefusedError."""
-    headers = headers | {"Accept-Encoding": "identity"}
+    headers = {**headers, **carried(), "Accept-Encoding": "identity"}
     try:
         async with client.stream("PUT", address, content=content, headers=headers) as response:
             answer = _Answer(response.status_code, await _bounded(response, address))

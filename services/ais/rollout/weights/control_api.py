@@ -24,6 +24,7 @@ from ais.contracts.weights.offer import (
 from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.network.http import application
+from ais.runtime.tracing.spans import TRACEPARENT, span
 
 _REFUSALS: dict[int | str, dict[str, object]] = {
     status: {"model": WeightsRefused} for status in (404, 408, 409, 411, 413, 415, 422, 503)
@@ -64,7 +65,9 @@ def control_application(
         offer = await _read_offer(request)
         if version != offer.version:
             raise WeightsRefusedError("version", f"expected that of the address, {version}, got {offer.version}")
-        answer = await intake.offer(offer)
+        with span("offer weights", "server", _caller(request), version=version, encoding=offer.encoding) as told:
+            answer = await intake.offer(offer)
+            told.tell(missing=isinstance(answer, Missing))
         response.status_code = 202 if isinstance(answer, Missing) else 200
         return answer
 
@@ -78,11 +81,16 @@ def control_application(
         content_length: Annotated[int | None, Header()] = None,
     ) -> Missing:
         try:
-            return await intake.receive(version, index, digest, offset, content_length, request.stream())
+            with span("receive weights", "server", _caller(request), version=version, shard=index, offset=offset):
+                return await intake.receive(version, index, digest, offset, content_length, request.stream())
         except ClientDisconnect:
             raise WeightsRefusedError("body", "the connection was cut; what came is kept", 408) from None
 
     return app
+
+
+def _caller(request: Request) -> str:
+    return request.headers.get(TRACEPARENT, "")
 
 
 async def _read_offer(request: Request) -> Offer:

@@ -29,6 +29,7 @@ from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.relay import Relay
 from ais.rollout.weights.standing import FROM_DISK, Lease, Standing, Verdict, follow, is_known, judge, same_bytes
 from ais.rollout.weights.transfer import Transfer
+from ais.runtime.tracing.spans import span
 
 LARGEST_DTYPE_BYTES = 4
 HEADER_BYTES = 64 * 1024 * 1024
@@ -218,6 +219,13 @@ class WeightIntake:
         return BF16 if self._serving is None else self._serving.offer.form
 
     async def _apply(self, transfer: Transfer) -> WeightsStatus:
+        offer = transfer.offer
+        with span("apply weights", version=offer.version, encoding=offer.encoding, form=offer.form) as applying:
+            status = await self._applied_from(transfer)
+            applying.tell(paused_seconds=status.applied_seconds)
+        return status
+
+    async def _applied_from(self, transfer: Transfer) -> WeightsStatus:
         offer = transfer.offer
         try:
             files = await asyncio.to_thread(transfer.unpack, self._files, self._model, self._threads)

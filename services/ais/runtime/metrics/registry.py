@@ -13,15 +13,16 @@ from ais.runtime import strays
 from ais.runtime.metrics.meter import Described, Meter
 from ais.runtime.network import patience
 from ais.runtime.security import expiry, refusals
+from ais.runtime.tracing import counting
 
 
 def service_registry(service: str, run: str = "") -> CollectorRegistry:
     """A registry with what every service measures: its resources and release, retries of Redis, records it
-    skipped, callers it refused, its certificates. `run`: name of the run that it works for."""
+    skipped, callers it refused, its certificates, spans of traces. `run`: name of the run that it works for."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nothing asks for
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    for shared in (patience.RETRIES, strays.STRAYS, refusals.REFUSED, expiry.EXPIRY):
+    for shared in (patience.RETRIES, strays.STRAYS, refusals.REFUSED, expiry.EXPIRY, counting.SPANS):
         registry.register(shared)
     build, of_run = _info(Meter(registry))
     build.labels(service, _release()).set(1)
@@ -32,7 +33,7 @@ def service_registry(service: str, run: str = "") -> CollectorRegistry:
 def shared_descriptions() -> list[Described]:
     """What every service measures."""
     _info(own := Meter(None))
-    meters = (own, patience.METER, strays.METER, refusals.METER, expiry.METER)
+    meters = (own, patience.METER, strays.METER, refusals.METER, expiry.METER, counting.METER)
     return [one for meter in meters for one in meter.described]
 
 

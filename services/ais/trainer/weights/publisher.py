@@ -19,6 +19,7 @@ from ais.runtime.process import UnavailableError
 from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
+from ais.runtime.tracing.spans import Span, span
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.settings import PushSettings
 from ais.trainer.weights.adapters import AdapterMaker
@@ -80,6 +81,7 @@ class WeightPublisher:
             )
         )
         self._snapshots: dict[Identity, Snapshot] = {}
+        self._traceparents: dict[Identity, str] = {}
         self._urls: dict[str, str] = {}
         """URLs of the control APIs, by replica."""
         self._uploads: dict[Push, asyncio.Task[None]] = {}
@@ -91,9 +93,10 @@ class WeightPublisher:
         """Replicas in the registry when it was last read."""
         return self._policy.live
 
-    def offer(self, snapshot: Snapshot) -> None:
-        """Makes `snapshot` the one to publish. Returns at once."""
+    def offer(self, snapshot: Snapshot, traceparent: str = "") -> None:
+        """Makes `snapshot` the one to publish. Returns at once. `traceparent`: of the step that made it."""
         self._snapshots[snapshot.identity] = snapshot
+        self._traceparents[snapshot.identity] = traceparent
         self._policy.offer(snapshot.identity)
         self._codes.offered(snapshot)
         self._forget_snapshots()
@@ -159,6 +162,7 @@ class WeightPublisher:
         """Their files go with the last upload that needs them."""
         kept = self._policy.kept
         self._snapshots = {identity: one for identity, one in self._snapshots.items() if identity in kept}
+        self._traceparents = {identity: one for identity, one in self._traceparents.items() if identity in kept}
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -195,20 +199,31 @@ class WeightPublisher:
 
     async def _bring_up(self, push: Push, snapshot: Snapshot) -> None:
         """Uploads until the replica has the version or will not have it. Whatever goes wrong is that replica's."""
+        name, step = push.branch.root, self._traceparents.get(push.version, "")
+        with span("push weights", "client", step, replica=name[:200], version=push.version[0]) as pushing:
+            await self._pushed(push, snapshot, pushing)
+        self._wake.set()
+
+    async def _pushed(self, push: Push, snapshot: Snapshot, pushing: Span) -> None:
+        """`_bring_up` within its span."""
         begin = time.perf_counter()
         name = push.branch.root
         try:
             parcel = await self._parcel(push, snapshot)
+            pushing.tell(encoding=parcel.offer.encoding, bytes=parcel.offer.sent_bytes)
             self._policy.begun(push, self._now())
             async with asyncio.timeout(self._settings.deadline_seconds):
                 served = await self._upload(push, parcel)
         except WeightsRefusedError as error:
+            pushing.fail("refused")
             self._refused(push, error)
         except (UploadError, TimeoutError, OSError) as error:
+            pushing.fail(type(error).__name__)
             if isinstance(error, TimeoutError):
                 self._metrics.weights.pushes.labels(outcome="failed").inc()
             self._policy.failed(push, str(error) or "took longer than trainer.push.deadline_seconds")
         except Exception as error:
+            pushing.fail(type(error).__name__)
             logger.exception("an upload to replica %s ended with an error that nothing handles", printable(name))
             self._policy.failed(push, f"{type(error).__name__}: {error}")
         else:
@@ -219,7 +234,6 @@ class WeightPublisher:
                 self._policy.served(push)
             else:
                 self._policy.overtaken(push)
-        self._wake.set()
 
     async def _parcel(self, push: Push, snapshot: Snapshot) -> Parcel:
         """The adapter or the delta where the policy asks for it and there is one, else the whole version, in the push's

@@ -21,10 +21,10 @@ async def run_program(
 ) -> Failure | None:
     """Runs it with `told` on its standard input; why it failed, or None.
 
-    Its environment is this process's, less what is meant for services of a run (`AIS_...`), and `variables`. However
-    this ends, the program is ended with all that it started.
+    Its environment is this process's, less what is meant for services of a run (`AIS_...`, `OTEL_...`), and
+    `variables`. However this ends, the program is ended with all that it started.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIS_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIS_", "OTEL_"))}
     keeper = (sys.executable, "-P", "-m", "ais.collector.judging.keeper")  # -P: nothing is imported from `directory`
     try:
         process = await asyncio.create_subprocess_exec(

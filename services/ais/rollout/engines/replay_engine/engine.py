@@ -161,6 +161,7 @@ class ReplayEngine(EngineLife):
             finish_reason=recorded.finish_reason if tokens == len(recorded.token_ids) else FinishReason.LENGTH,
             first_token_seconds=self._pace.due(begin, 0) - arrived,
             total_seconds=ended - arrived,
+            queued_seconds=begin - arrived,
         )
 
 

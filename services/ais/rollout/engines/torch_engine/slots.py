@@ -13,6 +13,7 @@ Policy:
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class Slots:
         self._prompt_lengths = np.zeros(capacity, dtype=np.int64)
         self._last_positions = np.zeros(capacity, dtype=np.int64)
         self._stop_tokens = np.full((capacity, MOST_STOP_TOKENS), NO_TOKEN, dtype=np.int64)
+        self._begun = np.zeros(capacity, dtype=np.float64)
         self._first_token = np.zeros(capacity, dtype=np.float64)
         self._logprobs = np.zeros((capacity, positions), dtype=np.float32)
         self._versions = np.zeros((capacity, positions), dtype=np.int64)
@@ -225,6 +227,7 @@ class Slots:
         self.top_p[row] = sampling.top_p
         self.keys[row] = sample_key(group.seed, group.entered)
         self.draws[row] = 0
+        self._begun[row] = time.monotonic()
         group.entered += 1
 
     def _row_of(self, group: Group) -> int | None:
@@ -262,6 +265,7 @@ class Slots:
             finish_reason=reason,
             first_token_seconds=float(self._first_token[row]) - group.arrived,
             total_seconds=now - group.arrived,
+            queued_seconds=float(self._begun[row]) - group.arrived,
         )
 
 

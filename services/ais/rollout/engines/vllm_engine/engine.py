@@ -175,6 +175,7 @@ class VllmEngine(EngineLife):
             finish_reason=FinishReason(sample.finish_reason),
             first_token_seconds=output.metrics.first_token_latency,
             total_seconds=time.monotonic() - arrived,
+            queued_seconds=max(0.0, output.metrics.scheduled_ts - output.metrics.queued_ts),
         )
 
     # Weights.
