@@ -24,7 +24,7 @@ from ais.collector.tasks.verifiers_package.command import command_of, first_line
 from ais.collector.tasks.verifiers_package.tasks import TASK
 from ais.runtime.text import printable
 
-START_SECONDS = 120.0
+START_SECONDS = 600.0
 """A process that cannot play by then, libraries imported, has failed."""
 CANCEL_SECONDS = 10.0
 """A process that has not let go of an episode by then is ended, with all other episodes that it plays."""
