@@ -27,7 +27,6 @@ from ais.collector.episodes.recording import Recording, main_branch
 from ais.collector.episodes.table import Table
 from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.judging.harness.endpoint import open_endpoint
-from ais.collector.judging.harness.wire import Completed
 from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.replicas.generation import GenerationClient
 from ais.collector.settings import CollectorProcessSettings
@@ -206,7 +205,11 @@ async def serve_bare(asked: Asked) -> None:
         messages = json.loads(await request.body())["messages"]
         await asyncio.sleep(asked.answer_seconds)
         text = episodes[number].answers[len(messages) // 2]
-        return JSONResponse(Completed("chatcmpl-0-0", text, FinishReason.STOP, 0, asked.shape.answer).body())
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        usage = {"prompt_tokens": 0, "completion_tokens": asked.shape.answer, "total_tokens": asked.shape.answer}
+        told = {"id": "chatcmpl", "object": "chat.completion", "created": 0, "model": "policy"}
+        return JSONResponse(told | {"choices": [choice], "usage": usage})
 
     @app.post("/{number}/end")
     async def end(number: int, request: Request) -> JSONResponse:  # noqa: ARG001
