@@ -16,6 +16,7 @@ from ais.launcher.tracking.tracker import missing
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
+from ais.runtime.tracing.exporter import check_traces
 from ais.settings import Settings, save
 from ais.trainer.settings import WITHOUT_PEFT
 
@@ -23,12 +24,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_before_start(settings: Settings, data: str | None = None) -> str:
-    """Raises SettingsError or UnavailableError for a model, a task file, a tokenizer or a tracker that cannot be used.
+    """Raises SettingsError or UnavailableError for a model, a task file, a tokenizer, a tracker or a collector of
+    traces that cannot be used.
 
     Raises ProcessFailedError when looking at them fails for another reason. Gives which data files there are, as
     JSON; `data` is what it gave when the run began: SettingsError where their content is another one now.
     """
     check_trackers(settings)
+    check_traces()
     check_model(settings)
     if settings.trainer.lora.rank and find_spec("peft") is None:
         raise UnavailableError(WITHOUT_PEFT)

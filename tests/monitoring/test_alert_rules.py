@@ -21,6 +21,7 @@ T, C, R = ('job="trainer",instance="t:1"', 'job="collector",instance="c:1"', 'jo
 HEALTHY: Mapping[str, str] = {
     f"up{{{T}}}": "1x90",
     f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{300 * 86400}x90",
+    f"process_start_time_seconds{{{T}}}": "1000x90",
     f"up{{{C}}}": "1x90",
     f"up{{{R}}}": "1x90",
     f'ais_run_state{{{T},state="finished"}}': "0x90",
@@ -202,6 +203,44 @@ def test_a_finished_run_is_not_a_silent_service(tmp_path: Path) -> None:
         f"up{{{C}}}": "1x80 0x10",
     }
     assert verdict(tmp_path, ended, MINUTES, ()) == ""
+
+
+OF_BEFORE = 'job="trainer",instance="t:0"'
+"""Where a trainer of an earlier run was, as pods have addresses of their own."""
+
+
+@pytest.mark.parametrize("silent", [T, C])
+def test_an_earlier_run_that_has_finished_does_not_silence_the_alert_about_a_later_one(
+    silent: str, tmp_path: Path
+) -> None:
+    series = {
+        f'ais_run_state{{{OF_BEFORE},state="finished"}}': "0x9 1 _x80",
+        f'ais_run_state{{{OF_BEFORE},state="training"}}': "1x9 0 _x80",
+        f"process_start_time_seconds{{{OF_BEFORE}}}": "500x10 _x80",
+        f"process_start_time_seconds{{{T}}}": "_x20 1200x60 _x10" if silent == T else "_x20 1200x70",
+        f'ais_run_state{{{T},state="training"}}': "_x20 1x60 _x10" if silent == T else "_x20 1x70",
+        f"up{{{silent}}}": "1x80 0x10",
+    }
+    assert verdict(tmp_path, series, MINUTES, ("AisServiceSilent",)) == ""
+
+
+def test_a_later_run_that_has_finished_does_not_silence_the_alert_about_an_earlier_one(tmp_path: Path) -> None:
+    series = {
+        f'ais_run_state{{{OF_BEFORE},state="finished"}}': "_x9 0x10 1 _x70",
+        f"process_start_time_seconds{{{OF_BEFORE}}}": "_x9 2000x11 _x70",
+        f'ais_run_state{{{T},state="training"}}': "1x90",
+        f"up{{{C}}}": "1x80 0x10",
+    }
+    assert verdict(tmp_path, series, MINUTES, ("AisServiceSilent",)) == ""
+
+
+def test_a_certificate_that_has_ended_is_told_although_nobody_can_read_the_metric_any_more(tmp_path: Path) -> None:
+    ending = {
+        f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{60 * 80}x80 _x10",
+        f"up{{{T}}}": "1x80 0x10",
+        f"ais_policy_version{{{T}}}": "0+1x80 _x10",
+    }
+    assert verdict(tmp_path, ending, MINUTES, ("AisCertificateExpiring", "AisServiceSilent")) == ""
 
 
 def test_every_alert_has_a_case_a_severity_and_a_section_of_the_runbook() -> None:

@@ -44,6 +44,12 @@ def test_an_id_of_a_hub_is_told_how_to_get_it(tmp_path: Path, name: str, monkeyp
     assert f"hf download {name} --local-dir models/{name.partition('/')[2]}" in str(error.value)
 
 
+def test_a_collector_of_traces_that_is_no_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_ENDPOINT: expected http://HOST:4318"):
+        check_before_start(settings())
+
+
 def test_a_directory_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"it has no config\.json"):
         check_before_start(settings(f"run.model={tmp_path}"))

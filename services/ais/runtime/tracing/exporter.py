@@ -52,6 +52,12 @@ def traces(service: str) -> Iterator[None]:
         _flush(batches)
 
 
+def check_traces() -> None:
+    """Before a run has a directory: raises SettingsError for packages that are missing and an address that is none."""
+    if wanted(os.environ):
+        _packages()
+
+
 def wanted(environment: Mapping[str, str]) -> str:
     """The collector that the environment names; empty: none, or traces are switched off. Raises SettingsError."""
     name = next((name for name in ENDPOINTS if environment.get(name, "").strip()), "")
@@ -78,7 +84,7 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def _opened(service: str) -> Batches:
+def _packages() -> type[Batches]:
     try:
         from ais.runtime.tracing.batches import Batches
     except ModuleNotFoundError as error:
@@ -86,8 +92,13 @@ def _opened(service: str) -> Batches:
             f"{' or '.join(ENDPOINTS)} asks for traces, and {error.name} is not installed: pip install "
             "'ais-rl[traces]', or leave the variable out"
         ) from error
+    return Batches
+
+
+def _opened(service: str) -> Batches:
+    batches_of = _packages()
     try:
-        batches = Batches(service)
+        batches = batches_of(service)
     except ValueError as error:
         raise SettingsError(f"traces cannot be sent as the OTEL_ variables say: {printable(str(error))}") from error
     trace_with(batches.tracer)
