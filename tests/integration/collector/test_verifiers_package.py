@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
+from ais.collector.episodes import harnessed
 from ais.collector.episodes.answering import answers
 from ais.collector.episodes.call import Answers, Call
 from ais.collector.exercise import Exercise, open_exercise
 from ais.collector.judging import verifiers_package
-from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import SamplingParameters
@@ -95,13 +95,15 @@ async def test_an_episode_that_fails_is_one_failure_worth_0(
 
 
 @pytest.mark.parametrize("taskset", ["dies", "mumbles"])
-async def test_when_the_process_ends_the_next_episode_has_another(
-    taskset: str, interpreter: Path, replica: Replica
+async def test_when_the_process_ends_another_is_started_and_in_the_end_it_is_told(
+    taskset: str, interpreter: Path, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(harnessed, "PAUSES", (0.0,))
     async with exercise(taskset, interpreter) as made:
-        for _ in range(2):
-            with pytest.raises(UnjudgedError, match="the process that plays environments"):
-                await played(made, replica, samples=1)
+        with pytest.raises(
+            UnavailableError, match=rf"{taskset}.* started 2 times.*the process that plays environments"
+        ):
+            await played(made, replica, samples=1)
 
 
 async def test_a_process_that_does_not_let_go_of_an_episode_is_ended(

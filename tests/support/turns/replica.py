@@ -7,13 +7,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
 from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import Trajectory
+from ais.rollout.engines.snapshots import snapshot_files
+from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.rollout.engines.torch_engine.engine import TorchEngine
+from ais.rollout.engines.torch_engine.probe import score
+from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
@@ -48,3 +54,13 @@ async def served(policy: Path = POLICY) -> AsyncIterator[Replica]:
         client = GenerationClient(f"127.0.0.1:{server.port}")
         stack.push_async_callback(client.close)
         yield Replica(engine, client)
+
+
+def rescoring(prompt_token_ids: list[int], trajectory: Trajectory, policy: Path) -> np.ndarray:
+    """float [T]: the log-probs of the sampled tokens when the FP8 policy reads prompt and trajectory as a whole."""
+    architecture = read_architecture(policy)
+    weights = rounded_weights(
+        read_tensors(snapshot_files(policy), architecture), architecture, FP8, torch.device("cpu")
+    )
+    (scored,) = score(weights, architecture, FP8, [[*prompt_token_ids, *trajectory.text_token_ids.tolist()]])
+    return np.array(scored)[len(prompt_token_ids) - 1 :][trajectory.sampled]

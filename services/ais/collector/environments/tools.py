@@ -1,23 +1,19 @@
 """Tool use: the policy asks for calls of Python functions, is told what they give, and answers at last.
 
-A call is written as the chat templates of the Hermes and Qwen2.5 families have it,
-
-    <tool_call>{"name": "calculate", "arguments": {"expression": "2 * 21"}}</tool_call>
-
-and its result is a message of role `tool`. A turn without a call is the answer. Derive an environment of yours from
-`ToolEnvironment` and give it functions: schemas are made of their signatures and docstrings.
+Calls are written as `tool_calls` has them, and a result is a message of role `tool`. A turn without a call is the
+answer. Derive an environment of yours from `ToolEnvironment` and give it functions: schemas are made of their
+signatures and docstrings.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, get_type_hints
 
 from ais.collector.environments.protocol import PolicyTurn, Prompt, Step
+from ais.collector.environments.tool_calls import NoCallError, call_in, written_calls
 from ais.collector.rewards.countdown import calculated
 from ais.collector.rewards.numbers import number_in
 from ais.contracts.sampling import FinishReason
@@ -27,7 +23,6 @@ MOST_CALLS = 16
 LONGEST_RESULT = 4_000
 """Characters of a result that are told."""
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 Function = Callable[..., object]
@@ -87,7 +82,7 @@ class ToolEnvironment:
         self.prompt = prompt
 
     def step(self, turn: PolicyTurn) -> Step:
-        calls = _CALL.findall(turn.text)
+        calls = written_calls(turn.text)
         if not calls or turn.finish_reason is not FinishReason.STOP:
             return Step(reward=self.reward(turn.text), done=True)
         told = [self._result(call) for call in calls[:MOST_CALLS]]
@@ -95,18 +90,18 @@ class ToolEnvironment:
             told.append(f"error: only {MOST_CALLS} calls a turn are made")
         return Step([{"role": "tool", "content": _readable(one)} for one in told])
 
-    def _result(self, call: str) -> str:
+    def _result(self, written: str) -> str:
         """What a call gives, or in words why it gives nothing."""
         known = {function.__name__: function for function in self.functions()}
         try:
-            asked = json.loads(call)
-            if not isinstance(asked, Mapping) or asked.get("name") not in known or "arguments" not in asked:
-                return f"error: a call has a name, one of {', '.join(known)}, and arguments"
-            if not isinstance(asked["arguments"], Mapping):
-                return "error: arguments must be an object"
-            return str(known[asked["name"]](**asked["arguments"]))
+            call = call_in(written)
+            if call.name not in known:
+                return f"error: a call's name is one of {', '.join(known)}"
+            return str(known[call.name](**call.arguments))
         except MemoryError:
             raise
+        except NoCallError as error:
+            return f"error: {error}; the name is one of {', '.join(known)}"
         except Exception as error:  # what the policy asks for may fail in any way, and it is to learn from that
             return f"error: {type(error).__name__}: {error}"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ais.collector.episodes.call import Answers
@@ -14,9 +16,14 @@ from ais.collector.episodes.table import Table
 from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.judge import UnjudgedError, on_unjudged
 from ais.collector.judging.judgement import Failure
-from ais.collector.settings.environments import EPISODE
+from ais.collector.settings.environments import EPISODE, EnvironmentSettings
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
+from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
+from ais.runtime.text import printable
+
+PAUSES = (0.5, 2.0, 8.0)
+"""Seconds before a program that has had no turn is started again."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +38,63 @@ async def play_by_programs(table: Table, harness: Harness, on_arrival: Callable[
     """All episodes of a group; `on_arrival` is called for each that ends.
 
     Each is one trajectory: of the branches that begin with the group's prompt, which is that of the first call of the
-    first episode, the one of the most sampled tokens. Raises GenerationError, UnjudgedError and UnavailableError.
+    first episode, the one of the most sampled tokens. Raises GenerationError and UnjudgedError, and UnavailableError
+    also for a program that does not work.
     """
     with table.client.held():
-        games = (_played(table, harness, index, on_arrival) for index in range(table.call.samples))
-        played = await table.by_the_deadline(play_all(games))
-    first = next((branch for branch in played[0].recording.branches if branch.turns), None)
-    prompt = [] if first is None else first.prompt_token_ids
-    episodes = [await _episode(table, harness, index, one, prompt) for index, one in enumerate(played)]
+        played = await play_all(_played(table, harness, index, on_arrival) for index in range(table.call.samples))
+    prompt = played[0].recording.branches[0].prompt_token_ids
+    episodes = await play_all(_episode(table, harness, index, one, prompt) for index, one in enumerate(played))
     return answers_of(prompt, episodes)
 
 
 async def _played(table: Table, harness: Harness, index: int, on_arrival: Callable[[], object]) -> _Played:
+    """One episode. A program that has no turn is started again, which costs no other episode.
+
+    Raises UnavailableError where it has none again and again, nor had any other program in the meantime; UnjudgedError
+    where others had.
+    """
+    worked = harness.record.worked
+    for pause in (0.0, *PAUSES):
+        await asyncio.sleep(pause)
+        async with harness.free:  # the time to wait for it is not the episode's
+            played = await _started(replace(table, begun=time.monotonic()), harness, index)
+        if played.recording.branches:
+            harness.record.worked += 1
+            on_arrival()
+            return played
+    why = f"started {1 + len(PAUSES)} times, it asked the policy nothing: {_why_silent(played)}"
+    if harness.record.worked == worked:
+        raise UnavailableError(f"{_called(table.settings)} does not work: {why}")
+    raise UnjudgedError(f"episode {index} of prompt {table.prompt.prompt_id!r} is none: the program was {why}")
+
+
+def _called(settings: EnvironmentSettings) -> str:
+    if settings.taskset is not None:
+        return f"the environment of environment.taskset ({settings.taskset})"
+    return f"the program of environment.command ({printable(shlex.join(settings.command), 200)})"
+
+
+async def _started(table: Table, harness: Harness, index: int) -> _Played:
     recording = Recording(table, index)
-    running = asyncio.create_task(harness.run(recording, table.prompt))
+    running = asyncio.create_task(table.by_the_deadline(harness.run(recording, table.prompt)))
     either: tuple[asyncio.Future[Any], ...] = (running, recording.broken)
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if recording.broken.done():
             recording.broken.result()
-        played = _Played(recording, running.result())
+        return _Played(recording, running.result())
     finally:
-        await end_tasks(running)
         recording.close()
+        await end_tasks(running)
         if not recording.broken.cancel():
             recording.broken.exception()  # it is told once, above
-    on_arrival()
-    return played
+
+
+def _why_silent(played: _Played) -> str:
+    why = played.failure.reason if played.failure else "it ended"
+    refused = played.recording.refused
+    return f"{why}; its last call was refused: {refused}" if refused else why
 
 
 async def _episode(table: Table, harness: Harness, index: int, played: _Played, prompt: list[int]) -> Episode:
@@ -80,5 +117,5 @@ async def _parts(
         return (RewardComponent(EPISODE, 1.0, (0.0,), (reason,)),)
     if reward is not None:
         return (RewardComponent(EPISODE, 1.0, (reward,)),)
-    judged = await table.exercise.judged(table.prompt, (branch.turns[-1].response,))
+    judged = await table.exercise.judge.judge(table.prompt, (branch.judged,))
     return judged.components

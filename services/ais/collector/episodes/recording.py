@@ -2,29 +2,44 @@
 
 A call whose messages go on from all that was said before, the policy's answer as it was given included, continues that
 branch: its tokens stay as they were sampled, and the new messages are added as the chat template writes them. Any other
-call begins a branch of its own.
+call begins a branch of its own. A call whose client leaves, and one that is under way when the episode ends, is
+cancelled and leaves no turn: nobody has seen its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from ais.collector.episodes.joining import SampledTurn
+from ais.collector.episodes.saying import logprobs_of, said_by, why_no_stop
 from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending
+from ais.collector.judging.harness.answers import Completed, Finish
 from ais.collector.judging.harness.endpoint import over
-from ais.collector.judging.harness.wire import CallRefusedError, Completed, Completion
+from ais.collector.judging.harness.wire import POLICY, CallRefusedError, Completion, Message
 from ais.collector.prompts.dialogue import Dialogue
 from ais.collector.prompts.prompts import Messages
-from ais.collector.replicas.generation import GenerationError
+from ais.collector.prompts.tokenizer import Tools
+from ais.collector.replicas.generation import Cause, GenerationError
+from ais.collector.rewards.response import Response
 from ais.contracts.sampling import FinishReason
-from ais.contracts.trajectory import MalformedRecordError
+from ais.contracts.trajectory import MalformedRecordError, Trajectory
 from ais.runtime.process import UnavailableError
+from ais.runtime.tasks import end_tasks
 
-POLICY = "assistant"
-"""The policy's role."""
+Made = TypeVar("Made")
+MOST_AT_ONCE = 64
+"""Calls of one episode that are answered at once: 429 for any more."""
+_FINISH: Mapping[FinishReason, Finish] = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+_TOKENISERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
+"""Turn what programs say, megabytes maybe, into tokens, and tokens into text, while the collector goes on. What is more
+at once waits."""
 
 
 @dataclass(eq=False)
@@ -32,26 +47,50 @@ class Branch:
     """A conversation with the policy."""
 
     dialogue: Dialogue
-    prompt_token_ids: list[int]
     said: Messages
     """All messages so far, the policy's included."""
-    tokens: list[int]
+    prompt_token_ids: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     """All that was said, the prompt included."""
     turns: list[SampledTurn] = field(default_factory=list)
+    judged: Response = field(default_factory=lambda: Response(""))
+    """The last turn, as verifiers get it."""
     busy: bool = False
     """Whether a turn is being sampled."""
+    began: int = 0
+    """The number of its first call."""
 
-    def continued_by(self, messages: Messages) -> Messages:
+    def continued_by(self, messages: Messages, tools: Tools) -> Messages:
         """The new messages, where `messages` go on from all that was said; otherwise none."""
         new = messages[len(self.said) :]
-        goes_on = bool(self.turns) and not self.busy and messages[: len(self.said)] == self.said
-        return new if goes_on and all(message["role"] != POLICY for message in new) else ()
+        goes_on = bool(self.turns) and not self.busy and self.dialogue.tools == tools
+        if not goes_on or messages[: len(self.said)] != self.said:
+            return ()
+        return new if all(message["role"] != POLICY for message in new) else ()
 
-    def context_of(self, dialogue: Dialogue) -> list[int]:
-        """The tokens before the next turn of what is now the `dialogue`. Raises UnavailableError."""
-        last = self.turns[-1].response
-        stopped = last.finish_reason is FinishReason.STOP
-        return dialogue.tokens_before_next_turn(int(last.token_ids[-1]) if stopped else None)
+    def before(self, dialogue: Dialogue) -> list[int]:
+        """The new tokens before the next turn of what is now the `dialogue`; in the first turn, the prompt.
+
+        Raises UnavailableError, also for tools that the chat template does not write.
+        """
+        if self.turns:
+            last = self.turns[-1].response
+            stopped = last.finish_reason is FinishReason.STOP
+            return dialogue.tokens_before_next_turn(int(last.token_ids[-1]) if stopped else None)
+        prompt = dialogue.prompt()
+        if dialogue.tools and prompt == replace(dialogue, tools=None).prompt():
+            raise UnavailableError(
+                "tools: the chat template does not write them; collector.prompt.chat_template names one"
+            )
+        return prompt
+
+    def answered(self, turn: SampledTurn, new: list[int], judged: Response) -> None:
+        """The policy has had a turn after the `new` tokens."""
+        if not self.turns:
+            self.prompt_token_ids = new
+        self.turns.append(turn)
+        self.tokens += [*new, *turn.response.token_ids.tolist()]
+        self.judged = judged
 
     @property
     def sampled(self) -> int:
@@ -64,16 +103,24 @@ class Recording:
 
     def __init__(self, table: Table, index: int) -> None:
         self.branches: list[Branch] = []
+        """Those that have turns, in the order of their first calls."""
         self.reward: float | None = None
+        self.ended = asyncio.Event()
+        """The program has ended the episode."""
         self.budget: Ending | None = None
         """Which one allowed no other call."""
+        self.refused = ""
+        """Why the last call was refused that was."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises GenerationError where a call came to nothing: the group has to start again."""
         self._table, self._index, self._calls, self._over = table, index, 0, False
+        self._under_way: set[asyncio.Task[Completed]] = set()
 
     def close(self) -> None:
-        """No call is answered any more, and those under way are not recorded."""
+        """No call is answered any more, and those under way are cancelled."""
         self._over = True
+        for task in self._under_way:
+            task.cancel()
 
     def end(self, reward: float) -> None:
         """The episode is over. Raises CallRefusedError where the verifiers give the reward, and after the end."""
@@ -82,67 +129,117 @@ class Recording:
         self._check_open()
         self.reward = reward
         self.close()
+        self.ended.set()
 
-    async def complete(self, asked: Completion) -> Completed:
-        """Raises CallRefusedError."""
+    async def complete(self, asked: Completion, begun: Callable[[str], object] = lambda _: None) -> Completed:
+        """`begun` is told the answer's name when the policy is asked.
+
+        Raises CallRefusedError. Cancelled, it leaves nothing behind.
+        """
         self._check_open()
+        if len(self._under_way) >= MOST_AT_ONCE:
+            raise CallRefusedError(429, f"{MOST_AT_ONCE} calls are being answered: ask later", "rate_limit_exceeded")
         self._check_budget()
-        messages: Messages = tuple({"role": one.role, "content": one.text} for one in asked.messages)
+        answering = asyncio.create_task(self._answer(asked, begun))
+        self._under_way.add(answering)
+        answering.add_done_callback(self._under_way.discard)
         try:
-            branch, dialogue, context = self._branch(messages)
-        except UnavailableError as error:  # the template or the tokenizer refuses what the program says
-            raise CallRefusedError(400, str(error), "invalid_value", "messages") from None
-        self._check_budget(len(branch.tokens) + len(context))
-        if branch not in self.branches:
-            self.branches.append(branch)
-        number = self._calls
+            await asyncio.wait((answering,))
+        finally:
+            await end_tasks(answering)
+        if answering.cancelled():
+            raise over()
+        return answering.result()
+
+    async def _answer(self, asked: Completion, begun: Callable[[str], object]) -> Completed:
+        messages: Messages = tuple(one.told() for one in asked.messages)
+        exercise, number = self._table.exercise, self._calls
+        if why := why_no_stop(exercise.tokenizer, asked.stops):
+            raise CallRefusedError(400, f"stop: {why}", "invalid_value", "stop")
         self._calls += 1
+        name = f"chatcmpl-{self._table.call.name}.{self._index}.{number}"
+        branch, dialogue = self._branch(messages, asked.schemas, number)
         branch.busy = True
         try:
+            new = await self._before(branch, dialogue)
+            prompt = [*branch.tokens, *new]
+            self._check_room(prompt)
+            begun(name)
+            response = await self._sampled(branch, prompt, asked, number)
+            said = await _in_a_thread(
+                partial(said_by, exercise, response, asked.stops, may_call=dialogue.tools is not None)
+            )
+            logprobs = await _in_a_thread(logprobs_of, exercise.tokenizer, said.response) if asked.logprobs else None
+        finally:
+            branch.busy = False
+        finish: Finish = "tool_calls" if said.calls else _FINISH[said.judged.finish_reason]
+        completed = Completed(name, said.text, finish, len(prompt), said.judged.tokens, said.calls, logprobs)
+        branch.answered(SampledTurn(new if branch.turns else [], said.response), new, said.judged)
+        branch.dialogue, branch.said = dialogue, (*messages, Message.model_validate(completed.message()).told())
+        if branch not in self.branches:
+            insort(self.branches, branch, key=lambda one: one.began)
+        return completed
+
+    def _branch(self, messages: Messages, tools: Tools, number: int) -> tuple[Branch, Dialogue]:
+        """The branch that is to go on, or a new one; its dialogue then."""
+        for branch in self.branches:
+            if new := branch.continued_by(messages, tools):
+                return branch, branch.dialogue.after(new)
+        dialogue = Dialogue(self._table.exercise.tokenizer, messages, tools)
+        return Branch(dialogue, messages, began=number), dialogue
+
+    async def _before(self, branch: Branch, dialogue: Dialogue) -> list[int]:
+        """The new tokens. Raises CallRefusedError."""
+        try:
+            new = await _in_a_thread(branch.before, dialogue)
+        except UnavailableError as error:  # the template or the tokenizer refuses what the program says
+            param = "tools" if str(error).startswith("tools") else "messages"
+            raise CallRefusedError(400, str(error), "invalid_value", param) from None
+        if not new:
+            raise CallRefusedError(400, "the messages have no tokens: say something", "invalid_value", "messages")
+        return new
+
+    async def _sampled(self, branch: Branch, prompt: list[int], asked: Completion, number: int) -> Trajectory:
+        """The policy's turn. Raises CallRefusedError, and breaks the episode where the replica is at fault."""
+        try:
             most = asked.most_tokens(self._table.call.sampling.max_new_tokens)
-            response = await self._table.sampled(self._index, number, [*branch.tokens, *context], most)
-            turn = SampledTurn(context, response)
-            self._table.check_versions([*branch.turns, turn])
+            response = await self._table.sampled(self._index, number, prompt, most)
+            self._table.check_versions([*branch.turns, SampledTurn([], response)])
         except (GenerationError, MalformedRecordError) as error:
+            if isinstance(error, GenerationError) and error.cause is Cause.REFUSED:  # that is the program's affair
+                raise CallRefusedError(400, f"the replica refuses: {error}", "invalid_value", "messages") from None
             if not self.broken.done():
                 self.broken.set_exception(error)
             raise CallRefusedError(503, "the policy cannot be asked; the episode starts again", "unavailable") from None
-        finally:
-            branch.busy = False
-        self._check_open()
-        said = self._table.exercise.response(response)
-        prompt_tokens = len(branch.tokens) + len(context)
-        branch.dialogue = dialogue
-        branch.turns.append(turn)
-        branch.tokens += [*context, *response.token_ids.tolist()]
-        branch.said = (*messages, {"role": POLICY, "content": said.text})
-        name = f"chatcmpl-{self._index}-{number}"
-        return Completed(name, said.text, said.finish_reason, prompt_tokens, said.tokens)
-
-    def _branch(self, messages: Messages) -> tuple[Branch, Dialogue, list[int]]:
-        """The branch that is to go on, or a new one; its dialogue then, and the tokens before its next turn."""
-        for branch in self.branches:
-            if new := branch.continued_by(messages):
-                dialogue = branch.dialogue.after(new)
-                return branch, dialogue, branch.context_of(dialogue)
-        dialogue = Dialogue(self._table.exercise.tokenizer, messages)
-        prompt = dialogue.prompt()
-        return Branch(dialogue, prompt, messages, list(prompt)), dialogue, []
+        return response
 
     def _check_open(self) -> None:
         if self._over or self.broken.done():
             raise over()
 
-    def _check_budget(self, tokens: int = 0) -> None:
-        """Before a call is looked at, and when the `tokens` are known that the policy would go on from."""
+    def _check_budget(self) -> None:
+        """Before a call is looked at. Those under way count as turns, and those that were cancelled do not."""
+        turns = sum(len(one.turns) for one in self.branches) + len(self._under_way)
         added = sum(len(one.tokens) - len(one.prompt_token_ids) for one in self.branches)
-        self.budget = self._table.budget_used(self._calls, added, tokens)
-        if self.budget is not None:
-            code = "context_length_exceeded" if self.budget == "context" else "episode_budget_exceeded"
-            raise CallRefusedError(400, f"no other turn is allowed: environment.{self.budget} is used up", code)
+        self._keep(self._table.budget_used(turns, added, 0))
+
+    def _check_room(self, prompt: Sequence[int]) -> None:
+        """When the tokens are known that the policy would go on from."""
+        self._keep("context" if self._table.is_full(len(prompt)) else None)
+
+    def _keep(self, budget: Ending | None) -> None:
+        """Raises CallRefusedError where that is used up."""
+        self.budget = budget
+        if budget is not None:
+            code = "context_length_exceeded" if budget == "context" else "episode_budget_exceeded"
+            raise CallRefusedError(400, f"no other turn is allowed: environment.{budget} is used up", code)
+
+
+async def _in_a_thread(work: Callable[..., Made], *arguments: object) -> Made:
+    return await asyncio.get_running_loop().run_in_executor(_TOKENISERS, work, *arguments)
 
 
 def main_branch(branches: Sequence[Branch], prompt_token_ids: Sequence[int]) -> Branch | None:
     """The one that is trained on: of those that began with the group's prompt, the one of the most sampled tokens."""
-    begun = [one for one in branches if one.turns and one.prompt_token_ids == prompt_token_ids]
+    begun = [one for one in branches if one.prompt_token_ids == prompt_token_ids]
     return max(begun, key=lambda branch: branch.sampled, default=None)

@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     OVERTIME = "overtime"
     """It took longer than collector.judging.seconds."""
     MEMORY = "memory"
-    """It needed more than collector.judging.memory_megabytes."""
+    """It needed more than collector.judging.memory_megabytes; a program, more than environment.program_megabytes."""
     ERROR = "error"
     """The verifier raised an error."""
     NO_REWARD = "no_reward"

@@ -1,5 +1,5 @@
-"""Keeps one judging worker: `python -m ais.collector.judging.keeper` forks it and outlives it by a moment. With
-arguments it keeps the program that they name instead.
+"""Keeps one judging worker: `python -m ais.collector.judging.keeper` forks it and outlives it by a moment. With the
+arguments `MEGABYTES PROGRAM ...` it keeps that program instead, each process of which may have so much memory; 0: any.
 
 A verifier may start processes and leave them behind, detached or not, and may crash. Whatever its worker starts stays
 below this process (a Linux subreaper adopts orphans), and is killed when the worker has ended, when this process is
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -69,7 +70,9 @@ def _become_worker() -> None:
     os.setpgid(0, 0)
     _signal_with_parent(signal.SIGKILL)
     try:
-        if command := sys.argv[1:]:
+        if arguments := sys.argv[1:]:
+            megabytes, *command = arguments
+            _limit_memory(int(megabytes))
             os.execvp(command[0], command)
         from ais.collector.judging.worker import main as work
 
@@ -78,6 +81,13 @@ def _become_worker() -> None:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Bounds the addresses of this process, and of each that comes of it; 0 leaves them as they are."""
+    if megabytes:
+        bound = megabytes * 1024 * 1024
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
 def _signal_with_parent(number: signal.Signals) -> None:

@@ -47,6 +47,10 @@ class EnvironmentSettings(Section):
     judge the last turn."""
     programs: int = Field(default=16, ge=1, le=128)
     """For `harness` and `verifiers`: programs, or episodes, that run at once."""
+    program_megabytes: int = Field(default=0, ge=0, le=2**24)
+    """For `harness`: memory that a program may have, and each process that it starts, as addresses (RLIMIT_AS), of
+    which libraries such as torch take several times what they use. 0: any. Beyond it a process gets no memory, and what
+    becomes of it is its own affair; a program that says so and ends is a failure of the outcome `memory`."""
     turns: Count = 8
     """Turns of the policy that an episode has at most."""
     tokens: CountOrNone = 0
@@ -54,7 +58,8 @@ class EnvironmentSettings(Section):
     as the replicas' context holds."""
     seconds: Seconds | None = None
     """Time from which no other turn is asked for; for `harness` and `verifiers` the episode is ended, which is a
-    failure. None: collector.group_deadline_seconds alone bounds it, after which the group starts again."""
+    failure. None: collector.group_deadline_seconds alone bounds it, for these two each episode from its start, after
+    which the group starts again."""
     max_versions_apart: CountOrNone | None = None
     """How far the newest policy version that sampled a token of an episode may be from the oldest. An episode beyond it
     starts again with its group, and counts as nobody's failure. None: run.max_staleness bounds it by itself, because a

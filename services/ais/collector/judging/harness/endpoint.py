@@ -14,17 +14,22 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as AnyHttpError
 
-from ais.collector.judging.harness.wire import MODEL, CallRefusedError, Session, completion_in, end_in
+from ais.collector.judging.harness.answers import MODEL
+from ais.collector.judging.harness.leaving import unless_left
+from ais.collector.judging.harness.streaming import streamed
+from ais.collector.judging.harness.wire import CallRefusedError, Session, completion_in, end_in
 from ais.runtime.network.http import serve
 from ais.runtime.network.http_limits import BoundedRoute
 
 HOST = "127.0.0.1"
 ENDED_KEPT = 4096
 """Episodes that are over and are still told from those that never were."""
+_NO_MORE = (401, 429)
+"""Those who are refused so lose their connection: there may be a thousand of them, and others wait."""
 
 
 class Endpoint:
@@ -63,6 +68,16 @@ def over() -> CallRefusedError:
     return CallRefusedError(400, "the episode is over", "episode_over")
 
 
+@contextmanager
+def _told(session: Session) -> Iterator[None]:
+    """Keeps why a call is refused: it may be why its program comes to nothing."""
+    try:
+        yield
+    except CallRefusedError as error:
+        session.refused = str(error)
+        raise
+
+
 def application(endpoint: Endpoint) -> FastAPI:
     """The API."""
     app = FastAPI(title="AIS episodes", docs_url=None, redoc_url=None, openapi_url=None)
@@ -71,7 +86,8 @@ def application(endpoint: Endpoint) -> FastAPI:
 
     @app.exception_handler(CallRefusedError)
     async def refused(_: Request, error: CallRefusedError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
+        free = {"connection": "close"} if error.status in _NO_MORE else None
+        return JSONResponse(error.body(), error.status, free)
 
     @app.exception_handler(AnyHttpError)
     async def no_such_thing(_: Request, error: HTTPException) -> JSONResponse:
@@ -88,16 +104,21 @@ def application(endpoint: Endpoint) -> FastAPI:
         return JSONResponse({"object": "list", "data": [model]})
 
     @app.post(f"{base}/chat/completions")
-    async def completions(name: str, request: Request) -> JSONResponse:
+    async def completions(name: str, request: Request) -> Response:
         session = endpoint.session(name, request.headers.get("authorization", ""))
-        completed = await session.complete(completion_in(await request.body()))
-        return JSONResponse(completed.body())
+        with _told(session):
+            asked = completion_in(await request.body())
+            if asked.stream:
+                return await streamed(request, session, asked)
+            completed = await unless_left(request, session.complete(asked))
+            return JSONResponse(completed.body())
 
     @app.post(f"{base}/end")
     async def end(name: str, request: Request) -> JSONResponse:
         session = endpoint.session(name, request.headers.get("authorization", ""))
-        session.end(end_in(await request.body()).reward)
-        return JSONResponse({"ended": True})
+        with _told(session):
+            session.end(end_in(await request.body()).reward)
+            return JSONResponse({"ended": True})
 
     return app
 

@@ -8,14 +8,28 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from ais.collector.judging.harness.endpoint import Endpoint
-from ais.collector.judging.harness.programs import run_program
+from ais.collector.judging.harness.programs import Limits, run_program
 from ais.collector.judging.harness.wire import Session
 from ais.collector.judging.judgement import Failure, Observe, Outcome
 from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings.environments import EPISODE, EnvironmentSettings
+from ais.runtime.tasks import end_tasks
+
+LINGER_SECONDS = 3.0
+"""Time that a program has for itself after it has ended its episode."""
+
+
+@dataclass
+class Record:
+    """What is known of the programs of one source."""
+
+    worked: int = 0
+    """Those that had a turn of the policy."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +42,15 @@ class Harness:
     on_failure: str
     observe: Observe
     free: asyncio.Semaphore = field(repr=False)
+    """Held while a program runs."""
+    record: Record = field(default_factory=Record)
 
     async def run(self, session: Session, prompt: Prompt) -> Failure | None:
         """Has a program play an episode whose calls `session` answers; why it came to nothing, or None."""
-        async with self.free:
-            began = time.monotonic()
-            with self.endpoint.episode(session) as (path, key):
-                failure = await self.played(f"{self.address}{path}", key, prompt)
+        began = time.monotonic()
+        with self.endpoint.episode(session) as (path, key):
+            program = self.played(f"{self.address}{path}", key, prompt)
+            failure = await _until_it_lingers(program, session.ended)
         if session.reward is not None:
             failure = None  # what a program does after the end is its own affair
         elif failure is None and self.settings.judges:
@@ -47,10 +63,19 @@ class Harness:
 
     async def played(self, base_url: str, key: str, prompt: Prompt) -> Failure | None:
         """Has an episode played by what calls the policy at `base_url`; why that failed, or None."""
-        variables = _variables(base_url, key)
-        return await run_program(
-            command_of(self.settings), self.settings.directory, variables, _told(prompt), self.settings.seconds
-        )
+        variables, limits = _variables(base_url, key), Limits(self.settings.seconds, self.settings.program_megabytes)
+        return await run_program(command_of(self.settings), self.settings.directory, variables, _told(prompt), limits)
+
+
+async def _until_it_lingers(program: Coroutine[Any, Any, Failure | None], over: asyncio.Event) -> Failure | None:
+    """What became of the program, which is ended when the episode has been over for `LINGER_SECONDS`."""
+    running, waiting = asyncio.create_task(program), asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((running,), timeout=LINGER_SECONDS)
+        return running.result() if running.done() else None
+    finally:
+        await end_tasks(running, waiting)
 
 
 def command_of(settings: EnvironmentSettings) -> tuple[str, ...]:
@@ -85,5 +110,5 @@ def _told(prompt: Prompt) -> bytes:
 
 def _variables(base_url: str, key: str) -> dict[str, str]:
     """What OpenAI's clients look at. The endpoint is on this machine, and no proxy's affair."""
-    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "127.0.0.1")))
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "NO_PROXY": direct, "no_proxy": direct}

@@ -1,26 +1,26 @@
-"""OpenAI's chat completions, as far as an episode has them: what is asked, what is answered, how it is refused."""
+"""OpenAI's chat completions, as far as an episode has them: what is asked, and how it is refused."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ais.collector.judging.harness.answers import Completed
 from ais.collector.settings.rewards import LARGEST_SCORE
-from ais.contracts.sampling import FinishReason
 
-MODEL = "policy"
-"""What the policy is called. Whatever a program calls it, it is asked."""
 MOST_MESSAGES = 4_096
+MOST_TOOLS = 128
+POLICY = "assistant"
+"""The policy's role."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
-    "stream": (False,),
-    "stop": ([], ""),
-    "logprobs": (False,),
-    "tools": ([],),
+    "top_logprobs": (0,),
+    "tool_choice": ("auto",),
+    "parallel_tool_calls": (True,),
     "functions": ([],),
     "response_format": ({"type": "text"},),
 }
@@ -44,6 +44,8 @@ class CallRefusedError(Exception):
     def _type(self) -> str:
         if self.status == 401:
             return "authentication_error"
+        if self.status == 429:
+            return "rate_limit_error"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
 
@@ -52,16 +54,75 @@ class _Part(BaseModel):
     text: str
 
 
+class _CalledFunction(BaseModel):
+    name: str
+    arguments: str
+
+    def told(self) -> dict[str, Any]:
+        """As chat templates have it: with the arguments as an object, where they are one."""
+        try:
+            arguments = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            arguments = self.arguments
+        return {"name": self.name, "arguments": arguments}
+
+
+class _Call(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: _CalledFunction
+
+
 class Message(BaseModel):
     """Who said what. What else a message has is left out."""
 
     role: str = Field(min_length=1, max_length=64)
-    content: str | list[_Part]
+    content: str | list[_Part] | None = None
+    tool_calls: list[_Call] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
-    @property
-    def text(self) -> str:
-        """Its words."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not (self.role == POLICY and self.tool_calls):
+            raise ValueError("a message has content; an assistant's may have tool_calls instead")
+        return self
+
+    def told(self) -> dict[str, Any]:
+        """As chat templates have it."""
+        given: dict[str, Any] = {"role": self.role, "content": self._text()}
+        if self.role == POLICY and self.tool_calls:
+            given["tool_calls"] = [
+                {"id": one.id, "type": one.type, "function": one.function.told()} for one in self.tool_calls
+            ]
+        if self.role == "tool":
+            given |= {key: value for key in ("tool_call_id", "name") if (value := getattr(self, key)) is not None}
+        return given
+
+    def _text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class _Function(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, max_length=64)
+
+
+class _Tool(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["function"]
+    function: _Function
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool | None = None
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Completion(BaseModel):
@@ -72,10 +133,30 @@ class Completion(BaseModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    tools: Annotated[list[_Tool], Field(max_length=MOST_TOOLS)] | None = None
+    logprobs: bool | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
 
     def most_tokens(self, most: int) -> int:
         """Tokens of the answer, where `most` are allowed."""
         return min(one for one in (self.max_tokens, self.max_completion_tokens, most) if one is not None)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def schemas(self) -> list[dict[str, Any]] | None:
+        """The tools as chat templates have them; None: none."""
+        return [one.model_dump() for one in self.tools] if self.tools else None
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether the tokens are counted at the end of a stream."""
+        return bool(self.stream_options and self.stream_options.include_usage)
 
 
 class End(BaseModel):
@@ -84,45 +165,27 @@ class End(BaseModel):
     reward: float = Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE, allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
-class Completed:
-    """An answer of the policy."""
-
-    name: str
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    tokens: int
-
-    def body(self) -> dict[str, Any]:
-        """The answer as the API shows it."""
-        message = {"role": "assistant", "content": self.text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason.value, "logprobs": None}
-        usage = {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.tokens,
-            "total_tokens": self.prompt_tokens + self.tokens,
-        }
-        return {
-            "id": self.name,
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": MODEL,
-            "choices": [choice],
-            "usage": usage,
-        }
-
-
 class Session(Protocol):
     """Who answers the calls of one episode."""
+
+    refused: str
+    """Why the last call was refused that was; the endpoint writes it."""
 
     @property
     def reward(self) -> float | None:
         """What the episode was ended with."""
         ...
 
-    async def complete(self, asked: Completion) -> Completed:
-        """Raises CallRefusedError."""
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when the program has ended the episode."""
+        ...
+
+    async def complete(self, asked: Completion, begun: Callable[[str], object] = ...) -> Completed:
+        """`begun` is told the answer's name when nothing is left to refuse and the policy is asked.
+
+        Raises CallRefusedError. Cancelled, it leaves nothing behind: nobody has seen the answer.
+        """
         ...
 
     def end(self, reward: float) -> None:
@@ -151,4 +214,5 @@ def _read(kind: type[Asked], body: bytes) -> Asked:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise CallRefusedError(400, f"{place or 'body'}: {first['msg']}", "invalid_value", place or None) from None
+        param = str(first["loc"][0]) if first["loc"] else None
+        raise CallRefusedError(400, f"{place or 'body'}: {first['msg']}", "invalid_value", param) from None

@@ -1,0 +1,143 @@
+"""What of OpenAI's API changes how an answer is told, by the real client. The policy's answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from ais.collector.prompts.tokenizer import PolicyTokenizer
+from ais.collector.replicas.generation import GenerationError
+from ais.contracts.sampling import FinishReason
+from tests.support.tiny_models import until
+from tests.support.turns.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.turns.stage import Scripted, Stage, staged, user
+
+CALL = '<tool_call>\n{"name": "price", "arguments": {"of": "tea"}}\n</tool_call>'
+TOOLS = [{"type": "function", "function": {"name": "price", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> PolicyTokenizer:
+    return tokenizer_with(TEMPLATES["tools told in turns of a user, as Hermes"], tmp_path)
+
+
+@asynccontextmanager
+async def says(tokenizer: PolicyTokenizer, *texts: str) -> AsyncIterator[tuple[Stage, Scripted]]:
+    policy = Scripted(*(tokenizer.encode_piece(f"{text}<|end|>") for text in texts))
+    async with staged(policy, lambda made: replace(made, tokenizer=tokenizer, context=None)) as stage:
+        yield stage, policy
+
+
+async def chunks_of(stage: Stage, *messages: Any, **fields: Any) -> list[Any]:
+    async with stage.client() as client:
+        stream = await client.chat.completions.create(model="any", messages=list(messages), stream=True, **fields)
+        return [chunk async for chunk in stream]
+
+
+async def test_a_stream_tells_what_a_whole_answer_tells_and_is_the_same_turn(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "It is tea.") as (stage, _):
+        chunks = await chunks_of(stage, user("What?"), logprobs=True, stream_options={"include_usage": True})
+        *told, last, usage = chunks
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in told) == "It is tea."
+        assert (told[0].choices[0].delta.role, last.choices[0].finish_reason) == ("assistant", "stop")
+        tokens = [one for chunk in told if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
+        (turn,) = stage.recording.branches[0].turns
+        assert [one.logprob for one in tokens] == turn.response.behaviour_logprobs.tolist()
+        assert bytes(byte for one in tokens for byte in one.bytes) == b"It is tea.<|end|>"
+        assert (usage.choices, usage.usage.completion_tokens) == ([], len(tokens))
+        assert len({chunk.id for chunk in chunks}) == 1
+        said = {"role": "assistant", "content": "It is tea."}
+        await stage.say(user("What?"), said, user("And?"))
+        assert [len(branch.turns) for branch in stage.recording.branches] == [2]
+
+
+async def test_a_client_that_leaves_a_stream_in_the_middle_has_no_turn(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "It is tea.") as (stage, policy):
+        policy.may.clear()
+        async with stage.client() as client:
+            stream = await client.chat.completions.create(model="any", messages=[user("What?")], stream=True)
+            await anext(aiter(stream))
+            assert policy.asked == 1
+        await stream.close()
+        await until(lambda: policy.asked == 0)
+        policy.may.set()
+        await stage.say(user("What?"))
+        assert [len(branch.turns) for branch in stage.recording.branches] == [1]
+
+
+async def test_a_stream_is_refused_before_it_begins_and_told_of_a_replica_that_is_lost(
+    tokenizer: PolicyTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise GenerationError("unavailable", "the replica is gone")
+
+    async with says(tokenizer, "It is tea.") as (stage, policy):
+        with pytest.raises(openai.BadRequestError, match="holds the special token"):
+            await chunks_of(stage, user("What?"), stop="<|end|>")
+        monkeypatch.setattr(policy, "generate", lost)
+        with pytest.raises(openai.APIError, match="the policy cannot be asked"):
+            await chunks_of(stage, user("What?"))
+        with pytest.raises(GenerationError):
+            await stage.recording.broken
+
+
+async def test_calls_of_tools_are_told_as_such_and_go_on_token_for_token(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, f"Let me see. {CALL}{CALL}", CALL, "3") as (stage, policy):
+        first = (await stage.say(user("What is tea?"), tools=TOOLS, tool_choice="auto")).choices[0]
+        assert (first.finish_reason, first.message.content) == ("tool_calls", "Let me see.")
+        assert [one.function.arguments for one in first.message.tool_calls] == ['{"of": "tea"}'] * 2
+        history = [user("What is tea?"), first.message.model_dump()]
+        history += [{"role": "tool", "tool_call_id": one.id, "content": "3"} for one in first.message.tool_calls]
+        chunks = await chunks_of(stage, *history, tools=TOOLS)
+        (call,) = (one for chunk in chunks for one in chunk.choices[0].delta.tool_calls or ())
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        spaced = {"name": call.function.name, "arguments": '{ "of":"tea" }'}  # as a client may write it again
+        again = {"id": call.id, "type": "function", "function": spaced}
+        history += [{"role": "assistant", "content": None, "tool_calls": [again]}]
+        last = await stage.say(*history, {"role": "tool", "tool_call_id": call.id, "content": "3"}, tools=TOOLS)
+        assert last.choices[0].message.content == "3"
+        (branch,) = stage.recording.branches
+        assert [len(turn.response.token_ids) for turn in branch.turns] == [len(one) for one in policy.sampled]
+        told = "<|role|>user\n<tool_response>3</tool_response><|end|>\n"
+        between = [tokenizer.tokenizer.decode(turn.context) for turn in branch.turns[1:]]
+        assert between == [f"\n{told}{told}<|role|>assistant\n", f"\n{told}<|role|>assistant\n"]
+        prompt = policy.prompts[0]
+        assert policy.prompts[1][: len(prompt) + len(policy.sampled[0])] == [*prompt, *policy.sampled[0]]
+        await stage.say(*history[:4])  # without the tools it is another conversation
+        assert len(stage.recording.branches) == 2
+
+
+async def test_what_is_no_call_stays_text(tokenizer: PolicyTokenizer) -> None:
+    broken = "<tool_call>{price of tea}</tool_call>"
+    async with says(tokenizer, CALL + broken, CALL.replace("tea", "\\ud800"), CALL) as (stage, policy):
+        for text in (CALL + broken, CALL.replace("tea", "\\ud800")):
+            choice = (await stage.say(user("What?"), tools=TOOLS)).choices[0]
+            assert (choice.message.content, choice.finish_reason) == (text, "stop")
+        policy.finish = FinishReason.LENGTH
+        choice = (await stage.say(user("What?"), tools=TOOLS)).choices[0]
+        assert (choice.message.tool_calls, choice.finish_reason) == (None, "length")
+
+
+async def test_a_stop_ends_the_turn_with_the_token_that_completes_it(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "Look.\nObservation: none") as (stage, policy):
+        answer = await stage.say(user("What?"), stop=["\nObs", "none"], logprobs=True)
+        choice = answer.choices[0]
+        assert (choice.message.content, choice.finish_reason) == ("Look.", "stop")
+        (branch,) = stage.recording.branches
+        recorded = branch.turns[0].response
+        text = tokenizer.decode_response(recorded.token_ids.tolist())
+        assert "\nObs" in text
+        assert "\nObs" not in tokenizer.decode_response(recorded.token_ids[:-1].tolist())
+        assert recorded.token_ids.tolist() == policy.sampled[0][: len(recorded.token_ids)]
+        assert [one.logprob for one in choice.logprobs.content] == recorded.behaviour_logprobs.tolist()
+        assert [(span.begin, span.end) for span in recorded.spans] == [(0, len(recorded.token_ids))]
+        assert (branch.judged.text, branch.judged.finish_reason) == ("Look.", FinishReason.STOP)
+        await stage.say(user("What?"), choice.message.model_dump(), user("none"))
+        assert tokenizer.tokenizer.decode(branch.turns[1].context).startswith("<|end|>\n<|role|>user\nnone")
+        assert stage.table.ended(0, branch.turns, "done").turns[0].tokens == len(recorded.token_ids)
