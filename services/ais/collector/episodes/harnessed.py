@@ -65,14 +65,15 @@ async def _played(table: Table, harness: Harness, index: int, on_arrival: Callab
             return played
     why = f"started {1 + len(PAUSES)} times, it asked the policy nothing: {_why_silent(played)}"
     if harness.record.worked == worked:
-        raise UnavailableError(f"{_called(table.settings)} does not work: {why}")
+        raise UnavailableError(f"{_does_not_work(table.settings)}: {why}")
     raise UnjudgedError(f"episode {index} of prompt {table.prompt.prompt_id!r} is none: the program was {why}")
 
 
-def _called(settings: EnvironmentSettings) -> str:
+def _does_not_work(settings: EnvironmentSettings) -> str:
     if settings.taskset is not None:
-        return f"the environment of environment.taskset ({settings.taskset})"
-    return f"the program of environment.command ({printable(shlex.join(settings.command), 200)})"
+        return f"the environment of environment.taskset does not work ({settings.taskset})"
+    command = printable(shlex.join(settings.command), 200)
+    return f"the program of environment.command does not work ({command})"
 
 
 async def _started(table: Table, harness: Harness, index: int) -> _Played:
