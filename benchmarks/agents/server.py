@@ -98,18 +98,6 @@ class Policy:
         )
 
 
-class Told(Recording):
-    """A recording that says when its episode ends."""
-
-    def __init__(self, table: Table) -> None:
-        super().__init__(table, 0)
-        self.ended = asyncio.Event()
-
-    def end(self, reward: float) -> None:
-        super().end(reward)
-        self.ended.set()
-
-
 @dataclass
 class Progress:
     """What has been played."""
@@ -170,7 +158,7 @@ async def serve_endpoint(asked: Asked) -> None:
                 client = cast(GenerationClient, Policy(answers, asked.answer_seconds))
                 sampling = SamplingParameters(max_new_tokens=asked.shape.answer, seed=number)
                 call = Call(f"episode-{number}", 1, sampling, VOCABULARY, PATIENCE_SECONDS)
-                recording = Told(Table(exercise, harness.settings, prompt, client, call))
+                recording = Recording(Table(exercise, harness.settings, prompt, client, call), 0)
                 with endpoint.episode(recording) as (path, key):
                     say({"episode": number, "path": path, "key": key})
                     whole = await _ended(recording, exercise, replayed, answers)
@@ -180,7 +168,7 @@ async def serve_endpoint(asked: Asked) -> None:
         progress.end()
 
 
-async def _ended(recording: Told, exercise: Exercise, replayed: ReplayedEpisode, answers: list[list[int]]) -> bool:
+async def _ended(recording: Recording, exercise: Exercise, replayed: ReplayedEpisode, answers: list[list[int]]) -> bool:
     """Whether the episode came to its end with every token as it was said and sampled."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
