@@ -45,7 +45,7 @@ class PlayerProcess:
     @classmethod
     async def started(cls, settings: EnvironmentSettings) -> PlayerProcess:
         """Raises WorkerDiedError where it cannot be started or ends before it plays."""
-        keeper = (sys.executable, "-P", "-m", "ais.collector.judging.keeper")
+        keeper = (sys.executable, "-P", "-m", "ais.collector.judging.keeper", "0")  # 0: any memory
         try:
             process = await asyncio.create_subprocess_exec(
                 *(*keeper, *command_of(settings, "play")),
