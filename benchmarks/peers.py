@@ -1,10 +1,15 @@
-"""How fast we are next to other systems, measured in one run: time to reward of the demo, and the correction.
+"""How fast we are next to other systems, measured in one run: time to reward of the demo, a step of SmolLM2, and the
+correction.
 
-Time to reward: TRL's `GRPOTrainer` in BF16 and `ais run` with FP8 and with BF16 rollouts train the demo's model on the
-same prompts, batches and learning rate, one after the other, in rounds whose order turns; a round is a seed. Each uses
-all cores in its own way: TRL by threads of torch, we by processes. A training ends when the mean reward of five steps
-in a row is enough. Seconds count from the end of the first step. Processor seconds are those of all processes, and mean
-something on a machine that does other work as well. TRL samples in BF16 and corrects nothing.
+Time to reward: TRL's `GRPOTrainer`, in BF16 and in float32, and `ais run` with FP8 and with BF16 rollouts train the
+demo's model on the same prompts, batches and learning rate, one after the other, in rounds whose order turns; a round
+is a seed. Each uses all cores in its own way: TRL by threads of torch, we by processes. A training ends when the mean
+reward of five steps in a row is enough. Seconds count from the end of the first step. Processor seconds are those of
+all processes, and mean something on a machine that does other work as well. TRL samples with the trained weights and
+corrects nothing. Ratios are to the faster of the two.
+
+With `--problem smollm2` it is examples/smollm2, which has to be made first and needs vLLM: ours samples in INT8 with
+vLLM, one version behind, as the example does; TRL alternates. Only steps are timed.
 
 The correction: `ais bench correction` with verl's helper (truncated sequence weights and metrics; ours has AIS at
 sequence level and its diagnostics) on padded answers of different lengths, and ours on the same answers packed.
@@ -12,6 +17,7 @@ sequence level and its diagnostics) on padded answers of different lengths, and 
     ais bench peers                                        # installs the peers once, writes results/peers.json
     ais bench peers --cache DIR                            # keeps them in DIR and not in ~/.cache/ais/peers
     ais bench peers --contenders trl,fp8,bf16 --rounds 5   # no correction, more seeds
+    ais bench peers --problem smollm2                      # half an hour; writes results/peers_smollm2.json
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,28 +37,34 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS, EXIT_UNAVAILABLE, UnavailableError
+from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE, UnavailableError
 from benchmarks.against_peers.course import Course, TrainingFailedError
-from benchmarks.against_peers.demo import PRECISIONS, Training, by_trl, ours
 from benchmarks.against_peers.environment import TRL, VERL, default_cache, trl_python, verl_directory
-from benchmarks.against_peers.ratios import correction_figures, demo_figures, lines_of
+from benchmarks.against_peers.problem import PROBLEMS, Problem
+from benchmarks.against_peers.ratios import PEERS, correction_figures, lines_of, training_figures
+from benchmarks.against_peers.training import UNREACHABLE, Training, by_trl, ours
 from benchmarks.support.report import Figure, publish
 
-CONTENDERS = ("trl", *PRECISIONS, "verl")
 CORRECTION_SECONDS = 600.0
 
 Train = Callable[[int, float], Course]
 """One training, of a seed and in so many seconds at most."""
 
 
-def trainings(arguments: argparse.Namespace, directory: Path) -> dict[str, Train]:
-    """How each contender trains the demo. Raises UnavailableError where a peer cannot be installed."""
-    how = Training(directory, arguments.steps, arguments.reward)
+def contenders_of(problem: str) -> tuple[str, ...]:
+    """Who can be asked for; verl is compared in the correction, which has nothing to do with a problem."""
+    return (*PEERS, *PROBLEMS[problem].precisions, *(("verl",) if problem == "demo" else ()))
+
+
+def trainings(arguments: argparse.Namespace, problem: Problem, directory: Path) -> dict[str, Train]:
+    """How each contender trains. Raises UnavailableError where a peer cannot be installed."""
+    target = UNREACHABLE if arguments.reward is None else arguments.reward
+    how = Training(problem, directory, arguments.steps, target)
     found: dict[str, Train] = {}
     for name in arguments.contenders:
-        if name == "trl":
-            found[name] = partial(by_trl, trl_python(arguments.cache), arguments.threads, how)
-        elif name in PRECISIONS:
+        if name in PEERS:
+            found[name] = partial(by_trl, trl_python(arguments.cache), arguments.threads, how, bf16=name == "trl")
+        elif name in problem.precisions:
             found[name] = partial(ours, name, how)
     return found
 
@@ -92,31 +104,38 @@ def correction(cache: Path) -> dict[str, Figure]:
     return correction_figures(measured["figures"])
 
 
-def contender_names(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := set(names) - set(CONTENDERS):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(CONTENDERS)}")
-    return names
-
-
-def main() -> int:
+def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The caller's wishes; what is not said is the problem's own. Ends the program where they make no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contenders", type=contender_names, default=CONTENDERS, help=",".join(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=3, help="seeds of each training")
-    parser.add_argument("--steps", type=int, default=150, help="most steps of a training, at least 6")
-    parser.add_argument("--reward", type=float, default=0.8, help="training reward that is to be reached")
-    parser.add_argument("--seconds", type=float, default=480.0, help="for all trainings together")
+    parser.add_argument("--problem", choices=tuple(PROBLEMS), default="demo", help="what is trained: %(default)s")
+    parser.add_argument("--contenders", help="separated by commas; all by default, see an unknown one's message")
+    parser.add_argument("--rounds", type=int, help="seeds of each training: 3 of the demo, 1 of smollm2")
+    parser.add_argument("--steps", type=int, help="most steps of a training, at least 6: 150 and 8")
+    parser.add_argument("--reward", type=float, help="training reward that is to be reached: 0.8, and none")
+    parser.add_argument("--seconds", type=float, help="for all trainings together: 480 and 2400")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="TRL's threads; by default one a core")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where peers are kept: %(default)s")
     parser.add_argument("--note", default="", help="about the machine, for the record")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
+    problem, known = PROBLEMS[arguments.problem], contenders_of(arguments.problem)
+    arguments.contenders = tuple(arguments.contenders.split(",")) if arguments.contenders else known
+    if unknown := sorted(set(arguments.contenders) - set(known)):
+        parser.error(f"unknown contenders: {', '.join(unknown)}; {arguments.problem} has {', '.join(known)}")
+    for name in ("rounds", "steps", "reward", "seconds"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, getattr(problem, name))
     if arguments.steps < 6 or arguments.rounds < 1:
-        print("expected --steps of 6 or more and --rounds of 1 or more", file=sys.stderr)
-        return EXIT_SETTINGS
+        parser.error("expected --steps of 6 or more and --rounds of 1 or more")
+    return arguments
+
+
+def main() -> int:
+    arguments = arguments_of()
+    problem = PROBLEMS[arguments.problem]
     try:
         with tempfile.TemporaryDirectory(prefix="ais-peers-") as directory:
-            contenders = trainings(arguments, Path(directory))
-            found = demo_figures(in_turns(contenders, arguments.rounds, arguments.seconds), arguments.reward)
+            contenders = trainings(arguments, problem, Path(directory))
+            found = training_figures(in_turns(contenders, arguments.rounds, arguments.seconds), arguments.reward)
         if "verl" in arguments.contenders:
             found |= correction(arguments.cache)
     except UnavailableError as error:
@@ -129,8 +148,10 @@ def main() -> int:
     for line in lines_of(found):
         table.add_row(*line)
     Console(width=120).print(table)
-    peers = [f"{name} {version}" for name, version in (("trl", TRL), ("verl", VERL)) if name in arguments.contenders]
-    publish("peers", found, *peers, *filter(None, [arguments.note]))
+    compared = {"trl" if name in PEERS else name for name in arguments.contenders}
+    peers = [f"{name} {version}" for name, version in (("trl", TRL), ("verl", VERL)) if name in compared]
+    file = "" if arguments.problem == "demo" else f"peers_{arguments.problem}"
+    publish("peers", found, *peers, *filter(None, [arguments.note]), file=file)
     return 0
 
 

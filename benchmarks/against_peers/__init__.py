@@ -1,1 +1,1 @@
-"""Parts of `ais bench peers`: the peers' environment, the demo trained by them and by us, and the ratios."""
+"""Parts of `ais bench peers`: the peers' environment, a problem trained by them and by us, and the ratios."""

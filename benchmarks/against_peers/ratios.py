@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from benchmarks.against_peers.course import Course
 from benchmarks.support.report import Figure, figure, spread
 
-REFERENCE = "trl"
-GOAL = 1.5
-"""How many times as fast as TRL we are to be."""
+PEERS = ("trl", "trl_float32")
 
 
-def demo_figures(courses: Mapping[str, Sequence[Course]], reward: float) -> dict[str, Figure]:
+def training_figures(courses: Mapping[str, Sequence[Course]], reward: float | None) -> dict[str, Figure]:
     """Seconds and processor seconds of a step, steps and seconds to the reward, by contender: medians of the rounds.
 
-    The ratio is that to TRL, below 1 where we are faster. What a contender reached in no round is left out.
+    The ratio is that to the peer whose step takes the least time, below 1 where we are faster. What a contender reached
+    in no round is left out; without a reward only steps are timed.
     """
     measured: dict[str, dict[str, list[float]]] = {}
     for contender, made in courses.items():
         measured[contender] = {
             "step": [one.step_seconds for one in made],
             "step_processor": [one.processor_seconds for one in made],
-            "steps_to_reward": [float(steps) for one in made if (steps := one.steps_to(reward)) is not None],
-            "seconds_to_reward": [seconds for one in made if (seconds := one.seconds_to(reward)) is not None],
         }
-    peer = measured.get(REFERENCE, {})
+        if reward is not None:
+            measured[contender] |= {
+                "steps_to_reward": [float(steps) for one in made if (steps := one.steps_to(reward)) is not None],
+                "seconds_to_reward": [seconds for one in made if (seconds := one.seconds_to(reward)) is not None],
+            }
+    peers = {name: kinds for name, kinds in measured.items() if name in PEERS}
+    peer = min(peers.values(), key=lambda kinds: median(kinds["step"]), default={})
     found: dict[str, Figure] = {}
     for contender, kinds in measured.items():
         for kind, values in kinds.items():
             if not values:
                 continue
             unit = "steps" if kind.startswith("steps") else "s"
-            reference = spread(peer[kind], unit)["value"] if contender != REFERENCE and peer.get(kind) else None
+            reference = spread(peer[kind], unit)["value"] if contender not in PEERS and peer.get(kind) else None
             found[f"{contender}_{kind}"] = spread(values, unit, None if reference is None else float(reference))
     return found
 

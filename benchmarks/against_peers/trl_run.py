@@ -1,14 +1,15 @@
-"""Trains the demo with TRL's `GRPOTrainer`. Runs in the peers' environment and imports nothing of ours.
+"""Trains a problem with TRL's `GRPOTrainer`. Runs in the peers' environment and imports nothing of ours.
 
     python trl_run.py JOB.json
 
-JOB.json is what `demo.trl_job` makes. A line of JSON is written to its `log` at the end of each step: `time`, Unix
+JOB.json is what `training.trl_job` makes. A line of JSON is written to its `log` at the end of each step: `time`, Unix
 time, and `reward_mean`, over the step's batch.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -23,17 +24,24 @@ from trl import GRPOConfig, GRPOTrainer
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Judges responses as the demo does, and writes each step."""
+    """Judges responses and writes each step."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, pattern: str | None) -> None:
         self._file = file.open("w", encoding="utf-8")
+        self._pattern = pattern
         self._mean = 0.0
 
     def exact(self, completions: list[str], answer: list[str], **_others: Any) -> list[float]:
-        """1 for a response that is the answer and nothing else, else 0."""
-        rewards = [float(text == right) for text, right in zip(completions, answer, strict=True)]
+        """1 for a response that is the answer and nothing else, or whose last match of the pattern is it, else 0."""
+        rewards = [float(self._answered(text) == right) for text, right in zip(completions, answer, strict=True)]
         self._mean = sum(rewards) / len(rewards)
         return rewards
+
+    def _answered(self, text: str) -> str | None:
+        if self._pattern is None:
+            return text
+        matches: list[str] = re.findall(self._pattern, text)
+        return matches[-1] if matches else None
 
     def on_step_end(self, _args: Any, _state: Any, _control: Any, **_others: Any) -> None:
         self._file.write(json.dumps({"time": time.time(), "reward_mean": self._mean}) + "\n")
@@ -48,7 +56,7 @@ def prompts(pairs: list[tuple[str, str]]) -> Iterator[dict[str, str]]:
 def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     home = Path(job["log"]).parent
-    steps = StepLog(Path(job["log"]))
+    steps = StepLog(Path(job["log"]), job["pattern"])
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=job["learning_rate"], betas=tuple(job["betas"]), weight_decay=0.0, fused=True
@@ -57,7 +65,7 @@ def main(job: dict[str, Any]) -> None:
     settings = GRPOConfig(
         output_dir=str(home / "trl"),
         use_cpu=True,
-        bf16=True,
+        bf16=job["bf16"],
         seed=job["seed"],
         max_steps=job["steps"],
         per_device_train_batch_size=job["groups"] * job["samples"],

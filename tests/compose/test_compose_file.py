@@ -72,6 +72,23 @@ def test_the_image_is_built_from_all_that_the_wheel_contains(repository: Path) -
     assert {Path(path).parts[0] for path in (*wheel["packages"], *wheel["force-include"])} <= sent
 
 
+def test_every_image_carries_the_bill_of_the_environment_and_of_the_packages_that_it_has(repository: Path) -> None:
+    """`ais-vllm-cuda` is not built by the tests."""
+    stages = re.split(r"^FROM (?=\S+ AS )", (repository / "deploy/Dockerfile").read_text(encoding="utf-8"), flags=re.M)
+    named = {stage.split(None, 3)[2]: stage for stage in stages[1:]}
+    images = {name: stage for name, stage in named.items() if name.startswith("ais")}
+    assert set(images) == {"ais", "ais-vllm-cpu", "ais-vllm-cuda"}
+    listing = "dpkg-query --show >/usr/share/sbom/debian.txt"
+    assert listing in named["base"]
+    for name, stage in images.items():
+        assert stage.startswith("base AS "), name
+        assert ("apt-get install" in stage) == (listing in stage), name
+        (environment,) = re.findall(r"^COPY --from=(\S*environment) /opt/ais /opt/ais$", stage, re.M)
+        (bill,) = re.findall(r"^COPY --from=(\S+) /sbom /usr/share/sbom$", stage, re.M)
+        assert named[bill].startswith(f"{environment} AS "), name
+        assert "cyclonedx-py environment" in named[bill], name
+
+
 @pytest.mark.parametrize("service", OURS)
 def test_what_has_done_its_work_is_not_started_again_and_what_fails_is_not_for_ever(
     compose_file: dict[str, Any], service: str
@@ -109,7 +126,7 @@ def test_the_example_file_of_settings_names_all_that_the_stack_takes(repository:
     taken = {name for file in files for name in re.findall(r"\$\{(\w+)[:}]", file.read_text(encoding="utf-8"))}
     lines = (repository / ".env.example").read_text(encoding="utf-8").splitlines()
     named = {match[1] for line in lines if (match := re.match(r"#?([A-Z_]+)=", line))}
-    of_compose_and_services = {name for name in named if name.startswith("COMPOSE_") or "__" in name}
+    of_compose_and_services = {name for name in named if name.startswith(("COMPOSE_", "OTEL_")) or "__" in name}
     assert named - of_compose_and_services == taken
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
+from benchmarks.floods import report as floods
+from benchmarks.floods.flooder import FLOODS
 from benchmarks.gpu import tables as gpu
 from benchmarks.long_answers import report as lengths
 from benchmarks.tiny_grpo import frozen_table
@@ -103,6 +105,13 @@ def test_the_benchmarks_are_told_as_they_were_recorded(record: str, told: Callab
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     figures = json.loads((ROOT / "benchmarks" / "results" / f"{record}.json").read_text())["figures"]
     assert [one for one in told(figures) if one not in text] == []
+
+
+def test_the_floods_are_told_as_they_were_recorded() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "floods.json").read_text())["figures"]
+    for document in ("benchmarks.md", "security.md"):
+        text = (ROOT / "docs" / document).read_text()
+        assert [line for line in floods.lines(FLOODS, figures) if line not in text] == [], document
 
 
 def test_the_run_of_guessing_a_number_is_told_as_it_was_recorded() -> None:

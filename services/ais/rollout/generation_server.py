@@ -47,13 +47,14 @@ class ServerLimits:
     """Longest request. RESOURCE_EXHAUSTED."""
     calls: int = 1024
     """Calls at once, of all callers. RESOURCE_EXHAUSTED."""
-    connections: int = 256
-    """Connections at once, of all callers. The next one is closed at once: UNAVAILABLE."""
+    connections: int = 4096
+    """Connections at once, of all callers. The next one is closed at once: UNAVAILABLE. gRPC takes no idle one away
+    for it, so there is room for many idle ones."""
     metadata_bytes: int = 16 * 1024
     """All metadata of a call. RESOURCE_EXHAUSTED."""
     handshake_seconds: float = 10.0
     """A connection that has not begun to speak HTTP/2 by then is closed."""
-    idle_seconds: float = 300.0
+    idle_seconds: float = 60.0
     """A connection without a call for this long is closed. A client opens another one by itself with its next call."""
 
     @classmethod

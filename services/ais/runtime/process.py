@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import ctypes
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from ais.runtime.stopping import stop_on_signals
 from ais.runtime.tracing.exporter import traces
 
 PR_SET_PDEATHSIG = 1
+MOST_FILES = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,14 @@ def die_with_parent() -> None:
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def allow_open_files() -> None:
+    """Raises the soft limit on open files, often 1,024, to the hard one: every connection is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def service_parser(description: str) -> argparse.ArgumentParser:
@@ -67,6 +77,7 @@ def run_service(
         print(f"ais {name}: {error}", file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
     configure_logging(name, getattr(settings, "logging", LoggingSettings()))
+    allow_open_files()
     try:
         with traces(name):
             asyncio.run(_until_stopped(settings, serve, stop_seconds(settings)))

@@ -25,6 +25,7 @@ SMALL = {
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model"), "--tokens", "32"),
         *("--prompt", "3141592653589793=", "--groups", "3", "--samples", "4"),
     ),
+    "floods": ("--seconds", "1", "--scale", "0.1", "--floods", "idle,endless"),
     "fuzz": ("--inputs", "3000", "--targets", "reply,event"),
     "lengths": ("--lengths", "16,64", "--drawn", "512", "--worlds", "1", "--batches", "2"),
     "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),

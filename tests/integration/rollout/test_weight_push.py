@@ -32,6 +32,7 @@ from ais.contracts.weights.refusal import WeightsRefused
 from ais.rollout.engine import RollbackFailedError, WeightSwap
 from ais.rollout.engines.torch_engine.engine import TorchEngine
 from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.weights import control_api
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.network.http import serve
@@ -101,6 +102,17 @@ async def test_a_push_is_served_from_the_next_token_on(replica: Replica, snapsho
     metrics = (await replica.client.get("/metrics")).text
     assert "ais_rollout_policy_version 3.0" in metrics
     assert f"ais_rollout_weight_received_bytes_total {float(len(body))}" in metrics
+
+
+async def test_an_offer_that_does_not_come_is_given_up(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_api, "STALLED_SECONDS", 0.2)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b" "
+        await asyncio.sleep(1)
+
+    answer = await replica.client.put("/v1/weights/1", content=slowly())
+    assert (answer.status_code, answer.json()["field"]) == (408, "body")
 
 
 async def test_the_same_version_again_changes_nothing(replica: Replica, snapshot: Callable) -> None:

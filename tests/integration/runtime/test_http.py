@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 
 import httpx
 import pytest
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
+from prometheus_client.registry import Collector
 
+from ais.runtime.metrics.exposition import Exposition
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
@@ -44,6 +47,24 @@ async def test_metrics_come_in_the_format_that_the_caller_accepts(
         answer = await http.get(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
     assert answer.headers["content-type"].startswith(content_type)
     assert "ais_build_info" in {family.name for family in parse(answer.text)}
+
+
+async def test_metrics_are_made_once_for_all_who_ask_at_the_same_time_and_anew_for_who_asks_later() -> None:
+    class Counting(Collector):
+        made = 0
+
+        def collect(self) -> Iterable[Metric]:
+            self.made += 1
+            yield GaugeMetricFamily("made", "How often the metrics were made.", value=self.made)
+
+    registry, counting = CollectorRegistry(), Counting()
+    registry.register(counting)
+    before = counting.made
+    exposition = Exposition(registry)
+    texts = await asyncio.gather(*(exposition.read("text/plain") for _ in range(200)))
+    assert counting.made == before + 1
+    assert f"made {before + 1}.0" in texts[0].content.decode()
+    assert f"made {before + 2}.0" in (await exposition.read("text/plain")).content.decode()
 
 
 async def test_a_taken_port_is_an_error_at_once() -> None:

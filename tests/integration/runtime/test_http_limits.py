@@ -11,8 +11,12 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
+from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network import http_limits
 from ais.runtime.network.http import application, serve
+from ais.runtime.security.keyring import Keyring
+from ais.runtime.security.roles import Role
+from tests.support.access import bearer, tokens
 
 
 class Named(BaseModel):
@@ -124,18 +128,71 @@ async def test_a_request_that_takes_long_is_not_cut_by_the_limit_on_heads(
         assert (await client.put("/streamed", content=slowly())).json() == 10
 
 
-async def test_connections_beyond_the_limit_are_closed_and_places_come_free_again(
+async def test_a_connection_beyond_the_limit_takes_the_place_of_the_one_that_has_waited_longest(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_limits, "MOST_CONNECTIONS", 3)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-    assert await answer(port) == b""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        for _ in range(2):
+            assert (await client.get("/healthz")).status_code == 200
+        assert await asyncio.wait_for(held[0][0].read(), 20) == b""
+        for _reader, writer in held[1:]:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200" in await asyncio.wait_for(_reader.readline(), 20)
     for _reader, writer in held:
         writer.close()
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=0)) as client, asyncio.timeout(20):
+
+
+async def test_a_caller_with_a_token_keeps_his_place_before_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "MOST_CONNECTIONS", 2)
+    app = application("test", service_registry("test"), lambda: None)
+    head = (
+        f"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(Role.METRICS)['authorization']}\r\n\r\n".encode()
+    )
+    async with serve(app, "127.0.0.1", 0, Keyring(tokens()).door(*Role)) as port:
+        known, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        assert b"200" in await asyncio.wait_for(known.readline(), 20)
+        strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        for reader, _ in strangers[:4]:
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.write(head)
+        async with asyncio.timeout(20):
+            while not (await known.readline()).startswith(b"HTTP/1.1 200"):
+                pass
+        for _, one in [*strangers, (known, writer)]:
+            one.close()
+
+
+async def test_a_connection_is_closed_where_all_others_are_being_answered(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_limits, "MOST_CONNECTIONS", 2)
+    head = b"PUT /streamed HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+    busy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    for reader, writer in busy:
+        writer.write(head)
+        assert b"100" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    assert await answer(port) == b""
+    for reader, writer in busy:
+        writer.write(b"b")
+        assert b"200" in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+
+
+async def test_the_rest_of_a_body_that_nobody_reads_ends_the_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_limits, "UNREAD_SECONDS", 0.1)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n")
+
+    async def send_for_ever() -> None:
         while True:
-            try:
-                assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
-            except httpx.TransportError:
-                continue
-            break
+            writer.write(bytes(65_536))
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send_for_ever(), 5)  # less than a connection may be idle
+    writer.close()

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ais.runtime.exits import UnavailableError
 from benchmarks.against_peers.course import Course, TrainingFailedError, follow, processor_seconds
-from benchmarks.against_peers.demo import Training, by_trl, trl_job
 from benchmarks.against_peers.environment import STAMP, TRL, default_cache, trl_python
-from benchmarks.against_peers.ratios import correction_figures, demo_figures, lines_of
+from benchmarks.against_peers.problem import PROBLEMS
+from benchmarks.against_peers.ratios import correction_figures, lines_of, training_figures
+from benchmarks.against_peers.training import Training, by_trl, trl_job
+from benchmarks.peers import arguments_of
 
 WRITER = """
 import json, pathlib, sys, time
@@ -46,7 +49,7 @@ def test_first_steps_are_in_no_steps_time() -> None:
 
 def test_figures_are_medians_over_the_rounds_next_to_those_of_trl() -> None:
     rising = [0.5, 0.625, 0.75, 0.75, 0.75, 0.75, 0.75]
-    found = demo_figures(
+    found = training_figures(
         {"trl": [course(4.0, rising)] * 3, "fp8": [course(1.0, rising), course(2.0, rising), course(3.0, rising)]}, 0.75
     )
 
@@ -64,8 +67,42 @@ def test_figures_are_medians_over_the_rounds_next_to_those_of_trl() -> None:
     assert ("fp8 step", "2 s (1 to 3)", "2.00") in lines_of(found)
 
 
+def test_the_faster_of_the_peers_is_the_reference() -> None:
+    found = training_figures(
+        {"trl": [course(4.0, [0.5] * 9)], "trl_float32": [course(3.0, [0.5] * 9)], "int8": [course(1.5, [0.5] * 9)]},
+        reward=None,
+    )
+
+    assert found["int8_step"]["ratio"] == 0.5
+    assert found["int8_step_processor"]["reference"] == 6.0
+    assert found["trl_step"]["reference"] is None
+    assert found["trl_float32_step"]["reference"] is None
+    assert not any("reward" in name for name in found)
+
+
+def test_what_is_not_said_is_the_problems_own() -> None:
+    smollm2, demo = arguments_of(["--problem", "smollm2"]), arguments_of(["--reward", "0.5"])
+
+    assert (smollm2.steps, smollm2.reward, smollm2.contenders) == (8, None, ("trl", "trl_float32", "int8"))
+    assert (demo.steps, demo.reward, demo.contenders) == (150, 0.5, ("trl", "trl_float32", "fp8", "bf16", "verl"))
+
+
+def test_a_contender_of_another_problem_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments_of(["--contenders", "trl,int8"])
+
+    assert "unknown contenders: int8; demo has trl, trl_float32, fp8, bf16, verl" in capsys.readouterr().err
+
+
+def test_a_model_that_was_not_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIS_RUN__MODEL", str(tmp_path / "none"))
+
+    with pytest.raises(UnavailableError, match="none is no model directory"):
+        trl_job(Training(PROBLEMS["smollm2"], tmp_path, steps=6), tmp_path / "steps.jsonl", seed=0, threads=1)
+
+
 def test_a_reward_that_no_round_reached_has_no_figure() -> None:
-    found = demo_figures({"trl": [course(4.0, [0.5] * 9)], "fp8": [course(1.0, [0.9] * 9)]}, 0.8)
+    found = training_figures({"trl": [course(4.0, [0.5] * 9)], "fp8": [course(1.0, [0.9] * 9)]}, 0.8)
 
     assert "trl_seconds_to_reward" not in found
     assert found["fp8_seconds_to_reward"]["ratio"] is None
@@ -118,7 +155,9 @@ def test_processor_time_is_that_of_a_process_and_those_below_it() -> None:
 
 
 def test_a_peer_is_asked_for_the_demos_own_prompts_and_optimizer(tmp_path: Path) -> None:
-    job = trl_job(tmp_path / "steps.jsonl", seed=0, steps=2, threads=1)
+    how = Training(PROBLEMS["demo"], tmp_path, steps=2)
+
+    job = trl_job(how, tmp_path / "steps.jsonl", seed=0, threads=1)
 
     assert len(job["prompts"]) == 2 * 32  # type: ignore[arg-type]
     prompt, answer = job["prompts"][0]  # type: ignore[index]
@@ -169,7 +208,7 @@ def test_trl_trains_the_demo_where_it_is_installed(tmp_path: Path) -> None:
     if not (home / STAMP).is_file():
         pytest.skip("`ais bench peers` has not installed TRL here")
 
-    made = by_trl(trl_python(default_cache()), 1, Training(tmp_path, steps=6, target=0.99), 0, 500.0)
+    made = by_trl(trl_python(default_cache()), 1, Training(PROBLEMS["demo"], tmp_path, steps=6), 0, 500.0)
 
     assert len(made.times) == 6
     assert all(0.1 < reward < 0.6 for reward in made.rewards)  # the policy that the demo begins with

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import FastAPI, Header, Path, Request, Response
+from fastapi import FastAPI, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from ais.contracts.weights.offer import (
+    CONTENT_TYPE,
     DIGEST_HEADER,
     LARGEST_NUMBER,
     OFFER_BYTES,
@@ -24,11 +26,17 @@ from ais.contracts.weights.offer import (
 from ais.contracts.weights.refusal import WeightsRefused, WeightsRefusedError
 from ais.rollout.weights.intake import WeightIntake
 from ais.runtime.network.http import application
+from ais.runtime.network.http_limits import STALLED_SECONDS
+from ais.runtime.network.openapi import NOT_LET_IN, TOKEN, Responses, describe_bodies
 from ais.runtime.tracing.spans import TRACEPARENT, span
 
-_REFUSALS: dict[int | str, dict[str, object]] = {
-    status: {"model": WeightsRefused} for status in (404, 408, 409, 411, 413, 415, 422, 503)
-}
+
+def _refusals(*statuses: int) -> Responses:
+    return NOT_LET_IN | {status: {"model": WeightsRefused} for status in statuses}
+
+
+_MISSING: Responses = {202: {"model": Missing, "description": "taken: these bytes are missing"}}
+_BYTES = {"requestBody": {"required": True, "content": {CONTENT_TYPE: {}}}}
 Version = Annotated[int, Path(ge=0, le=LARGEST_NUMBER)]
 
 
@@ -56,29 +64,39 @@ def control_application(
         field = ".".join(str(part) for part in first["loc"] if part != "body") or "offer"
         return await refused(request, WeightsRefusedError(field, first["msg"]))
 
-    @app.get("/v1/weights")
+    @app.get("/v1/weights", dependencies=[TOKEN], responses=NOT_LET_IN)
     async def weights() -> WeightsStatus:
         return intake.status()
 
-    @app.put("/v1/weights/{version}", responses=_REFUSALS | {202: {"model": Missing}})
-    async def offer(version: Version, request: Request, response: Response) -> WeightsStatus | Missing:
+    @app.put(
+        "/v1/weights/{version}",
+        dependencies=[TOKEN],
+        response_model=WeightsStatus,
+        responses=_refusals(408, 409, 413, 415, 422, 503) | _MISSING,
+    )
+    async def offer(version: Version, request: Request) -> WeightsStatus | JSONResponse:
         offer = await _read_offer(request)
         if version != offer.version:
             raise WeightsRefusedError("version", f"expected that of the address, {version}, got {offer.version}")
         with span("offer weights", "server", _caller(request), version=version, encoding=offer.encoding) as told:
             answer = await intake.offer(offer)
             told.tell(missing=isinstance(answer, Missing))
-        response.status_code = 202 if isinstance(answer, Missing) else 200
-        return answer
+        return JSONResponse(answer.model_dump(), 202) if isinstance(answer, Missing) else answer
 
-    @app.put("/v1/weights/{version}/shards/{index}", responses=_REFUSALS, status_code=202)
+    @app.put(
+        "/v1/weights/{version}/shards/{index}",
+        dependencies=[TOKEN],
+        status_code=202,
+        responses=_refusals(404, 408, 409, 411, 422, 503),
+        openapi_extra=_BYTES,
+    )
     async def shard(
         request: Request,
         version: Version,
         index: Annotated[int, Path(ge=0)],
         digest: Annotated[str, Header(alias=DIGEST_HEADER)] = "",
         offset: Annotated[int, Header(alias=OFFSET_HEADER, ge=0)] = 0,
-        content_length: Annotated[int | None, Header()] = None,
+        content_length: Annotated[int | None, Header(include_in_schema=False)] = None,
     ) -> Missing:
         try:
             with span("receive weights", "server", _caller(request), version=version, shard=index, offset=offset):
@@ -86,6 +104,7 @@ def control_application(
         except ClientDisconnect:
             raise WeightsRefusedError("body", "the connection was cut; what came is kept", 408) from None
 
+    describe_bodies(app, {("PUT", "/v1/weights/{version}"): Offer})
     return app
 
 
@@ -94,12 +113,20 @@ def _caller(request: Request) -> str:
 
 
 async def _read_offer(request: Request) -> Offer:
-    """No more of it than an offer may have is ever in memory. Raises WeightsRefusedError."""
+    """No more of it than an offer may have is ever in memory, and it has its time. Raises WeightsRefusedError."""
+    too_large = WeightsRefusedError("length", f"expected an offer of at most {OFFER_BYTES} bytes, got more", 413)
+    if int(request.headers.get("content-length", 0)) > OFFER_BYTES:
+        raise too_large
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > OFFER_BYTES:
-            raise WeightsRefusedError("length", f"expected an offer of at most {OFFER_BYTES} bytes, got more", 413)
+    try:
+        async with asyncio.timeout(STALLED_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > OFFER_BYTES:
+                    raise too_large
+    except (TimeoutError, ClientDisconnect):
+        reason = f"expected an offer within {STALLED_SECONDS:g} s, got {len(body)} bytes"
+        raise WeightsRefusedError("body", reason, 408) from None
     return decode_offer(bytes(body))
 
 

@@ -16,20 +16,20 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from pydantic import BaseModel
 
+from ais.runtime.metrics.exposition import Exposition
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.network.addresses import authority, http_url, listening_socket
 from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol, BoundedRoute
+from ais.runtime.network.openapi import NOT_LET_IN, TOKEN, Responses
 from ais.runtime.process import UnavailableError
 from ais.runtime.security.door import Door, refuse_without_door
 from ais.runtime.security.http_door import KNOWN, HttpDoor
 
 logger = logging.getLogger(__name__)
+
+_EXPOSITION: Responses = {200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}}
 
 STOP_SECONDS = 3.0
 """Requests that still run this long after the server was told to stop are cut off."""
@@ -49,26 +49,25 @@ def application(
     `readers` is told when metrics are read."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
+    exposition = Exposition(registry)
 
     @app.get("/healthz")
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"model": Health, "description": "not yet"}})
     async def readyz(request: Request, response: Response) -> Health:
         if reason := not_ready():
             response.status_code = 503
             return Health(status="not ready", reason=reason if request.scope.get(KNOWN, True) else "")
         return Health(status="ready")
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=[TOKEN], response_class=Response, responses=NOT_LET_IN | _EXPOSITION)
     async def metrics(request: Request) -> Response:
         if readers is not None:
             readers.read()
-        # By default a name with a colon, such as those of vLLM, keeps it in HELP and loses it in the samples.
-        if "application/openmetrics-text" in request.headers.get("accept", ""):
-            return Response(openmetrics(registry, escaping=ALLOWUTF8), media_type=OPENMETRICS)  # type: ignore[no-untyped-call]
-        return Response(generate_latest(registry, escaping=ALLOWUTF8), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        made = await exposition.read(request.headers.get("accept", ""))
+        return Response(made.content, media_type=made.media_type)
 
     return app
 

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import h11
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ais.runtime.security.http_door import KNOWN
 
 LONGEST_HEAD_BYTES = 16 * 1024
 """Request line and headers. 400, and the connection is closed."""
@@ -17,7 +20,11 @@ LARGEST_BODY_BYTES = 4 * 1024 * 1024
 STALLED_SECONDS = 30.0
 """A body that is read as a whole and is not complete by then is given up: 408."""
 MOST_CONNECTIONS = 256
-"""Connections at once, of all callers. The next one is closed at once."""
+"""Connections at once, of all callers. The next one takes the place of one on which nothing is asked: of callers
+without a token first, and of those the one that has waited longest. Where none waits it is closed at once."""
+UNREAD_SECONDS = 5.0
+"""How long the rest of a body may come that nobody reads any more, because its request was answered. Then the
+connection is closed. Clients that send to the end before they read get the answer if that takes no longer."""
 HEAD_SECONDS = 10.0
 """A connection that waits for this long for a request's head is closed, after twice as long at the latest."""
 
@@ -27,17 +34,53 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        self._waits_since = self.loop.time()
+        if len(self.connections) > MOST_CONNECTIONS and not self._has_place():
             transport.close()
             return
         self._looked_at: object = self
         self._look()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._waits_since = self.loop.time()
+        if self._has_unread():
+            self.loop.call_later(UNREAD_SECONDS, self._close_unread, self.cycle)
+
+    def _has_unread(self) -> bool:
+        """Whether a request was answered whose body still comes."""
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
+    def _close_unread(self, cycle: object) -> None:
+        if self.cycle is cycle and self._has_unread():
+            self.transport.close()
+
+    def _has_place(self) -> bool:
+        """Whether this connection is not one too many; another that waits is closed for it."""
+        # uvicorn's type names all its protocols; a server has one.
+        others = [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]
+        open_ones = [one for one in others if not one.transport.is_closing()]
+        if len(open_ones) < MOST_CONNECTIONS:
+            return True
+        waiting = [one for one in open_ones if one._waits()]
+        if not waiting:
+            return False
+        min(waiting, key=lambda one: (one._is_known(), one._waits_since)).transport.close()
+        return True
+
+    def _waits(self) -> bool:
+        """Nothing is being answered on it."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _is_known(self) -> bool:
+        """Whether its last request came with a token."""
+        return bool(self.scope and self.scope.get(KNOWN))
+
     def _look(self) -> None:
         """Closes a connection on which no request came since the last look, and none is being answered."""
         if self.transport.is_closing():
             return
-        waiting = self.cycle is None or self.cycle.response_complete
+        waiting = self._waits()
         if waiting and self._looked_at is self.cycle:
             self.transport.close()
             return

@@ -21,15 +21,29 @@ from starlette.exceptions import HTTPException as AnyHttpError
 from ais.collector.judging.harness.answers import MODEL
 from ais.collector.judging.harness.leaving import unless_left
 from ais.collector.judging.harness.streaming import streamed
-from ais.collector.judging.harness.wire import CallRefusedError, Session, completion_in, end_in
+from ais.collector.judging.harness.wire import (
+    CallRefusedError,
+    Completion,
+    End,
+    Failed,
+    Session,
+    completion_in,
+    end_in,
+)
 from ais.runtime.network.http import serve
 from ais.runtime.network.http_limits import BoundedRoute
+from ais.runtime.network.openapi import TOKEN, Responses, describe_bodies
 
 HOST = "127.0.0.1"
 ENDED_KEPT = 4096
 """Episodes that are over and are still told from those that never were."""
 _NO_MORE = (401, 429)
 """Those who are refused so lose their connection: there may be a thousand of them, and others wait."""
+_ANSWERS: Responses = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+
+
+def _refusals(*statuses: int) -> Responses:
+    return {status: {"model": Failed} for status in statuses}
 
 
 class Endpoint:
@@ -97,13 +111,18 @@ def application(endpoint: Endpoint) -> FastAPI:
     async def failed(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse(CallRefusedError(500, "the endpoint failed; its log says why").body(), 500)
 
-    @app.get(f"{base}/models")
+    @app.get(f"{base}/models", dependencies=[TOKEN], responses=_refusals(400, 401))
     async def models(name: str, request: Request) -> JSONResponse:
         endpoint.session(name, request.headers.get("authorization", ""))
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "ais"}
         return JSONResponse({"object": "list", "data": [model]})
 
-    @app.post(f"{base}/chat/completions")
+    @app.post(
+        f"{base}/chat/completions",
+        dependencies=[TOKEN],
+        response_class=Response,
+        responses=_ANSWERS | _refusals(400, 401, 408, 413, 429, 503),
+    )
     async def completions(name: str, request: Request) -> Response:
         session = endpoint.session(name, request.headers.get("authorization", ""))
         with _told(session):
@@ -113,13 +132,14 @@ def application(endpoint: Endpoint) -> FastAPI:
             completed = await unless_left(request, session.complete(asked))
             return JSONResponse(completed.body())
 
-    @app.post(f"{base}/end")
+    @app.post(f"{base}/end", dependencies=[TOKEN], responses=_refusals(400, 401, 408, 413))
     async def end(name: str, request: Request) -> JSONResponse:
         session = endpoint.session(name, request.headers.get("authorization", ""))
         with _told(session):
             session.end(end_in(await request.body()).reward)
             return JSONResponse({"ended": True})
 
+    describe_bodies(app, {("POST", f"{base}/chat/completions"): Completion, ("POST", f"{base}/end"): End})
     return app
 
 

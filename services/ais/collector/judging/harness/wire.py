@@ -39,7 +39,8 @@ class CallRefusedError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error as the API shows it."""
-        return {"error": {"message": str(self), "type": self._type(), "param": self.param, "code": self.code}}
+        failure = Failure(message=str(self), type=self._type(), param=self.param, code=self.code)
+        return Failed(error=failure).model_dump()
 
     def _type(self) -> str:
         if self.status == 401:
@@ -163,6 +164,21 @@ class End(BaseModel):
     """Ends an episode."""
 
     reward: float = Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE, allow_inf_nan=False)
+
+
+class Failure(BaseModel):
+    """What is wrong with a call, as the API shows it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failed(BaseModel):
+    """The answer to a call that was refused."""
+
+    error: Failure
 
 
 class Session(Protocol):

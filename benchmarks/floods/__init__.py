@@ -1,0 +1,1 @@
+"""Services under floods of strangers and faulty peers: `ais bench floods`."""
