@@ -49,9 +49,7 @@ class Harness:
         """Has a program play an episode whose calls `session` answers; why it came to nothing, or None."""
         began = time.monotonic()
         with self.endpoint.episode(session) as (path, key):
-            variables = _variables(f"{self.address}{path}", key)
-            limits = Limits(self.settings.seconds, self.settings.program_megabytes)
-            program = run_program(command_of(self.settings), self.settings.directory, variables, _told(prompt), limits)
+            program = self.played(f"{self.address}{path}", key, prompt)
             failure = await _until_it_lingers(program, session.ended)
         if session.reward is not None:
             failure = None  # what a program does after the end is its own affair
@@ -59,6 +57,14 @@ class Harness:
             failure = Failure(Outcome.NO_REWARD, "the program ended the episode without a reward")
         self.observe(EPISODE, Outcome.JUDGED if failure is None else failure.outcome, time.monotonic() - began)
         return failure
+
+    async def end(self) -> None:
+        """No episode is played any more: what outlives them is ended."""
+
+    async def played(self, base_url: str, key: str, prompt: Prompt) -> Failure | None:
+        """Has an episode played by what calls the policy at `base_url`; why that failed, or None."""
+        variables, limits = _variables(base_url, key), Limits(self.settings.seconds, self.settings.program_megabytes)
+        return await run_program(command_of(self.settings), self.settings.directory, variables, _told(prompt), limits)
 
 
 async def _until_it_lingers(program: Coroutine[Any, Any, Failure | None], over: asyncio.Event) -> Failure | None:
