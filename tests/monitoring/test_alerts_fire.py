@@ -250,7 +250,7 @@ def test_hurried_rules_are_the_rules_in_shorter_time() -> None:
     )
     assert hurried("ais_trainer_waiting_seconds > 600") == "ais_trainer_waiting_seconds > 5"
     assert hurried("predict_linear(a[6h], 4 * 3600) < 0") == "predict_linear(a[180000ms], 120) < 0"
-    unchanged = "increase(a[2m]) > 2 or last_over_time(b[30d]) == 1 or c - time() < 14 * 86400"
+    unchanged = "increase(a[2m]) > 2 or last_over_time(b[30d]) == 1 or c - time() < 14 * 86400 or changes(d[1h]) >= 2"
     assert hurried(unchanged) == unchanged
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from redis.asyncio import Redis
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
@@ -170,7 +170,10 @@ async def _trained(settings: Settings, stop: asyncio.Event) -> None:
 
 @contextmanager
 def policies_that_break() -> Iterator[None]:
-    """Policies whose numbers are not finite, or whose entropy is lost, on batches of groups with these tasks."""
+    """Policies whose numbers are not finite, or whose entropy is lost, on batches of groups with these tasks.
+
+    transformers takes the tying of weights away while it loads, for all threads; two that load at once may leave it so.
+    """
     step, score, now = Learner.step, Policy.score, threading.local()
 
     def marked(self: Learner, groups: Sequence[ScoredGroup], *arguments: Any) -> Any:
@@ -184,6 +187,7 @@ def policies_that_break() -> Iterator[None]:
         return replace(scores, entropy=scores.entropy * 0.01) if CERTAIN in now.tasks else scores
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PreTrainedModel, "tie_weights", PreTrainedModel.tie_weights)  # is put back in any case
         patch.setattr(Learner, "step", marked)
         patch.setattr(Policy, "score", broken)
         yield
