@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sys
 import time
@@ -12,12 +11,13 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from ais.collector.judging.harness.endpoint import Endpoint
+from ais.collector.judging.harness.endpoint import HOST, Endpoint
 from ais.collector.judging.harness.programs import Limits, run_program
 from ais.collector.judging.harness.wire import Session
 from ais.collector.judging.judgement import Failure, Observe, Outcome
 from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings.environments import EPISODE, EnvironmentSettings
+from ais.runtime.inherited import without_proxy
 from ais.runtime.tasks import end_tasks
 
 LINGER_SECONDS = 3.0
@@ -110,5 +110,4 @@ def _told(prompt: Prompt) -> bytes:
 
 def _variables(base_url: str, key: str) -> dict[str, str]:
     """What OpenAI's clients look at. The endpoint is on this machine, and no proxy's affair."""
-    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "127.0.0.1")))
-    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "NO_PROXY": direct, "no_proxy": direct}
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, **without_proxy(HOST)}

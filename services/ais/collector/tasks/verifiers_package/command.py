@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from ais.collector.settings.environments import EnvironmentSettings
+from ais.runtime.inherited import inherited, without_proxy
 
 SCRIPT = Path(__file__).with_name("ais_verifiers.py")
 Doing = Literal["tasks", "play"]
@@ -23,9 +23,7 @@ def command_of(settings: EnvironmentSettings, doing: Doing) -> tuple[str, ...]:
 
 def variables() -> Mapping[str, str]:
     """Its environment: this process's, less what is meant for services of a run. The endpoint is no proxy's affair."""
-    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIS_")}
-    return inherited | {"NO_PROXY": direct, "no_proxy": direct}
+    return {**inherited(), **without_proxy("127.0.0.1")}
 
 
 def first_line(settings: EnvironmentSettings, most_tasks: int = 0) -> bytes:
