@@ -115,16 +115,19 @@ class Announcer:
             snapshot = step.outcome.snapshot
             self._offer(snapshot, step.traceparent)
             await self._publish(VersionPublished(snapshot.version, snapshot.digest))
-            depth = await persist(self._queue.depth, self._patience)
-            line = step.record(depth, self._publisher.live_replicas)
-            record.append(self._run.path, line)
-            group_log.append(self._run.path, line.version, line.incarnation, step.batch)
-            self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
-            self._metrics.record(line, step.outcome.staleness)
-            self._metrics.correction.distributions(step.outcome.mismatch)
-            for warned in self._vital_signs.add(Vitals.of(asdict(line))):
-                self._warnings.tell(warned, line.version)
+            self._record(step, await persist(self._queue.depth, self._patience))
             self._steps.task_done()
+
+    def _record(self, step: TrainedStep, stream_length: int) -> None:
+        """For whoever watches: nothing is trained by it."""
+        line = step.record(stream_length, self._publisher.live_replicas)
+        record.append(self._run.path, line)
+        group_log.append(self._run.path, line.version, line.incarnation, step.batch)
+        self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
+        self._metrics.record(line, step.outcome.staleness)
+        self._metrics.correction.distributions(step.outcome.mismatch)
+        for warned in self._vital_signs.add(Vitals.of(asdict(line))):
+            self._warnings.tell(warned, line.version)
 
     def _offer(self, snapshot: Snapshot, traceparent: str = "") -> None:
         """Brings replicas up in the background."""
