@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -52,8 +52,8 @@ class TrainedStep:
     def record(self, stream_length: int, replicas: int) -> StepRecord:
         groups = [item.group for item in self.batch]
         return StepRecord(
-            **asdict(self.outcome.figures),
-            **asdict(reward_figures(groups)),
+            **vars(self.outcome.figures),
+            **vars(reward_figures(groups)),
             log_ratio_counts=self.outcome.mismatch.log_ratios.by_bound(LOG_RATIO_BOUNDS),
             time=self.time,
             digest=self.outcome.snapshot.digest,
@@ -126,7 +126,7 @@ class Announcer:
         self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
         self._metrics.record(line, step.outcome.staleness)
         self._metrics.correction.distributions(step.outcome.mismatch)
-        for warned in self._vital_signs.add(Vitals.of(asdict(line))):
+        for warned in self._vital_signs.add(Vitals.of(vars(line))):
             self._warnings.tell(warned, line.version)
 
     def _offer(self, snapshot: Snapshot, traceparent: str = "") -> None:
