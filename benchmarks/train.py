@@ -69,7 +69,7 @@ WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""
 OVERHEAD_LIMIT = 0.05
 """What is promised: everything but forward, backward and optimizer is under 5% of a step."""
-LARGER_SHARE = 0.25
+LARGER_SHARE = 0.2
 """A share of the rounds is enough for steps that are ten times as long."""
 DIFFERENT_GROUPS = 256
 """Made-up groups come again after so many, under other names."""
