@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from prometheus_client import CollectorRegistry
 
-from ais.trainer import service
+from ais.runtime.metrics.registry import service_registry
 from ais.trainer.announcer import Announcer
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.spread import Spread
@@ -47,10 +47,10 @@ def observing_figures(name: str, train: Callable[[], object]) -> dict[str, Figur
     """`train` makes `steps_of(rounds)` steps by the trainer service in this process."""
     begun: list[Moment] = []
     registries: list[CollectorRegistry] = []
-    step, registry = Learner.step, service.service_registry
+    step = Learner.step
 
     def kept(*names: str) -> CollectorRegistry:
-        registries.append(registry(*names))
+        registries.append(service_registry(*names))
         return registries[-1]
 
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def observing_figures(name: str, train: Callable[[], object]) -> dict[str, Figur
             return step(self, *arguments)
 
         stack.enter_context(patch.object(Learner, "step", counted))
-        stack.enter_context(patch.object(service, "service_registry", kept))
+        stack.enter_context(patch("ais.trainer.service.service_registry", kept))
         train()
     found = figures(name, "a step", _rounds(begun))
     return found | {f"{name}_scraping_cost": asyncio.run(scraping_cost(registries[-1]))}

@@ -69,7 +69,7 @@ class Watched:
 
 RUNS: Mapping[str, Healthy] = {
     "demo": Healthy(("run", "-c", "examples/sort16/config.toml"), 150),
-    "calm": Healthy(("chaos", "-c", "examples/sort16/config.toml", "--kills", "1"), 60, f"{NAME}-calm"),
+    "calm": Healthy(("chaos", "-c", "examples/sort16/config.toml", "--kills", "1"), 40, f"{NAME}-calm"),
     "long": Healthy(("run", "-c", "examples/sort_swaps/config.toml"), 20),
 }
 
@@ -89,7 +89,7 @@ def watched(name: str, run: Healthy, steps: int, after: float, directory: Path) 
         token = next(tokens.rglob("metrics.token"))
         with running(directory, dict.fromkeys(JOBS, ()), token, RULES, scrapes) as prometheus:
             begun = time.monotonic()
-            _until(lambda: _has_ended(made) or _follow(prometheus, output), process, output)
+            _until(lambda: _followed(prometheus, output) and _has_ended(made), process, output)
             time.sleep(after)
             seconds = time.monotonic() - begun
             found = _seen(prometheus, _seconds(interval))
@@ -102,11 +102,12 @@ def watched(name: str, run: Healthy, steps: int, after: float, directory: Path) 
     return Watched(name, len(read_records(made.steps)), seconds, int(seconds / _seconds(interval)), found)
 
 
-def _follow(prometheus: Prometheus, output: Path) -> None:
+def _followed(prometheus: Prometheus, output: Path) -> bool:
     """Has it scrape every service that has said where its metrics are."""
     told = dict(TOLD.findall(output.read_text("utf-8")))
     for job in JOBS:
         prometheus.scrape(job, [urlsplit(url).netloc for name, url in told.items() if name.startswith(job)])
+    return True
 
 
 def _has_ended(run: RunDirectory) -> bool:
