@@ -11,7 +11,7 @@ Then whole runs of the demo, with evaluation while training and all trackers and
 costs (`benchmarks/support/watching.py`). And what OpenTelemetry's traces cost (`benchmarks/support/traces.py`).
 
     ais bench train                   # prints tables, writes benchmarks/results/train.json
-    ais bench train --only observing  # one part, writes benchmarks/results/train_observing.json; also watching, traces
+    ais bench train --only observing  # one part, writes benchmarks/results/train_observing.json
 """
 
 from __future__ import annotations
@@ -69,13 +69,11 @@ WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""
 OVERHEAD_LIMIT = 0.05
 """What is promised: everything but forward, backward and optimizer is under 5% of a step."""
-LARGER_SHARE = 0.2
-"""A share of the rounds is enough for steps that are ten times as long."""
 DIFFERENT_GROUPS = 256
 """Made-up groups come again after so many, under other names."""
 MISMATCH = 0.03
 """Standard deviation of the made-up log-ratios, nats: about that of E4M3."""
-ASIDE = ("observing", "watching", "traces")
+ASIDE = ("observing", "observing_rollouts", "watching", "traces")
 """Parts that can be recorded alone."""
 MODEL_WORK = ("forward_backward", "optimizer")
 
@@ -228,14 +226,20 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
 
 
 def measure_observing(rounds: int, url: str, directory: Path) -> dict[str, Figure]:
-    """The steps of two cases, and batches of two rollouts, observed and not."""
+    """The steps of two cases, observed and not: of the one with long steps a few."""
     found: dict[str, Figure] = {}
-    for case, share in ((cases(0)[0], 1.0), (cases(0)[2], LARGER_SHARE)):
-        steps = observed_trainer.steps_of(ceil(share * rounds))
-        case = replace(case, name=f"observed_{case.name}", steps=steps)
+    demo, _overlapped, larger = cases(0)
+    for case, rounds_of, block in ((demo, rounds, 6), (larger, ceil(rounds / 4), 3)):
+        case = replace(case, name=f"observed_{case.name}", steps=observed_trainer.steps_of(rounds_of, block))
         save_tokenizer(demo_tokenizer(), directory / case.name / "source")  # samples are kept as text
         name = f"trainer_{case.name.removeprefix('observed_')}"
-        found |= observed_trainer.observing_figures(name, partial(train, case, url, directory))
+        found |= observed_trainer.observing_figures(name, block, partial(train, case, url, directory))
+    return found
+
+
+def measure_rollouts(rounds: int, directory: Path) -> dict[str, Figure]:
+    """Batches of two models, observed and not."""
+    found: dict[str, Figure] = {}
     for batch in rollout.CASES:
         found |= asyncio.run(observed_replica.observing_figures(batch, rounds, directory / f"rollout_{batch.name}"))
     return found
@@ -313,6 +317,9 @@ def main() -> None:
         if "observing" in wanted:
             found |= (observing := measure_observing(arguments.observing_rounds, url, Path(directory)))
             show_lines(f"being observed, {arguments.observing_rounds} rounds", observing_lines(observing))
+        if "observing_rollouts" in wanted:
+            found |= (observing := measure_rollouts(arguments.observing_rounds, Path(directory)))
+            show_lines(f"rollouts observed, {arguments.observing_rounds} rounds", observing_lines(observing))
     if "watching" in wanted:
         found |= (watching := watching_figures(arguments.rounds, arguments.run_steps))
         show_lines(f"being watched, {arguments.rounds} rounds", lines_of(watching))

@@ -3,7 +3,7 @@
 Whole runs, each watched from the moment when its services listen until after its end by a real Prometheus, with the
 rules and the intervals of `deploy/prometheus`: the demo, the calm half of `ais chaos`, and the example of long answers.
 
-    ais bench silence                             # prints a table, writes benchmarks/results/silence.json
+    ais bench silence                             # prints a table, writes benchmarks/results/silence_RUN.json of each
     ais bench silence --runs demo --demo-steps 40
 
 A window of half an hour looks back on what there is: what these runs show is what a run of their length can show. An
@@ -64,8 +64,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="ais-silence-") as directory:
             steps = getattr(arguments, f"{name}_steps")
             done.append(watched(name, RUNS[name], steps, arguments.after, Path(directory)))
-            show(done)
-    publish("silence", {name: one for run in done for name, one in figures_of(run).items()})
+        show(done)
+        publish("silence", figures_of(done[-1]), file=f"silence_{name}")
     sys.exit(1 if any(one.seconds_by("firing") for one in done) else 0)
 
 
