@@ -34,7 +34,7 @@ LONGEST_SECONDS = 3600.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.5
 TOLD_OF_ALERTS = "ALERTS|up|ais_run_state|ais_collector_ready_replicas"
-"""Series that are printed where an alert was pending: when the first and the last sample came, and that one's value."""
+"""Series that are printed where an alert was pending or firing."""
 NAME = "healthy"
 
 State = Literal["pending", "firing"]
@@ -120,13 +120,17 @@ def _seen(prometheus: Prometheus, interval: float) -> dict[State, dict[str, floa
     found: defaultdict[State, dict[str, float]] = defaultdict(dict)
     for one in prometheus.query("max by (alertname, alertstate) (count_over_time(ALERTS[2h]))"):
         found[one["metric"]["alertstate"]][one["metric"]["alertname"]] = interval * float(one["value"][1])
-    for one in prometheus.query(f"{{__name__=~'{TOLD_OF_ALERTS}'}}[2h]") if found else ():
-        times = [float(moment) for moment, _value in one["values"]]
-        print(
-            one["metric"],
-            f"{times[0] - time.time():.0f} to {times[-1] - time.time():.0f} s, last {one['values'][-1][1]}",
-        )
+    if found:
+        _tell(prometheus)
     return found
+
+
+def _tell(prometheus: Prometheus) -> None:
+    """Prints what a person needs to see why an alert was told."""
+    now = time.time()
+    for one in prometheus.query(f'{{__name__=~"{TOLD_OF_ALERTS}"}}[2h]'):
+        (first, _first), *_between, (last, value) = [one["values"][0], *one["values"]]
+        print(f"{one['metric']}: {now - first:.0f} to {now - last:.0f} s ago, {value} at last")
 
 
 def _seconds(text: str) -> float:
