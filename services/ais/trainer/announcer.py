@@ -27,6 +27,7 @@ from ais.trainer.reward_figures import reward_figures
 from ais.trainer.samples import SampleLog, decoder
 from ais.trainer.settings import Settings
 from ais.trainer.warning_log import WarningLog
+from ais.trainer.weights.fleet_file import FleetFile
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot
 
@@ -79,7 +80,9 @@ class Announcer:
         publisher: WeightPublisher,
         metrics: TrainerMetrics,
         warnings: WarningLog,
+        fleet: FleetFile,
     ) -> None:
+        self._fleet = fleet
         self._run = settings.run
         self._patience = settings.trainer.redis_patience_seconds
         self._events = events
@@ -126,6 +129,7 @@ class Announcer:
         self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
         self._metrics.record(line, step.outcome.staleness)
         self._metrics.correction.distributions(step.outcome.mismatch)
+        self._fleet.measured(step.outcome.mismatch.by_replica)
         for warned in self._vital_signs.add(Vitals.of(vars(line))):
             self._warnings.tell(warned, line.version)
 

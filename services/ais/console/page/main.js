@@ -1,6 +1,7 @@
 // The page: follows a run, or two, and shows what is new.
 import { ask, Refused } from "./api.js";
 import { Curves } from "./curves.js";
+import { Fleet } from "./fleet.js";
 import { Histogram } from "./histogram.js";
 import { showOverview } from "./overview.js";
 import { KEYS, SECTIONS } from "./panels.js";
@@ -32,6 +33,7 @@ class View {
     if (steps) await this.curves.update(range);
     if (scores) this.scores = (await ask("evaluations", { run: this.name })).scores;
     this.events = changed("events") ? (await ask("events", { run: this.name })).events : null;
+    this.fleet = changed("fleet") ? await ask("fleet", { run: this.name }) : null;
     this.state = state;
     this.settings = state.settings;
     this.versions = state.versions;
@@ -41,7 +43,7 @@ class View {
 }
 
 let view, other, range = null, ranged = false, timer, updating = false, again = false;
-const samples = new Samples(), logs = new Logs();
+const samples = new Samples(), logs = new Logs(), fleet = new Fleet();
 const plots = [], histograms = [];
 
 function zoom(first, last) {
@@ -111,6 +113,8 @@ async function round() {
   }
   if (view.scored) showScores(view.scores);
   if (view.events) showEvents(view.events);
+  if (view.fleet) fleet.show(view.fleet);
+  fleet.age(view.state.now);
   samples.update(view.name, view.versions.samples);
   document.documentElement.dataset.rows = view.versions.steps[1];
   if (shown.some(({ state }) => state.behind)) return 0;
@@ -123,6 +127,7 @@ function choose() {
   byId("settings").open = false;
   showScores([]);
   showEvents([]);
+  fleet.show({ replicas: [] });
   logs.open(view.name).catch(() => {});
   update();
 }
