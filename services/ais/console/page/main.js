@@ -95,6 +95,8 @@ async function update() {
   again = false;
 }
 
+const nextFrame = () => (document.hidden ? null : new Promise(requestAnimationFrame));
+
 async function round() {
   const shown = [view, other].filter(Boolean), [asked, wasRanged] = [range, ranged];
   ranged = false;
@@ -108,7 +110,7 @@ async function round() {
   if (shown[0] !== view || shown[1] !== (other ?? undefined)) return 0; // another run was chosen meanwhile
   showOverview(view.state, view.scores);
   if (changes.some(Boolean)) {
-    plots.forEach((plot) => plot.show(shown, asked));
+    for (const plot of plots) if (plot.show(shown, asked)) await nextFrame(); // all in one would hold the page up
     histograms.forEach((one) => one.show(shown));
   }
   if (view.scored) showScores(view.scores);
