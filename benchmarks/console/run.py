@@ -27,7 +27,7 @@ CURVES = (
     *("ess_ratio_raw", "ess_ratio_applied", "sequence_ess_ratio_raw", "sequence_ess_ratio_applied", "kl_k1", "kl_k3"),
     *("effective_sequences", "trajectories", "weighted_share", "weight_slope", "weight_mean", "entropy"),
     *("zero_variance_share", "truncated_share", "response_length_mean", "gradient_norm", "learning_rate"),
-    *("tokens_per_second", "staleness_mean", "staleness_max", "queue_depth", "replicas", "step_seconds"),
+    *("tokens_per_second", "staleness_mean", "staleness_max", "queue_depth", "step_seconds"),
 )
 PHASES = ("wait", "prepare", "forward_backward", "correction", "optimizer", "probe", "serialise", "other")
 BOUNDS = ("-1", "-0.1", "-0.01", "0", "0.01", "0.1", "1", "+Inf")
@@ -51,7 +51,13 @@ def step_lines(first: int, last: int) -> Iterator[str]:
         curves = {key: 0.5 + 0.4 * math.sin(step / (50 + 7 * place)) for place, key in enumerate(CURVES)}
         phases = {phase: 0.1 + 0.05 * math.cos(step / (9 + place)) for place, phase in enumerate(PHASES)}
         counts = {bound: 100 + (step * place) % 50 for place, bound in enumerate(BOUNDS)}
-        record: dict[str, Any] = {"step": step, "version": step, "time": time.time(), "incarnation": 1, "trusted": True}
+        record: dict[str, Any] = {
+            "step": step,
+            "version": step,
+            "time": time.time(),
+            "incarnation": 1,
+            "replicas": 1000,
+        }
         yield json.dumps(record | curves | {"phase_seconds": phases, "log_ratio_counts": counts}) + "\n"
 
 

@@ -42,6 +42,7 @@ SMALL = {
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }
 PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "2", "--after", "0")}
+CHROMIUM = {"console": ("--steps", "500", "--replicas", "10", "--additions", "2")}
 VLLM = {
     "rollout": (
         *("--engine", "vllm", "--model", "tiny", "--precisions", "bf16"),
@@ -74,6 +75,14 @@ def test_a_benchmark_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path
 @pytest.mark.parametrize("name", PROMETHEUS)
 def test_a_benchmark_with_a_prometheus_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
     assert_figures(name, PROMETHEUS[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.chromium
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", CHROMIUM)
+def test_a_benchmark_with_a_browser_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
+    assert_figures(name, CHROMIUM[name], tmp_path)
 
 
 @pytest.mark.slow
