@@ -18,6 +18,7 @@ INSTALLED := $(VENV)/.installed
 VLLM := $(VENV)/.vllm
 PROMETHEUS := $(VENV)/.prometheus
 HELM := $(VENV)/.helm
+VERIFIERS := $(VENV)/.verifiers
 CONFIG ?= examples/sort16/config.toml
 ENGINE ?=
 WORKERS ?= 2
@@ -32,12 +33,14 @@ export OMP_NUM_THREADS ?= 1
 run: setup
 	@$(BIN)/ais run -c $(CONFIG) $(if $(ENGINE),--set rollout.engine=$(ENGINE)) $(ARGS)
 
-# Where vLLM, Prometheus or Helm cannot be installed their tests are skipped, and say why; with AIS_REQUIRE_VLLM=1,
-# AIS_REQUIRE_PROMETHEUS=1 or AIS_REQUIRE_HELM=1 they fail. Two files at a time, the slow ones first; WORKERS=0: one.
+# Where vLLM, Prometheus, Helm or verifiers cannot be installed their tests are skipped, and say why; with
+# AIS_REQUIRE_VLLM=1, AIS_REQUIRE_PROMETHEUS=1, AIS_REQUIRE_HELM=1 or AIS_REQUIRE_VERIFIERS=1 they fail. Two files at a
+# time, the slow ones first; WORKERS=0: one.
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory $(VLLM) || echo "vLLM cannot be installed here: the tests of its engine are skipped"
 	@$(MAKE) --no-print-directory $(PROMETHEUS) || echo "Prometheus cannot be installed here: the tests of alerts are skipped"
 	@$(MAKE) --no-print-directory $(HELM) || echo "Helm cannot be installed here: the tests of its chart are skipped"
+	@$(MAKE) --no-print-directory $(VERIFIERS) || echo "verifiers cannot be installed here: the test of its environments is skipped"
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)
@@ -82,6 +85,12 @@ $(INSTALLED): pyproject.toml
 
 $(VLLM): $(INSTALLED) deploy/install_vllm.py
 	@$(BIN)/python deploy/install_vllm.py
+	@touch $@
+
+# The package verifiers has pins of its own, which are not ours.
+$(VERIFIERS): $(INSTALLED)
+	@$(PYTHON) -m venv $(VENV)/verifiers
+	@$(VENV)/verifiers/bin/python -m pip install --quiet --disable-pip-version-check verifiers==0.4.0
 	@touch $@
 
 $(PROMETHEUS): $(INSTALLED) deploy/install_prometheus.py

@@ -20,6 +20,7 @@ from ais.runtime.settings import RedisSettings
 from tests.support.browsing import chromium
 from tests.support.charts import helm
 from tests.support.monitoring.prometheus import program
+from tests.support.verifiers_package.interpreter import INTERPRETER
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the same examples each time: what
 # a new one finds belongs to whoever runs the tests, not to whoever pushes next.
@@ -53,18 +54,20 @@ def keys(run_name: str) -> Keys:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """vLLM, Prometheus and Helm are part of `make test`. Where they cannot be installed, and where there is no browser,
-    their tests are skipped, unless that must not be."""
+    """vLLM, Prometheus, Helm and verifiers are part of `make test`. Where they cannot be installed, and where there is
+    no browser, their tests are skipped, unless that must not be."""
     there = {
         "vllm": importlib.util.find_spec("vllm") is not None,
         "prometheus": program("promtool") is not None,
         "helm": helm() is not None,
+        "verifiers": INTERPRETER.is_file(),
         "chromium": chromium() is not None,
     }
     why = {
         "vllm": "vLLM is not installed: `make setup ENGINE=vllm` says why",
         "prometheus": "Prometheus is not installed: `python deploy/install_prometheus.py` says why",
         "helm": "Helm is not installed: `python deploy/install_helm.py` says why",
+        "verifiers": "no Python with the package verifiers: `make .venv/.verifiers` says why",
         "chromium": "no Chromium in the PATH: `apt-get install chromium` on Debian",
     }
     absent = [

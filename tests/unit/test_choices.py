@@ -32,6 +32,7 @@ JUDGING = "integration/collector/test_judging.py::test_a_failed_judgement_"
 GAMED = "integration/collector/test_gamed_answers.py::test_no_verifier_is_gamed"
 EPISODES = "integration/collector/test_episodes.py::"
 HARNESS = "integration/collector/test_harness.py::"
+VERIFIERS = "integration/collector/test_verifiers_package.py::"
 TRACKING = "integration/launcher/test_tracking.py::"
 ALL = "*"
 """A choice that is not in the table by its own name."""
@@ -49,6 +50,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "test_the_task_thinks_of_every_number_and_the_same_ones_again",
         "reasoning_gym": GAMED,
         "python": TASKS + "test_own_tasks.py::test_a_table_of_the_users_is_gone_through_by_epochs_and_split",
+        "verifiers": VERIFIERS + "test_tasks_that_ask_the_same_are_told_apart_by_their_keys",
         "mixture": "e2e/test_killed_run.py::test_what_is_trained_is_the_same_after_kills_of_everything",
     },
     "collector.task.too_long": {
@@ -61,6 +63,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
         "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",
         "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
+        "verifiers": VERIFIERS + "test_one_process_plays_all_groups_and_is_ended_with_the_exercise",
     },
     "collector.task.environment.judged_by": {
         "program": HARNESS + "test_programs_on_openais_client_play_a_group_token_for_token",

@@ -14,6 +14,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 SMALL = {
+    "agents": ("--episodes", "16", "--concurrent", "8", "--answer-seconds", "0.01"),
     "collapse": (
         *("--runs", "tis_token+signal,none+centred", "--task", "sort16", "--steps", "1"),
         *("--frozen", "start", "--batches", "2,2", "--centred"),

@@ -67,11 +67,20 @@ class Prometheus:
 
 
 @contextmanager
-def running(directory: Path, jobs: Mapping[str, Sequence[str]], token: Path) -> Iterator[Prometheus]:
-    """Prometheus with the project's rules, scraping `jobs` (addresses by name) once a second with the token."""
+def running(
+    directory: Path,
+    jobs: Mapping[str, Sequence[str]],
+    token: Path,
+    rule_files: Sequence[Path] = (),
+    interval: str = "1s",
+) -> Iterator[Prometheus]:
+    """Prometheus with the project's rules, scraping `jobs` (addresses by name) every `interval` with the token.
+
+    `rule_files`: other rules than the project's, evaluated once a second.
+    """
     settings = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-        "rule_files": [str(file) for file in _quick_rules(directory)],
+        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "rule_files": [str(file) for file in rule_files or _quick_rules(directory)],
         "scrape_configs": [
             {
                 "job_name": job,

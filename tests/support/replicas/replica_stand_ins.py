@@ -148,9 +148,18 @@ class Fleet:
         await self.register(name, replica.url, version, digest)
         return replica
 
-    async def register(self, name: str, url: str, version: int = 0, digest: str = "blake3:0") -> None:
+    async def register(
+        self, name: str, url: str, version: int = 0, digest: str = "blake3:0", precision: Precision | None = None
+    ) -> None:
+        """`precision`: None is what it said before, at first the default."""
+        known = self._records.get(name)
         self._records[name] = record = replica_record(
-            name, http_url=url, vocab_size=22, policy_version=version, policy_digest=digest
+            name,
+            http_url=url,
+            vocab_size=22,
+            policy_version=version,
+            policy_digest=digest,
+            precision=precision or (known.precision if known else Precision()),
         )
         await self._registry.heartbeat(record)
 

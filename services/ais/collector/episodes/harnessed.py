@@ -16,7 +16,7 @@ from ais.collector.episodes.table import Table
 from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.judge import UnjudgedError, on_unjudged
 from ais.collector.judging.judgement import Failure
-from ais.collector.settings.environments import EPISODE
+from ais.collector.settings.environments import EPISODE, EnvironmentSettings
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
@@ -65,9 +65,15 @@ async def _played(table: Table, harness: Harness, index: int, on_arrival: Callab
             return played
     why = f"started {1 + len(PAUSES)} times, it asked the policy nothing: {_why_silent(played)}"
     if harness.record.worked == worked:
-        command = printable(shlex.join(table.settings.command), 200)
-        raise UnavailableError(f"the program of environment.command does not work ({command}): {why}")
+        raise UnavailableError(f"{_does_not_work(table.settings)}: {why}")
     raise UnjudgedError(f"episode {index} of prompt {table.prompt.prompt_id!r} is none: the program was {why}")
+
+
+def _does_not_work(settings: EnvironmentSettings) -> str:
+    if settings.taskset is not None:
+        return f"the environment of environment.taskset does not work ({settings.taskset})"
+    command = printable(shlex.join(settings.command), 200)
+    return f"the program of environment.command does not work ({command})"
 
 
 async def _started(table: Table, harness: Harness, index: int) -> _Played:

@@ -14,6 +14,7 @@ from ais.collector.judging.judge import Judge, JudgeComponent, Panel, judge_here
 from ais.collector.judging.judgement import Judgement, Observe, unobserved
 from ais.collector.judging.pool import JudgePool
 from ais.collector.judging.service import ObserveCall, ServiceClient, call_unobserved
+from ais.collector.judging.verifiers_package import VerifiersHarness
 from ais.collector.prompts.prompts import Prompt
 from ais.collector.rewards.opening import is_quick, open_verifier
 from ais.collector.rewards.response import Response
@@ -51,11 +52,12 @@ async def open_judging(
         if not is_quick(component) and not isinstance(component, Service)
     }
     environments = {name: one for name, source in sources.items() if (one := source.effective_environment) is not None}
-    programs = {name: one for name, one in environments.items() if one.name == "harness"}
+    programs = {name: one for name, one in environments.items() if one.by_programs}
     acted_in = {name: one for name, one in environments.items() if name not in programs}
     in_workers = {name: one for name, one in acted_in.items() if one.judges}
     for environment in programs.values():
-        check_command(environment)
+        if environment.name == "harness":
+            check_command(environment)
     on_failure = settings.judging.on_failure
     async with AsyncExitStack() as stack:
         pool = (
@@ -84,12 +86,14 @@ async def open_judging(
                 return WorkerHost(name, environment, pool, on_failure)
             return RetryHost(environment, panel)
 
-        harnesses = {}
+        harnesses = dict[str, Harness]()
         if programs:
             endpoint, address = await stack.enter_async_context(open_endpoint())
             for name, one in programs.items():
                 free = asyncio.Semaphore(one.programs)
-                harnesses[name] = Harness(one, endpoint, address, on_failure, observe, free)
+                kind = VerifiersHarness if one.name == "verifiers" else Harness
+                harnesses[name] = kind(one, endpoint, address, on_failure, observe, free)
+                stack.push_async_callback(harnesses[name].end)
         yield Judging(panel, {name: host(name, one) for name, one in acted_in.items()}, harnesses)
 
 

@@ -18,18 +18,24 @@ TURNS = "turns"
 class EnvironmentSettings(Section):
     """What answers the policy's turns. A prompt is then asked as an episode of several turns with one reward."""
 
-    name: Literal["guess_number", "calculator", "retry", "python", "harness"]
+    name: Literal["guess_number", "calculator", "retry", "python", "harness", "verifiers"]
     """`guess_number` says whether a guess is too low or too high. `calculator` runs the calculations that the policy
     asks for and judges the answer after them. `retry` has the verifiers of the source judge each turn, and asks again
     while that is worth less than `enough`. `python` is a class of yours, and `harness` a program of yours that calls
-    the policy by OpenAI's API (docs/environments.md)."""
+    the policy by OpenAI's API. `verifiers` is an environment of the package of that name (docs/environments.md)."""
     object: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
     """For `python`: `module:object`, called without arguments but `parameters`; it gives an environment."""
     directory: Path | None = None
-    """For `python`: where its module lies. None: where Python finds it, the current directory included. For `harness`:
-    where the program starts. None: the current directory."""
+    """For `python` and `verifiers`: where its module lies. None: where Python finds it, the current directory included.
+    For `harness`: where the program starts. None: the current directory."""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    """For `python`: what the object is called with."""
+    """For `python`: what the object is called with. For `verifiers`: what its own configuration of an environment says
+    besides the taskset's id, such as {taskset = {highest = 9}, agent = {harness = {id = "null"}}}."""
+    taskset: str | None = Field(default=None, pattern=r"^[\w./@-]+$", max_length=500)
+    """For `verifiers`: the id of the environment there, a taskset's."""
+    interpreter: Path | None = None
+    """For `verifiers`: the Python that has that package and the environment, such as venv/bin/python. None: the
+    collector's own."""
     feedback: str = Field(default="That is not right. Try again.", min_length=1, max_length=10_000)
     """For `retry`: what the policy is told after a turn that is not worth `enough`."""
     enough: float = Field(default=1.0, ge=-1e6, le=1e6)
@@ -40,7 +46,7 @@ class EnvironmentSettings(Section):
     """For `harness`: who gives the reward. `program`: it ends the episode with one. `verifiers`: those of the source
     judge the last turn."""
     programs: int = Field(default=16, ge=1, le=128)
-    """For `harness`: programs that run at once."""
+    """For `harness` and `verifiers`: programs, or episodes, that run at once."""
     program_megabytes: int = Field(default=0, ge=0, le=2**24)
     """For `harness`: memory that a program may have, and each process that it starts, as addresses (RLIMIT_AS), of
     which libraries such as torch take several times what they use. 0: any. Beyond it a process gets no memory, and what
@@ -51,9 +57,9 @@ class EnvironmentSettings(Section):
     """Tokens after the prompt, of all turns and what stands between, from which no other turn is asked for. 0: as many
     as the replicas' context holds."""
     seconds: Seconds | None = None
-    """Time from which no other turn is asked for; for `harness` the program is ended, which is a failure. None:
-    collector.group_deadline_seconds alone bounds it, for `harness` each program from its start, after which the group
-    starts again."""
+    """Time from which no other turn is asked for; for `harness` and `verifiers` the episode is ended, which is a
+    failure. None: collector.group_deadline_seconds alone bounds it, for these two each episode from its start, after
+    which the group starts again."""
     max_versions_apart: CountOrNone | None = None
     """How far the newest policy version that sampled a token of an episode may be from the oldest. An episode beyond it
     starts again with its group, and counts as nobody's failure. None: run.max_staleness bounds it by itself, because a
@@ -65,7 +71,16 @@ class EnvironmentSettings(Section):
             raise ValueError('environment.name = "python" and environment.object go together')
         if (self.name == "harness") != bool(self.command):
             raise ValueError('environment.name = "harness" and environment.command go together')
+        if (self.name == "verifiers") != (self.taskset is not None):
+            raise ValueError('environment.name = "verifiers" and environment.taskset go together')
+        if self.name == "verifiers" and "id" in self.parameters.get("taskset", {}):
+            raise ValueError("environment.taskset is the id: leave parameters.taskset.id out")
         return self
+
+    @property
+    def by_programs(self) -> bool:
+        """Whether episodes are played by what calls the policy."""
+        return self.name in ("harness", "verifiers")
 
     @property
     def judges(self) -> bool:

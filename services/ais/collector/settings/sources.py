@@ -81,12 +81,14 @@ class SourceSettings(Section):
         "huggingface",
         "reasoning_gym",
         "python",
+        "verifiers",
         "mixture",
     ] = "sort"
     """`sort` makes digit-sorting problems; `sort_swaps`, with the swaps written out, and `sum_chain`, long additions,
     have long answers. `guess_number` thinks of numbers, for the environment of that name. `jsonl` and `parquet` read
     files, `huggingface` a dataset of that library. `reasoning_gym` makes problems with the library of that name, which
-    has about a hundred kinds. `python` takes what a function of yours gives, and `mixture` draws from `sources`."""
+    has about a hundred kinds. `python` takes what a function of yours gives, `verifiers` the tasks of the environment
+    of that name, and `mixture` draws from `sources`."""
     label: str | None = Field(default=None, min_length=1, max_length=128)
     """What records, metrics and evaluation call this source. None: a name made of the file, the dataset or the task."""
     digits: int = Field(default=16, ge=1, le=512)
@@ -96,6 +98,8 @@ class SourceSettings(Section):
     digits * (digits + 1)."""
     highest: int = Field(default=31, ge=1, le=99)
     """For `guess_number`: the numbers are 0 to this one."""
+    tasks: int = Field(default=1000, ge=2, le=1_000_000)
+    """For `verifiers`: the tasks that are read, from the first on."""
     file: Path | tuple[Path, ...] | None = None
     """For `jsonl` and `parquet`: a file, a list of files, or a pattern such as data/*.jsonl. A JSONL file has one
     object a line; a file that ends in .json is an array of objects; both may be compressed (.gz, .zst). For
@@ -169,6 +173,8 @@ class SourceSettings(Section):
             return f"sum_chain{self.terms}x{self.digits}"
         if self.name == "guess_number":
             return f"guess{self.highest}"
+        if self.name == "verifiers" and self.environment is not None:
+            return str(self.environment.taskset)
         return f"{self.name}{self.digits}" if self.name in ("sort", "sort_swaps") else self.name
 
     @property
@@ -252,6 +258,8 @@ class SourceSettings(Section):
             raise ValueError("task huggingface takes one directory in collector.task.file")
         if self.name == "huggingface" and self.held_out_file is not None:
             raise ValueError("task huggingface takes collector.task.held_out_split, not held_out_file")
+        if (self.name == "verifiers") != (self.environment is not None and self.environment.name == "verifiers"):
+            raise ValueError('collector.task.name = "verifiers" and environment.name = "verifiers" go together')
         if self.name == "python" and self.function is None:
             raise ValueError("task python needs collector.task.function, such as my_module:my_function")
         if self.name == "reasoning_gym" and not self.datasets:

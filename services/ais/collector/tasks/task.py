@@ -19,6 +19,7 @@ from ais.collector.tasks.tables.parquet import ParquetRows
 from ais.collector.tasks.tables.prompts import PromptReader
 from ais.collector.tasks.tables.rows import Rows
 from ais.collector.tasks.tables.table import Table, Tables, survey
+from ais.collector.tasks.verifiers_package.tasks import verifiers_tables
 from ais.collector.tasks.worked.sort_swaps import SortSwapsTask
 from ais.collector.tasks.worked.sum_chain import SumChainTask
 
@@ -65,6 +66,9 @@ def _open_source(settings: SourceSettings, seed: int, splits: tuple[Split, ...],
         return tuple(GuessNumberTask(settings.highest, seed, split, label) for split in splits)
     if settings.name == "reasoning_gym":
         return tuple(ReasoningGymTask(settings.datasets, seed, split, fits, label) for split in splits)
+    if settings.name == "verifiers":
+        tables = verifiers_tables(settings, fits)
+        return tuple(tables.task(split, seed) for split in splits)
     check = check_scorable if settings.needs_reasoning_gym else None
     reader = PromptReader.of(settings.columns, label, needs_answer=settings.needs_answer, check=check)
     if settings.name == "python":

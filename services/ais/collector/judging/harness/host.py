@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sys
 import time
@@ -12,12 +11,13 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from ais.collector.judging.harness.endpoint import Endpoint
+from ais.collector.judging.harness.endpoint import HOST, Endpoint
 from ais.collector.judging.harness.programs import Limits, run_program
 from ais.collector.judging.harness.wire import Session
 from ais.collector.judging.judgement import Failure, Observe, Outcome
 from ais.collector.prompts.prompts import Prompt, TaskError
 from ais.collector.settings.environments import EPISODE, EnvironmentSettings
+from ais.runtime.inherited import without_proxy
 from ais.runtime.tasks import end_tasks
 
 LINGER_SECONDS = 3.0
@@ -49,9 +49,7 @@ class Harness:
         """Has a program play an episode whose calls `session` answers; why it came to nothing, or None."""
         began = time.monotonic()
         with self.endpoint.episode(session) as (path, key):
-            variables = _variables(f"{self.address}{path}", key)
-            limits = Limits(self.settings.seconds, self.settings.program_megabytes)
-            program = run_program(command_of(self.settings), self.settings.directory, variables, _told(prompt), limits)
+            program = self.played(f"{self.address}{path}", key, prompt)
             failure = await _until_it_lingers(program, session.ended)
         if session.reward is not None:
             failure = None  # what a program does after the end is its own affair
@@ -59,6 +57,14 @@ class Harness:
             failure = Failure(Outcome.NO_REWARD, "the program ended the episode without a reward")
         self.observe(EPISODE, Outcome.JUDGED if failure is None else failure.outcome, time.monotonic() - began)
         return failure
+
+    async def end(self) -> None:
+        """No episode is played any more: what outlives them is ended."""
+
+    async def played(self, base_url: str, key: str, prompt: Prompt) -> Failure | None:
+        """Has an episode played by what calls the policy at `base_url`; why that failed, or None."""
+        variables, limits = _variables(base_url, key), Limits(self.settings.seconds, self.settings.program_megabytes)
+        return await run_program(command_of(self.settings), self.settings.directory, variables, _told(prompt), limits)
 
 
 async def _until_it_lingers(program: Coroutine[Any, Any, Failure | None], over: asyncio.Event) -> Failure | None:
@@ -104,5 +110,4 @@ def _told(prompt: Prompt) -> bytes:
 
 def _variables(base_url: str, key: str) -> dict[str, str]:
     """What OpenAI's clients look at. The endpoint is on this machine, and no proxy's affair."""
-    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "127.0.0.1")))
-    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, "NO_PROXY": direct, "no_proxy": direct}
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, **without_proxy(HOST)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.judging.process import ended
+from ais.runtime.inherited import inherited
 from ais.runtime.tasks import end_tasks
 from ais.runtime.text import printable
 
@@ -39,7 +39,6 @@ async def run_program(
     Its environment is this process's, less what is meant for services of a run (`AIS_...`, `OTEL_...`), and
     `variables`. However this ends, the program is ended with all that it started.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIS_", "OTEL_"))}
     # -P: nothing is imported from `directory`
     keeper = (sys.executable, "-P", "-m", "ais.collector.judging.keeper", str(limits.megabytes))
     seconds = limits.seconds
@@ -50,7 +49,7 @@ async def run_program(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=directory,
-            env={**inherited, **variables},
+            env={**inherited(), **variables},
         )
     except OSError as error:  # no process, memory or file is to be had, or the directory has gone
         return Failure(Outcome.DIED, f"the program cannot be started: {error}")

@@ -1,0 +1,1 @@
+"""A stand-in for a Python that has the package `verifiers`."""
