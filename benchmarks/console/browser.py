@@ -136,7 +136,8 @@ def browser() -> Iterator[Browser]:
     program = chromium()
     assert program, "no Chromium in the PATH"
     with TemporaryDirectory(prefix="ais-chromium-", ignore_cleanup_errors=True) as profile:
-        options = ("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars")
+        options: tuple[str, ...] = ()
+        options += ("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars")
         options += ("--disable-dev-shm-usage", "--disable-background-networking", f"--user-data-dir={profile}")
         options += ("--no-sandbox",) if os.geteuid() == 0 else ()
         their_calls, calls = _high(os.pipe())

@@ -129,7 +129,7 @@ def _tell(prometheus: Prometheus) -> None:
     """Prints what a person needs to see why an alert was told."""
     now = time.time()
     for one in prometheus.query(f'{{__name__=~"{TOLD_OF_ALERTS}"}}[2h]'):
-        (first, _first), *_between, (last, value) = [one["values"][0], *one["values"]]
+        first, (last, value) = one["values"][0][0], one["values"][-1]
         print(f"{one['metric']}: {now - first:.0f} to {now - last:.0f} s ago, {value} at last")
 
 
