@@ -80,9 +80,9 @@ def watched(name: str, run: Healthy, steps: int, after: float, directory: Path) 
     Raises RuntimeError, with what the run said, where it is not healthy: it fails, hangs, or a service is never seen.
     """
     made = RunDirectory(directory / run.watched)
-    rules = [yaml.safe_load(file.read_text("utf-8")) for file in RULES]
+    rules = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in RULES]
     (interval,) = {group["interval"] for content in rules for group in content["groups"]}
-    scrapes = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))["global"]["scrape_interval"]
+    scrapes = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))["global"]["scrape_interval"]
     with _started(run, steps, directory) as (process, output):
         tokens = made.path / TOKENS
         _until(lambda: any(tokens.rglob("metrics.token")), process, output)
@@ -96,15 +96,15 @@ def watched(name: str, run: Healthy, steps: int, after: float, directory: Path) 
             unseen = set(JOBS) - {one["metric"]["job"] for one in prometheus.query("max_over_time(up[2h]) == 1")}
             if unseen or prometheus.unhealthy_rules():
                 broken = f"not scraped: {unseen}; broken rules: {prometheus.unhealthy_rules()}"
-                raise RuntimeError(f"{broken}\n{output.read_text('utf-8')}")
+                raise RuntimeError(f"{broken}\n{output.read_text(encoding='utf-8')}")
         if (record := read_record(made.record)) is None or record.status != "finished":
-            raise RuntimeError(output.read_text("utf-8"))
+            raise RuntimeError(output.read_text(encoding="utf-8"))
     return Watched(name, len(read_records(made.steps)), seconds, int(seconds / _seconds(interval)), found)
 
 
 def _followed(prometheus: Prometheus, output: Path) -> bool:
     """Has it scrape every service that has said where its metrics are."""
-    told = dict(TOLD.findall(output.read_text("utf-8")))
+    told = dict(TOLD.findall(output.read_text(encoding="utf-8")))
     for job in JOBS:
         prometheus.scrape(job, [urlsplit(url).netloc for name, url in told.items() if name.startswith(job)])
     return True
@@ -165,5 +165,5 @@ def _until(condition: Callable[[], object], process: subprocess.Popen[bytes], ou
     deadline = time.monotonic() + LONGEST_SECONDS
     while not condition():
         if (process.poll() is not None and not condition()) or time.monotonic() > deadline:
-            raise RuntimeError(output.read_text("utf-8"))
+            raise RuntimeError(output.read_text(encoding="utf-8"))
         time.sleep(POLL_SECONDS)

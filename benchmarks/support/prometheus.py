@@ -79,7 +79,7 @@ def running(
         ],
     }
     file = directory / "prometheus.yml"
-    file.write_text(json.dumps(settings))  # JSON is YAML
+    file.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -93,7 +93,7 @@ def running(
         deadline = time.monotonic() + START_SECONDS
         while not _ready(server):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((directory / "prometheus.log").read_text())
+                raise RuntimeError((directory / "prometheus.log").read_text(encoding="utf-8"))
             time.sleep(0.1)
         yield server
     finally:
