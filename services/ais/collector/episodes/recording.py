@@ -37,9 +37,11 @@ Made = TypeVar("Made")
 MOST_AT_ONCE = 64
 """Calls of one episode that are answered at once: 429 for any more."""
 _FINISH: Mapping[FinishReason, Finish] = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+QUICK = 16_384
+"""Characters of a conversation, or tokens of an answer, up to which they are turned into one another at once: a few
+milliseconds at most. For short ones a thread would cost more than the work."""
 _TOKENISERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
-"""Turn what programs say, megabytes maybe, into tokens, and tokens into text, while the collector goes on. What is more
-at once waits."""
+"""Do so with what is longer, megabytes maybe, while the collector goes on. What is more at once waits."""
 
 
 @dataclass(eq=False)
@@ -161,15 +163,17 @@ class Recording:
         branch, dialogue = self._branch(messages, asked.schemas, number)
         branch.busy = True
         try:
-            new = await self._before(branch, dialogue)
+            new = await self._before(branch, dialogue, asked.size)
             prompt = [*branch.tokens, *new]
             self._check_room(prompt)
             begun(name)
             response = await self._sampled(branch, prompt, asked, number)
-            said = await _in_a_thread(
-                partial(said_by, exercise, response, asked.stops, may_call=dialogue.tools is not None)
+            size = len(response.token_ids)
+            told = partial(said_by, exercise, response, asked.stops, may_call=dialogue.tools is not None)
+            said = await _without_delay(size, told)
+            logprobs = (
+                await _without_delay(size, logprobs_of, exercise.tokenizer, said.response) if asked.logprobs else None
             )
-            logprobs = await _in_a_thread(logprobs_of, exercise.tokenizer, said.response) if asked.logprobs else None
         finally:
             branch.busy = False
         finish: Finish = "tool_calls" if said.calls else _FINISH[said.judged.finish_reason]
@@ -188,10 +192,10 @@ class Recording:
         dialogue = Dialogue(self._table.exercise.tokenizer, messages, tools)
         return Branch(dialogue, messages, began=number), dialogue
 
-    async def _before(self, branch: Branch, dialogue: Dialogue) -> list[int]:
-        """The new tokens. Raises CallRefusedError."""
+    async def _before(self, branch: Branch, dialogue: Dialogue, size: int) -> list[int]:
+        """The new tokens of a conversation of `size` characters. Raises CallRefusedError."""
         try:
-            new = await _in_a_thread(branch.before, dialogue)
+            new = await _without_delay(size, branch.before, dialogue)
         except UnavailableError as error:  # the template or the tokenizer refuses what the program says
             param = "tools" if str(error).startswith("tools") else "messages"
             raise CallRefusedError(400, str(error), "invalid_value", param) from None
@@ -235,7 +239,10 @@ class Recording:
             raise CallRefusedError(400, f"no other turn is allowed: environment.{budget} is used up", code)
 
 
-async def _in_a_thread(work: Callable[..., Made], *arguments: object) -> Made:
+async def _without_delay(size: int, work: Callable[..., Made], *arguments: object) -> Made:
+    """What `work` gives, done while the collector goes on where there is so much that it would wait."""
+    if size <= QUICK:
+        return work(*arguments)
     return await asyncio.get_running_loop().run_in_executor(_TOKENISERS, work, *arguments)
 
 

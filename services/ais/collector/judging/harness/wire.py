@@ -89,6 +89,12 @@ class Message(BaseModel):
             raise ValueError("a message has content; an assistant's may have tool_calls instead")
         return self
 
+    @property
+    def size(self) -> int:
+        """Characters of it, about."""
+        calls = sum(len(one.function.arguments) for one in self.tool_calls or ())
+        return len(self.content or "" if isinstance(self.content, str) else self._text()) + calls
+
     def told(self) -> dict[str, Any]:
         """As chat templates have it."""
         given: dict[str, Any] = {"role": self.role, "content": self._text()}
@@ -139,6 +145,12 @@ class Completion(BaseModel):
     logprobs: bool | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters of the conversation and its tools, about."""
+        tools = sum(len(str(one.function.model_extra)) for one in self.tools or ())
+        return tools + sum(one.size for one in self.messages)
 
     def most_tokens(self, most: int) -> int:
         """Tokens of the answer, where `most` are allowed."""
