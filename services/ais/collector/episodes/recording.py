@@ -9,6 +9,7 @@ cancelled and leaves no turn: nobody has seen its answer.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending
 from ais.collector.judging.harness.answers import Completed, Finish
 from ais.collector.judging.harness.endpoint import over
-from ais.collector.judging.harness.wire import POLICY, CallRefusedError, Completion, Message
+from ais.collector.judging.harness.wire import POLICY, CallRefusedError, Completion, End, Message
+from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.prompts.dialogue import Dialogue
 from ais.collector.prompts.prompts import Messages
 from ais.collector.prompts.tokenizer import Tools
@@ -32,6 +34,7 @@ from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import MalformedRecordError, Trajectory
 from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
+from ais.runtime.text import printable
 
 Made = TypeVar("Made")
 MOST_AT_ONCE = 64
@@ -103,7 +106,8 @@ class Branch:
 class Recording:
     """Answers the calls of one episode."""
 
-    def __init__(self, table: Table, index: int) -> None:
+    def __init__(self, table: Table, index: int, calls: int = 0) -> None:
+        """`calls`: those of earlier recordings of this episode, whose names and random numbers are not used again."""
         self.branches: list[Branch] = []
         """Those that have turns, in the order of their first calls."""
         self.reward: float | None = None
@@ -111,11 +115,17 @@ class Recording:
         """The program has ended the episode."""
         self.budget: Ending | None = None
         """Which one allowed no other call."""
+        self.failure: Failure | None = None
+        """What the program has ended the episode as, where that was no success."""
         self.refused = ""
         """Why the last call was refused that was."""
+        self.heard = time.monotonic()
+        """When somebody last came with the key, or was answered."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises GenerationError where a call came to nothing: the group has to start again."""
-        self._table, self._index, self._calls, self._over = table, index, 0, False
+        self.calls = calls
+        """Calls so far."""
+        self._table, self._index, self._over = table, index, False
         self._under_way: set[asyncio.Task[Completed]] = set()
 
     def close(self) -> None:
@@ -124,12 +134,21 @@ class Recording:
         for task in self._under_way:
             task.cancel()
 
-    def end(self, reward: float) -> None:
-        """The episode is over. Raises CallRefusedError where the verifiers give the reward, and after the end."""
-        if not self._table.settings.judges:
+    @property
+    def is_asking(self) -> bool:
+        """Whether a call is being answered."""
+        return bool(self._under_way)
+
+    def end(self, told: End) -> None:
+        """The episode is over. Raises CallRefusedError for a reward that the verifiers give, and after the end."""
+        if told.reward is not None and not self._table.settings.judges:
             raise CallRefusedError(400, "the verifiers give the reward (environment.judged_by)", "no_reward_wanted")
         self._check_open()
-        self.reward = reward
+        self.reward = told.reward
+        if told.failed is not None:
+            self.failure = Failure(Outcome.ERROR, f"the program says that it failed: {printable(told.failed, 500)}")
+        elif told.again:
+            self.failure = Failure(Outcome.LOST, "the program cannot go on, and says so")
         self.close()
         self.ended.set()
 
@@ -144,7 +163,7 @@ class Recording:
         self._check_budget()
         answering = asyncio.create_task(self._answer(asked, begun))
         self._under_way.add(answering)
-        answering.add_done_callback(self._under_way.discard)
+        answering.add_done_callback(self._answered)
         try:
             await asyncio.wait((answering,))
         finally:
@@ -153,12 +172,16 @@ class Recording:
             raise over()
         return answering.result()
 
+    def _answered(self, answering: asyncio.Task[Completed]) -> None:
+        self._under_way.discard(answering)
+        self.heard = time.monotonic()
+
     async def _answer(self, asked: Completion, begun: Callable[[str], object]) -> Completed:
         messages: Messages = tuple(one.told() for one in asked.messages)
-        exercise, number = self._table.exercise, self._calls
+        exercise, number = self._table.exercise, self.calls
         if why := why_no_stop(exercise.tokenizer, asked.stops):
             raise CallRefusedError(400, f"stop: {why}", "invalid_value", "stop")
-        self._calls += 1
+        self.calls += 1
         name = f"chatcmpl-{self._table.call.name}.{self._index}.{number}"
         branch, dialogue = self._branch(messages, asked.schemas, number)
         branch.busy = True

@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ais.collector.judging.harness.answers import Completed
+from ais.collector.judging.judgement import Failure
 from ais.collector.settings.rewards import LARGEST_SCORE
 
 MOST_MESSAGES = 4_096
 MOST_TOOLS = 128
+LONGEST_WAIT = 60.0
+"""Seconds that an agent may wait for an episode in one call."""
 POLICY = "assistant"
 """The policy's role."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -39,7 +42,7 @@ class CallRefusedError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error as the API shows it."""
-        failure = Failure(message=str(self), type=self._type(), param=self.param, code=self.code)
+        failure = Refused(message=str(self), type=self._type(), param=self.param, code=self.code)
         return Failed(error=failure).model_dump()
 
     def _type(self) -> str:
@@ -173,12 +176,25 @@ class Completion(BaseModel):
 
 
 class End(BaseModel):
-    """Ends an episode."""
+    """Ends an episode: with a reward; as a failure; so that it is played again; or with nothing of these, where the
+    verifiers give the reward."""
 
-    reward: float = Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
+
+    reward: float | None = Field(default=None, ge=-LARGEST_SCORE, le=LARGEST_SCORE, allow_inf_nan=False)
+    failed: str | None = Field(default=None, min_length=1, max_length=500)
+    """Why the program came to nothing."""
+    again: bool = False
+    """Whether the program cannot go on, through no fault of the policy's."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if (self.reward is not None) + (self.failed is not None) + self.again > 1:
+            raise ValueError("an episode ends with a reward, as failed, or to be played again")
+        return self
 
 
-class Failure(BaseModel):
+class Refused(BaseModel):
     """What is wrong with a call, as the API shows it."""
 
     message: str
@@ -190,7 +206,28 @@ class Failure(BaseModel):
 class Failed(BaseModel):
     """The answer to a call that was refused."""
 
-    error: Failure
+    error: Refused
+
+
+class Wanted(BaseModel):
+    """Asks for an episode to play."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float = Field(default=30.0, ge=0.0, le=LONGEST_WAIT, allow_inf_nan=False)
+    """How long to wait for one."""
+
+
+class Offered(BaseModel):
+    """An episode to play."""
+
+    base_url: str
+    """For OpenAI's clients, at the address that was asked."""
+    key: str
+    silent_seconds: float
+    """Time without a call after which the agent counts as lost."""
+    prompt: dict[str, Any]
+    """As programs read it on their standard input."""
 
 
 class Session(Protocol):
@@ -198,10 +235,22 @@ class Session(Protocol):
 
     refused: str
     """Why the last call was refused that was; the endpoint writes it."""
+    heard: float
+    """When somebody last came with the key, or was answered, on time.monotonic's clock; the endpoint writes it too."""
 
     @property
     def reward(self) -> float | None:
         """What the episode was ended with."""
+        ...
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the program has ended it as, where that was no success."""
+        ...
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a call is being answered."""
         ...
 
     @property
@@ -216,7 +265,7 @@ class Session(Protocol):
         """
         ...
 
-    def end(self, reward: float) -> None:
+    def end(self, told: End) -> None:
         """Raises CallRefusedError."""
         ...
 
@@ -234,6 +283,11 @@ def completion_in(body: bytes) -> Completion:
 def end_in(body: bytes) -> End:
     """Raises CallRefusedError."""
     return _read(End, body)
+
+
+def wanted_in(body: bytes) -> Wanted:
+    """Raises CallRefusedError."""
+    return _read(Wanted, body or b"{}")
 
 
 def _read(kind: type[Asked], body: bytes) -> Asked:
