@@ -89,12 +89,11 @@ def agent(
     ]
     (directory / "config.toml").write_text("\n".join(lines))
     started = [sys.executable, "-m", *command, "-c", "config.toml"]
-    process = Popen(started, cwd=directory, stdout=PIPE, stderr=STDOUT, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    with Popen(started, cwd=directory, stdout=PIPE, stderr=STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(autouse=True)

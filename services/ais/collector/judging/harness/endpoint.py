@@ -166,13 +166,13 @@ def application(endpoint: Endpoint, desk: Desk | None = None) -> FastAPI:
 
 
 def _give_episodes(app: FastAPI, desk: Desk) -> None:
-    refusals = {400: {"model": Failed}, 408: {"model": Failed}, 413: {"model": Failed}, **NOT_LET_IN}
+    answers: Responses = {200: {"model": Offered}, 204: {"description": "there is none"}}
 
     @app.post(
         OFFERS,
         dependencies=[TOKEN],
         response_model=None,
-        responses={200: {"model": Offered}, 204: {"description": "there is none"}} | refusals,
+        responses=answers | _refusals(400, 408, 413) | NOT_LET_IN,
     )
     async def episodes(request: Request) -> Response:
         wanted = wanted_in(await request.body())
