@@ -192,7 +192,7 @@ class Recording:
             begun(name)
             response = await self._sampled(branch, prompt, asked, number)
             size = len(response.token_ids)
-            told = partial(said_by, exercise, response, asked.stops, may_call=dialogue.tools is not None)
+            told = partial(said_by, exercise, response, asked.stops, dialogue.tools)
             said = await _without_delay(size, told)
             logprobs = (
                 await _without_delay(size, logprobs_of, exercise.tokenizer, said.response) if asked.logprobs else None

@@ -113,6 +113,26 @@ async def test_calls_of_tools_are_told_as_such_and_go_on_token_for_token(tokeniz
         assert len(stage.recording.branches) == 2
 
 
+async def test_calls_are_read_in_xml_where_the_template_writes_them_so(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(TEMPLATES["calls in XML, as Qwen3-Coder"], tmp_path)
+    call = (
+        "<tool_call>\n<function=buy>\n<parameter=what>\n2 teas\n</parameter>\n"
+        "<parameter=many>\n2\n</parameter>\n</function>\n</tool_call>"
+    )
+    parameters = {"type": "object", "properties": {"what": {"type": "string"}, "many": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": "buy", "parameters": parameters}}]
+    async with says(tokenizer, f"Two, then.\n{call}", "Done.", CALL) as (stage, _):
+        first = (await stage.say(user("Tea?"), tools=tools)).choices[0]
+        assert (first.finish_reason, first.message.content) == ("tool_calls", "Two, then.")
+        (asked,) = first.message.tool_calls
+        assert (asked.function.name, asked.function.arguments) == ("buy", '{"what": "2 teas", "many": 2}')
+        told = [first.message.model_dump(), {"role": "tool", "tool_call_id": asked.id, "content": "ok"}]
+        assert (await stage.say(user("Tea?"), *told, tools=tools)).choices[0].message.content == "Done."
+        (branch,) = stage.recording.branches
+        assert len(branch.turns) == 2
+        assert (await stage.say(user("Tea?"), tools=tools)).choices[0].message.content == CALL
+
+
 async def test_what_is_no_call_stays_text(tokenizer: PolicyTokenizer) -> None:
     broken = "<tool_call>{price of tea}</tool_call>"
     async with says(tokenizer, CALL + broken, CALL.replace("tea", "\\ud800"), CALL) as (stage, policy):
