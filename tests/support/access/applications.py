@@ -20,7 +20,8 @@ from ais.collector.judging.harness.answers import Completed
 from ais.collector.judging.harness.desk import Desk
 from ais.collector.judging.harness.endpoint import OFFERS, Endpoint
 from ais.collector.judging.harness.endpoint import application as episodes_application
-from ais.collector.judging.harness.wire import Completion, End, Offered
+from ais.collector.judging.harness.raw_answers import RawCompleted
+from ais.collector.judging.harness.wire import Asked, Completion, End, Offered
 from ais.console.runs import Runs
 from ais.console.server import console_app
 from ais.contracts.weights.offer import DIGEST_HEADER, full_offer
@@ -110,9 +111,10 @@ class Talker:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
-    async def complete(self, asked: Completion, begun: Callable[[str], object] = lambda _: None) -> Completed:
+    async def complete(self, asked: Asked, begun: Callable[[str], object] = lambda _: None) -> Completed:
         begun("one")
-        return Completed("one", asked.messages[-1].text, "stop", len(asked.messages), asked.most_tokens(4))
+        kind = Completed if isinstance(asked, Completion) else RawCompleted
+        return kind("one", "said", "stop", asked.size, asked.most_tokens(4))
 
     def end(self, told: End) -> None:
         assert told.reward is None or -1e6 < told.reward < 1e6

@@ -20,6 +20,7 @@ EPISODES: dict[tuple[str, str], Allowed] = {
     ("POST", "/v1/episodes"): frozenset({A}),
     ("GET", "/episodes/{name}/v1/models"): NO_ROLE,
     ("POST", "/episodes/{name}/v1/chat/completions"): NO_ROLE,
+    ("POST", "/episodes/{name}/v1/completions"): NO_ROLE,
     ("POST", "/episodes/{name}/v1/end"): NO_ROLE,
 }
 """Where agents play: an episode's own key opens what no role does."""

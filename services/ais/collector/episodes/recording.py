@@ -13,21 +13,21 @@ import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from ais.collector.episodes.conversations import Chat, Conversation
+from ais.collector.episodes.conversations import begun as begun_by
 from ais.collector.episodes.joining import SampledTurn
 from ais.collector.episodes.saying import logprobs_of, said_by, why_no_stop
 from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending
 from ais.collector.judging.harness.answers import Completed, Finish
 from ais.collector.judging.harness.endpoint import over
-from ais.collector.judging.harness.wire import POLICY, CallRefusedError, Completion, End, Message
+from ais.collector.judging.harness.raw_answers import RawCompleted
+from ais.collector.judging.harness.wire import Asked, CallRefusedError, Completion, End
 from ais.collector.judging.judgement import Failure, Outcome
-from ais.collector.prompts.dialogue import Dialogue
-from ais.collector.prompts.prompts import Messages
-from ais.collector.prompts.tokenizer import Tools
 from ais.collector.replicas.generation import Cause, GenerationError
 from ais.collector.rewards.response import Response
 from ais.contracts.sampling import FinishReason
@@ -51,9 +51,7 @@ _TOKENISERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
 class Branch:
     """A conversation with the policy."""
 
-    dialogue: Dialogue
-    said: Messages
-    """All messages so far, the policy's included."""
+    conversation: Conversation
     prompt_token_ids: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     """All that was said, the prompt included."""
@@ -65,29 +63,20 @@ class Branch:
     began: int = 0
     """The number of its first call."""
 
-    def continued_by(self, messages: Messages, tools: Tools) -> Messages:
-        """The new messages, where `messages` go on from all that was said; otherwise none."""
-        new = messages[len(self.said) :]
-        goes_on = bool(self.turns) and not self.busy and self.dialogue.tools == tools
-        if not goes_on or messages[: len(self.said)] != self.said:
-            return ()
-        return new if all(message["role"] != POLICY for message in new) else ()
+    def continued_by(self, asked: Asked) -> Conversation | None:
+        """The conversation as the call goes on from all that was said; None: it does not."""
+        return None if self.busy or not self.turns else self.conversation.after(asked)
 
-    def before(self, dialogue: Dialogue) -> list[int]:
-        """The new tokens before the next turn of what is now the `dialogue`; in the first turn, the prompt.
+    def before(self, conversation: Conversation) -> list[int]:
+        """The new tokens before the next turn of what is now the `conversation`; in the first turn, the prompt.
 
-        Raises UnavailableError, also for tools that the chat template does not write.
+        Raises UnavailableError.
         """
-        if self.turns:
-            last = self.turns[-1].response
-            stopped = last.finish_reason is FinishReason.STOP
-            return dialogue.tokens_before_next_turn(int(last.token_ids[-1]) if stopped else None)
-        prompt = dialogue.prompt()
-        if dialogue.tools and prompt == replace(dialogue, tools=None).prompt():
-            raise UnavailableError(
-                "tools: the chat template does not write them; collector.prompt.chat_template names one"
-            )
-        return prompt
+        if not self.turns:
+            return conversation.first_tokens()
+        last = self.turns[-1].response
+        stopped = last.finish_reason is FinishReason.STOP
+        return conversation.tokens_between(int(last.token_ids[-1]) if stopped else None)
 
     def answered(self, turn: SampledTurn, new: list[int], judged: Response) -> None:
         """The policy has had a turn after the `new` tokens."""
@@ -152,7 +141,7 @@ class Recording:
         self.close()
         self.ended.set()
 
-    async def complete(self, asked: Completion, begun: Callable[[str], object] = lambda _: None) -> Completed:
+    async def complete(self, asked: Asked, begun: Callable[[str], object] = lambda _: None) -> Completed:
         """`begun` is told the answer's name when the policy is asked.
 
         Raises CallRefusedError. Cancelled, it leaves nothing behind.
@@ -176,57 +165,60 @@ class Recording:
         self._under_way.discard(answering)
         self.heard = time.monotonic()
 
-    async def _answer(self, asked: Completion, begun: Callable[[str], object]) -> Completed:
-        messages: Messages = tuple(one.told() for one in asked.messages)
+    async def _answer(self, asked: Asked, begun: Callable[[str], object]) -> Completed:
         exercise, number = self._table.exercise, self.calls
         if why := why_no_stop(exercise.tokenizer, asked.stops):
             raise CallRefusedError(400, f"stop: {why}", "invalid_value", "stop")
         self.calls += 1
-        name = f"chatcmpl-{self._table.call.name}.{self._index}.{number}"
-        branch, dialogue = self._branch(messages, asked.schemas, number)
+        name = f"{'chat' if isinstance(asked, Completion) else ''}cmpl-{self._table.call.name}.{self._index}.{number}"
+        branch, conversation = self._branch(asked, number)
         branch.busy = True
         try:
-            new = await self._before(branch, dialogue, asked.size)
+            new = await self._before(branch, conversation, asked.size)
             prompt = [*branch.tokens, *new]
             self._check_room(prompt)
             begun(name)
             response = await self._sampled(branch, prompt, asked, number)
             size = len(response.token_ids)
-            told = partial(said_by, exercise, response, asked.stops, dialogue.tools)
+            told = partial(said_by, exercise, response, asked.stops, conversation.tools)
             said = await _without_delay(size, told)
             logprobs = (
-                await _without_delay(size, logprobs_of, exercise.tokenizer, said.response) if asked.logprobs else None
+                await _without_delay(size, logprobs_of, exercise.tokenizer, said.response)
+                if asked.wants_logprobs
+                else None
             )
         finally:
             branch.busy = False
         finish: Finish = "tool_calls" if said.calls else _FINISH[said.judged.finish_reason]
-        completed = Completed(name, said.text, finish, len(prompt), said.judged.tokens, said.calls, logprobs)
+        kind = Completed if isinstance(asked, Completion) else RawCompleted
+        token_ids = said.response.token_ids.tolist()
+        completed = kind(name, said.text, finish, len(prompt), said.judged.tokens, said.calls, logprobs, token_ids)
         branch.answered(SampledTurn(new if branch.turns else [], said.response), new, said.judged)
-        branch.dialogue, branch.said = dialogue, (*messages, Message.model_validate(completed.message()).told())
+        branch.conversation = conversation.answered(completed)
         if branch not in self.branches:
             insort(self.branches, branch, key=lambda one: one.began)
         return completed
 
-    def _branch(self, messages: Messages, tools: Tools, number: int) -> tuple[Branch, Dialogue]:
-        """The branch that is to go on, or a new one; its dialogue then."""
+    def _branch(self, asked: Asked, number: int) -> tuple[Branch, Conversation]:
+        """The branch that is to go on, or a new one; its conversation then."""
         for branch in self.branches:
-            if new := branch.continued_by(messages, tools):
-                return branch, branch.dialogue.after(new)
-        dialogue = Dialogue(self._table.exercise.tokenizer, messages, tools)
-        return Branch(dialogue, messages, began=number), dialogue
+            if (going_on := branch.continued_by(asked)) is not None:
+                return branch, going_on
+        conversation = begun_by(self._table.exercise.tokenizer, asked)
+        return Branch(conversation, began=number), conversation
 
-    async def _before(self, branch: Branch, dialogue: Dialogue, size: int) -> list[int]:
+    async def _before(self, branch: Branch, conversation: Conversation, size: int) -> list[int]:
         """The new tokens of a conversation of `size` characters. Raises CallRefusedError."""
         try:
-            new = await _without_delay(size, branch.before, dialogue)
+            new = await _without_delay(size, branch.before, conversation)
         except UnavailableError as error:  # the template or the tokenizer refuses what the program says
-            param = "tools" if str(error).startswith("tools") else "messages"
-            raise CallRefusedError(400, str(error), "invalid_value", param) from None
+            raise CallRefusedError(400, str(error), "invalid_value", _param(str(error), conversation)) from None
         if not new:
-            raise CallRefusedError(400, "the messages have no tokens: say something", "invalid_value", "messages")
+            param = _param("", conversation)
+            raise CallRefusedError(400, f"the {param} have no tokens: say something", "invalid_value", param)
         return new
 
-    async def _sampled(self, branch: Branch, prompt: list[int], asked: Completion, number: int) -> Trajectory:
+    async def _sampled(self, branch: Branch, prompt: list[int], asked: Asked, number: int) -> Trajectory:
         """The policy's turn. Raises CallRefusedError, and breaks the episode where the replica is at fault."""
         try:
             most = asked.most_tokens(self._table.call.sampling.max_new_tokens)
@@ -267,6 +259,13 @@ async def _without_delay(size: int, work: Callable[..., Made], *arguments: objec
     if size <= QUICK:
         return work(*arguments)
     return await asyncio.get_running_loop().run_in_executor(_TOKENISERS, work, *arguments)
+
+
+def _param(why: str, conversation: Conversation) -> str:
+    """Which of what was asked is refused so."""
+    if not isinstance(conversation, Chat):
+        return "prompt"
+    return "tools" if why.startswith("tools") else "messages"
 
 
 def main_branch(branches: Sequence[Branch], prompt_token_ids: Sequence[int]) -> Branch | None:

@@ -44,8 +44,16 @@ class PolicyTokenizer:
                 f"prompts that are lists of messages need a chat template; {self.tokenizer.name_or_path} has none, or "
                 "collector.prompt.use_chat_template is false"
             )
-        plain: list[int] = self.tokenizer(question, truncation=False, padding=False, verbose=False)["input_ids"]
-        return plain
+        return self.encode_text(question)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokens of a text that stands alone, with the special tokens that the tokenizer puts around one. Raises
+        UnavailableError for what it has no tokens for."""
+        try:
+            tokens: list[int] = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
+        except Exception as error:  # the library raises bare Exception for every fault
+            raise UnavailableError(f"the tokenizer cannot encode {text!r:.200}: {error}") from None
+        return tokens
 
     def messages(self, question: Question) -> list[dict[str, Any]]:
         """The question as a chat. One that brings a system message of its own keeps that one."""

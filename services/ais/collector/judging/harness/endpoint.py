@@ -2,6 +2,7 @@
 
     GET  /episodes/ID/v1/models
     POST /episodes/ID/v1/chat/completions
+    POST /episodes/ID/v1/completions
     POST /episodes/ID/v1/end                  {"reward": 1.0}: the episode is over
     POST /v1/episodes                         {"seconds": 30}: an episode for an agent elsewhere, or 204 for none
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
@@ -28,15 +29,18 @@ from ais.collector.judging.harness.desk import Desk
 from ais.collector.judging.harness.leaving import unless_left
 from ais.collector.judging.harness.streaming import streamed
 from ais.collector.judging.harness.wire import (
+    Asked,
     CallRefusedError,
     Completion,
     End,
     Failed,
     Offered,
+    RawCompletion,
     Session,
     Wanted,
     completion_in,
     end_in,
+    raw_completion_in,
     wanted_in,
 )
 from ais.runtime.network.http import serve
@@ -114,6 +118,7 @@ def application(endpoint: Endpoint, desk: Desk | None = None) -> FastAPI:
     base = f"{EPISODES}{{name}}/v1"
     bodies: dict[tuple[str, str], type[BaseModel]] = {
         ("POST", f"{base}/chat/completions"): Completion,
+        ("POST", f"{base}/completions"): RawCompletion,
         ("POST", f"{base}/end"): End,
     }
 
@@ -143,13 +148,16 @@ def application(endpoint: Endpoint, desk: Desk | None = None) -> FastAPI:
         responses=_ANSWERS | _refusals(400, 401, 408, 413, 429, 503),
     )
     async def completions(name: str, request: Request) -> Response:
-        session = endpoint.session(name, request.headers.get("authorization", ""))
-        with _told(session):
-            asked = completion_in(await request.body())
-            if asked.stream:
-                return await streamed(request, session, asked)
-            completed = await unless_left(request, session.complete(asked))
-            return JSONResponse(completed.body())
+        return await _answered(endpoint, name, request, completion_in)
+
+    @app.post(
+        f"{base}/completions",
+        dependencies=[TOKEN],
+        response_class=Response,
+        responses=_ANSWERS | _refusals(400, 401, 408, 413, 429, 503),
+    )
+    async def raw_completions(name: str, request: Request) -> Response:
+        return await _answered(endpoint, name, request, raw_completion_in)
 
     @app.post(f"{base}/end", dependencies=[TOKEN], responses=_refusals(400, 401, 408, 413))
     async def end(name: str, request: Request) -> JSONResponse:
@@ -163,6 +171,16 @@ def application(endpoint: Endpoint, desk: Desk | None = None) -> FastAPI:
         bodies["POST", OFFERS] = Wanted
     describe_bodies(app, bodies)
     return app
+
+
+async def _answered(endpoint: Endpoint, name: str, request: Request, read: Callable[[bytes], Asked]) -> Response:
+    session = endpoint.session(name, request.headers.get("authorization", ""))
+    with _told(session):
+        asked = read(await request.body())
+        if asked.stream:
+            return await streamed(request, session, asked)
+        completed = await unless_left(request, session.complete(asked))
+        return JSONResponse(completed.body())
 
 
 def _give_episodes(app: FastAPI, desk: Desk) -> None:

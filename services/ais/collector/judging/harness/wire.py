@@ -1,16 +1,18 @@
-"""OpenAI's chat completions, as far as an episode has them: what is asked, and how it is refused."""
+"""OpenAI's completions, of chats and raw, as far as an episode has them: what is asked, and how it is refused."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ais.collector.judging.harness.answers import Completed
 from ais.collector.judging.judgement import Failure
+from ais.collector.prompts.prompts import Messages
 from ais.collector.settings.rewards import LARGEST_SCORE
 
 MOST_MESSAGES = 4_096
@@ -26,11 +28,15 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True,),
     "functions": ([],),
     "response_format": ({"type": "text"},),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
 }
 """What would change the answer and is not there, and the values that ask for nothing."""
 
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
+Call = TypeVar("Call", bound="_Completion")
 
 
 class CallRefusedError(Exception):
@@ -135,19 +141,44 @@ class _StreamOptions(BaseModel):
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class Completion(BaseModel):
+class _Completion(BaseModel):
     """What is asked. The policy is sampled as `collector.sampling` says, whatever temperature or seed is named."""
 
     model_config = ConfigDict(extra="allow")
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    tools: Annotated[list[_Tool], Field(max_length=MOST_TOOLS)] | None = None
-    logprobs: bool | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether the tokens are counted at the end of a stream."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class Completion(_Completion):
+    """A chat that is to go on."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    tools: Annotated[list[_Tool], Field(max_length=MOST_TOOLS)] | None = None
+    logprobs: bool | None = None
+
+    @cached_property
+    def told(self) -> Messages:
+        """The messages as chat templates have them."""
+        return tuple(one.told() for one in self.messages)
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the log-prob of each token is to be told."""
+        return bool(self.logprobs)
 
     @property
     def size(self) -> int:
@@ -159,20 +190,46 @@ class Completion(BaseModel):
         """Tokens of the answer, where `most` are allowed."""
         return min(one for one in (self.max_tokens, self.max_completion_tokens, most) if one is not None)
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """Texts that end the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
+    @cached_property
     def schemas(self) -> list[dict[str, Any]] | None:
         """The tools as chat templates have them; None: none."""
         return [one.model_dump() for one in self.tools] if self.tools else None
 
+
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class RawCompletion(_Completion):
+    """A text, or tokens, that the policy is to go on with: as they are, without a chat template."""
+
+    prompt: str | Annotated[list[Token], Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    logprobs: int | None = Field(default=None, ge=0, le=0)
+    """0: that of each sampled token."""
+
     @property
-    def tells_usage(self) -> bool:
-        """Whether the tokens are counted at the end of a stream."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def said(self) -> str | list[int]:
+        """The prompt."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        first, *rest = self.prompt
+        return first if isinstance(first, str) else [first, *(one for one in rest if isinstance(one, int))]
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the log-prob of each token is to be told."""
+        return self.logprobs is not None
+
+    @property
+    def size(self) -> int:
+        """Characters of the prompt, or tokens."""
+        return len(self.said)
+
+    def most_tokens(self, most: int) -> int:
+        """Tokens of the answer, where `most` are allowed."""
+        return most if self.max_tokens is None else min(self.max_tokens, most)
+
+
+Asked = Completion | RawCompletion
 
 
 class End(BaseModel):
@@ -258,7 +315,7 @@ class Session(Protocol):
         """Set when the program has ended the episode."""
         ...
 
-    async def complete(self, asked: Completion, begun: Callable[[str], object] = ...) -> Completed:
+    async def complete(self, asked: Asked, begun: Callable[[str], object] = ...) -> Completed:
         """`begun` is told the answer's name when nothing is left to refuse and the policy is asked.
 
         Raises CallRefusedError. Cancelled, it leaves nothing behind: nobody has seen the answer.
@@ -272,7 +329,16 @@ class Session(Protocol):
 
 def completion_in(body: bytes) -> Completion:
     """Raises CallRefusedError for what is no request that can be answered."""
-    asked = _read(Completion, body)
+    return _neutral(_read(Completion, body))
+
+
+def raw_completion_in(body: bytes) -> RawCompletion:
+    """Raises CallRefusedError for what is no request that can be answered."""
+    return _neutral(_read(RawCompletion, body))
+
+
+def _neutral(asked: Call) -> Call:
+    """Raises CallRefusedError for what is asked that is not there."""
     for name, neutral in _NEUTRAL.items():
         value = (asked.model_extra or {}).get(name)
         if value is not None and value not in neutral:
@@ -290,7 +356,7 @@ def wanted_in(body: bytes) -> Wanted:
     return _read(Wanted, body or b"{}")
 
 
-def _read(kind: type[Asked], body: bytes) -> Asked:
+def _read(kind: type[Body], body: bytes) -> Body:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
