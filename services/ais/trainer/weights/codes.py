@@ -23,7 +23,7 @@ from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.weights.snapshot import Snapshot
 from ais_core.numerics import Format, encode_weight
 
-SAMPLED_WEIGHTS = 1 << 20
+SAMPLED_WEIGHTS = 1 << 18
 """Weights that are looked at, about: whole output channels, evenly over all linear layers."""
 REST_SECONDS = 5.0
 """From one comparison to the next sample, at least: nobody asks more often, and a small model steps many times."""
