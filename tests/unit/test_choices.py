@@ -48,6 +48,8 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "huggingface": TASKS + "test_stored_datasets.py::test_a_dataset_that_was_saved_to_disk_is_read_by_split",
         "guess_number": "unit/collector/turns/test_environments.py::"
         "test_the_task_thinks_of_every_number_and_the_same_ones_again",
+        "calculations": "unit/collector/turns/test_environments.py::"
+        "test_the_answers_of_the_calculations_are_the_calculators_and_no_calculation_is_in_two_splits",
         "reasoning_gym": GAMED,
         "python": TASKS + "test_own_tasks.py::test_a_table_of_the_users_is_gone_through_by_epochs_and_split",
         "verifiers": VERIFIERS + "test_tasks_that_ask_the_same_are_told_apart_by_their_keys",

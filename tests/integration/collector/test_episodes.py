@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -15,70 +14,23 @@ import torch
 from ais.collector.environments.protocol import PolicyTurn, Prompt
 from ais.collector.episodes.answering import answers
 from ais.collector.episodes.call import Answers, Call
-from ais.collector.exercise import Ending, Exercise, open_exercise
+from ais.collector.exercise import Ending, Exercise
 from ais.collector.judging.judge import UnjudgedError
-from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.generation import Cause, GenerationError
-from ais.collector.settings import CollectorProcessSettings
-from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.runtime.process import UnavailableError
-from tests.support.turns.replica import FP8, POLICY, VOCABULARY, Replica, served
+from tests.support.turns.replica import FP8, POLICY, Replica, served
+from tests.support.turns.talking import call, exercise, talker
 
 
 @pytest.fixture
 async def replica() -> AsyncIterator[Replica]:
     async with served() as replica:
         yield replica
-
-
-@asynccontextmanager
-async def exercise(
-    environment: Mapping[str, Any],
-    endings: list[tuple[Ending, int, int]] | None = None,
-    judged: list[tuple[str, str]] | None = None,
-    **judging: Any,
-) -> AsyncIterator[Exercise]:
-    told = [] if endings is None else endings
-    calls = [] if judged is None else judged
-    settings = CollectorProcessSettings.model_validate(
-        {
-            "run": {"model": POLICY},
-            "rollout": {"max_model_len": 256},
-            "collector": {"task": {"digits": 6, "environment": environment}, "judging": {"workers": 1} | judging},
-        }
-    )
-    async with open_exercise(
-        settings,
-        Split.TRAIN,
-        lambda name, outcome, _: calls.append((name, outcome)),
-        observe_episode=lambda *one: told.append(one),
-    ) as opened:
-        yield opened
-
-
-def talker(turns: int = 8, **parameters: Any) -> dict[str, Any]:
-    return {
-        "name": "python",
-        "object": "tests.support.turns.talker:Talker",
-        "parameters": parameters,
-        "turns": turns,
-    }
-
-
-def call(samples: int = 2, **fields: Any) -> Call:
-    usual: dict[str, Any] = {
-        "name": "group",
-        "samples": samples,
-        "sampling": SamplingParameters(max_new_tokens=6, seed=11),
-        "vocab_size": VOCABULARY,
-        "deadline_seconds": 60.0,
-    }
-    return Call(**usual | fields)
 
 
 async def played(exercise: Exercise, replica: Replica, asked: Call | None = None) -> Answers:
