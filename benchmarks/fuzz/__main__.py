@@ -44,7 +44,7 @@ def figures_of(outcomes: Mapping[str, Outcome]) -> dict[str, Figure]:
     }
     for name, one in outcomes.items():
         figures[f"{name}_inputs"] = figure(one.inputs, "inputs") | {"taken": one.taken, "crashes": len(one.crashes)}
-        figures[f"{name}_rate"] = figure(one.done_now / max(one.processor_seconds, 1e-9), "inputs/processor s")
+        figures[f"{name}_rate"] = figure(one.inputs / max(one.processor_seconds, 1e-9), "inputs/processor s")
         figures[f"{name}_slowest"] = figure(one.slowest_seconds, "s")
         figures[f"{name}_memory"] = figure(one.megabytes, "MiB")
     return figures
@@ -53,7 +53,7 @@ def figures_of(outcomes: Mapping[str, Outcome]) -> dict[str, Figure]:
 def show(outcomes: Mapping[str, Outcome]) -> None:
     table = Table("border", "inputs", "taken", "a processor second", "slowest, ms", "memory, MiB", "crashes")
     for name, one in outcomes.items():
-        rate = one.done_now / max(one.processor_seconds, 1e-9)
+        rate = one.inputs / max(one.processor_seconds, 1e-9)
         shown = (f"{one.inputs:,}", f"{one.taken:,}", f"{rate:,.0f}", f"{one.slowest_seconds * 1000:.1f}")
         table.add_row(name, *shown, f"{one.megabytes:.0f}", str(len(one.crashes)))
     Console().print(table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fuzz.progress import CORPUS, PROGRESS, Progress
@@ -26,21 +26,19 @@ FAILURES = ("crash-", "timeout-", "oom-")
 """What names of inputs begin with that broke a target; a slow one, which libFuzzer keeps too, is none."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What became of a target."""
+    """What became of a target, in all runs in its directory together."""
 
-    inputs: int = 0
-    taken: int = 0
-    slowest_seconds: float = 0.0
-    processor_seconds: float = 0.0
-    """Used by this run, starting of processes included."""
-    done_now: int = 0
-    """Inputs that this run fed."""
-    megabytes: float = 0.0
+    inputs: int
+    taken: int
+    slowest_seconds: float
+    processor_seconds: float
+    """Starting of processes included."""
+    megabytes: float
     """Peak memory of a process."""
-    crashes: list[Path] = field(default_factory=list)
-    """Inputs that broke it, in this run or before."""
+    crashes: list[Path]
+    """Inputs that broke it."""
 
 
 def campaign(
@@ -50,8 +48,7 @@ def campaign(
     found = directory / "found"
     for folder in (directory / CORPUS, found):
         folder.mkdir(parents=True, exist_ok=True)
-    progress, outcome = Progress(directory / PROGRESS), Outcome()
-    before = progress.inputs
+    progress = Progress(directory / PROGRESS)
     while progress.inputs < inputs and len(crashes(found)) < most_crashes:
         known, done = len(crashes(found)), progress.inputs
         options = (
@@ -64,12 +61,17 @@ def campaign(
             "-verbosity=0",
         )
         command = [sys.executable, "-m", "benchmarks.fuzz.process", module, name, str(directory), *options]
-        said = _run(command, directory / "log", outcome)
+        said = _run(command, directory / "log", progress)
         if len(crashes(found)) == known and progress.inputs < inputs:
             raise RuntimeError(f"{name}: its process ended after {progress.inputs - done} inputs: {said[-2000:]}")
-    outcome.inputs, outcome.taken, outcome.slowest_seconds = progress.inputs, progress.taken, progress.slowest_seconds
-    outcome.done_now, outcome.crashes = progress.inputs - before, crashes(found)
-    return outcome
+    return Outcome(
+        progress.inputs,
+        progress.taken,
+        progress.slowest_seconds,
+        progress.processor_seconds,
+        progress.megabytes,
+        crashes(found),
+    )
 
 
 def crashes(found: Path) -> list[Path]:
@@ -77,7 +79,7 @@ def crashes(found: Path) -> list[Path]:
     return sorted(file for file in found.iterdir() if file.name.startswith(FAILURES))
 
 
-def _run(command: list[str], log: Path, outcome: Outcome) -> str:
+def _run(command: list[str], log: Path, progress: Progress) -> str:
     """Runs a process to its end, and adds what it used. Gives what it said."""
     with log.open("w+b") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -88,6 +90,5 @@ def _run(command: list[str], log: Path, outcome: Outcome) -> str:
             process.kill()
             process.wait()
             raise
-    outcome.processor_seconds += used.ru_utime + used.ru_stime
-    outcome.megabytes = max(outcome.megabytes, used.ru_maxrss / 1024)
+    progress.use(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
     return log.read_text(encoding="utf-8", errors="replace")

@@ -8,7 +8,7 @@ from pathlib import Path
 PROGRESS, CORPUS = "progress", "corpus"
 """In the directory of a target: the numbers, and the folder of inputs that were found."""
 
-_INPUTS, _TAKEN, _SLOWEST, _FIELDS = range(4)
+_INPUTS, _TAKEN, _SLOWEST, _PROCESSOR, _MEMORY, _FIELDS = range(6)
 _WIDTH = 8
 
 
@@ -29,6 +29,11 @@ class Progress:
         self._numbers[_TAKEN] += taken
         self._numbers[_SLOWEST] = max(self._numbers[_SLOWEST], nanoseconds)
 
+    def use(self, processor_seconds: float, megabytes: float) -> None:
+        """Adds what a process used that has ended, its start included."""
+        self._numbers[_PROCESSOR] += round(processor_seconds * 1e9)
+        self._numbers[_MEMORY] = max(self._numbers[_MEMORY], round(megabytes * 1e6))
+
     @property
     def inputs(self) -> int:
         """All that came to an end as they should."""
@@ -42,3 +47,13 @@ class Progress:
     @property
     def slowest_seconds(self) -> float:
         return self._numbers[_SLOWEST] / 1e9
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of all processes together."""
+        return self._numbers[_PROCESSOR] / 1e9
+
+    @property
+    def megabytes(self) -> float:
+        """Peak memory of a process."""
+        return self._numbers[_MEMORY] / 1e6

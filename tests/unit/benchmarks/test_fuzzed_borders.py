@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.fuzz.campaign import campaign
 from benchmarks.fuzz.corpus import CORPUS, kept
+from benchmarks.fuzz.progress import PROGRESS, Progress
 from benchmarks.fuzz.target import Target
 from benchmarks.fuzz.targets import PLACES
 
@@ -63,3 +64,10 @@ def test_an_input_that_breaks_a_border_is_counted_and_kept(tmp_path: Path) -> No
 
 def test_what_is_kept_is_of_borders_that_exist() -> None:
     assert {file.stem for file in CORPUS.glob("*")} <= PLACES.keys()
+
+
+def test_what_a_campaign_used_is_told_over_all_its_runs(tmp_path: Path) -> None:
+    """It is stopped and goes on for hours: what the last run alone did says nothing of a rate."""
+    for seconds, megabytes in ((1.5, 300.0), (0.25, 200.0)):
+        Progress(tmp_path / PROGRESS).use(seconds, megabytes)
+    assert (Progress(tmp_path / PROGRESS).processor_seconds, Progress(tmp_path / PROGRESS).megabytes) == (1.75, 300.0)
