@@ -27,7 +27,7 @@ class WarmStartSettings(Section):
     alphabet: Literal["digits", "tool_calls"] = "digits"
     """What the policy reads and writes. `digits`: digits and few signs, 22 tokens. `tool_calls`: every printable
     character of ASCII, and what stands before and behind the expression in a call of the calculator as two tokens of
-    their own; 99 tokens in all."""
+    their own; 100 tokens in all."""
     accuracy: float = Field(default=0.3, gt=0.0, lt=1.0)
     """Share of answers, sampled at temperature 1, that are to be right from beginning to end. The warm start ends as
     soon as they are, and fails when its steps are used up before."""

@@ -67,7 +67,7 @@ def test_a_call_has_two_tokens_around_its_expression_and_any_text_can_be_told(tm
     save_tokenizer(tokenizer, tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     pieces = ALPHABETS["tool_calls"]
-    assert len(set(pieces)) == len(pieces) == demo_model(0, "tiny", "tool_calls").config.vocab_size == 99
+    assert len(set(pieces)) == len(pieces) == demo_model(0, "tiny", "tool_calls").config.vocab_size == 100
     call = f"{CALL[0]}1+2{CALL[1]}"
     tokens = loaded(call, add_special_tokens=False)["input_ids"]
     assert [pieces[token] for token in tokens] == [CALL[0], *"1+2", CALL[1]]

@@ -22,11 +22,12 @@ CHARACTERS = PAD + BOS + EOS + "0123456789+-=,;*abc"
 """The usual vocabulary; a character's token id is its position."""
 CALL = ('<tool_call>{"name": "calculate", "arguments": {"expression": "', '"}}</tool_call>')
 """What stands before and behind the expression in a call of the calculator."""
+_ELSEWHERE = CHARACTERS[1:] + "\r\x0b\x0c"
 ALPHABETS: Mapping[str, Sequence[str]] = {
     "digits": CHARACTERS,
-    "tool_calls": (*CHARACTERS, *(one for one in string.printable if one not in CHARACTERS + "\r\x0b\x0c"), *CALL),
+    "tool_calls": ("<pad>", *CHARACTERS[1:], *(one for one in string.printable if one not in _ELSEWHERE), *CALL),
 }
-"""Vocabularies by name; a token's id is its position."""
+"""Vocabularies by name; a token's id is its position. A call has a `_`, so that cannot be the padding there."""
 PAD_ID, BOS_ID, EOS_ID = (CHARACTERS.index(character) for character in (PAD, BOS, EOS))
 MAX_POSITIONS = 2048
 """Longest prompt plus response, in tokens."""
@@ -62,7 +63,7 @@ def demo_tokenizer(alphabet: str = "digits") -> Tokenizer:
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
     )
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([PAD, BOS, EOS])
+    tokenizer.add_special_tokens([pieces[PAD_ID], BOS, EOS])
     return tokenizer
 
 
@@ -70,7 +71,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json, for `AutoTokenizer` and for `Tokenizer.from_file`."""
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=PAD,
+        pad_token=tokenizer.id_to_token(PAD_ID),
         bos_token=BOS,
         eos_token=EOS,
         model_max_length=MAX_POSITIONS,
