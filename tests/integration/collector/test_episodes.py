@@ -14,16 +14,21 @@ import torch
 from ais.collector.environments.protocol import PolicyTurn, Prompt
 from ais.collector.episodes.answering import answers
 from ais.collector.episodes.call import Answers, Call
-from ais.collector.exercise import Ending, Exercise
+from ais.collector.exercise import Ending, Exercise, open_exercise
 from ais.collector.judging.judge import UnjudgedError
+from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.generation import Cause, GenerationError
+from ais.collector.settings import CollectorProcessSettings
+from ais.collector.tasks.calculations import call_of
+from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
 from ais.rollout.engines.snapshots import snapshot_files
 from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.runtime.process import UnavailableError
-from tests.support.turns.replica import FP8, POLICY, Replica, served
+from ais.runtime.reading import read_settings
+from tests.support.turns.replica import EXAMPLES, FP8, POLICY, Replica, served
 from tests.support.turns.talking import call, exercise, talker
 
 
@@ -190,6 +195,24 @@ async def test_a_group_that_is_not_over_by_its_deadline_starts_again(replica: Re
         with pytest.raises(GenerationError) as failed:
             await played(made, replica, call(deadline_seconds=0.0))
     assert failed.value.cause is Cause.BUSY
+
+
+async def test_the_example_of_the_calculator_calls_it_and_tells_what_it_hears() -> None:
+    config = EXAMPLES / "calculator" / "config.toml"
+    settings = read_settings(CollectorProcessSettings, config, [], whole=False)
+    asked = call(8, sampling=SamplingParameters(max_new_tokens=16, seed=11), vocab_size=100)
+    async with open_exercise(settings, Split.TRAIN) as made, served(config.parent / "model") as replica:
+        prompt = made.prompt(0)
+        found = await answers(made, prompt, replica.client, asked)
+        text = made.tokenizer.tokenizer.decode
+    right = f"{call_of(prompt.text.rstrip('='))}${prompt.answer}={prompt.answer}$"
+    written = [text(trajectory.text_token_ids) for trajectory in found.trajectories]
+    assert text(found.prompt_token_ids) == f"^{prompt.text}"
+    assert 0 < written.count(right) < 8, written
+    assert [reward for said, reward in zip(written, found.judged.rewards, strict=True) if said == right] == [
+        1.0
+    ] * written.count(right)
+    assert max(len(trajectory.turns) for trajectory in found.trajectories) >= 2
 
 
 async def test_feedback_is_given_until_the_verifier_is_content(replica: Replica) -> None:
