@@ -96,7 +96,8 @@ def table(curves: Sequence[Curve]) -> list[str]:
         cells = [f"{window * WINDOW + 1} to {(window + 1) * WINDOW}"]
         for one, other in pairs.values():
             ours, theirs = one.windows()[window], other.windows()[window]
-            cells += [f"{ours:.3f}", f"{theirs:.3f}", f"{theirs - ours:+.3f} ± {standard_error(one, other, window):.3f}"]
+            error = standard_error(one, other, window)
+            cells += [f"{ours:.3f}", f"{theirs:.3f}", f"{theirs - ours:+.3f} ± {error:.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -1,8 +1,8 @@
 """Forks the program of each episode from a Python that has imported OpenAI's client: `python forking.py SOCKET SCRIPT`.
 
-Importing that client takes longer than a small policy takes for a whole episode. Here it is imported once. What is forked
-runs the script as it is, with the variables, the standard input and the exit code of the program that the collector has
-started (`forked.py`), which waits for it.
+Importing that client takes longer than a small policy takes for a whole episode. Here it is imported once. What is
+forked runs the script as it is, with the variables, the standard input and the exit code of the program that the
+collector has started (`forked.py`), which waits for it.
 """
 
 from __future__ import annotations

@@ -68,8 +68,7 @@ class Chaos:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(draw.uniform(0, LONGEST_WAIT_SECONDS)):
                     await _until(lambda: self._reached(due + LATEST_STEPS))  # noqa: B023
-            while not self._kill(processes, bag, draw, began):
-                await asyncio.sleep(POLL_SECONDS)
+            await _until(lambda: self._kill(processes, bag, draw, began))
 
     def _kill(self, processes: Processes, bag: list[str], draw: random.Random, began: float) -> bool:
         """Whether there was one to kill."""

@@ -28,7 +28,7 @@ from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
-from tests.support.turns.replica import EXAMPLES, FP8, POLICY, Replica, served
+from tests.support.turns.replica import EXAMPLES, FP8, POLICY, VOCABULARY, Replica, served
 from tests.support.turns.talking import call, exercise, talker
 
 

@@ -4,9 +4,9 @@
 
 `answer` is `clean` with mistakes: some digits are replaced by random ones. A policy warmed up on clean demonstrations
 alone has no entropy left, and reinforcement learning barely moves it. So many are wrong that a policy which writes like
-them is right somewhat more often than `--accuracy`. For `guess_number` and `calculations` a line is one turn: `prompt` is
-all that was said before it, and right is the guess that halves what is left, the call for the calculation that is asked
-for, or the number that the calculator gave.
+them is right somewhat more often than `--accuracy`. For `guess_number` and `calculations` a line is one turn: `prompt`
+is all that was said before it, and right is the guess that halves what is left, the call for the calculation that is
+asked for, or the number that the calculator gave.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ WORKER, PROGRAM = "worker", "program"
 
 
 def kept_below(collector: int) -> dict[str, list[int]]:
-    """Process ids of what is kept now below a collector's process, by kind; kinds that there are none of are left out."""
+    """Process ids of what is kept now below a collector's process, by kind; without kinds that there are none of."""
     found: dict[str, list[int]] = {}
     for keeper in _children(collector):
         arguments = _arguments(keeper)

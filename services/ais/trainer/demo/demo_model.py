@@ -1,4 +1,5 @@
-"""Small policies that read and write single characters, or little more: Qwen3 of 100,000 (the demo's) to 3 million parameters.
+"""Small policies that read and write single characters, or little more: Qwen3 of 0.1 (the demo's) to 3 million
+parameters.
 
 Small enough that reinforcement learning shows its whole course in minutes on one CPU core, and still the real
 architecture: everything that loads them here loads a Qwen3-8B the same way.
@@ -53,8 +54,8 @@ SIZES = {
 
 
 def demo_tokenizer(alphabet: str = "digits") -> Tokenizer:
-    """One token a character, or longer piece of the alphabet, and BOS before every text. Text with any other character is
-    an error, not an unknown token."""
+    """One token a character, or longer piece of the alphabet, and BOS before every text. Text with any other character
+    is an error, not an unknown token."""
     pieces = ALPHABETS[alphabet]
     tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}))
     either = "|".join([*(re.escape(piece) for piece in pieces if len(piece) > 1), r"[\s\S]"])
