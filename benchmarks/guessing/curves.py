@@ -72,7 +72,7 @@ def curve_of(way: Way, seed: int, directory: Path) -> Curve:
 
 def recorded(file: Path = RECORDS) -> list[Curve]:
     """The curves of a file; none where it is not there."""
-    return [Curve.model_validate(one) for one in _lines(file)] if file.is_file() else []
+    return [Curve.model_validate(one) for one in _lines(file)]
 
 
 def standard_error(one: Curve, other: Curve, window: int) -> float:
@@ -108,7 +108,8 @@ def filled(text: str, curves: Sequence[Curve]) -> str:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """None of a file that is not there."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains on guessing a number twice with each seed: played by the collector's own environment, and by a program.
 
     python -m benchmarks.guessing.training                    # seeds 0 and 1, 80 steps of 64 episodes
-    python -m benchmarks.guessing.training --seeds 0 --steps 20
+    python -m benchmarks.guessing.training --seeds 0 --steps 40 --groups 4 --prompts 0     # as recorded
 
 The program is examples/openai_client/guess.py as it stands, which knows nothing but OpenAI's client; each episode has a
 process of its own, forked from one that has that client imported (forking.py). Everything else is that of
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--groups", type=int, default=8, help="of eight episodes each, in a step")
     parser.add_argument("--prompts", type=int, default=256, help="held-out prompts that the last policy is scored on")
     parser.add_argument("--output", type=Path, default=RECORDS)
     arguments = parser.parse_args()
@@ -39,21 +40,25 @@ def main() -> None:
         for way in WAYS:
             if (way, seed) in done:
                 continue
-            curve = _run(way, seed, arguments.steps, arguments.prompts)
+            sizes = (
+                f"run.steps={arguments.steps}",
+                f"run.groups_per_batch={arguments.groups}",
+                f"launcher.evaluation_prompts={arguments.prompts}",
+            )
+            curve = _run(way, seed, sizes)
             with arguments.output.open("a", encoding="utf-8") as file:
                 file.write(curve.model_dump_json() + "\n")
     print("\n".join(table(recorded(arguments.output))))
 
 
-def _run(way: Way, seed: int, steps: int, prompts: int) -> Curve:
+def _run(way: Way, seed: int, sizes: Sequence[str]) -> Curve:
     """One run. Raises CalledProcessError where it fails."""
     with tempfile.TemporaryDirectory(prefix="ais-guessing-") as parent, _playing(way, Path(parent)) as environment:
         settings = (
             f"run.directory={parent}",
             "run.name=guessing",
             f"run.seed={seed}",
-            f"run.steps={steps}",
-            f"launcher.evaluation_prompts={prompts}",
+            *sizes,
             "launcher.evaluation_checkpoints=2",
             "trainer.samples_per_step=64",
             *environment,

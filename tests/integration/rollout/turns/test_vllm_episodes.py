@@ -27,7 +27,7 @@ from tests.support.turns.talking import call, exercise, talker
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1300),
 ]  # the first one starts vLLM
 
 TURNS, LAST_OF_THE_OLD = 6, 2
