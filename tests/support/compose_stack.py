@@ -130,9 +130,19 @@ class Stack:
 
     def containers(self, *services: str) -> list[dict[str, Any]]:
         """What the engine knows of the containers of some services, of all when none is named; stopped ones too."""
-        names = self.compose("ps", "--all", "--quiet", *services).split()
-        containers: list[dict[str, Any]] = json.loads(self.docker("inspect", *names))
+        containers: list[dict[str, Any]] = json.loads(self.docker("inspect", *self._ids(*services)))
         return containers
+
+    def _ids(self, *services: str) -> list[str]:
+        """From the engine, which answers at once: docker-compose takes long to start, and the tests ask often."""
+        chosen = [
+            f"label=com.docker.compose.project={self._environment['COMPOSE_PROJECT_NAME']}",
+            "label=com.docker.compose.oneoff=False",
+        ]
+        filters = [part for one in chosen for part in ("--filter", one)]
+        shown = '{{.ID}} {{.Label "com.docker.compose.service"}}'
+        listed = (line.split() for line in self.docker("ps", "--all", *filters, "--format", shown).splitlines())
+        return [container for container, service in listed if not services or service in services]
 
     def starts(self) -> Mapping[str, str]:
         """When each container that still runs was started, by its id."""

@@ -49,6 +49,15 @@ def test_what_the_trainer_of_the_old_run_still_sends_is_refused() -> None:
     assert refusal(standing_of(0, run="new"), offer_of(121, incarnation=9, run="old"), named="new") == "run"
 
 
+@pytest.mark.parametrize("named", [None, "new"])
+def test_what_the_old_run_still_sends_does_not_take_the_place_of_what_comes_of_the_new_one(named: str | None) -> None:
+    """Versions and incarnations of two runs say nothing of each other."""
+    leaving = standing_of(1, run="old", coming=offer_of(0, run="new"))
+    for version in (0, 5):
+        assert refusal(leaving, offer_of(version, run="old"), named) == "run"
+    assert not is_known(leaving, offer_of(5, run="old"))
+
+
 @pytest.mark.parametrize("named", [None, "a"])
 def test_a_replica_leaves_its_run_for_none_that_redis_does_not_name(named: str | None) -> None:
     for run in ("b", ""):
@@ -162,7 +171,8 @@ class AnyOrder(RuleBasedStateMachine):
         before = self.standing
         match field:
             case "run":
-                assert offer.run not in (before.run, self.named)
+                assert offer.run != self.named
+                assert offer.run != before.run or before.leaves_its_run
             case "digest":
                 assert (offer.version, offer.run) == (before.version, before.run)
                 assert offer.digest != before.digest

@@ -3,7 +3,8 @@
 - A version is taken when (incarnation, version) is greater than what serves and what is coming, so a trainer that went
   back to a checkpoint is followed, and one that was replaced is not.
 - Incarnations count within a run. An offer of another run is taken only where Redis names that run: the run was begun
-  anew, its trainers count from 1 again, and whatever the old one still sends is refused.
+  anew, its trainers count from 1 again, and whatever the old one still sends is refused from the moment on that a
+  version of the new one is on its way.
 - No offer has a higher incarnation than the run's lease has granted: a number counts only when Redis has it too.
 - What serves already is confirmed, and nothing is done. The same version never gets another digest.
 - A delta needs its base, in its form, with its files here.
@@ -47,6 +48,11 @@ class Standing:
     incarnation: int = FROM_DISK
     coming: Offer | None = None
 
+    @property
+    def leaves_its_run(self) -> bool:
+        """Whether Redis has named another run, whose first version is on its way."""
+        return self.coming is not None and self.coming.run != self.run
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -58,8 +64,10 @@ class Lease:
 
 def is_known(standing: Standing, offer: Offer) -> bool:
     """Whether the offer's trainer has been followed or let in before: the lease need not be asked about it."""
+    if offer.run != standing.run or standing.leaves_its_run:
+        return False
     coming = standing.coming.incarnation if standing.coming else FROM_DISK
-    return offer.run == standing.run and offer.incarnation <= max(standing.incarnation, coming)
+    return offer.incarnation <= max(standing.incarnation, coming)
 
 
 def follow(standing: Standing, offer: Offer, lease: Lease | None) -> Standing:
@@ -71,13 +79,16 @@ def follow(standing: Standing, offer: Offer, lease: Lease | None) -> Standing:
     if lease and offer.run == lease.run and offer.incarnation > lease.incarnation:
         reason = f"expected one that the run's lease has granted, at most {lease.incarnation}, got {offer.incarnation}"
         raise WeightsRefusedError("incarnation", reason, 409)
-    if offer.run == standing.run:
+    if offer.run == standing.run and not standing.leaves_its_run:
         return standing
-    if (lease is None or lease.run != offer.run) and (lease is not None or standing.run):
-        named = lease.run if lease else standing.run
+    followed = standing.coming.run if standing.coming and standing.leaves_its_run else standing.run
+    named = lease.run if lease else followed
+    if (lease or followed) and offer.run != named:
         reason = f"expected run {named}, got {offer.run or 'no run'}; another run has this name"
         raise WeightsRefusedError("run", reason, 409)
     coming = standing.coming if standing.coming and standing.coming.run == offer.run else None
+    if offer.run == standing.run:
+        return replace(standing, coming=coming)
     return replace(standing, run=offer.run, incarnation=FROM_DISK, coming=coming)
 
 
