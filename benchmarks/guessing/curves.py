@@ -31,13 +31,13 @@ class Curve(BaseModel):
     seed: int
     machine: str
     episodes: int
-    """Of a step."""
+    """In each step."""
     rewards: list[float]
     """Mean of each step."""
     tokens: list[int]
     """Sampled in each step."""
     seconds: float
-    """Of training."""
+    """What training took."""
     held_out: dict[str, list[tuple[int, float, float]]]
     """By precision: step, mean reward, standard error."""
     first_step: list[str]
@@ -76,7 +76,7 @@ def recorded(file: Path = RECORDS) -> list[Curve]:
 
 
 def standard_error(one: Curve, other: Curve, window: int) -> float:
-    """Of the difference between the means of a window of steps, had all episodes been drawn independently.
+    """That of the difference between the means of a window of steps, had all episodes been drawn independently.
 
     Rewards are 0 or 1.
     """

@@ -63,7 +63,8 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "calculator": "unit/collector/turns/test_environments.py::"
         "test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it",
         "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
-        "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",
+        "python": "unit/collector/turns/test_environments.py::"
+        "test_a_class_of_the_users_is_found_in_its_directory_and_called_with_its_parameters",
         "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
         "verifiers": VERIFIERS + "test_one_process_plays_all_groups_and_is_ended_with_the_exercise",
     },
