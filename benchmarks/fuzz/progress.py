@@ -50,7 +50,7 @@ class Progress:
 
     @property
     def processor_seconds(self) -> float:
-        """Of all processes together."""
+        """What all processes together have used."""
         return self._numbers[_PROCESSOR] / 1e9
 
     @property

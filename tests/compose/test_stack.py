@@ -59,8 +59,8 @@ def stack(built: Stack) -> Stack:
 
 
 def brought_examples() -> list[str]:
-    """Examples whose model is there without a download or a warm start, and that need nothing beside the stack: neither a
-    service nor another Python."""
+    """Examples whose model is there without a download or a warm start, and that need neither a service nor another
+    Python beside the stack."""
     examples = sorted((Path(__file__).parents[2] / "examples").glob("*/config.toml"))
     brought = [file.parent.name for file in examples if (load(file).run.model / "config.json").is_file()]
     return [name for name in brought if name not in ("reward_service", "verifiers_env")]

@@ -14,6 +14,7 @@ from benchmarks.gpu import tables as gpu
 from benchmarks.long_answers import report as lengths
 from benchmarks.tiny_grpo import frozen_table
 from benchmarks.tiny_grpo.report import read
+from benchmarks.truncation import report as truncation
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +113,12 @@ def test_the_floods_are_told_as_they_were_recorded() -> None:
     for document in ("benchmarks.md", "security.md"):
         text = (ROOT / "docs" / document).read_text()
         assert [line for line in floods.lines(FLOODS, figures) if line not in text] == [], document
+
+
+def test_the_ratios_of_truncated_sampling_are_told_as_they_were_recorded() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "truncation.json").read_text())["figures"]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [line for line in truncation.lines(figures) if line not in text] == []
 
 
 @pytest.mark.parametrize("example", ["guess_number", "calculator"])

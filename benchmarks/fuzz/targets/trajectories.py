@@ -21,6 +21,7 @@ from ais.contracts.trajectory import (
     encode_group,
     encode_trajectory,
 )
+from ais.contracts.truncation.kept import KeptTokens
 from ais.contracts.turns import Turn
 from ais.contracts.v1 import rollout_pb2
 from ais.contracts.v1 import trajectory_pb2 as pb
@@ -35,7 +36,7 @@ BOUNDS = TrajectoryBounds(VOCABULARY, 7)
 SAMPLING = SamplingParameters(max_new_tokens=64, seed=7, stop_token_ids=(1, 2))
 
 
-def _trajectory(index: int, turns: tuple[Turn, ...] = ()) -> Trajectory:
+def _trajectory(index: int, turns: tuple[Turn, ...] = (), cut: bool = False) -> Trajectory:
     return Trajectory(
         trajectory_id=f"group/{index}",
         group_id="group",
@@ -52,6 +53,9 @@ def _trajectory(index: int, turns: tuple[Turn, ...] = ()) -> Trajectory:
         first_token_seconds=0.1,
         total_seconds=0.5,
         turns=turns,
+        kept=KeptTokens.of([np.arange(20, 20 + others, dtype=np.int32) for others in (0, 1, 2, 0, 3, 1)])
+        if cut
+        else None,
     )
 
 
@@ -76,6 +80,7 @@ _TURNS = (
     Turn(np.array([8, 9], dtype=np.int32), 4, FinishReason.STOP, 64, None),
 )
 SINGLE = encode_group(_group(_trajectory(0), _trajectory(1)))
+TRUNCATED = encode_group(_group(_trajectory(0, cut=True)))
 EPISODE = encode_group(_group(_trajectory(0, _TURNS)))
 
 
@@ -116,11 +121,14 @@ _REQUEST = rollout_pb2.GenerateRequest(
 )
 
 TARGETS: Targets = {
-    "group": Target(read_group, (MalformedRecordError,), (SINGLE, EPISODE)),
+    "group": Target(read_group, (MalformedRecordError,), (SINGLE, EPISODE, TRUNCATED)),
     "trajectory": Target(
         read_trajectory,
         (MalformedRecordError, DecodeError),  # gRPC takes the second one for us
-        tuple(encode_trajectory(one).SerializeToString() for one in (_trajectory(0), _trajectory(0, _TURNS))),
+        tuple(
+            encode_trajectory(one).SerializeToString()
+            for one in (_trajectory(0), _trajectory(0, _TURNS), _trajectory(0, cut=True))
+        ),
     ),
     "request": Target(
         read_request, (MalformedRecordError, InvalidRequestError, DecodeError), (_REQUEST.SerializeToString(),)
@@ -128,6 +136,8 @@ TARGETS: Targets = {
     "entry": Target(
         read_entry,
         (),
-        tuple(content_of({b"entry": b"1-1", b"ordinal": b"40", b"group": group}) for group in (SINGLE, EPISODE)),
+        tuple(
+            content_of({b"entry": b"1-1", b"ordinal": b"40", b"group": group}) for group in (SINGLE, EPISODE, TRUNCATED)
+        ),
     ),
 }

@@ -15,7 +15,7 @@ from ais.collector.judging.judge import UnjudgedError
 from ais.collector.metrics import CollectorMetrics
 from ais.collector.replicas.dispatch import Dispatcher
 from ais.collector.replicas.fleet import Fleet, Links
-from ais.collector.replicas.generation import Cause, GenerationError
+from ais.collector.replicas.generation import Cause, GenerationError, response_bytes
 from ais.collector.replicas.proof import Expected
 from ais.collector.settings import CollectorSettings
 from ais.collector.standstill import Standstill
@@ -75,7 +75,7 @@ class Collector:
         self.verify = self._trainer.verify
         self.fleet = self._fleet = Fleet(
             registry,
-            Links(run.use_proxy, settings.sampling.max_new_tokens, credential),
+            Links(run.use_proxy, response_bytes(settings.sampling), credential),
             expected,
             self._trainer.announced,
             Dispatcher(settings.queue_factor),

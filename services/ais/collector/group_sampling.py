@@ -12,12 +12,13 @@ import numpy as np
 from ais.collector.episodes.answering import answers
 from ais.collector.episodes.call import Call, Verify
 from ais.collector.exercise import Exercise
-from ais.collector.replicas.generation import GenerationClient
+from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
 from ais.collector.settings import CollectorSettings
 from ais.contracts.journey.times import Journey
 from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup
+from ais.contracts.truncation.kept import NOT_TOLD
 from ais.runtime.settings import RunSettings
 from ais.runtime.tracing.spans import current_traceparent
 
@@ -84,6 +85,8 @@ class GroupSampling:
             on_arrival()
 
         found = await answers(self.exercise, prompt, client, call, verify, arrived)
+        if call.sampling.truncated and any(one.kept is None for one in found.trajectories):
+            raise GenerationError("kept", NOT_TOLD, Cause.REFUSED, field="trajectory.kept")
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,

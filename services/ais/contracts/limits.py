@@ -29,9 +29,10 @@ _INDEX = re.compile(r"\[\d+\]|\.\d+(?=\.|$)")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,3}")
 _FIELDS = frozenset((
     "activations", "admitted_version", "answer", "answered", "attempt", "begin", "behaviour_logprobs", "components",
-    "context_token_ids", "digest", "draining", "drawn", "end", "engine", "engine_version", "failures",
+    "context_token_ids", "counts", "digest", "draining", "drawn", "end", "engine", "engine_version", "failures",
     "finish_reason", "first_token_seconds", "granularity", "group", "group_id", "head", "journey", "judged",
-    "kv_cache", "max_new_tokens", "message", "ordinal", "precision", "prompt_id", "prompt_token_ids", "queue",
+    "kept", "kv_cache", "max_new_tokens", "message", "min_p", "ordinal", "precision", "prompt_id",
+    "prompt_token_ids", "queue",
     "recording", "replica_id", "rewards", "sample_index", "samples", "sampling", "scales", "schema_version",
     "scores", "seed", "sent", "spans", "staleness", "stop_token_ids", "task", "temperature", "timings", "token_ids",
     "tokens", "top_k", "top_p", "total_seconds", "traceparent", "trajectories", "trajectory", "trajectory_id", "turns",

@@ -25,15 +25,22 @@ class SamplingParameters(BaseModel):
     temperature: float = Field(default=1.0, ge=0.0, le=100.0)
     """Softmax temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus mass kept; 1 keeps all. Training needs 1: truncation biases the importance ratio."""
+    """Nucleus mass kept; 1 keeps all."""
     top_k: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Number of most likely tokens kept; 0 keeps all. Training needs 0."""
+    """Number of most likely tokens kept; 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Tokens less likely than this share of the most likely one's probability are left out; 0 keeps all."""
     max_new_tokens: int = Field(default=128, ge=1, le=2**31 - 1)
     """Response length at which sampling stops, in tokens."""
     stop_token_ids: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...] = ()
     """A response ends with the first of these, which belongs to it. Empty: the model's own end-of-sequence tokens."""
     seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
     """Seed of a group's random stream. None draws from the replica's own."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some of several tokens are left out. Greedy sampling has one to choose from."""
+        return self.temperature > 0.0 and (self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0)
 
     def to_proto(self) -> pb.SamplingParameters:
         return pb.SamplingParameters(**self.model_dump())
@@ -45,6 +52,7 @@ class SamplingParameters(BaseModel):
             temperature=message.temperature,
             top_p=message.top_p,
             top_k=message.top_k,
+            min_p=message.min_p,
             max_new_tokens=message.max_new_tokens,
             stop_token_ids=tuple(message.stop_token_ids),
             seed=message.seed if message.HasField("seed") else None,

@@ -31,6 +31,7 @@ from ais.contracts.malformed import MalformedRecordError as MalformedRecordError
 from ais.contracts.malformed import check_name, refuse
 from ais.contracts.reward_components import RewardComponent, decode_components, encode_components
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
+from ais.contracts.truncation.kept import KeptTokens, decode_kept, encode_kept
 from ais.contracts.turns import (
     FINISH_TO_PROTO,
     Segment,
@@ -45,9 +46,10 @@ from ais.contracts.turns import decode_token_ids as decode_token_ids
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.text import printable
 
-SINGLE_RESPONSES, WITH_TURNS = 1, 2
-"""Layouts of ScoredGroup that are read. A group without turns is written as a reader of an earlier release knows it;
-one with turns must be refused there, because what follows its prompt is not what was sampled alone."""
+SINGLE_RESPONSES, WITH_TURNS, WITH_KEPT_TOKENS = 1, 2, 3
+"""Layouts of ScoredGroup that are read. A group is written in the lowest that holds it, as readers of earlier releases
+know it. One with turns must be refused where these are unknown, because what follows its prompt is not what was sampled
+alone; one with kept tokens, because its log-probs are not those of the whole vocabulary."""
 
 LOGPROB_DTYPE = np.dtype("<f4")
 
@@ -102,6 +104,8 @@ class Trajectory:
     total_seconds: float
     turns: tuple[Turn, ...] = ()
     """The turns of an episode; none for a single response."""
+    kept: KeptTokens | None = None
+    """What truncated sampling left to draw from; None where it was not truncated, or the engine cannot tell."""
 
     @property
     def oldest_version(self) -> int:
@@ -162,7 +166,7 @@ def encode_trajectory(trajectory: Trajectory) -> pb.Trajectory:
 
 def encode_group(group: ScoredGroup) -> bytes:
     message = pb.ScoredGroup(
-        schema_version=WITH_TURNS if any(one.turns for one in group.trajectories) else SINGLE_RESPONSES,
+        schema_version=_layout(group.trajectories),
         group_id=group.group_id,
         ordinal=group.ordinal,
         prompt_id=group.prompt_id,
@@ -178,6 +182,12 @@ def encode_group(group: ScoredGroup) -> bytes:
     encode_components(message, group.components)
     encode_journey(message, group.journey)
     return message.SerializeToString()
+
+
+def _layout(trajectories: tuple[Trajectory, ...]) -> int:
+    if any(one.kept is not None for one in trajectories):
+        return WITH_KEPT_TOKENS
+    return WITH_TURNS if any(one.turns for one in trajectories) else SINGLE_RESPONSES
 
 
 def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
@@ -197,6 +207,7 @@ def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
     message.timings.first_token_seconds = trajectory.first_token_seconds
     message.timings.total_seconds = trajectory.total_seconds
     encode_turns(message, trajectory.turns)
+    encode_kept(message, trajectory.kept)
 
 
 @lru_cache(maxsize=DISTINCT_KEPT)
@@ -241,6 +252,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         first_token_seconds=message.timings.first_token_seconds,
         total_seconds=message.timings.total_seconds,
         turns=decode_turns(message, len(token_ids), bounds.vocab_size, field),
+        kept=decode_kept(message, token_ids, bounds.vocab_size, field),
     )
 
 
@@ -250,8 +262,8 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         message = pb.ScoredGroup.FromString(payload)
     except DecodeError as error:
         raise MalformedRecordError("group", f"is not a ScoredGroup message: {error}") from error
-    if message.schema_version not in (SINGLE_RESPONSES, WITH_TURNS):
-        refuse("schema_version", f"expected {SINGLE_RESPONSES} or {WITH_TURNS}, got {message.schema_version}")
+    if not SINGLE_RESPONSES <= message.schema_version <= WITH_KEPT_TOKENS:
+        refuse("schema_version", f"expected {SINGLE_RESPONSES} to {WITH_KEPT_TOKENS}, got {message.schema_version}")
     check_name(message.group_id, "group_id")
     for name in ("prompt_id", "task"):
         check_name(getattr(message, name), name, may_be_empty=True)

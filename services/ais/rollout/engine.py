@@ -14,6 +14,7 @@ import numpy as np
 
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan
+from ais.contracts.truncation.kept import KeptTokens
 from ais.contracts.weights.forms import BF16
 
 
@@ -77,6 +78,8 @@ class Completion:
     total_seconds: float
     queued_seconds: float = 0.0
     """Until it was begun, a part of `first_token_seconds`. For traces alone."""
+    kept: KeptTokens | None = None
+    """What truncated sampling left to draw from; None where it was not truncated, or the engine cannot tell."""
 
 
 @dataclass(frozen=True)

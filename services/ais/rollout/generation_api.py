@@ -221,4 +221,5 @@ def _trajectory(
         replica_id=replica_id,
         first_token_seconds=completion.first_token_seconds,
         total_seconds=completion.total_seconds,
+        kept=completion.kept,
     )

@@ -38,6 +38,7 @@ SMALL = {
     "scale": ("--replicas", "1", "--seconds", "15", "--no-limit"),
     "security": ("--rounds", "1", "--groups", "16", "--megabytes", "4"),
     "train": ("--steps", "5", "--rounds", "1", "--run-steps", "4"),
+    "truncation": ("--prompts", "2", "--samples", "4"),
     "updates": ("--engine", "torch", "--updates", "2"),
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }

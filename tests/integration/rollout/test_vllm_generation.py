@@ -44,7 +44,13 @@ async def test_the_recorded_logprobs_are_those_of_the_distribution_sampled_from(
 
 @pytest.mark.parametrize(
     "sampling",
-    [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 4}, {"temperature": 0.9, "top_p": 0.8}, {"temperature": 0.0}],
+    [
+        {"temperature": 0.7},
+        {"temperature": 1.3, "top_k": 4},
+        {"temperature": 0.9, "top_p": 0.8},
+        {"temperature": 1.2, "min_p": 0.1},
+        {"temperature": 0.0},
+    ],
     ids=str,
 )
 async def test_they_are_so_under_temperature_and_truncation(
@@ -53,7 +59,7 @@ async def test_they_are_so_under_temperature_and_truncation(
     """The whole distribution of a token is scored, token by token, and tempered and truncated here. BF16 sums of
     batches of another height differ in their last bits, and FP8 makes that visible."""
     (completion,) = await collect(vllm_replica.engine, request(new_tokens=24, **sampling))
-    gaps, plain = [], []
+    gaps, plain, among = [], [], []
     for place in range(0, len(completion.token_ids), 2):
         prefix = [*PROMPT, *completion.token_ids[:place].tolist()]
         scores = await vllm_replica.score([[*prefix, token] for token in range(VOCABULARY)])
@@ -61,15 +67,26 @@ async def test_they_are_so_under_temperature_and_truncation(
         token, recorded = completion.token_ids[place], completion.logprobs[place]
         gaps.append(abs(recorded - np.log(distribution(logprobs, **sampling)[token])))
         plain.append(abs(recorded - logprobs[token]))
+        if completion.kept is not None:
+            begin = int(completion.kept.counts[:place].sum())
+            ids = completion.kept.token_ids[begin : begin + completion.kept.counts[place]]
+            tempered = logprobs / sampling["temperature"]
+            among.append(abs(recorded - tempered[token] + np.logaddexp.reduce(tempered[[token, *ids]])))
     usual = np.mean(sorted(gaps)[:-2])  # where a last bit has flipped a rounding, a gap may be large
     assert usual < 0.02
     assert np.mean(plain) > 3 * usual
+    truncated = "top_k" in sampling or "top_p" in sampling or "min_p" in sampling
+    assert bool(among) == truncated, "the tokens kept are told where some are left out"
+    assert not truncated or np.mean(sorted(among)[:-2]) < 0.02, "the token's log-prob is that among the tokens told"
 
 
-def distribution(logprobs: np.ndarray, temperature: float, top_k: int = 0, top_p: float = 1.0) -> np.ndarray:
+def distribution(
+    logprobs: np.ndarray, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> np.ndarray:
     if temperature == 0.0:
         return (logprobs == logprobs.max()).astype(float)
     probabilities = np.exp(logprobs / temperature)
+    probabilities[probabilities < min_p * probabilities.max()] = 0.0
     probabilities /= probabilities.sum()
     order = np.argsort(-probabilities)
     if top_k:

@@ -50,6 +50,7 @@ def test_the_wires_rounding_of_what_was_asked_is_no_difference(temperature: floa
         ({"temperature": 0.70001}, "temperature"),
         ({"top_p": 0.99}, "top_p"),
         ({"top_k": 1}, "top_k"),
+        ({"min_p": 0.5}, "min_p"),
         ({"max_new_tokens": 6}, "max_new_tokens"),
         ({"stop_token_ids": (7, 3)}, "stop_token_ids"),
         ({"stop_token_ids": ()}, "stop_token_ids"),

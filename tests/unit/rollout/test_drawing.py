@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from ais.rollout.engines.torch_engine.sampling import CHUNK, distribution, draw, draw_by_chunks, sample_key, uniforms
+from ais.rollout.engines.torch_engine.sampling import (
+    CHUNK,
+    distribution,
+    draw,
+    draw_by_chunks,
+    kept_beside,
+    sample_key,
+    uniforms,
+)
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
 
 
-def sampled_from(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> torch.Tensor:
-    return distribution(LOGITS, torch.tensor([temperature]), torch.tensor([top_k]), torch.tensor([top_p])).exp()[0]
+def sampled_from(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
+    limits = (torch.tensor([one]) for one in (temperature, top_k, top_p, min_p))
+    return distribution(LOGITS, *limits).exp()[0]
 
 
 def test_temperature_divides_the_logits() -> None:
@@ -62,6 +71,22 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass_and_renormalises() -
     for top_p, kept in ((mass - 0.01, 2), (mass + 0.01, 3), (1e-6, 1)):
         expected = torch.cat((torch.softmax(LOGITS[0, :kept], -1), torch.zeros(5 - kept)))
         torch.testing.assert_close(sampled_from(top_p=top_p), expected)
+
+
+def test_min_p_leaves_out_what_is_less_likely_than_a_share_of_the_most_likely() -> None:
+    whole = torch.softmax(LOGITS[0], -1)
+    share = float(whole[2] / whole[0])
+    for min_p, kept in ((share - 0.01, 3), (share + 0.01, 2), (1.0, 1)):
+        expected = torch.cat((whole[:kept] / whole[:kept].sum(), torch.zeros(5 - kept)))
+        torch.testing.assert_close(sampled_from(min_p=min_p), expected)
+
+
+def test_what_could_have_been_drawn_beside_a_token_is_told_of_the_rows_that_are_asked_for() -> None:
+    rows = LOGITS.repeat(3, 1)
+    logprobs = distribution(rows, torch.ones(3), torch.tensor([2, 3, 0]), torch.ones(3))
+    kept = kept_beside(logprobs, torch.tensor([1, 0, 4]), [0, 1])
+    assert {row: ids.tolist() for row, ids in kept.items()} == {0: [0], 1: [1, 2]}
+    assert kept_beside(logprobs, torch.tensor([1, 0, 4]), []) == {}
 
 
 def test_top_p_looks_at_what_top_k_left() -> None:

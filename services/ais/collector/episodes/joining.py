@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ais.contracts.trajectory import TOKEN_DTYPE, MalformedRecordError, PolicySpan, Trajectory
+from ais.contracts.truncation.kept import KeptTokens
 from ais.contracts.turns import Turn
 
 MOST_TOKENS = 2**31 - 1
@@ -34,6 +35,7 @@ def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_
         for name in ("precision", "engine", "engine_version"):
             if getattr(response, name) != getattr(first, name):
                 raise MalformedRecordError(f"trajectory.{name}", "another one within an episode")
+    kept = [one.kept for one in responses if one.kept is not None]
     most = min(max(one.sampling.max_new_tokens for one in responses) * most_turns, MOST_TOKENS)
     return replace(
         first,
@@ -47,6 +49,7 @@ def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_
         sampling=first.sampling.model_copy(update={"max_new_tokens": most}),
         total_seconds=sum(response.total_seconds for response in responses),
         turns=tuple(_turn(turn) for turn in turns),
+        kept=KeptTokens.joined(kept) if len(kept) == len(responses) else None,
     )
 
 

@@ -59,6 +59,7 @@ def cut_at(exercise: Exercise, sampled: Trajectory, stops: Sequence[str]) -> tup
         behaviour_logprobs=sampled.behaviour_logprobs[:length],
         spans=tuple(replace(span, end=min(span.end, length)) for span in sampled.spans if span.begin < length),
         finish_reason=FinishReason.STOP,
+        kept=sampled.kept.first(length) if sampled.kept is not None else None,
     )
     return response, replace(whole, text=whole.text[: min(found)], finish_reason=FinishReason.STOP, tokens=length)
 

@@ -56,7 +56,7 @@ class Links:
 
     use_proxy: bool
     longest_response: int
-    """In tokens."""
+    """Bytes of its tokens."""
     credential: Credential = NOBODY
 
     def change(self) -> int:

@@ -29,10 +29,14 @@ from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.text import printable
 from ais.runtime.tracing.spans import carried, span
 
-LONGEST_RESPONSE = 1 << 20
-"""Tokens of a response, where the caller does not say how many there may be."""
+LONGEST_RESPONSE = 1 << 24
+"""Bytes of a response's tokens, where the caller does not say how many there may be."""
 TOKEN_BYTES = 16
 """Bytes of a message for each token: its id and log-prob, and as much again for spans that end often."""
+KEPT_BYTES = 4
+"""Bytes of a message for each token that truncated sampling kept."""
+MOST_KEPT = 1024
+"""Tokens kept for each one, on average over a response, where top_k does not say how many there may be."""
 ENVELOPE_BYTES = 1 << 18
 """Bytes of a message beside its tokens: ids, sampling parameters, precision, digests."""
 
@@ -81,7 +85,7 @@ class GenerationClient:
         longest_response: int = LONGEST_RESPONSE,
         credential: Credential = NOBODY,
     ) -> None:
-        """`longest_response` in tokens: gRPC refuses larger messages before it has read or decompressed them."""
+        """`longest_response`: bytes of its tokens; gRPC refuses more before it has read or decompressed it."""
         self._credential = credential
         options = _channel_options(longest_response)
         self._channel = open_channel(address, REPLICA, credential.certificates, use_proxy, options)
@@ -229,6 +233,12 @@ class GenerationClient:
         yield trajectory
 
 
+def response_bytes(sampling: SamplingParameters) -> int:
+    """Most that the tokens of a response take in a message."""
+    kept = 1 + min(sampling.top_k or MOST_KEPT, MOST_KEPT) if sampling.truncated else 0
+    return sampling.max_new_tokens * (TOKEN_BYTES + KEPT_BYTES * kept)
+
+
 def _request(question: Question, prompt_token_ids: Sequence[int]) -> rollout_pb2.GenerateRequest:
     return rollout_pb2.GenerateRequest(
         group_id=question.group_id,
@@ -260,7 +270,7 @@ def _failure(error: grpc.aio.AioRpcError) -> GenerationError:
 
 def _channel_options(longest_response: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", ENVELOPE_BYTES + TOKEN_BYTES * longest_response),
+        ("grpc.max_receive_message_length", ENVELOPE_BYTES + longest_response),
         ("grpc.max_metadata_size", 16_384),
         ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_ANSWER_SECONDS * 1000)),

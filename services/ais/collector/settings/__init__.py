@@ -115,7 +115,8 @@ class CollectorSettings(Section):
     prompt: PromptSettings = PromptSettings()
     """How a problem's text becomes the prompt that is tokenised."""
     sampling: SamplingParameters = SamplingParameters()
-    """How responses are sampled. Truncated sampling (top_p, top_k) is refused: it biases the importance ratio."""
+    """How responses are sampled. Where that is truncated (top_p, top_k, min_p), replicas tell which tokens were kept,
+    and the trainer scores over these. vLLM tells it where top_k is at most 128, or the vocabulary at most 160."""
     group_deadline_seconds: Seconds = 120.0
     """A group not finished by then is started again, on another replica where there is one."""
     max_attempts: Count = 50
@@ -147,10 +148,10 @@ class CollectorSettings(Section):
 
     @model_validator(mode="after")
     def _sampling_can_be_trained_on(self) -> Self:
-        if self.sampling.top_p < 1.0 or self.sampling.top_k > 0:
+        if self.sampling.top_k == 1 or self.sampling.min_p == 1.0:
             raise ValueError(
-                "truncated sampling (sampling.top_p < 1 or sampling.top_k > 0) is refused: the trainer scores over the "
-                "whole vocabulary, and the importance ratio would be biased. Set top_p = 1 and top_k = 0."
+                "sampling.top_k = 1 and sampling.min_p = 1 leave one token possible, which teaches nothing: set top_k "
+                "to 0 or to 2 or more, and min_p below 1"
             )
         if self.sampling.seed is not None:
             raise ValueError("sampling.seed is drawn from run.seed for each group; set run.seed instead")

@@ -107,4 +107,5 @@ class Rollouts:
             replica_id="",
             first_token_seconds=0.0,
             total_seconds=0.0,
+            kept=one.kept,
         )

@@ -45,20 +45,22 @@ class Precision(_message.Message):
     def __init__(self, weights: _Optional[str] = ..., granularity: _Optional[str] = ..., activations: _Optional[str] = ..., kv_cache: _Optional[str] = ..., head: _Optional[bool] = ..., scales: _Optional[str] = ...) -> None: ...
 
 class SamplingParameters(_message.Message):
-    __slots__ = ("temperature", "top_p", "top_k", "max_new_tokens", "stop_token_ids", "seed")
+    __slots__ = ("temperature", "top_p", "top_k", "max_new_tokens", "stop_token_ids", "seed", "min_p")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_p: float
     top_k: int
     max_new_tokens: int
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     seed: int
-    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ...) -> None: ...
+    min_p: float
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("first_token_seconds", "total_seconds")
@@ -82,8 +84,16 @@ class Turn(_message.Message):
     seed: int
     def __init__(self, context_token_ids: _Optional[bytes] = ..., tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., max_new_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
+class KeptTokens(_message.Message):
+    __slots__ = ("counts", "token_ids")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    counts: bytes
+    token_ids: bytes
+    def __init__(self, counts: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ...) -> None: ...
+
 class Trajectory(_message.Message):
-    __slots__ = ("trajectory_id", "group_id", "sample_index", "token_ids", "behaviour_logprobs", "spans", "finish_reason", "sampling", "precision", "engine", "engine_version", "replica_id", "timings", "turns")
+    __slots__ = ("trajectory_id", "group_id", "sample_index", "token_ids", "behaviour_logprobs", "spans", "finish_reason", "sampling", "precision", "engine", "engine_version", "replica_id", "timings", "turns", "kept")
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +108,7 @@ class Trajectory(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: str
     group_id: str
     sample_index: int
@@ -112,7 +123,8 @@ class Trajectory(_message.Message):
     replica_id: str
     timings: Timings
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
-    def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ...) -> None: ...
+    kept: KeptTokens
+    def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., kept: _Optional[_Union[KeptTokens, _Mapping]] = ...) -> None: ...
 
 class JudgementFailure(_message.Message):
     __slots__ = ("index", "outcome", "text")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from ais.contracts.queue import Entry
 from ais.contracts.trajectory import MalformedRecordError, ScoredGroup, Trajectory, TrajectoryBounds, decode_group
+from ais.contracts.truncation.kept import NOT_TOLD
 from ais.runtime.settings import RunSettings
 
 LOWEST_TEMPERATURE = 1e-4
@@ -176,12 +177,8 @@ class Intake:
                 f"{sampling.temperature:g} is greedy: there is no distribution to learn from; sample at "
                 f"{LOWEST_TEMPERATURE:g} or more",
             )
-        if sampling.top_p < 1.0 or sampling.top_k > 0:
-            raise MalformedRecordError(
-                f"{field}.sampling",
-                f"top_p = {sampling.top_p:g} and top_k = {sampling.top_k} truncate the distribution, which biases the "
-                "importance ratio; train with top_p = 1 and top_k = 0",
-            )
+        if sampling.truncated and trajectory.kept is None:
+            raise MalformedRecordError(f"{field}.kept", NOT_TOLD)
         if (length := prompt_length + len(trajectory.text_token_ids)) > self._context_length:
             raise MalformedRecordError(
                 f"{field}.token_ids",

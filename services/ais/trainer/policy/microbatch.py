@@ -56,6 +56,10 @@ class Microbatch:
     """int64 [R]: sampled tokens of each sequence."""
     precision: Precision
     """Number formats of the policy that sampled: one for all sequences."""
+    kept_counts: torch.Tensor | None = None
+    """int64 [T]: how many tokens truncated sampling left beside each sampled one; None: it was not truncated."""
+    kept_ids: torch.Tensor | None = None
+    """int64 [sum of kept_counts]: those tokens, in the order of the T."""
 
     def to(self, device: torch.device) -> Microbatch:
         tensors = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
@@ -74,18 +78,18 @@ def deal(samples: Sequence[Sample], ranks: int) -> list[list[int]]:
 def cut(
     samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0, chosen: Sequence[int] | None = None
 ) -> list[Microbatch]:
-    """Microbatches of `samples`, or those `chosen` of them, longest first, each of one precision and within the budget.
+    """Microbatches of `samples`, or those `chosen` of them, longest first, each of one kind and within the budget.
 
     `first` is the number in the batch of the first sample.
 
     A sample that alone exceeds the budget gets a microbatch of its own.
     """
-    precisions = [sample.trajectory.precision for sample in samples]
+    kinds = [_kind(sample.trajectory) for sample in samples]
     cuts: list[list[int]] = []
     width = 0
     for index in _by_length(samples, range(len(samples)) if chosen is None else chosen):
         full = bool(cuts) and (len(cuts[-1]) + 1) * width > tokens_per_microbatch
-        if not cuts or full or precisions[index] != precisions[cuts[-1][0]]:
+        if not cuts or full or kinds[index] != kinds[cuts[-1][0]]:
             cuts.append([])
             width = samples[index].input_length  # the longest comes first
         cuts[-1].append(index)
@@ -110,8 +114,13 @@ def nothing(precision: Precision) -> Microbatch:
 
 
 def _by_length(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
-    """`indices` by precision, the longest first."""
-    return sorted(indices, key=lambda index: (str(samples[index].trajectory.precision), -samples[index].input_length))
+    """`indices` by kind, the longest first."""
+    return sorted(indices, key=lambda index: (_kind(samples[index].trajectory), -samples[index].input_length))
+
+
+def _kind(trajectory: Trajectory) -> tuple[str, bool]:
+    """What sequences of one forward pass have in common: the precision, and whether their sampling was truncated."""
+    return str(trajectory.precision), trajectory.kept is not None
 
 
 def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Microbatch:
@@ -132,6 +141,7 @@ def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Micr
     input_ids[prompt_rows, prompt_columns] = np.concatenate(prompts)
     input_ids[rows[read], columns[read] + 1] = text[read]
     rows = rows[sampled]
+    kept = [trajectory.kept for trajectory in trajectories if trajectory.kept is not None]
     temperatures = np.array([trajectory.sampling.temperature for trajectory in trajectories], dtype=np.float32)
     return Microbatch(
         input_ids=torch.from_numpy(input_ids),
@@ -144,6 +154,8 @@ def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Micr
         sequences=torch.tensor(chosen) + first,
         lengths=torch.from_numpy(lengths),
         precision=trajectories[0].precision,
+        kept_counts=torch.from_numpy(np.concatenate([one.counts for one in kept]).astype(np.int64)) if kept else None,
+        kept_ids=torch.from_numpy(np.concatenate([one.token_ids for one in kept]).astype(np.int64)) if kept else None,
     )
 
 

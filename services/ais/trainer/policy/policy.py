@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from ais.contracts.sampling import Precision
 from ais.runtime.process import UnavailableError
 from ais.trainer.policy.adapters import Adapters
+from ais.trainer.policy.kept import Kept
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.scoring import ScoringModel
 
@@ -139,13 +140,20 @@ class Policy:
                 microbatch.temperature,
                 behaviour,
                 centre,
+                Kept.of(microbatch),
             )
         )
 
     def distribution(self, microbatch: Microbatch, behaviour: Precision | None = None) -> torch.Tensor:
-        """Log-probs of every token at every response position, float32 [T, V], under the sampling temperature."""
+        """Log-probs of every token at every response position, float32 [T, V], under the sampling temperature; where
+        sampling was truncated, among the tokens kept, others at -1e30 or less."""
         return self.scoring.distribution(
-            microbatch.input_ids, microbatch.rows, microbatch.columns, microbatch.temperature, behaviour
+            microbatch.input_ids,
+            microbatch.rows,
+            microbatch.columns,
+            microbatch.temperature,
+            behaviour,
+            Kept.of(microbatch),
         )
 
     @torch.no_grad()

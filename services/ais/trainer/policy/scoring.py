@@ -24,6 +24,7 @@ from ais.trainer.policy.activation_checkpointing import checkpoint_activations
 from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.behaviour_forward import BehaviourProducts
 from ais.trainer.policy.float32_products import bf16_products
+from ais.trainer.policy.kept import Kept
 from ais_core.centring import mean_scores
 
 LOGITS_AT_ONCE = 1 << 25
@@ -85,12 +86,14 @@ class ScoringModel(nn.Module):
         temperature: torch.Tensor,
         behaviour: Precision | None = None,
         centre: Precision | None = None,
+        kept: Kept | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both, and
         with `centre`, the precision of the policy that sampled, the mean score under that policy (with its graph).
 
         `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
-        which it is; `temperature` is float32 [T]. `centre` is not for sharded parameters.
+        which it is; `temperature` is float32 [T]. `centre` is not for sharded parameters. With `kept`, all
+        distributions are those among the tokens that truncated sampling left.
         """
         sampler = None
         if centre is not None:
@@ -99,13 +102,18 @@ class ScoringModel(nn.Module):
         hidden = self._hidden(input_ids, rows, columns, behaviour)
         length = max(1, LOGITS_AT_ONCE // self.model.get_input_embeddings().num_embeddings)
         if len(hidden) <= length:
-            return self._score_piece(hidden, targets, temperature, behaviour, sampler, centre)
+            return self._score_piece(hidden, targets, temperature, behaviour, sampler, centre, kept)
         pieces = list(zip(*(torch.split(tensor, length) for tensor in (hidden, targets, temperature)), strict=True))
+        keeps = [None] * len(pieces) if kept is None else kept.split(length)
         samplers = [None] * len(pieces) if sampler is None else torch.split(sampler, length)
         # A piece's logits are not kept for the backward pass but computed again.
         scores = [
-            checkpoint(self._score_piece, *piece, behaviour, own, centre, use_reentrant=False, preserve_rng_state=False)
-            for piece, own in zip(pieces, samplers, strict=True)
+            checkpoint(
+                *(self._score_piece, *piece, behaviour, own, centre, keep),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for piece, own, keep in zip(pieces, samplers, keeps, strict=True)
         ]
         logprobs, entropies, means = zip(*scores, strict=True)
         return torch.cat(logprobs), torch.cat(entropies), None if centre is None else torch.cat(means)
@@ -117,9 +125,10 @@ class ScoringModel(nn.Module):
         columns: torch.Tensor,
         temperature: torch.Tensor,
         behaviour: Precision | None = None,
+        kept: Kept | None = None,
     ) -> torch.Tensor:
         """Log-probs of every token, float32 [T, V], with the arguments of `forward`. Not for sharded parameters."""
-        return self._head_logprobs(self._hidden(input_ids, rows, columns, behaviour), temperature, behaviour)
+        return self._head_logprobs(self._hidden(input_ids, rows, columns, behaviour), temperature, behaviour, kept)
 
     def _hidden(
         self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, behaviour: Precision | None
@@ -139,26 +148,28 @@ class ScoringModel(nn.Module):
         behaviour: Precision | None,
         sampler: torch.Tensor | None,
         centre: Precision | None,
+        kept: Kept | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """What the distributions after `hidden` [T, H] say about `targets` (int64 [T]); and, where there are the hidden
         states of the `sampler`, about what that would have sampled."""
-        logprobs = self._head_logprobs(hidden, temperature, behaviour)
+        logprobs = self._head_logprobs(hidden, temperature, behaviour, kept)
         chosen = logprobs.gather(1, targets[:, None]).squeeze(1).clone()  # FSDP2 hooks what comes out: no views
         with torch.set_grad_enabled(self.differentiate_entropy and torch.is_grad_enabled()):
             entropy = -(logprobs.exp() * logprobs).sum(-1)
         if sampler is None:
             return chosen, entropy, None
         with torch.no_grad():
-            sampled_from = self._head_logprobs(sampler, temperature, centre)
+            sampled_from = self._head_logprobs(sampler, temperature, centre, kept)
         return chosen, entropy, mean_scores(logprobs, sampled_from)
 
     def _head_logprobs(
-        self, hidden: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None
+        self, hidden: torch.Tensor, temperature: torch.Tensor, behaviour: Precision | None, kept: Kept | None
     ) -> torch.Tensor:
         """The head on `hidden` [T, H], and its log-softmax [T, V], which is float32."""
         with self._products(behaviour if behaviour is not None and behaviour.head else None):
             logits = self._call(self.model.get_output_embeddings(), hidden)
-        return torch.log_softmax(logits.float() / temperature[:, None], dim=-1)
+        tempered = logits.float() / temperature[:, None]
+        return torch.log_softmax(tempered if kept is None else kept.alone(tempered), dim=-1)
 
     def _call(self, part: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Runs a part of the model on its parameters in `compute_dtype`, with the adapters merged into them."""

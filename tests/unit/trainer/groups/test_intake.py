@@ -102,8 +102,9 @@ def test_tokens_of_a_version_that_does_not_exist_are_refused() -> None:
     ("sampling", "field"),
     [
         ({"temperature": 0.0}, "trajectories[0].sampling.temperature"),
-        ({"top_p": 0.9}, "trajectories[0].sampling"),
-        ({"top_k": 5}, "trajectories[0].sampling"),
+        ({"top_p": 0.9}, "trajectories[0].kept"),
+        ({"top_k": 5}, "trajectories[0].kept"),
+        ({"min_p": 0.1}, "trajectories[0].kept"),
     ],
 )
 def test_sampling_that_cannot_be_trained_on_is_refused(sampling: dict[str, float], field: str) -> None:

@@ -162,6 +162,7 @@ class ReplayEngine(EngineLife):
             first_token_seconds=self._pace.due(begin, 0) - arrived,
             total_seconds=ended - arrived,
             queued_seconds=begin - arrived,
+            kept=recorded.kept.first(tokens) if recorded.kept is not None else None,
         )
 
 

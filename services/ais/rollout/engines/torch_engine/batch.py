@@ -14,7 +14,7 @@ from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.fused import best_decoder
 from ais.rollout.engines.torch_engine.graphs import GraphedDecoder
-from ais.rollout.engines.torch_engine.sampling import distribution, draw, uniforms
+from ais.rollout.engines.torch_engine.sampling import distribution, draw, kept_beside, uniforms
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Slots
 from ais.rollout.engines.torch_engine.weights import DecoderWeights
 
@@ -77,9 +77,12 @@ class Batch:
             torch.from_numpy(slots.temperature[:count]),
             torch.from_numpy(slots.top_k[:count]),
             torch.from_numpy(slots.top_p[:count]),
+            torch.from_numpy(slots.min_p[:count]),
         )
         tokens, chosen = draw(logprobs, torch.from_numpy(uniforms(slots.keys[:count], slots.draws[:count])))
-        ended = slots.record(tokens.cpu().numpy(), chosen.cpu().numpy(), self.policy.version, time.monotonic())
+        kept = kept_beside(logprobs, tokens, slots.truncated_rows)
+        sampled = tokens.cpu().numpy(), chosen.cpu().numpy()
+        ended = slots.record(*sampled, self.policy.version, time.monotonic(), kept)
         self._cache.clear_rows([one.row for one in ended if isinstance(one.outcome, SamplingFailedError)])
         return ended
 

@@ -7,6 +7,8 @@ the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,11 +47,14 @@ def _mixed(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def distribution(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Log-probs f32 [n, V] of what is sampled: tempered, truncated to top_k then top_p, normalised again.
+def distribution(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor | None = None
+) -> Tensor:
+    """Log-probs f32 [n, V] of what is sampled: tempered, truncated by min_p, top_k, then top_p, normalised again.
 
-    `logits` f32 [n, V]; `temperature` and `top_p` f32 [n]; `top_k` int64 [n], 0 keeps all. The most likely token is
-    always kept. All but the logits are on the CPU, so that which rows need what is known without waiting for a GPU.
+    `logits` f32 [n, V]; `temperature`, `top_p` and `min_p` f32 [n]; `top_k` int64 [n], 0 keeps all. The most likely
+    token is always kept, and vLLM truncates in the same order. All but the logits are on the CPU, so that which rows
+    need what is known without waiting for a GPU.
     """
     device = logits.device
     cold = (temperature < _COLD).nonzero().squeeze(1)
@@ -58,9 +63,10 @@ def distribution(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tens
         shifted = logits[cold] - logits[cold].amax(dim=-1, keepdim=True)
         logits = logits.index_copy(0, cold, shifted)
     tempered = torch.log_softmax(logits / _sent(temperature, device)[:, None], dim=-1)
-    truncated = ((top_k > 0) | (top_p < 1.0)).nonzero().squeeze(1)
+    min_p = torch.zeros_like(top_p) if min_p is None else min_p
+    truncated = ((top_k > 0) | (top_p < 1.0) | (min_p > 0.0)).nonzero().squeeze(1)
     if truncated.numel():
-        limits = top_k[truncated].to(device), top_p[truncated].to(device)
+        limits = top_k[truncated].to(device), top_p[truncated].to(device), min_p[truncated].to(device)
         rows = truncated.to(device)
         tempered[rows] = _truncated(tempered[rows], *limits)
     return tempered
@@ -71,14 +77,27 @@ def _sent(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers.to(device, non_blocking=True)
 
 
-def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+def _truncated(logprobs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(logprobs.shape[-1], device=logprobs.device)
+    ordered.masked_fill_(ordered < ordered[:, :1] + min_p.log()[:, None], -torch.inf)  # log 0: none is less likely
     ordered.masked_fill_((top_k[:, None] > 0) & (ranks >= top_k[:, None]), -torch.inf)
     probabilities = torch.softmax(ordered, dim=-1)
     mass_before = probabilities.cumsum(-1) - probabilities
     ordered.masked_fill_((mass_before >= top_p[:, None]) & (ranks > 0), -torch.inf)
     return torch.log_softmax(torch.empty_like(logprobs).scatter_(-1, order, ordered), dim=-1)
+
+
+def kept_beside(logprobs: Tensor, tokens: Tensor, rows: Sequence[int]) -> dict[int, np.ndarray]:
+    """For each of `rows`, the tokens that could have been drawn beside the one that was, int32 in rising order.
+
+    `logprobs` f32 [n, V] of the truncated distribution, `tokens` int64 [n].
+    """
+    if not rows:
+        return {}
+    chosen = torch.tensor(rows, device=logprobs.device)
+    others = (logprobs[chosen] > -torch.inf).scatter_(1, tokens[chosen][:, None], False).cpu().numpy()
+    return {row: np.flatnonzero(kept).astype(np.int32) for row, kept in zip(rows, others, strict=True)}
 
 
 def draw(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import PolicySpan
+from ais.contracts.truncation.kept import KeptTokens
 from ais.rollout.engine import Completion, GenerationRequest, Sampled, SamplingFailedError
 from ais.rollout.engines.limits import MOST_STOP_TOKENS
 from ais.rollout.engines.torch_engine.sampling import sample_key
@@ -90,12 +92,15 @@ class Slots:
         self._length = positions
         self._waiting: deque[Group] = deque()
         self._occupants: list[tuple[Group, int] | None] = []
+        self._kept: dict[tuple[int, int], list[np.ndarray]] = {}
+        """By ticket and index of a sample, what truncated sampling left beside each token."""
         self.tokens = np.zeros((capacity, positions), dtype=np.int64)
         """Prompt and response of each sequence."""
         self.positions = np.zeros(capacity, dtype=np.int64)
         self.temperature = np.ones(capacity, dtype=np.float32)
         self.top_k = np.zeros(capacity, dtype=np.int64)
         self.top_p = np.ones(capacity, dtype=np.float32)
+        self.min_p = np.zeros(capacity, dtype=np.float32)
         self.keys = np.zeros(capacity, dtype=np.uint64)
         """Random stream of each sequence."""
         self.draws = np.zeros(capacity, dtype=np.uint64)
@@ -128,6 +133,15 @@ class Slots:
     def idle(self) -> bool:
         return not self._waiting and not any(self._occupants)
 
+    @property
+    def truncated_rows(self) -> list[int]:
+        """Rows of which it is to be told what truncated sampling left to draw from."""
+        return [
+            row
+            for row, occupant in enumerate(self._occupants)
+            if occupant is not None and occupant[0].request.sampling.truncated
+        ]
+
     def submit(self, group: Group) -> None:
         """Puts all samples of a group at the end of the queue."""
         self._waiting.append(group)
@@ -138,6 +152,7 @@ class Slots:
         for row, occupant in enumerate(self._occupants):
             if occupant is not None and occupant[0].ticket == ticket:
                 self._occupants[row] = None
+                self._kept.pop((ticket, occupant[1]), None)
 
     def admit(self) -> CacheChanges:
         """Fills free rows from the queue and closes the holes that are left."""
@@ -174,8 +189,16 @@ class Slots:
             moved_positions=int(self.positions[moved_to].max(initial=0)),
         )
 
-    def record(self, tokens: np.ndarray, logprobs: np.ndarray, version: int, now: float) -> list[Ended]:
-        """Takes one sampled token of every row, int64 and float32 [count]; gives what has ended.
+    def record(
+        self,
+        tokens: np.ndarray,
+        logprobs: np.ndarray,
+        version: int,
+        now: float,
+        kept: Mapping[int, np.ndarray] = MappingProxyType({}),
+    ) -> list[Ended]:
+        """Takes one sampled token of every row, int64 and float32 [count], and what was `kept` beside it in the
+        `truncated_rows`; gives what has ended.
 
         A row whose log-prob is not finite had no distribution to sample from: that sample has failed.
         """
@@ -188,6 +211,9 @@ class Slots:
         self._versions[rows, positions] = version
         self._first_token[:count][self.draws[:count] == 0] = now
         self.draws[:count] += np.uint64(1)
+        for row, others in kept.items():
+            if (occupant := self._occupants[row]) is not None:
+                self._kept.setdefault((occupant[0].ticket, occupant[1]), []).append(others)
         broken = ~np.isfinite(logprobs)
         stopped = (tokens[:, None] == self._stop_tokens[:count]).any(axis=1)
         over = broken | stopped | (positions >= self._last_positions[:count])
@@ -199,6 +225,7 @@ class Slots:
             outcome = self._failure(row, occupant) if broken[row] else self._completion(row, occupant, reason, now)
             ended.append(Ended(occupant[0].ticket, row, outcome))
             self._occupants[row] = None
+            self._kept.pop((occupant[0].ticket, occupant[1]), None)
         return ended
 
     def newest(self) -> list[Told]:
@@ -224,7 +251,7 @@ class Slots:
         # Greedy is the distribution truncated to its most likely token.
         temperature = np.float32(sampling.temperature)  # the smallest ones become 0
         self.temperature[row], self.top_k[row] = (temperature, sampling.top_k) if temperature > 0 else (1.0, 1)
-        self.top_p[row] = sampling.top_p
+        self.top_p[row], self.min_p[row] = sampling.top_p, sampling.min_p
         self.keys[row] = sample_key(group.seed, group.entered)
         self.draws[row] = 0
         self._begun[row] = time.monotonic()
@@ -257,6 +284,7 @@ class Slots:
     def _completion(self, row: int, occupant: tuple[Group, int], reason: FinishReason, now: float) -> Completion:
         group, index = occupant
         response = slice(int(self._prompt_lengths[row]), int(self.positions[row]) + 1)
+        kept = self._kept.get((group.ticket, index))
         return Completion(
             index=index,
             token_ids=self.tokens[row, response].astype(np.int32),
@@ -266,6 +294,7 @@ class Slots:
             first_token_seconds=float(self._first_token[row]) - group.arrived,
             total_seconds=now - group.arrived,
             queued_seconds=float(self._begun[row]) - group.arrived,
+            kept=None if kept is None else KeptTokens.of(kept),
         )
 
 

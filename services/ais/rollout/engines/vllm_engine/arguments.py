@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ais.contracts.sampling import Precision
+from ais.rollout.engines.vllm_engine.kept import MOST_LOGPROBS
 from ais.rollout.engines.vllm_engine.precision import KV_CACHE_DTYPES, Host, LinearMode
 from ais.rollout.settings import RolloutSettings
 
@@ -59,6 +60,7 @@ def engine_arguments(
         "quantization": mode.quantization,
         "kv_cache_dtype": KV_CACHE_DTYPES[settings.precision.kv_cache],
         "logprobs_mode": "processed_logprobs",  # of the distribution really sampled
+        "max_logprobs": MOST_LOGPROBS,
         "max_model_len": max_model_len,
         "max_num_seqs": settings.slots,
         "enable_prefix_caching": True,

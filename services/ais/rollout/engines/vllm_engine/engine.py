@@ -33,6 +33,7 @@ from ais.rollout.engines.limits import Limits
 from ais.rollout.engines.probe import probe_of
 from ais.rollout.engines.snapshots import checked_tensors
 from ais.rollout.engines.vllm_engine.arguments import really_computed
+from ais.rollout.engines.vllm_engine.kept import asked_logprobs, kept_beside
 from ais.rollout.engines.vllm_engine.load import EngineStatistics
 from ais.rollout.engines.vllm_engine.model import ServedModel
 from ais.rollout.engines.vllm_engine.updates import LiveWeights, Version
@@ -144,11 +145,12 @@ class VllmEngine(EngineLife):
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
+            min_p=sampling.min_p,
             seed=seed,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=list(sampling.stop_token_ids or self._model.stop_token_ids),
             ignore_eos=True,  # the stop tokens are all there are
-            logprobs=0,  # of the sampled token alone
+            logprobs=asked_logprobs(sampling, self._model.vocab_size),
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
@@ -159,7 +161,8 @@ class VllmEngine(EngineLife):
         sample = output.outputs[0]
         if sample.finish_reason not in ("stop", "length"):
             raise EngineFailedError(f"vLLM ended sample {index} of {request.group_id} with {sample.finish_reason}")
-        logprobs = np.minimum(np.array(sample.logprobs.logprobs, dtype=np.float32), 0.0)
+        told = sample.logprobs
+        logprobs = np.minimum(np.array(told.logprobs, dtype=np.float32)[told.start_indices], 0.0)
         if request.sampling.temperature == 0.0:
             logprobs = np.zeros_like(logprobs)  # greedy: the distribution sampled from has one token
         if not np.isfinite(logprobs).all():
@@ -176,6 +179,7 @@ class VllmEngine(EngineLife):
             first_token_seconds=output.metrics.first_token_latency,
             total_seconds=time.monotonic() - arrived,
             queued_seconds=max(0.0, output.metrics.scheduled_ts - output.metrics.queued_ts),
+            kept=kept_beside(told) if asked_logprobs(request.sampling, self._model.vocab_size) else None,
         )
 
     # Weights.
