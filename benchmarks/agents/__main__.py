@@ -5,8 +5,9 @@
 
 The policy is replayed: what it answers is drawn beforehand, and it takes `--answer-seconds` for it. So what is counted
 is the endpoint's process alone: HTTP, the chat template, tokens, the record. Each episode's record is compared with
-what was said and answered, token for token; one that differs or does not end is lost. Programs are in this process,
-with a connection each. The reference is a bare FastAPI handler that parses and answers the same bodies.
+what was said and answered, token for token; one that differs or does not end is lost. Drawing episodes and comparing
+them is not counted. Programs are in this process, with a connection each. The reference is a bare FastAPI handler that
+parses and answers the same bodies.
 
 It also computes what prompt tokens are saved by having all turns of a group on one replica, from the same episodes.
 """
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, default=256, help="episodes at once")
     parser.add_argument("--turns", type=int, default=8, help="of an episode")
     parser.add_argument("--answer-seconds", type=float, default=1.0, help="what the policy takes for a turn")
+    parser.add_argument("--record", default="agents", help="name of the file in benchmarks/results")
     parser.add_argument("--reference-episodes", type=int, default=1_000, help="that the bare handler answers")
     arguments = parser.parse_args()
     marks = tuple(sorted({max(1, arguments.episodes * part // 10) for part in (1, 5, 10)}))
@@ -83,7 +85,9 @@ def main() -> None:
         reference = "" if one["reference"] is None else f"{one['reference']:,.2f}"
         table.add_row(name, f"{one['value']:,.2f} {one['unit']}", reference)
     Console(file=sys.stderr).print(table)
-    publish("agents", figures, f"{asked.concurrent} at once, {asked.answer_seconds:g} s an answer")
+    publish(
+        "agents", figures, f"{asked.concurrent} at once, {asked.answer_seconds:g} s an answer", file=arguments.record
+    )
     if ours.lost:
         sys.exit(1)
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Secret, model_validator
 
+from ais.collector.agent.settings import AgentSettings
 from ais.collector.settings import CollectorSettings
 from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.launcher.settings import LauncherSettings
@@ -40,6 +41,7 @@ class Settings(Section):
     security: SecuritySettings = SecuritySettings()
     rollout: RolloutSettings = RolloutSettings()
     collector: CollectorSettings = CollectorSettings()
+    agent: AgentSettings = AgentSettings()
     trainer: TrainerSettings = TrainerSettings()
     correction: CorrectionSettings = CorrectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -32,6 +32,7 @@ JUDGING = "integration/collector/test_judging.py::test_a_failed_judgement_"
 GAMED = "integration/collector/test_gamed_answers.py::test_no_verifier_is_gamed"
 EPISODES = "integration/collector/test_episodes.py::"
 HARNESS = "integration/collector/test_harness.py::"
+OUTSIDE = "integration/collector/programs/test_outside.py::"
 VERIFIERS = "integration/collector/test_verifiers_package.py::"
 TRACKING = "integration/launcher/test_tracking.py::"
 ALL = "*"
@@ -66,6 +67,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "python": "unit/collector/turns/test_environments.py::"
         "test_a_class_of_the_users_is_found_in_its_directory_and_called_with_its_parameters",
         "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
+        "outside": OUTSIDE + "test_an_agent_that_knows_openais_client_alone_plays_what_the_verifiers_judge",
         "verifiers": VERIFIERS + "test_one_process_plays_all_groups_and_is_ended_with_the_exercise",
     },
     "collector.task.environment.judged_by": {
@@ -115,6 +117,7 @@ COMMANDS: Mapping[str, str] = {
     "trace": "integration/launcher/test_trace_command.py::test_the_command_ends_with_the_code_of_what_is_wrong",
     "plan": "unit/planning/test_plan_records.py::"
     "test_the_command_names_the_source_of_every_assumption_and_refuses_what_it_does_not_know",
+    "agent": OUTSIDE + "test_an_agent_that_the_collector_refuses_ends_and_says_why",
     **dict.fromkeys(("rollout", "collector", "trainer"), BY_HAND),
     "compare": "integration/comparison/test_systems.py::"
     "test_a_system_that_was_interrupted_goes_on_and_is_scored_in_both_precisions",

@@ -69,7 +69,7 @@ def complaint(overrides: list[str]) -> str:
 
 def test_there_are_numbers_in_every_section() -> None:
     assert {key.partition(".")[0] for key in NUMBERS} == {
-        "run", "redis", "rollout", "collector", "trainer", "correction", "launcher", "tracking", "evaluation",
+        "run", "redis", "rollout", "collector", "agent", "trainer", "correction", "launcher", "tracking", "evaluation",
     }  # fmt: skip
     assert len(NUMBERS) > 70
 

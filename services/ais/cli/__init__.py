@@ -32,7 +32,15 @@ app = typer.Typer(
     """,
 )
 
-for command in (runs.run, runs.resume, runs.chaos, services.rollout, services.collector, services.trainer):
+for command in (
+    runs.run,
+    runs.resume,
+    runs.chaos,
+    services.rollout,
+    services.collector,
+    services.agent,
+    services.trainer,
+):
     app.command()(command)
 app.command()(runs.prepare)
 app.command()(runs.conclude)

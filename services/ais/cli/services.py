@@ -30,6 +30,16 @@ def collector(config: Config = None, overrides: Overrides = None) -> None:
     _become_service("collector", config, overrides)
 
 
+def agent(config: Config = None, overrides: Overrides = None) -> None:
+    """Play episodes of a collector on this machine: a program for each, which calls the policy by OpenAI's API.
+
+    For runs whose environment.name is `outside` (docs/environments.md); as many agents as one likes.
+
+    ais agent -c config.toml --set agent.url=http://collector:8100 --set 'agent.command=["python", "agent.py"]'
+    """
+    _become_service("collector.agent", config, overrides)
+
+
 def trainer(config: Config = None, overrides: Overrides = None) -> None:
     """Run the trainer: it takes BF16 policy-gradient steps with AIS and pushes every new version to the replicas.
 

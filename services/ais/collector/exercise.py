@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from ais.collector.environments.protocol import PolicyTurn
@@ -26,6 +27,9 @@ from ais.collector.tasks.task import open_splits
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
+from ais.runtime.security.door import Door
+from ais.runtime.security.keyring import open_keyring
+from ais.runtime.security.roles import Role
 from ais.runtime.tracing.spans import span
 
 TURNS_TRIED = 2
@@ -122,7 +126,8 @@ async def open_exercise(
         asked_once = judged_by.judging.model_copy(update={"on_failure": "zero"})
         judged_by = judged_by.model_copy(update={"judging": asked_once})
     try:
-        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy) as judging:
+        door = partial(_door_for_agents, settings)
+        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy, door) as judging:
             context = context_of(settings.run.model, settings.rollout.max_model_len)
             evaluated = held_out[0] if held_out else None
             exercise = Exercise(
@@ -139,6 +144,12 @@ async def open_exercise(
             yield exercise
     except TaskError as error:
         raise UnavailableError(str(error)) from error
+
+
+def _door_for_agents(settings: CollectorProcessSettings) -> Door:
+    """Raises SettingsError for a listener that the network reaches while there are no tokens."""
+    host = settings.collector.agents_host
+    return open_keyring(settings.security, settings.run, collector__agents_host=host).door(Role.AGENT)
 
 
 async def _try_environments(exercise: Exercise) -> None:

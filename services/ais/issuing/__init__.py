@@ -55,7 +55,7 @@ _QUEUE = (f"~{_RUN.groups}", f"~{_RUN.accepted}", f"~{_RUN.position}", f"~{_RUN.
 HOLDERS = {
     "collector": Holder(
         BOTH,
-        (Role.COLLECTOR, Role.METRICS),
+        (Role.COLLECTOR, Role.METRICS, Role.AGENT),
         (*_QUEUE, f"%R~{_RUN.events}", *_REGISTRY),
         collector_commands(_RUN),
     ),
@@ -71,6 +71,7 @@ HOLDERS = {
         (f"~{_RUN.replicas}", f"~{_RUN.replica('*')}", f"%R~{_RUN.identity}", f"%R~{_RUN.incarnation}"),
         replica_commands(_RUN),
     ),
+    "agent": Holder((Use.CLIENT,), (Role.AGENT,)),
     # Its replicas are on loopback: the run's own tokens, and no TLS.
     "evaluation": Holder((Use.CLIENT,), (), ("~ais:*-evaluation-*",), replica_commands(_RUN)),
     "prometheus": Holder((Use.CLIENT,), (Role.METRICS,), ours=False),

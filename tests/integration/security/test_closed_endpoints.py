@@ -18,6 +18,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
+from ais.collector.judging.harness.desk import Desk
+from ais.collector.judging.harness.endpoint import Endpoint
+from ais.collector.judging.harness.endpoint import application as episodes_application
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.v1 import rollout_pb2
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
@@ -28,15 +31,16 @@ from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.keyring import Keyring
 from ais.runtime.security.refusals import Refusal
-from ais.runtime.security.roles import Allowed, Role
+from ais.runtime.security.roles import Allowed, Role, may_play
 from tests.support.access import bearer, metadata, refused_callers, tokens
-from tests.support.access.endpoints import GRPC, HTTP
+from tests.support.access.endpoints import EPISODES, GRPC, HTTP
 from tests.support.replicas.replica_stand_ins import StandInReplica
 
-C, T, M = Role.COLLECTOR, Role.TRAINER, Role.METRICS
+A, C, T, M = Role.AGENT, Role.COLLECTOR, Role.TRAINER, Role.METRICS
 
 WRONG = "Bearer " + "0123456789abcdef" * 3
-CALLERS: dict[str, Role | None] = {"nobody": None, "a wrong token": None, "collector": C, "trainer": T, "metrics": M}
+CALLERS: dict[str, Role | None] = {"nobody": None, "a wrong token": None}
+CALLERS |= {"agent": A, "collector": C, "trainer": T, "metrics": M}
 CODES = {
     Refusal.NO_TOKEN: grpc.StatusCode.UNAUTHENTICATED,
     Refusal.WRONG_TOKEN: grpc.StatusCode.UNAUTHENTICATED,
@@ -114,6 +118,32 @@ async def test_a_request_is_refused_unless_the_table_allows_it(
     told = ("forbidden", 403) if refusal is Refusal.WRONG_ROLE else ("unauthenticated", 401)
     assert (answer.json(), answer.status_code) == ({"detail": told[0]}, told[1])
     assert time.monotonic() - begun < QUICK_SECONDS
+
+
+async def test_the_table_has_every_route_of_where_agents_play() -> None:
+    app = episodes_application(Endpoint(), Desk())
+    assert set(routes(app)) == set(EPISODES)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize(("method", "path"), EPISODES)
+async def test_an_episode_is_given_to_agents_alone_and_its_calls_need_its_key(
+    method: str, path: str, caller: str
+) -> None:
+    before, app = refused_callers(), episodes_application(Endpoint(), Desk())
+    async with (
+        serve(app, "127.0.0.1", 0, Keyring(tokens()).door(*Role), rule=may_play) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=QUICK_SECONDS, trust_env=False) as client,
+    ):
+        answer = await client.request(method, path.format(name="1"), headers=headers(caller), content=b'{"seconds": 0}')
+    counted = {reason: count - before[reason] for reason, count in refused_callers().items()}
+    refusal = expected(caller, EPISODES[method, path])
+    if path.startswith("/episodes/"):
+        refusal = Refusal.NO_TOKEN if caller == "nobody" else Refusal.WRONG_TOKEN
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    else:
+        assert answer.status_code == (204 if refusal is None else 403 if refusal is Refusal.WRONG_ROLE else 401)
+    assert counted == {reason: float(reason is refusal) for reason in Refusal}
 
 
 @pytest.mark.parametrize("caller", CALLERS)

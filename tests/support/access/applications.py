@@ -17,9 +17,11 @@ from fastapi import FastAPI
 
 import ais
 from ais.collector.judging.harness.answers import Completed
-from ais.collector.judging.harness.endpoint import Endpoint
+from ais.collector.judging.harness.desk import Desk
+from ais.collector.judging.harness.endpoint import OFFERS, Endpoint
 from ais.collector.judging.harness.endpoint import application as episodes_application
-from ais.collector.judging.harness.wire import Completion
+from ais.collector.judging.harness.raw_answers import RawCompleted
+from ais.collector.judging.harness.wire import Asked, Completion, End, Offered
 from ais.console.runs import Runs
 from ais.console.server import console_app
 from ais.contracts.weights.offer import DIGEST_HEADER, full_offer
@@ -28,8 +30,9 @@ from ais.rollout.weights.control_api import control_application
 from ais.runtime.metrics.registry import service_registry
 from ais.runtime.network.http import application, serve
 from ais.runtime.security.door import Door
+from ais.runtime.security.http_door import Rule
 from ais.runtime.security.keyring import Keyring
-from ais.runtime.security.roles import Role
+from ais.runtime.security.roles import Role, may_play, may_request
 from tests.support.access import bearer, tokens
 from tests.support.access.endpoints import HTTP
 from tests.support.replicas.replica_stand_ins import StandInReplica
@@ -50,7 +53,11 @@ class Exposed:
 
 @contextmanager
 def exposed(
-    app: FastAPI, door: Door | None, allowed: Callable[[str, str], Headers], known: Mapping[str, list[Any]]
+    app: FastAPI,
+    door: Door | None,
+    allowed: Callable[[str, str], Headers],
+    known: Mapping[str, list[Any]],
+    rule: Rule = may_request,
 ) -> Iterator[Exposed]:
     """Serves `app` in a thread. `known`: values of parameters, by name."""
     document = copy.deepcopy(app.openapi())
@@ -60,7 +67,7 @@ def exposed(
                 parameter["schema"] = {"anyOf": [{"enum": values}, parameter["schema"]]}
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serve(app, "127.0.0.1", 0, door)) as port,
+        portal.wrap_async_context_manager(serve(app, "127.0.0.1", 0, door, rule=rule)) as port,
     ):
         yield Exposed(f"http://127.0.0.1:{port}", document, allowed)
 
@@ -96,26 +103,42 @@ class Talker:
     """Answers the calls of an episode that never ends."""
 
     reward = None
+    failure = None
     refused = ""
+    heard = 0.0
+    is_asking = False
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
-    async def complete(self, asked: Completion, begun: Callable[[str], object] = lambda _: None) -> Completed:
+    async def complete(self, asked: Asked, begun: Callable[[str], object] = lambda _: None) -> Completed:
         begun("one")
-        return Completed("one", asked.messages[-1].text, "stop", len(asked.messages), asked.most_tokens(4))
+        kind = Completed if isinstance(asked, Completion) else RawCompleted
+        return kind("one", "said", "stop", asked.size, asked.most_tokens(4))
 
-    def end(self, reward: float) -> None:
-        assert -1e6 < reward < 1e6
+    def end(self, told: End) -> None:
+        assert told.reward is None or -1e6 < told.reward < 1e6
+
+
+class OneEpisode(Desk):
+    """Gives the same one to everybody."""
+
+    async def episode(self, seconds: float) -> Offered | None:
+        return Offered(base_url="/", key="key", silent_seconds=1.0, prompt={}) if seconds > 1 else None
 
 
 @contextmanager
 def episodes(_: Path) -> Iterator[Exposed]:
-    """A living episode."""
+    """A living episode, where agents get others."""
     endpoint = Endpoint()
     with endpoint.episode(Talker()) as (path, key):
         name, presented = path.split("/")[2], {"authorization": f"Bearer {key}"}
-        with exposed(episodes_application(endpoint), None, lambda *_: presented, {"name": [name]}) as listening:
+
+        def allowed(_: str, path: str) -> Headers:
+            return bearer(Role.AGENT) if path == OFFERS else presented
+
+        app, door = episodes_application(endpoint, OneEpisode()), Keyring(tokens()).door(*Role)
+        with exposed(app, door, allowed, {"name": [name]}, may_play) as listening:
             yield listening
 
 

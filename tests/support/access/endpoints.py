@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ais.runtime.security.roles import Allowed, Role
 
-C, T, M = Role.COLLECTOR, Role.TRAINER, Role.METRICS
+A, C, T, M = Role.AGENT, Role.COLLECTOR, Role.TRAINER, Role.METRICS
+NO_ROLE: Allowed = frozenset()
 
 HTTP: dict[tuple[str, str], Allowed] = {
     ("GET", "/healthz"): None,
@@ -15,6 +16,14 @@ HTTP: dict[tuple[str, str], Allowed] = {
     ("PUT", "/v1/weights/{version}"): frozenset({T}),
     ("PUT", "/v1/weights/{version}/shards/{index}"): frozenset({T}),
 }
+EPISODES: dict[tuple[str, str], Allowed] = {
+    ("POST", "/v1/episodes"): frozenset({A}),
+    ("GET", "/episodes/{name}/v1/models"): NO_ROLE,
+    ("POST", "/episodes/{name}/v1/chat/completions"): NO_ROLE,
+    ("POST", "/episodes/{name}/v1/completions"): NO_ROLE,
+    ("POST", "/episodes/{name}/v1/end"): NO_ROLE,
+}
+"""Where agents play: an episode's own key opens what no role does."""
 GRPC: dict[str, Allowed] = {
     "/ais.v1.Rollout/Generate": frozenset({C}),
     "/ais.v1.Rollout/Stream": frozenset({C}),

@@ -85,6 +85,18 @@ TEMPLATES = {
             begin="{% if tools %}{{ '<|role|>system\\n' }}{{ tools | tojson }}{{ '<|end|>\\n' }}{% endif %}",
         )
     ),
+    "calls in XML, as Qwen3-Coder": Template(
+        _each(
+            "{% if message['role'] == 'tool' %}{{ '<|role|>user\\n<tool_response>\\n' + message['content'] "
+            "+ '\\n</tool_response>\\n<|end|>\\n' }}{% elif message.tool_calls %}"
+            "{{ '<|role|>assistant\\n' + message['content'] }}{% for call in message.tool_calls %}"
+            "{{ '<tool_call>\\n<function=' + call.function.name + '>\\n' }}"
+            "{% for name, value in call.function.arguments.items() %}"
+            "{{ '<parameter=' + name + '>\\n' }}{{ value }}{{ '\\n</parameter>\\n' }}{% endfor %}"
+            "{{ '</function>\\n</tool_call>' }}{% endfor %}{{ '<|end|>\\n' }}{% else %}" + _PLAIN + "{% endif %}",
+            begin="{% if tools %}{{ '<|role|>system\\n' }}{{ tools | tojson }}{{ '<|end|>\\n' }}{% endif %}",
+        )
+    ),
     "earlier reasoning left out, as Qwen3": Template(_each(_STRIPPED), refused="after turn 1"),
     "reasoning asked for and left out, as DeepSeek R1": Template(
         _each(_STRIPPED, ask="<|role|>assistant\\n<think>\\n"), refused="after turn 1"

@@ -31,10 +31,10 @@ def test_a_run_gets_a_random_token_for_each_role_that_only_its_owner_can_read(tm
     make_tokens(tmp_path / "one")
     make_tokens(tmp_path / "two")
     files = [path for name in ("one", "two") for path in sorted((tmp_path / name).iterdir())]
-    assert [path.name for path in files[:3]] == ["collector.token", "metrics.token", "trainer.token"]
+    assert [path.name for path in files[:4]] == [f"{role}.token" for role in sorted(Role)]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("one", "two")} == {0o700}
-    assert len({path.read_text() for path in files}) == 6
+    assert len({path.read_text() for path in files}) == 8
 
 
 def test_services_that_start_at_once_agree_on_the_tokens_and_leave_nothing_else(tmp_path: Path) -> None:

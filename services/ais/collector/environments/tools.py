@@ -94,7 +94,7 @@ class ToolEnvironment:
         """What a call gives, or in words why it gives nothing."""
         known = {function.__name__: function for function in self.functions()}
         try:
-            call = call_in(written)
+            call = call_in(written, self.tools)
             if call.name not in known:
                 return f"error: a call's name is one of {', '.join(known)}"
             return str(known[call.name](**call.arguments))

@@ -15,7 +15,7 @@ from ais.collector.episodes.recording import Branch, Recording, main_branch
 from ais.collector.episodes.table import Table
 from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.judge import UnjudgedError, on_unjudged
-from ais.collector.judging.judgement import Failure
+from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.settings.environments import EPISODE, EnvironmentSettings
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
 from ais.runtime.process import UnavailableError
@@ -33,6 +33,11 @@ class _Played:
     recording: Recording
     failure: Failure | None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether whoever played it could not go on: somebody else plays it from the beginning."""
+        return self.failure is not None and self.failure.outcome is Outcome.LOST
+
 
 async def play_by_programs(table: Table, harness: Harness, on_arrival: Callable[[], object]) -> Answers:
     """All episodes of a group; `on_arrival` is called for each that ends.
@@ -49,22 +54,25 @@ async def play_by_programs(table: Table, harness: Harness, on_arrival: Callable[
 
 
 async def _played(table: Table, harness: Harness, index: int, on_arrival: Callable[[], object]) -> _Played:
-    """One episode. A program that has no turn is started again, which costs no other episode.
+    """One episode. A program that has no turn is started again, and one that was lost, which costs no other episode.
 
     Raises UnavailableError where it has none again and again, nor had any other program in the meantime; UnjudgedError
-    where others had.
+    where others had, and where they are elsewhere.
     """
-    worked = harness.record.worked
+    worked, calls = harness.record.worked, 0
     for pause in (0.0, *PAUSES):
         await asyncio.sleep(pause)
-        async with harness.free:  # the time to wait for it is not the episode's
-            played = await _started(replace(table, begun=time.monotonic()), harness, index)
-        if played.recording.branches:
+        async with harness.place() as player:  # the time to wait for it is not the episode's
+            played = await _started(replace(table, begun=time.monotonic()), player, index, calls)
+        calls = played.recording.calls
+        if played.recording.branches and not played.is_lost:
             harness.record.worked += 1
             on_arrival()
             return played
     why = f"started {1 + len(PAUSES)} times, it asked the policy nothing: {_why_silent(played)}"
-    if harness.record.worked == worked:
+    if played.is_lost:
+        why = f"lost again and again: {_why_silent(played)}"
+    if harness.record.worked == worked and not table.settings.plays_elsewhere:
         raise UnavailableError(f"{_does_not_work(table.settings)}: {why}")
     raise UnjudgedError(f"episode {index} of prompt {table.prompt.prompt_id!r} is none: the program was {why}")
 
@@ -76,8 +84,8 @@ def _does_not_work(settings: EnvironmentSettings) -> str:
     return f"the program of environment.command does not work ({command})"
 
 
-async def _started(table: Table, harness: Harness, index: int) -> _Played:
-    recording = Recording(table, index)
+async def _started(table: Table, harness: Harness, index: int, calls: int) -> _Played:
+    recording = Recording(table, index, calls)
     running = asyncio.create_task(table.by_the_deadline(harness.run(recording, table.prompt)))
     either: tuple[asyncio.Future[Any], ...] = (running, recording.broken)
     try:

@@ -9,46 +9,49 @@ cancelled and leaves no turn: nobody has seen its answer.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from ais.collector.episodes.conversations import Chat, Conversation
+from ais.collector.episodes.conversations import begun as begun_by
 from ais.collector.episodes.joining import SampledTurn
 from ais.collector.episodes.saying import logprobs_of, said_by, why_no_stop
 from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending
 from ais.collector.judging.harness.answers import Completed, Finish
 from ais.collector.judging.harness.endpoint import over
-from ais.collector.judging.harness.wire import POLICY, CallRefusedError, Completion, Message
-from ais.collector.prompts.dialogue import Dialogue
-from ais.collector.prompts.prompts import Messages
-from ais.collector.prompts.tokenizer import Tools
+from ais.collector.judging.harness.raw_answers import RawCompleted
+from ais.collector.judging.harness.wire import Asked, CallRefusedError, Completion, End
+from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.replicas.generation import Cause, GenerationError
 from ais.collector.rewards.response import Response
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import MalformedRecordError, Trajectory
 from ais.runtime.process import UnavailableError
 from ais.runtime.tasks import end_tasks
+from ais.runtime.text import printable
 
 Made = TypeVar("Made")
 MOST_AT_ONCE = 64
 """Calls of one episode that are answered at once: 429 for any more."""
 _FINISH: Mapping[FinishReason, Finish] = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+QUICK = 16_384
+"""Characters of a conversation, or tokens of an answer, up to which they are turned into one another at once: a few
+milliseconds at most. For short ones a thread would cost more than the work."""
 _TOKENISERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenise")
-"""Turn what programs say, megabytes maybe, into tokens, and tokens into text, while the collector goes on. What is more
-at once waits."""
+"""Do so with what is longer, megabytes maybe, while the collector goes on. What is more at once waits."""
 
 
 @dataclass(eq=False)
 class Branch:
     """A conversation with the policy."""
 
-    dialogue: Dialogue
-    said: Messages
-    """All messages so far, the policy's included."""
+    conversation: Conversation
     prompt_token_ids: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     """All that was said, the prompt included."""
@@ -60,29 +63,20 @@ class Branch:
     began: int = 0
     """The number of its first call."""
 
-    def continued_by(self, messages: Messages, tools: Tools) -> Messages:
-        """The new messages, where `messages` go on from all that was said; otherwise none."""
-        new = messages[len(self.said) :]
-        goes_on = bool(self.turns) and not self.busy and self.dialogue.tools == tools
-        if not goes_on or messages[: len(self.said)] != self.said:
-            return ()
-        return new if all(message["role"] != POLICY for message in new) else ()
+    def continued_by(self, asked: Asked) -> Conversation | None:
+        """The conversation as the call goes on from all that was said; None: it does not."""
+        return None if self.busy or not self.turns else self.conversation.after(asked)
 
-    def before(self, dialogue: Dialogue) -> list[int]:
-        """The new tokens before the next turn of what is now the `dialogue`; in the first turn, the prompt.
+    def before(self, conversation: Conversation) -> list[int]:
+        """The new tokens before the next turn of what is now the `conversation`; in the first turn, the prompt.
 
-        Raises UnavailableError, also for tools that the chat template does not write.
+        Raises UnavailableError.
         """
-        if self.turns:
-            last = self.turns[-1].response
-            stopped = last.finish_reason is FinishReason.STOP
-            return dialogue.tokens_before_next_turn(int(last.token_ids[-1]) if stopped else None)
-        prompt = dialogue.prompt()
-        if dialogue.tools and prompt == replace(dialogue, tools=None).prompt():
-            raise UnavailableError(
-                "tools: the chat template does not write them; collector.prompt.chat_template names one"
-            )
-        return prompt
+        if not self.turns:
+            return conversation.first_tokens()
+        last = self.turns[-1].response
+        stopped = last.finish_reason is FinishReason.STOP
+        return conversation.tokens_between(int(last.token_ids[-1]) if stopped else None)
 
     def answered(self, turn: SampledTurn, new: list[int], judged: Response) -> None:
         """The policy has had a turn after the `new` tokens."""
@@ -101,7 +95,8 @@ class Branch:
 class Recording:
     """Answers the calls of one episode."""
 
-    def __init__(self, table: Table, index: int) -> None:
+    def __init__(self, table: Table, index: int, calls: int = 0) -> None:
+        """`calls`: those of earlier recordings of this episode, whose names and random numbers are not used again."""
         self.branches: list[Branch] = []
         """Those that have turns, in the order of their first calls."""
         self.reward: float | None = None
@@ -109,11 +104,17 @@ class Recording:
         """The program has ended the episode."""
         self.budget: Ending | None = None
         """Which one allowed no other call."""
+        self.failure: Failure | None = None
+        """What the program has ended the episode as, where that was no success."""
         self.refused = ""
         """Why the last call was refused that was."""
+        self.heard = time.monotonic()
+        """When somebody last came with the key, or was answered."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises GenerationError where a call came to nothing: the group has to start again."""
-        self._table, self._index, self._calls, self._over = table, index, 0, False
+        self.calls = calls
+        """Calls so far."""
+        self._table, self._index, self._over = table, index, False
         self._under_way: set[asyncio.Task[Completed]] = set()
 
     def close(self) -> None:
@@ -122,16 +123,25 @@ class Recording:
         for task in self._under_way:
             task.cancel()
 
-    def end(self, reward: float) -> None:
-        """The episode is over. Raises CallRefusedError where the verifiers give the reward, and after the end."""
-        if not self._table.settings.judges:
+    @property
+    def is_asking(self) -> bool:
+        """Whether a call is being answered."""
+        return bool(self._under_way)
+
+    def end(self, told: End) -> None:
+        """The episode is over. Raises CallRefusedError for a reward that the verifiers give, and after the end."""
+        if told.reward is not None and not self._table.settings.judges:
             raise CallRefusedError(400, "the verifiers give the reward (environment.judged_by)", "no_reward_wanted")
         self._check_open()
-        self.reward = reward
+        self.reward = told.reward
+        if told.failed is not None:
+            self.failure = Failure(Outcome.ERROR, f"the program says that it failed: {printable(told.failed, 500)}")
+        elif told.again:
+            self.failure = Failure(Outcome.LOST, "the program cannot go on, and says so")
         self.close()
         self.ended.set()
 
-    async def complete(self, asked: Completion, begun: Callable[[str], object] = lambda _: None) -> Completed:
+    async def complete(self, asked: Asked, begun: Callable[[str], object] = lambda _: None) -> Completed:
         """`begun` is told the answer's name when the policy is asked.
 
         Raises CallRefusedError. Cancelled, it leaves nothing behind.
@@ -142,7 +152,7 @@ class Recording:
         self._check_budget()
         answering = asyncio.create_task(self._answer(asked, begun))
         self._under_way.add(answering)
-        answering.add_done_callback(self._under_way.discard)
+        answering.add_done_callback(self._answered)
         try:
             await asyncio.wait((answering,))
         finally:
@@ -151,55 +161,64 @@ class Recording:
             raise over()
         return answering.result()
 
-    async def _answer(self, asked: Completion, begun: Callable[[str], object]) -> Completed:
-        messages: Messages = tuple(one.told() for one in asked.messages)
-        exercise, number = self._table.exercise, self._calls
+    def _answered(self, answering: asyncio.Task[Completed]) -> None:
+        self._under_way.discard(answering)
+        self.heard = time.monotonic()
+
+    async def _answer(self, asked: Asked, begun: Callable[[str], object]) -> Completed:
+        exercise, number = self._table.exercise, self.calls
         if why := why_no_stop(exercise.tokenizer, asked.stops):
             raise CallRefusedError(400, f"stop: {why}", "invalid_value", "stop")
-        self._calls += 1
-        name = f"chatcmpl-{self._table.call.name}.{self._index}.{number}"
-        branch, dialogue = self._branch(messages, asked.schemas, number)
+        self.calls += 1
+        name = f"{'chat' if isinstance(asked, Completion) else ''}cmpl-{self._table.call.name}.{self._index}.{number}"
+        branch, conversation = self._branch(asked, number)
         branch.busy = True
         try:
-            new = await self._before(branch, dialogue)
+            new = await self._before(branch, conversation, asked.size)
             prompt = [*branch.tokens, *new]
             self._check_room(prompt)
             begun(name)
             response = await self._sampled(branch, prompt, asked, number)
-            said = await _in_a_thread(
-                partial(said_by, exercise, response, asked.stops, may_call=dialogue.tools is not None)
+            size = len(response.token_ids)
+            told = partial(said_by, exercise, response, asked.stops, conversation.tools)
+            said = await _without_delay(size, told)
+            logprobs = (
+                await _without_delay(size, logprobs_of, exercise.tokenizer, said.response)
+                if asked.wants_logprobs
+                else None
             )
-            logprobs = await _in_a_thread(logprobs_of, exercise.tokenizer, said.response) if asked.logprobs else None
         finally:
             branch.busy = False
         finish: Finish = "tool_calls" if said.calls else _FINISH[said.judged.finish_reason]
-        completed = Completed(name, said.text, finish, len(prompt), said.judged.tokens, said.calls, logprobs)
+        kind = Completed if isinstance(asked, Completion) else RawCompleted
+        token_ids = said.response.token_ids.tolist()
+        completed = kind(name, said.text, finish, len(prompt), said.judged.tokens, said.calls, logprobs, token_ids)
         branch.answered(SampledTurn(new if branch.turns else [], said.response), new, said.judged)
-        branch.dialogue, branch.said = dialogue, (*messages, Message.model_validate(completed.message()).told())
+        branch.conversation = conversation.answered(completed)
         if branch not in self.branches:
             insort(self.branches, branch, key=lambda one: one.began)
         return completed
 
-    def _branch(self, messages: Messages, tools: Tools, number: int) -> tuple[Branch, Dialogue]:
-        """The branch that is to go on, or a new one; its dialogue then."""
+    def _branch(self, asked: Asked, number: int) -> tuple[Branch, Conversation]:
+        """The branch that is to go on, or a new one; its conversation then."""
         for branch in self.branches:
-            if new := branch.continued_by(messages, tools):
-                return branch, branch.dialogue.after(new)
-        dialogue = Dialogue(self._table.exercise.tokenizer, messages, tools)
-        return Branch(dialogue, messages, began=number), dialogue
+            if (going_on := branch.continued_by(asked)) is not None:
+                return branch, going_on
+        conversation = begun_by(self._table.exercise.tokenizer, asked)
+        return Branch(conversation, began=number), conversation
 
-    async def _before(self, branch: Branch, dialogue: Dialogue) -> list[int]:
-        """The new tokens. Raises CallRefusedError."""
+    async def _before(self, branch: Branch, conversation: Conversation, size: int) -> list[int]:
+        """The new tokens of a conversation of `size` characters. Raises CallRefusedError."""
         try:
-            new = await _in_a_thread(branch.before, dialogue)
+            new = await _without_delay(size, branch.before, conversation)
         except UnavailableError as error:  # the template or the tokenizer refuses what the program says
-            param = "tools" if str(error).startswith("tools") else "messages"
-            raise CallRefusedError(400, str(error), "invalid_value", param) from None
+            raise CallRefusedError(400, str(error), "invalid_value", _param(str(error), conversation)) from None
         if not new:
-            raise CallRefusedError(400, "the messages have no tokens: say something", "invalid_value", "messages")
+            param = _param("", conversation)
+            raise CallRefusedError(400, f"the {param} have no tokens: say something", "invalid_value", param)
         return new
 
-    async def _sampled(self, branch: Branch, prompt: list[int], asked: Completion, number: int) -> Trajectory:
+    async def _sampled(self, branch: Branch, prompt: list[int], asked: Asked, number: int) -> Trajectory:
         """The policy's turn. Raises CallRefusedError, and breaks the episode where the replica is at fault."""
         try:
             most = asked.most_tokens(self._table.call.sampling.max_new_tokens)
@@ -235,8 +254,18 @@ class Recording:
             raise CallRefusedError(400, f"no other turn is allowed: environment.{budget} is used up", code)
 
 
-async def _in_a_thread(work: Callable[..., Made], *arguments: object) -> Made:
+async def _without_delay(size: int, work: Callable[..., Made], *arguments: object) -> Made:
+    """What `work` gives, done while the collector goes on where there is so much that it would wait."""
+    if size <= QUICK:
+        return work(*arguments)
     return await asyncio.get_running_loop().run_in_executor(_TOKENISERS, work, *arguments)
+
+
+def _param(why: str, conversation: Conversation) -> str:
+    """Which of what was asked is refused so."""
+    if not isinstance(conversation, Chat):
+        return "prompt"
+    return "tools" if why.startswith("tools") else "messages"
 
 
 def main_branch(branches: Sequence[Branch], prompt_token_ids: Sequence[int]) -> Branch | None:

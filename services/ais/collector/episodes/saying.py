@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ais.collector.environments.tool_calls import ToolCall, split_calls
+from ais.collector.environments.tool_calls import ToolCall, form_of, split_calls
 from ais.collector.exercise import Exercise
-from ais.collector.prompts.tokenizer import PolicyTokenizer
+from ais.collector.prompts.tokenizer import PolicyTokenizer, Tools
 from ais.collector.rewards.response import Response
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
@@ -32,11 +32,12 @@ class Said:
     calls: tuple[ToolCall, ...]
 
 
-def said_by(exercise: Exercise, sampled: Trajectory, stops: Sequence[str], *, may_call: bool) -> Said:
-    """What was sampled says, where any of `stops` ends it, and tools are there if it `may_call`."""
+def said_by(exercise: Exercise, sampled: Trajectory, stops: Sequence[str], tools: Tools) -> Said:
+    """What was sampled says, where any of `stops` ends it and those `tools` are there; None: none."""
     response, judged = cut_at(exercise, sampled, stops)
-    calling = may_call and judged.finish_reason is FinishReason.STOP
-    text, calls = split_calls(judged.text) if calling else (judged.text, ())
+    if tools is None or judged.finish_reason is not FinishReason.STOP:
+        return Said(response, judged, judged.text, ())
+    text, calls = split_calls(judged.text, tools, form_of(str(exercise.tokenizer.tokenizer.chat_template)))
     return Said(response, judged, text, calls)
 
 

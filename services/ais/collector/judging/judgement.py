@@ -33,6 +33,8 @@ class Outcome(StrEnum):
     """The verifier started processes and left them running. They are ended."""
     DIED = "died"
     """The worker's process ended."""
+    LOST = "lost"
+    """The agent elsewhere that played the episode was not heard of any more, or gave it back. Another one plays it."""
     SERVICE = "service"
     """The reward service did not answer, or did not answer as it should."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from ais.collector.judging.harness.endpoint import open_endpoint
+from ais.collector.judging.harness.desk import Desk
+from ais.collector.judging.harness.endpoint import Endpoint, open_endpoint
 from ais.collector.judging.harness.host import Harness, check_command
+from ais.collector.judging.harness.outside import OutsideHarness, open_outside
 from ais.collector.judging.hosts import Host, RetryHost, WorkerHost
 from ais.collector.judging.judge import Judge, JudgeComponent, Panel, judge_here
 from ais.collector.judging.judgement import Judgement, Observe, unobserved
@@ -21,6 +23,7 @@ from ais.collector.rewards.response import Response
 from ais.collector.settings import CollectorSettings
 from ais.collector.settings.environments import EnvironmentSettings
 from ais.collector.settings.rewards import Component, Service
+from ais.runtime.security.door import Door
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ async def open_judging(
     observe: Observe = unobserved,
     observe_call: ObserveCall = call_unobserved,
     use_proxy: bool = False,
+    door: Callable[[], Door] | None = None,
 ) -> AsyncIterator[Judging]:
-    """Who judges while the context is open.
+    """Who judges while the context is open. `door`: how agents elsewhere come in, where an environment has some.
 
     Raises TaskError or UnavailableError for a verifier or an environment that cannot be used, and UnavailableError when
     no worker starts.
@@ -57,7 +61,7 @@ async def open_judging(
     in_workers = {name: one for name, one in acted_in.items() if one.judges}
     for environment in programs.values():
         if environment.name == "harness":
-            check_command(environment)
+            check_command(environment.command, environment.directory)
     on_failure = settings.judging.on_failure
     async with AsyncExitStack() as stack:
         pool = (
@@ -87,13 +91,22 @@ async def open_judging(
             return RetryHost(environment, panel)
 
         harnesses = dict[str, Harness]()
-        if programs:
+        here = {name: one for name, one in programs.items() if not one.plays_elsewhere}
+        if here:
             endpoint, address = await stack.enter_async_context(open_endpoint())
-            for name, one in programs.items():
+            for name, one in here.items():
                 free = asyncio.Semaphore(one.programs)
                 kind = VerifiersHarness if one.name == "verifiers" else Harness
                 harnesses[name] = kind(one, endpoint, address, on_failure, observe, free)
                 stack.push_async_callback(harnesses[name].end)
+        if elsewhere := {name: one for name, one in programs.items() if one.plays_elsewhere}:
+            assert door is not None, "agents come in by a door"
+            endpoint, desk = Endpoint(), Desk()
+            listening = open_outside(settings.agents_host, settings.agents_port, door(), endpoint, desk)
+            address = await stack.enter_async_context(listening)
+            for name, one in elsewhere.items():
+                free = asyncio.Semaphore(one.programs)
+                harnesses[name] = OutsideHarness(one, endpoint, address, on_failure, observe, free, desk=desk)
         yield Judging(panel, {name: host(name, one) for name, one in acted_in.items()}, harnesses)
 
 

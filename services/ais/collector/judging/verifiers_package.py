@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from ais.collector.judging.harness.host import Harness
+from ais.collector.judging.harness.wire import Session
 from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.judging.process import ended
 from ais.collector.judging.replies import WorkerDiedError, reply_in
@@ -147,7 +148,7 @@ class VerifiersHarness(Harness):
 
     _place: _Place = field(default_factory=_Place, repr=False)
 
-    async def played(self, base_url: str, key: str, prompt: Prompt) -> Failure | None:
+    async def played(self, session: Session, base_url: str, key: str, prompt: Prompt) -> Failure | None:  # noqa: ARG002
         try:
             async with self._place.starting:
                 if self._place.player is None or self._place.player.over:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ais.collector.prompts.prompts import Messages, Question
@@ -38,14 +39,19 @@ class Dialogue:
     told: tuple[Messages, ...] = ()
     """What the environment said after each turn of the policy but the last."""
     stand_in: str = field(default=STAND_INS[0], repr=False)
+    shorter: str | None = field(default=None, repr=False, compare=False)
+    """How the conversation was rendered before the last messages, where it was: that need not be done again."""
 
     def prompt(self) -> list[int]:
         """Tokens of the prompt of the first turn. Raises UnavailableError as `PolicyTokenizer.encode_prompt`."""
-        return self.tokenizer.encode_prompt(self.question, self.tools)
+        if not self.tokenizer.chats:
+            return self.tokenizer.encode_prompt(self.question, self.tools)
+        return self.tokenizer.encode_piece(self._rendered(()) if self.told else self._whole)
 
     def after(self, messages: Messages) -> Dialogue:
         """The conversation when the policy has had a turn and was told `messages`."""
-        return Dialogue(self.tokenizer, self.question, self.tools, (*self.told, messages), self.stand_in)
+        shorter = self.__dict__.get("_whole")  # what was never asked for is not rendered for this
+        return Dialogue(self.tokenizer, self.question, self.tools, (*self.told, messages), self.stand_in, shorter)
 
     def tokens_before_next_turn(self, last_token: int | None) -> list[int]:
         """The tokens from the end of the policy's last turn to the beginning of its next.
@@ -60,9 +66,16 @@ class Dialogue:
     def _text(self, last_token: int | None) -> str:
         if not self.tokenizer.chats:
             return "".join(message["content"] for message in self.told[-1])
-        asked = self._rendered(self.told[:-1])
-        rest = _rest(self._rendered(self.told), asked + self.stand_in, len(self.told))
+        asked, whole = self.shorter, self._whole
+        if asked is None or not whole.startswith(asked + self.stand_in):  # a template may tell the time of day
+            asked, whole = self._rendered(self.told[:-1]), self._rendered(self.told)
+        rest = _rest(whole, asked + self.stand_in, len(self.told))
         return rest if last_token is None else rest.removeprefix(self.tokenizer.text_of(last_token))
+
+    @cached_property
+    def _whole(self) -> str:
+        """All of it, rendered once."""
+        return self._rendered(self.told)
 
     def _rendered(self, told: Sequence[Messages]) -> str:
         """The conversation up to where the policy's next turn begins."""

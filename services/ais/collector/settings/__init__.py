@@ -133,6 +133,10 @@ class CollectorSettings(Section):
     """Address the metrics and health endpoints listen on."""
     http_port: Port = 0
     """Port of the metrics and health endpoints; 0 takes a free one and logs it."""
+    agents_host: Host = "127.0.0.1"
+    """Address where agents get episodes, for environment.name = outside. They show agent.token (docs/security.md)."""
+    agents_port: Port = 0
+    """Port for agents; 0 takes a free one and logs it."""
 
     @model_validator(mode="after")
     def _component_is_there(self) -> Self:

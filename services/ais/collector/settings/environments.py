@@ -18,11 +18,12 @@ TURNS = "turns"
 class EnvironmentSettings(Section):
     """What answers the policy's turns. A prompt is then asked as an episode of several turns with one reward."""
 
-    name: Literal["guess_number", "calculator", "retry", "python", "harness", "verifiers"]
+    name: Literal["guess_number", "calculator", "retry", "python", "harness", "outside", "verifiers"]
     """`guess_number` says whether a guess is too low or too high. `calculator` runs the calculations that the policy
     asks for and judges the answer after them. `retry` has the verifiers of the source judge each turn, and asks again
     while that is worth less than `enough`. `python` is a class of yours, and `harness` a program of yours that calls
-    the policy by OpenAI's API. `verifiers` is an environment of the package of that name (docs/environments.md)."""
+    the policy by OpenAI's API. `outside` leaves episodes to agents on other machines, which ask for them (`ais agent`).
+    `verifiers` is an environment of the package of that name (docs/environments.md)."""
     object: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
     """For `python`: `module:object`, called without arguments but `parameters`; it gives an environment."""
     directory: Path | None = None
@@ -43,10 +44,13 @@ class EnvironmentSettings(Section):
     command: tuple[str, ...] = ()
     """For `harness`: the program and its arguments, started for each episode. `python` is the collector's own."""
     judged_by: Literal["program", "verifiers"] = "program"
-    """For `harness`: who gives the reward. `program`: it ends the episode with one. `verifiers`: those of the source
-    judge the last turn."""
+    """For `harness` and `outside`: who gives the reward. `program`: it ends the episode with one. `verifiers`: those of
+    the source judge the last turn."""
     programs: int = Field(default=16, ge=1, le=128)
-    """For `harness` and `verifiers`: programs, or episodes, that run at once."""
+    """For `harness`, `outside` and `verifiers`: programs, or episodes, that run at once."""
+    silent_seconds: Seconds = 60.0
+    """For `outside`: an agent of whom nothing is heard for so long is lost, and its episode is played again by another.
+    Any call with the episode's key is a sign of life, and so is one that is being answered."""
     program_megabytes: int = Field(default=0, ge=0, le=2**24)
     """For `harness`: memory that a program may have, and each process that it starts, as addresses (RLIMIT_AS), of
     which libraries such as torch take several times what they use. 0: any. Beyond it a process gets no memory, and what
@@ -57,8 +61,8 @@ class EnvironmentSettings(Section):
     """Tokens after the prompt, of all turns and what stands between, from which no other turn is asked for. 0: as many
     as the replicas' context holds."""
     seconds: Seconds | None = None
-    """Time from which no other turn is asked for; for `harness` and `verifiers` the episode is ended, which is a
-    failure. None: collector.group_deadline_seconds alone bounds it, for these two each episode from its start, after
+    """Time from which no other turn is asked for; for `harness`, `outside` and `verifiers` the episode is ended, which
+    is a failure. None: collector.group_deadline_seconds alone bounds it, for these each episode from its start, after
     which the group starts again."""
     max_versions_apart: CountOrNone | None = None
     """How far the newest policy version that sampled a token of an episode may be from the oldest. An episode beyond it
@@ -80,9 +84,14 @@ class EnvironmentSettings(Section):
     @property
     def by_programs(self) -> bool:
         """Whether episodes are played by what calls the policy."""
-        return self.name in ("harness", "verifiers")
+        return self.name in ("harness", "outside", "verifiers")
+
+    @property
+    def plays_elsewhere(self) -> bool:
+        """Whether those who play come from other machines, when they like."""
+        return self.name == "outside"
 
     @property
     def judges(self) -> bool:
         """Whether the environment gives the reward, and not the verifiers of the source."""
-        return self.judged_by == "program" if self.name == "harness" else self.name != "retry"
+        return self.judged_by == "program" if self.name in ("harness", "outside") else self.name != "retry"

@@ -211,7 +211,7 @@ class SourceSettings(Section):
         environment = self.effective_environment
         if environment is None:
             return tuple(component.label for component in self.effective_reward)
-        own = (EPISODE,) if environment.judges or environment.name == "harness" else ()
+        own = (EPISODE,) if environment.judges or environment.by_programs else ()
         return (*(one.label for one in self.effective_reward), *own, TURNS)
 
     @property

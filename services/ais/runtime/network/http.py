@@ -25,7 +25,8 @@ from ais.runtime.network.http_limits import LONGEST_HEAD_BYTES, BoundedProtocol,
 from ais.runtime.network.openapi import NOT_LET_IN, TOKEN, Responses
 from ais.runtime.process import UnavailableError
 from ais.runtime.security.door import Door, refuse_without_door
-from ais.runtime.security.http_door import KNOWN, HttpDoor
+from ais.runtime.security.http_door import KNOWN, HttpDoor, Rule
+from ais.runtime.security.roles import may_request
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +80,13 @@ def _no_signals() -> Iterator[None]:
 
 @asynccontextmanager
 async def serve(
-    app: FastAPI, host: str, port: int, door: Door | None = None, serves: str = "metrics"
+    app: FastAPI, host: str, port: int, door: Door | None = None, serves: str = "metrics", rule: Rule = may_request
 ) -> AsyncIterator[int]:
     """Serves `app` while the context is open, and gives the port (useful with port 0). The log says where what it
     `serves` is.
 
-    Without a door only this machine may reach it; the door's certificates make it HTTPS. Raises UnavailableError when
+    Without a door only this machine may reach it; the door's certificates make it HTTPS, and it asks callers for what
+    the `rule` says. Raises UnavailableError when
     nothing can listen there, as on a port that is taken.
     """
     refuse_without_door(host, door)
@@ -99,7 +101,7 @@ async def serve(
     certificates = door.certificates if door else None
     logger.info("%s at %s/%s", serves, http_url(host, bound, tls=certificates is not None), serves)
     config = uvicorn.Config(
-        app if door is None else HttpDoor(app, door),
+        app if door is None else HttpDoor(app, door, rule),
         http=BoundedProtocol,
         ws="none",
         h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,

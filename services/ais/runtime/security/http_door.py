@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ais.runtime.security.door import HEADER, Door
 from ais.runtime.security.refusals import Refusal
-from ais.runtime.security.roles import may_request
+from ais.runtime.security.roles import Allowed, may_request
 
+Rule = Callable[[str, str], Allowed]
+"""Who may make a request, by method and path."""
 KNOWN = "ais.known"
 """Whether the caller has a valid token, in the scope of a request that is open to everybody."""
 
@@ -17,14 +21,15 @@ KNOWN = "ais.known"
 class HttpDoor:
     """Answers 401 or 403 in the place of the application, without reading a body."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, door: Door, rule: Rule = may_request) -> None:
         self._app = app
         self._door = door
+        self._rule = rule
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             header = Headers(scope=scope).get(HEADER)
-            if refusal := self._door.refusal(header, may_request(scope["method"], scope["path"])):
+            if refusal := self._door.refusal(header, self._rule(scope["method"], scope["path"])):
                 await _refused(refusal)(scope, receive, send)
                 return
             scope[KNOWN] = self._door.knows(header)

@@ -14,6 +14,8 @@ class Role(StrEnum):
     """Replaces the policy; a replica that passes a version on does so in the trainer's name."""
     METRICS = "metrics"
     """Looks on: Prometheus, a person."""
+    AGENT = "agent"
+    """Plays episodes elsewhere than on the collector's machine."""
 
 
 Allowed = frozenset[Role] | None
@@ -21,6 +23,8 @@ Allowed = frozenset[Role] | None
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 OPEN_SERVICE = "grpc.health.v1.Health"
+EPISODES = "/episodes/"
+"""Begins paths of episodes."""
 
 
 def may_request(method: str, path: str) -> Allowed:
@@ -30,6 +34,12 @@ def may_request(method: str, path: str) -> Allowed:
     if method not in ("GET", "HEAD"):
         return frozenset({Role.TRAINER})
     return frozenset({Role.METRICS, Role.TRAINER} if path.startswith("/v1/") else {Role.METRICS})
+
+
+def may_play(method: str, path: str) -> Allowed:  # noqa: ARG001
+    """Who may make a request where agents get episodes. An episode's own calls come with its key instead, which the
+    application asks for."""
+    return None if path.startswith(EPISODES) else frozenset({Role.AGENT})
 
 
 def may_call(method: str) -> Allowed:

@@ -113,6 +113,26 @@ async def test_calls_of_tools_are_told_as_such_and_go_on_token_for_token(tokeniz
         assert len(stage.recording.branches) == 2
 
 
+async def test_calls_are_read_in_xml_where_the_template_writes_them_so(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(TEMPLATES["calls in XML, as Qwen3-Coder"], tmp_path)
+    call = (
+        "<tool_call>\n<function=buy>\n<parameter=what>\n2 teas\n</parameter>\n"
+        "<parameter=many>\n2\n</parameter>\n</function>\n</tool_call>"
+    )
+    parameters = {"type": "object", "properties": {"what": {"type": "string"}, "many": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": "buy", "parameters": parameters}}]
+    async with says(tokenizer, f"Two, then.\n{call}", "Done.", CALL) as (stage, _):
+        first = (await stage.say(user("Tea?"), tools=tools)).choices[0]
+        assert (first.finish_reason, first.message.content) == ("tool_calls", "Two, then.")
+        (asked,) = first.message.tool_calls
+        assert (asked.function.name, asked.function.arguments) == ("buy", '{"what": "2 teas", "many": 2}')
+        told = [first.message.model_dump(), {"role": "tool", "tool_call_id": asked.id, "content": "ok"}]
+        assert (await stage.say(user("Tea?"), *told, tools=tools)).choices[0].message.content == "Done."
+        (branch,) = stage.recording.branches
+        assert len(branch.turns) == 2
+        assert (await stage.say(user("Tea?"), tools=tools)).choices[0].message.content == CALL
+
+
 async def test_what_is_no_call_stays_text(tokenizer: PolicyTokenizer) -> None:
     broken = "<tool_call>{price of tea}</tool_call>"
     async with says(tokenizer, CALL + broken, CALL.replace("tea", "\\ud800"), CALL) as (stage, policy):
@@ -141,3 +161,49 @@ async def test_a_stop_ends_the_turn_with_the_token_that_completes_it(tokenizer: 
         await stage.say(user("What?"), choice.message.model_dump(), user("none"))
         assert tokenizer.tokenizer.decode(branch.turns[1].context).startswith("<|end|>\n<|role|>user\nnone")
         assert stage.table.ended(0, branch.turns, "done").turns[0].tokens == len(recorded.token_ids)
+
+
+async def test_a_raw_prompt_goes_on_token_for_token_as_text_and_as_tokens(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "It is tea.", "More.") as (stage, policy), stage.client() as client:
+        first = await client.completions.create(model="any", prompt="Q: what?\nA:", logprobs=0)
+        choice = first.choices[0]
+        assert (choice.text, choice.finish_reason, first.object) == ("It is tea.", "stop", "text_completion")
+        assert "".join(choice.logprobs.tokens) == "It is tea.<|end|>"
+        (turn,) = stage.recording.branches[0].turns
+        assert choice.logprobs.token_logprobs == turn.response.behaviour_logprobs.tolist()
+        whole = "Q: what?\nA:" + choice.text + "\nQ: and?\nA:"
+        stream = await client.completions.create(
+            model="any", prompt=whole, stream=True, stream_options={"include_usage": True}
+        )
+        *told, last, usage = [chunk async for chunk in stream]
+        assert ("".join(one.choices[0].text for one in told), last.choices[0].finish_reason) == ("More.", "stop")
+        assert usage.usage.prompt_tokens == len(policy.prompts[1])
+        (branch,) = stage.recording.branches
+        assert branch.tokens == [*policy.prompts[1], *policy.sampled[1]]
+        assert policy.prompts[1][: len(policy.prompts[0]) + len(policy.sampled[0])] == [
+            *policy.prompts[0],
+            *policy.sampled[0],
+        ]
+        begun = await client.completions.create(model="any", prompt=[5, 6, 7])
+        so_far = [5, 6, 7, *begun.choices[0].token_ids]
+        await client.completions.create(model="any", prompt=[*so_far, 8])
+        assert [len(branch.turns) for branch in stage.recording.branches] == [2, 2]
+        assert stage.recording.branches[1].turns[1].context == [8]
+
+
+async def test_what_is_no_raw_prompt_is_refused(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "It is tea.") as (stage, _), stage.client() as client:
+        refused: list[tuple[dict[str, Any], str]] = [
+            ({"prompt": ["a", "b"]}, "prompt"),
+            ({"prompt": []}, "prompt"),
+            ({"prompt": ""}, "prompt"),
+            ({"prompt": "a", "n": 2}, "n"),
+            ({"prompt": "a", "best_of": 2}, "best_of"),
+            ({"prompt": "a", "echo": True}, "echo"),
+            ({"prompt": "a", "logprobs": 3}, "logprobs"),
+        ]
+        for fields, param in refused:
+            with pytest.raises(openai.BadRequestError) as error:
+                await client.completions.create(model="any", **fields)
+            assert error.value.param == param
+        assert stage.recording.branches == []

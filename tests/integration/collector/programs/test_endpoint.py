@@ -13,6 +13,7 @@ import numpy as np
 import openai
 import pytest
 
+from ais.collector.episodes import recording
 from ais.collector.episodes.recording import MOST_AT_ONCE, Recording, main_branch
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.replicas.generation import Cause, GenerationError
@@ -211,6 +212,7 @@ async def test_long_messages_are_turned_into_tokens_while_others_are_answered(
     let = threading.Event()
     async with staged(Scripted(GUESS)) as stage, stage.client() as client:
         encode = PolicyTokenizer.encode_piece
+        monkeypatch.setattr(recording, "QUICK", 5)
         monkeypatch.setattr(PolicyTokenizer, "encode_piece", lambda *piece: let.wait(60) and encode(*piece))
         asked = asyncio.create_task(stage.say(user("00-31;")))
         assert [model.id async for model in client.models.list()] == ["policy"]

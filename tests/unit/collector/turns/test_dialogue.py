@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,27 @@ def test_a_template_that_does_not_go_on_where_it_stopped_is_refused_with_the_pla
     template = TEMPLATES[name]
     with pytest.raises(UnstableTemplateError, match=template.refused):
         check_template(tokenizer_with(template, tmp_path), QUESTION, ANSWERS)
+
+
+@pytest.mark.parametrize("tokenizer", STABLE[:1], indirect=True)
+def test_a_conversation_is_rendered_once_a_turn_and_again_where_its_template_tells_another_time(
+    tokenizer: PolicyTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render, days, rendered = PolicyTokenizer.render, ["Mon ", "Mon ", "Mon ", "Tue ", "Tue ", "Tue "], list[str]()
+
+    def at_a_time(*asked: Any, **further: Any) -> str:
+        rendered.append(days.pop(0) + render(*asked, **further))
+        return rendered[-1]
+
+    monkeypatch.setattr(PolicyTokenizer, "render", at_a_time)
+    dialogue = Dialogue(tokenizer, QUESTION)
+    dialogue.prompt()
+    told = []
+    for number, messages in enumerate((ANSWERS[0], ANSWERS[0], ANSWERS[0]), 1):
+        dialogue = dialogue.after(messages)
+        told.append(dialogue.tokens_before_next_turn(None))
+        assert len(rendered) == (number + 1 if number < 3 else 6)  # the third comes after midnight
+    assert told[0] == told[1] == told[2]
 
 
 def test_without_a_template_the_words_follow_one_another() -> None:

@@ -24,6 +24,7 @@ from ais.collector.environments.calls import (
 from ais.collector.environments.guess_number import GuessNumber
 from ais.collector.environments.opening import open_environment
 from ais.collector.environments.protocol import Environment, PolicyTurn, Prompt, Step
+from ais.collector.environments.tool_calls import call_in
 from ais.collector.environments.tools import Calculator, calculate, schema_of
 from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.settings import TaskSettings
@@ -272,3 +273,34 @@ def test_the_components_of_a_reward_are_named_before_anything_runs() -> None:
     retried = TaskSettings.model_validate({"environment": {"name": "retry"}, "verifier": "numeric"})
     assert retried.all_component_labels == {"numeric", "turns"}
     assert TaskSettings().all_component_labels == {"exact_match"}
+
+
+@pytest.mark.parametrize(
+    ("written", "result"),
+    [
+        ("<function=calculate><parameter=expression>\n6 * 7\n</parameter></function>", "42"),
+        ("\n<function=calculate>\n<parameter=expression>6 * 7</parameter>\n</function>\n", "42"),
+        ("<function=calculate></function>", "error: TypeError"),
+        ("<function=calculate><parameter=expression>6</function>", "error: arguments are <parameter=NAME>"),
+        ("<function=calculate>6</function>", "error: arguments are <parameter=NAME>"),
+        ("<function=calculate><parameter=expression>6</parameter>", "error: a call is <function=NAME>"),
+        ("<function=>6</function>", "error: a call is <function=NAME>"),
+    ],
+)
+def test_a_call_may_be_written_in_xml(written: str, result: str) -> None:
+    calculator = Calculator()
+    calculator.reset(Prompt("one", "What is 6 * 7?", "42"))
+    (told,) = contents(calculator.step(said(f"<tool_call>{written}</tool_call>")))
+    assert told.startswith(result)
+
+
+def test_the_values_of_a_call_in_xml_are_text_unless_the_schema_says_otherwise() -> None:
+    properties = {"many": {"type": "integer"}, "all": {"type": "array"}, "text": {"type": "string"}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}]
+    values = {"many": "2", "all": "[1, 2]", "text": "3", "unknown": "4"}
+    written = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
+    call = call_in(f"<function=f>\n{written}</function>", tools)
+    assert call.arguments == {"many": 2, "all": [1, 2], "text": "3", "unknown": "4"}
+    with pytest.raises(ValueError, match="Expecting value"):
+        call_in("<function=f><parameter=many>two</parameter></function>", tools)
+    assert call_in("<function=g><parameter=many>two</parameter></function>", tools).arguments == {"many": "two"}

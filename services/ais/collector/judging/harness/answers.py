@@ -30,6 +30,8 @@ class Completed:
     calls: tuple[ToolCall, ...] = ()
     logprobs: Sequence[tuple[str, float]] | None = None
     """How each sampled token is written, and its log-prob under the policy that sampled it; None: not asked for."""
+    token_ids: Sequence[int] = ()
+    """All that was sampled."""
 
     def message(self) -> dict[str, Any]:
         """What the policy said."""
@@ -41,26 +43,21 @@ class Completed:
     def body(self) -> dict[str, Any]:
         """The answer as the API shows it."""
         choice = {"index": 0, "message": self.message(), "finish_reason": self.finish, "logprobs": self._logprobs()}
-        return self._head("chat.completion") | {"choices": [choice], "usage": self._usage()}
+        return head(self.name, "chat.completion") | {"choices": [choice], "usage": usage_of(self)}
 
     def chunks(self, *, usage: bool) -> Iterator[bytes]:
         """What of a stream follows its `beginning`; with `usage`, the tokens are counted at its end."""
-        head, delta = (
-            self._head("chat.completion.chunk"),
-            {key: value for key, value in self.message().items() if value},
-        )
+        own = head(self.name, "chat.completion.chunk")
+        delta = {key: value for key, value in self.message().items() if value}
         delta.pop("role")
         if self.calls:
             delta["tool_calls"] = [{"index": index} | call for index, call in enumerate(self._calls())]
         nothing_yet = {"usage": None} if usage else {}
-        yield _event(head | {"choices": [_piece(delta, logprobs=self._logprobs())]} | nothing_yet)
-        yield _event(head | {"choices": [_piece({}, self.finish)]} | nothing_yet)
+        yield event(own | {"choices": [_piece(delta, logprobs=self._logprobs())]} | nothing_yet)
+        yield event(own | {"choices": [_piece({}, self.finish)]} | nothing_yet)
         if usage:
-            yield _event(head | {"choices": [], "usage": self._usage()})
+            yield event(own | {"choices": [], "usage": usage_of(self)})
         yield END_OF_STREAM
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.name, "object": kind, "created": int(time.time()), "model": MODEL}
 
     def _calls(self) -> list[dict[str, Any]]:
         return [
@@ -77,20 +74,31 @@ class Completed:
             return None
         return {"content": [_token(*one) for one in self.logprobs], "refusal": None}
 
-    def _usage(self) -> dict[str, int]:
-        total = self.prompt_tokens + self.tokens
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens, "total_tokens": total}
+
+def head(name: str, kind: str) -> dict[str, Any]:
+    """What every answer and every piece of one begins with."""
+    return {"id": name, "object": kind, "created": int(time.time()), "model": MODEL}
+
+
+def usage_of(completed: Completed) -> dict[str, int]:
+    """How many tokens there were."""
+    total = completed.prompt_tokens + completed.tokens
+    return {
+        "prompt_tokens": completed.prompt_tokens,
+        "completion_tokens": completed.tokens,
+        "total_tokens": total,
+    }
 
 
 def beginning(name: str) -> bytes:
     """The first chunk of a stream, which says who speaks."""
-    head = {"id": name, "object": "chat.completion.chunk", "created": int(time.time()), "model": MODEL}
-    return _event(head | {"choices": [_piece({"role": "assistant", "content": ""})]})
+    said = _piece({"role": "assistant", "content": ""})
+    return event(head(name, "chat.completion.chunk") | {"choices": [said]})
 
 
 def broken(body: dict[str, Any]) -> bytes:
     """The last piece of a stream that comes to nothing. `body`: the error as the API shows it."""
-    return _event(body)
+    return event(body)
 
 
 def _piece(
@@ -105,5 +113,6 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": whole, "top_logprobs": []}
 
 
-def _event(body: dict[str, Any]) -> bytes:
+def event(body: dict[str, Any]) -> bytes:
+    """A piece of a stream."""
     return b"data: " + json.dumps(body).encode() + b"\n\n"

@@ -2,39 +2,56 @@
 
     GET  /episodes/ID/v1/models
     POST /episodes/ID/v1/chat/completions
+    POST /episodes/ID/v1/completions
     POST /episodes/ID/v1/end                  {"reward": 1.0}: the episode is over
+    POST /v1/episodes                         {"seconds": 30}: an episode for an agent elsewhere, or 204 for none
 
-Only this machine reaches it. Whoever has no key of a living episode is refused before anything of the call is read.
+Only this machine reaches it, or with the last route the network, by a token. Whoever has no key of a living episode is
+refused before anything of the call is read.
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHttpError
 
 from ais.collector.judging.harness.answers import MODEL
+from ais.collector.judging.harness.desk import Desk
 from ais.collector.judging.harness.leaving import unless_left
 from ais.collector.judging.harness.streaming import streamed
 from ais.collector.judging.harness.wire import (
+    Asked,
     CallRefusedError,
     Completion,
     End,
     Failed,
+    Offered,
+    RawCompletion,
     Session,
+    Wanted,
     completion_in,
     end_in,
+    raw_completion_in,
+    wanted_in,
 )
 from ais.runtime.network.http import serve
 from ais.runtime.network.http_limits import BoundedRoute
-from ais.runtime.network.openapi import TOKEN, Responses, describe_bodies
+from ais.runtime.network.openapi import NOT_LET_IN, TOKEN, Responses, describe_bodies
+from ais.runtime.security.refusals import Refusal, tell
+from ais.runtime.security.roles import EPISODES
 
 HOST = "127.0.0.1"
+OFFERS = "/v1/episodes"
+"""Path where agents get episodes."""
 ENDED_KEPT = 4096
 """Episodes that are over and are still told from those that never were."""
 _NO_MORE = (401, 429)
@@ -60,7 +77,7 @@ class Endpoint:
         name = secrets.token_hex(8)
         self._sessions[name], self._keys[name] = session, secrets.token_urlsafe(24)
         try:
-            yield f"/episodes/{name}/v1", self._keys[name]
+            yield f"{EPISODES}{name}/v1", self._keys[name]
         finally:
             del self._sessions[name]
             self._keys[name] = self._keys.pop(name)  # the newest of the ended
@@ -71,9 +88,11 @@ class Endpoint:
         """Who answers a call. Raises CallRefusedError."""
         key = self._keys.get(name, "")
         if not key or not hmac.compare_digest(header.removeprefix("Bearer ").encode(), key.encode()):
+            tell(Refusal.WRONG_TOKEN if header else Refusal.NO_TOKEN)
             raise CallRefusedError(401, "this is not the key of this episode", "invalid_api_key")
         if name not in self._sessions:
             raise over()
+        self._sessions[name].heard = time.monotonic()
         return self._sessions[name]
 
 
@@ -92,11 +111,16 @@ def _told(session: Session) -> Iterator[None]:
         raise
 
 
-def application(endpoint: Endpoint) -> FastAPI:
-    """The API."""
+def application(endpoint: Endpoint, desk: Desk | None = None) -> FastAPI:
+    """The API. With a `desk` agents get episodes there, too."""
     app = FastAPI(title="AIS episodes", docs_url=None, redoc_url=None, openapi_url=None)
     app.router.route_class = BoundedRoute
-    base = "/episodes/{name}/v1"
+    base = f"{EPISODES}{{name}}/v1"
+    bodies: dict[tuple[str, str], type[BaseModel]] = {
+        ("POST", f"{base}/chat/completions"): Completion,
+        ("POST", f"{base}/completions"): RawCompletion,
+        ("POST", f"{base}/end"): End,
+    }
 
     @app.exception_handler(CallRefusedError)
     async def refused(_: Request, error: CallRefusedError) -> JSONResponse:
@@ -124,23 +148,57 @@ def application(endpoint: Endpoint) -> FastAPI:
         responses=_ANSWERS | _refusals(400, 401, 408, 413, 429, 503),
     )
     async def completions(name: str, request: Request) -> Response:
-        session = endpoint.session(name, request.headers.get("authorization", ""))
-        with _told(session):
-            asked = completion_in(await request.body())
-            if asked.stream:
-                return await streamed(request, session, asked)
-            completed = await unless_left(request, session.complete(asked))
-            return JSONResponse(completed.body())
+        return await _answered(endpoint, name, request, completion_in)
+
+    @app.post(
+        f"{base}/completions",
+        dependencies=[TOKEN],
+        response_class=Response,
+        responses=_ANSWERS | _refusals(400, 401, 408, 413, 429, 503),
+    )
+    async def raw_completions(name: str, request: Request) -> Response:
+        return await _answered(endpoint, name, request, raw_completion_in)
 
     @app.post(f"{base}/end", dependencies=[TOKEN], responses=_refusals(400, 401, 408, 413))
     async def end(name: str, request: Request) -> JSONResponse:
         session = endpoint.session(name, request.headers.get("authorization", ""))
         with _told(session):
-            session.end(end_in(await request.body()).reward)
+            session.end(end_in(await request.body()))
             return JSONResponse({"ended": True})
 
-    describe_bodies(app, {("POST", f"{base}/chat/completions"): Completion, ("POST", f"{base}/end"): End})
+    if desk is not None:
+        _give_episodes(app, desk)
+        bodies["POST", OFFERS] = Wanted
+    describe_bodies(app, bodies)
     return app
+
+
+async def _answered(endpoint: Endpoint, name: str, request: Request, read: Callable[[bytes], Asked]) -> Response:
+    session = endpoint.session(name, request.headers.get("authorization", ""))
+    with _told(session):
+        asked = read(await request.body())
+        if asked.stream:
+            return await streamed(request, session, asked)
+        completed = await unless_left(request, session.complete(asked))
+        return JSONResponse(completed.body())
+
+
+def _give_episodes(app: FastAPI, desk: Desk) -> None:
+    answers: Responses = {200: {"model": Offered}, 204: {"description": "there is none"}}
+
+    @app.post(
+        OFFERS,
+        dependencies=[TOKEN],
+        response_model=None,
+        responses=answers | _refusals(400, 408, 413) | NOT_LET_IN,
+    )
+    async def episodes(request: Request) -> Response:
+        wanted = wanted_in(await request.body())
+        offered = await unless_left(request, desk.episode(wanted.seconds))
+        if offered is None:
+            return Response(status_code=204)
+        reached = str(request.base_url).rstrip("/") + urlsplit(offered.base_url).path
+        return JSONResponse(offered.model_copy(update={"base_url": reached}).model_dump())
 
 
 @asynccontextmanager

@@ -7,8 +7,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ais.collector.judging.harness.endpoint import HOST, Endpoint
@@ -45,14 +47,22 @@ class Harness:
     """Held while a program runs."""
     record: Record = field(default_factory=Record)
 
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Harness]:
+        """Waits until one more episode may be played, and gives who plays it while the context is open."""
+        async with self.free:
+            yield self
+
     async def run(self, session: Session, prompt: Prompt) -> Failure | None:
         """Has a program play an episode whose calls `session` answers; why it came to nothing, or None."""
         began = time.monotonic()
         with self.endpoint.episode(session) as (path, key):
-            program = self.played(f"{self.address}{path}", key, prompt)
+            program = self.played(session, f"{self.address}{path}", key, prompt)
             failure = await _until_it_lingers(program, session.ended)
         if session.reward is not None:
             failure = None  # what a program does after the end is its own affair
+        elif session.failure is not None:
+            failure = session.failure
         elif failure is None and self.settings.judges:
             failure = Failure(Outcome.NO_REWARD, "the program ended the episode without a reward")
         self.observe(EPISODE, Outcome.JUDGED if failure is None else failure.outcome, time.monotonic() - began)
@@ -61,10 +71,11 @@ class Harness:
     async def end(self) -> None:
         """No episode is played any more: what outlives them is ended."""
 
-    async def played(self, base_url: str, key: str, prompt: Prompt) -> Failure | None:
+    async def played(self, session: Session, base_url: str, key: str, prompt: Prompt) -> Failure | None:  # noqa: ARG002
         """Has an episode played by what calls the policy at `base_url`; why that failed, or None."""
-        variables, limits = _variables(base_url, key), Limits(self.settings.seconds, self.settings.program_megabytes)
-        return await run_program(command_of(self.settings), self.settings.directory, variables, _told(prompt), limits)
+        variables, limits = variables_of(base_url, key), Limits(self.settings.seconds, self.settings.program_megabytes)
+        command, told = command_of(self.settings.command), line_of(told_to_programs(prompt))
+        return await run_program(command, self.settings.directory, variables, told, limits)
 
 
 async def _until_it_lingers(program: Coroutine[Any, Any, Failure | None], over: asyncio.Event) -> Failure | None:
@@ -78,25 +89,25 @@ async def _until_it_lingers(program: Coroutine[Any, Any, Failure | None], over: 
         await end_tasks(running, waiting)
 
 
-def command_of(settings: EnvironmentSettings) -> tuple[str, ...]:
+def command_of(command: Sequence[str]) -> tuple[str, ...]:
     """The command as it is started."""
-    program, *arguments = settings.command
+    program, *arguments = command
     return (sys.executable if program == "python" else program, *arguments)
 
 
-def check_command(settings: EnvironmentSettings) -> None:
-    """Raises TaskError for a program or a directory that is not there."""
-    if settings.directory is not None and not settings.directory.is_dir():
-        raise TaskError(f"environment.directory: there is no directory {str(settings.directory)!r}")
-    program = command_of(settings)[0]
-    if "/" in program and settings.directory is not None:
-        program = str(settings.directory / program)
+def check_command(command: Sequence[str], directory: Path | None, section: str = "environment") -> None:
+    """Raises TaskError for a program or a directory of the settings' section that is not there."""
+    if directory is not None and not directory.is_dir():
+        raise TaskError(f"{section}.directory: there is no directory {str(directory)!r}")
+    program = command_of(command)[0]
+    if "/" in program and directory is not None:
+        program = str(directory / program)
     if shutil.which(program) is None:
-        raise TaskError(f"environment.command: there is no program {program!r} that can be started")
+        raise TaskError(f"{section}.command: there is no program {program!r} that can be started")
 
 
-def _told(prompt: Prompt) -> bytes:
-    """What the program reads: one line of JSON."""
+def told_to_programs(prompt: Prompt) -> dict[str, Any]:
+    """What a program reads of its episode. JSON holds it."""
     told = {
         "prompt_id": prompt.prompt_id,
         "text": prompt.text,
@@ -105,9 +116,15 @@ def _told(prompt: Prompt) -> bytes:
         "metadata": dict(prompt.metadata),
         "source": prompt.source,
     }
-    return json.dumps(told, default=str).encode() + b"\n"
+    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    return plain
 
 
-def _variables(base_url: str, key: str) -> dict[str, str]:
+def line_of(told: Mapping[str, Any]) -> bytes:
+    """The same on its standard input."""
+    return json.dumps(told).encode() + b"\n"
+
+
+def variables_of(base_url: str, key: str) -> dict[str, str]:
     """What OpenAI's clients look at. The endpoint is on this machine, and no proxy's affair."""
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key, **without_proxy(HOST)}

@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from ais.collector.judging.harness.answers import Completed, beginning, broken
 from ais.collector.judging.harness.leaving import unless_left
-from ais.collector.judging.harness.wire import CallRefusedError, Completion, Session
+from ais.collector.judging.harness.raw_answers import raw_beginning
+from ais.collector.judging.harness.wire import Asked, CallRefusedError, Completion, Session
 from ais.runtime.tasks import end_tasks
 
 
@@ -34,7 +35,7 @@ class Stream(StreamingResponse):
             await end_tasks(self._answering)
 
 
-async def streamed(request: Request, session: Session, asked: Completion) -> Stream:
+async def streamed(request: Request, session: Session, asked: Asked) -> Stream:
     """The stream of an answer. A client that leaves it has no turn. Raises CallRefusedError."""
     begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     answering = asyncio.create_task(session.complete(asked, begun.set_result))
@@ -54,9 +55,9 @@ async def _first(*either: asyncio.Future[Any]) -> None:
 
 
 async def _chunks(
-    request: Request, session: Session, asked: Completion, answering: asyncio.Task[Completed], name: str
+    request: Request, session: Session, asked: Asked, answering: asyncio.Task[Completed], name: str
 ) -> AsyncIterator[bytes]:
-    yield beginning(name)
+    yield beginning(name) if isinstance(asked, Completion) else raw_beginning(name)
     try:
         completed = await unless_left(request, _result(answering))
     except CallRefusedError as error:
