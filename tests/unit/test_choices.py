@@ -49,6 +49,8 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "huggingface": TASKS + "test_stored_datasets.py::test_a_dataset_that_was_saved_to_disk_is_read_by_split",
         "guess_number": "unit/collector/turns/test_environments.py::"
         "test_the_task_thinks_of_every_number_and_the_same_ones_again",
+        "calculations": "unit/collector/turns/test_environments.py::"
+        "test_the_answers_of_the_calculations_are_the_calculators_and_no_calculation_is_in_two_splits",
         "reasoning_gym": GAMED,
         "python": TASKS + "test_own_tasks.py::test_a_table_of_the_users_is_gone_through_by_epochs_and_split",
         "verifiers": VERIFIERS + "test_tasks_that_ask_the_same_are_told_apart_by_their_keys",
@@ -62,7 +64,8 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "calculator": "unit/collector/turns/test_environments.py::"
         "test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it",
         "retry": EPISODES + "test_feedback_is_given_until_the_verifier_is_content",
-        "python": EPISODES + "test_a_budget_that_is_used_up_ends_an_episode",
+        "python": "unit/collector/turns/test_environments.py::"
+        "test_a_class_of_the_users_is_found_in_its_directory_and_called_with_its_parameters",
         "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
         "outside": OUTSIDE + "test_an_agent_that_knows_openais_client_alone_plays_what_the_verifiers_judge",
         "verifiers": VERIFIERS + "test_one_process_plays_all_groups_and_is_ended_with_the_exercise",

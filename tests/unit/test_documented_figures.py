@@ -121,8 +121,9 @@ def test_the_ratios_of_truncated_sampling_are_told_as_they_were_recorded() -> No
     assert [line for line in truncation.lines(figures) if line not in text] == []
 
 
-def test_the_run_of_guessing_a_number_is_told_as_it_was_recorded() -> None:
-    results, text = ROOT / "benchmarks" / "results" / "guess_number", (ROOT / "docs" / "environments.md").read_text()
+@pytest.mark.parametrize("example", ["guess_number", "calculator"])
+def test_the_run_of_an_environment_is_told_as_it_was_recorded(example: str) -> None:
+    results, text = ROOT / "benchmarks" / "results" / example, (ROOT / "docs" / "environments.md").read_text()
     scores: dict[int, dict[str, str]] = {}
     for record in read(results / "evaluations.jsonl"):
         score = f"{record['reward_mean']:.3f} ± {record['reward_standard_error']:.3f}"

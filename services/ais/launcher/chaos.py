@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from typing import Any
 from ais.launcher.directory.history import problems_of
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display
+from ais.launcher.processes.kept import kept_below
 from ais.launcher.processes.processes import Processes
 from ais.launcher.report.results import BF16, Results
 
@@ -65,19 +68,30 @@ class Chaos:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(draw.uniform(0, LONGEST_WAIT_SECONDS)):
                     await _until(lambda: self._reached(due + LATEST_STEPS))  # noqa: B023
-            await _until(lambda: bool(processes.running))
-            running = processes.running
-            if not set(bag) & set(running):
-                bag += draw.sample(running, len(running))
-            victim = next(name for name in bag if name in running)
-            bag.remove(victim)
-            self._kill(processes, victim, began)
+            await _until(lambda: self._kill(processes, bag, draw, began))
 
-    def _kill(self, processes: Processes, victim: str, began: float) -> None:
-        processes.kill(victim)
+    def _kill(self, processes: Processes, bag: list[str], draw: random.Random, began: float) -> bool:
+        """Whether there was one to kill."""
+        collector = processes.pid("collector")
+        kept = {} if collector is None else kept_below(collector)
+        running = [*processes.running, *sorted(kept)]
+        if not running:
+            return False
+        if not set(bag) & set(running):
+            bag += draw.sample(running, len(running))
+        victim = next(name for name in bag if name in running)
+        if victim in kept:
+            try:
+                os.kill(draw.choice(kept[victim]), signal.SIGKILL)
+            except ProcessLookupError:  # it has ended by itself
+                return False
+        else:
+            processes.kill(victim)
+        bag.remove(victim)
         self.done.append(Kill(victim, time.monotonic() - began, self.steps.count))
         said = f"kill {len(self.done)} of {self.wanted}: {victim}, after step {self.done[-1].step}"
         self.display.note(said)
+        return True
 
     def _reached(self, step: float) -> bool:
         return self.steps.catch_up() >= step

@@ -17,12 +17,17 @@ from ais.runtime.settings import (
 
 class WarmStartSettings(Section):
     """How `ais warmstart` makes run.model: a small policy, supervised on demonstrations of the task with mistakes in
-    them. For the tasks sort, sort_swaps, sum_chain and guess_number, whose answers are turns."""
+    them. For the tasks sort, sort_swaps and sum_chain, and for guess_number and calculations, whose answers are
+    turns."""
 
     when_missing: bool = False
     """`ais run` makes run.model where it is not there yet. Otherwise a model that is not there is refused."""
     size: Literal["tiny", "small", "medium", "large"] = "tiny"
     """About 0.1, 0.3, 1.3 and 3.2 million parameters; files of 0.2 to 6.3 MB. All have a context of 2,048 tokens."""
+    alphabet: Literal["digits", "tool_calls"] = "digits"
+    """What the policy reads and writes. `digits`: digits and few signs, 22 tokens. `tool_calls`: every printable
+    character of ASCII, and what stands before and behind the expression in a call of the calculator as two tokens of
+    their own; 100 tokens in all."""
     accuracy: float = Field(default=0.3, gt=0.0, lt=1.0)
     """Share of answers, sampled at temperature 1, that are to be right from beginning to end. The warm start ends as
     soon as they are, and fails when its steps are used up before."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.generation import Cause, GenerationError
 from ais.collector.settings import CollectorProcessSettings
+from ais.collector.tasks.calculations import call_of
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import ScoredGroup, TrajectoryBounds, decode_group, encode_group
 from ais.rollout.engines.snapshots import snapshot_files
@@ -27,58 +27,15 @@ from ais.rollout.engines.torch_engine.architecture import read_architecture
 from ais.rollout.engines.torch_engine.probe import score
 from ais.rollout.engines.torch_engine.weights import read_tensors, rounded_weights
 from ais.runtime.process import UnavailableError
-from tests.support.turns.replica import FP8, POLICY, VOCABULARY, Replica, served
+from ais.runtime.reading import read_settings
+from tests.support.turns.replica import EXAMPLES, FP8, POLICY, VOCABULARY, Replica, served
+from tests.support.turns.talking import call, exercise, talker
 
 
 @pytest.fixture
 async def replica() -> AsyncIterator[Replica]:
     async with served() as replica:
         yield replica
-
-
-@asynccontextmanager
-async def exercise(
-    environment: Mapping[str, Any],
-    endings: list[tuple[Ending, int, int]] | None = None,
-    judged: list[tuple[str, str]] | None = None,
-    **judging: Any,
-) -> AsyncIterator[Exercise]:
-    told = [] if endings is None else endings
-    calls = [] if judged is None else judged
-    settings = CollectorProcessSettings.model_validate(
-        {
-            "run": {"model": POLICY},
-            "rollout": {"max_model_len": 256},
-            "collector": {"task": {"digits": 6, "environment": environment}, "judging": {"workers": 1} | judging},
-        }
-    )
-    async with open_exercise(
-        settings,
-        Split.TRAIN,
-        lambda name, outcome, _: calls.append((name, outcome)),
-        observe_episode=lambda *one: told.append(one),
-    ) as opened:
-        yield opened
-
-
-def talker(turns: int = 8, **parameters: Any) -> dict[str, Any]:
-    return {
-        "name": "python",
-        "object": "tests.support.turns.talker:Talker",
-        "parameters": parameters,
-        "turns": turns,
-    }
-
-
-def call(samples: int = 2, **fields: Any) -> Call:
-    usual: dict[str, Any] = {
-        "name": "group",
-        "samples": samples,
-        "sampling": SamplingParameters(max_new_tokens=6, seed=11),
-        "vocab_size": VOCABULARY,
-        "deadline_seconds": 60.0,
-    }
-    return Call(**usual | fields)
 
 
 async def played(exercise: Exercise, replica: Replica, asked: Call | None = None) -> Answers:
@@ -238,6 +195,24 @@ async def test_a_group_that_is_not_over_by_its_deadline_starts_again(replica: Re
         with pytest.raises(GenerationError) as failed:
             await played(made, replica, call(deadline_seconds=0.0))
     assert failed.value.cause is Cause.BUSY
+
+
+async def test_the_example_of_the_calculator_calls_it_and_tells_what_it_hears() -> None:
+    config = EXAMPLES / "calculator" / "config.toml"
+    settings = read_settings(CollectorProcessSettings, config, [], whole=False)
+    asked = call(8, sampling=SamplingParameters(max_new_tokens=16, seed=11), vocab_size=100)
+    async with open_exercise(settings, Split.TRAIN) as made, served(config.parent / "model") as replica:
+        prompt = made.prompt(0)
+        found = await answers(made, prompt, replica.client, asked)
+        text = made.tokenizer.tokenizer.decode
+    right = f"{call_of(prompt.text.rstrip('='))}${prompt.answer}={prompt.answer}$"
+    written = [text(trajectory.text_token_ids) for trajectory in found.trajectories]
+    assert text(found.prompt_token_ids) == f"^{prompt.text}"
+    assert 0 < written.count(right) < 8, written
+    assert [reward for said, reward in zip(written, found.judged.rewards, strict=True) if said == right] == [
+        1.0
+    ] * written.count(right)
+    assert max(len(trajectory.turns) for trajectory in found.trajectories) >= 2
 
 
 async def test_feedback_is_given_until_the_verifier_is_content(replica: Replica) -> None:

@@ -19,7 +19,7 @@ from ais.collector.settings import CollectorProcessSettings
 from ais.runtime.process import UnavailableError
 from ais.runtime.reading import read_settings
 from tests.support.tiny_models import until
-from tests.support.turns.replica import Replica, rescoring, served
+from tests.support.turns.replica import EXAMPLES, Replica, rescoring, served
 from tests.support.turns.stage import EXAMPLE, GUESSING, call, exercise, program
 
 
@@ -49,6 +49,23 @@ async def test_programs_on_openais_client_play_a_group_token_for_token(replica: 
         assert reward == float(last == f"{int(prompt.answer):02}$")
         again = rescoring(found.prompt_token_ids, trajectory, GUESSING)
         assert np.abs(again - trajectory.behaviour_logprobs).max() < 0.05
+
+
+async def test_a_program_on_openais_client_plays_the_episode_that_the_environment_plays(replica: Replica) -> None:
+    """To the bit, one at a time: who else is in a batch changes the last bits."""
+    found = []
+    for example in ("openai_client", "guess_number"):
+        settings = read_settings(CollectorProcessSettings, EXAMPLES / example / "config.toml", [], whole=False)
+        async with open_exercise(settings, Split.TRAIN) as made:
+            found.append(await answers(made, made.prompt(2), replica.client, call(1)))
+    for one in found:
+        assert one.prompt_token_ids == found[0].prompt_token_ids
+        assert one.judged.rewards == found[0].judged.rewards
+        (trajectory,), (first,) = one.trajectories, found[0].trajectories
+        assert len(trajectory.turns) > 1
+        assert [turn.seed for turn in trajectory.turns] == [turn.seed for turn in first.turns]
+        np.testing.assert_array_equal(trajectory.text_token_ids, first.text_token_ids)
+        np.testing.assert_array_equal(trajectory.behaviour_logprobs, first.behaviour_logprobs)
 
 
 async def test_the_verifiers_of_the_source_may_judge_the_last_turn(replica: Replica) -> None:

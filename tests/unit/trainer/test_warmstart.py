@@ -15,7 +15,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ais.launcher.settings import WarmStartSettings
 from ais.runtime.reading import choices_of, field_types
-from ais.trainer.demo.demo_model import BOS_ID, CHARACTERS, EOS_ID, SIZES, demo_model, demo_tokenizer, save_tokenizer
+from ais.trainer.demo.demo_model import (
+    ALPHABETS,
+    BOS_ID,
+    CALL,
+    CHARACTERS,
+    EOS_ID,
+    SIZES,
+    demo_model,
+    demo_tokenizer,
+    save_tokenizer,
+)
 from ais.trainer.demo.warmstart import (
     IGNORED,
     DemonstrationError,
@@ -50,6 +60,19 @@ def test_the_saved_tokenizer_loads_in_both_libraries(tmp_path: Path) -> None:
     bare = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert bare.encode("31=").ids == expected
     assert bare.decode([*expected, EOS_ID]) == "31="
+
+
+def test_a_call_has_two_tokens_around_its_expression_and_any_text_can_be_told(tmp_path: Path) -> None:
+    tokenizer = demo_tokenizer("tool_calls")
+    save_tokenizer(tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    pieces = ALPHABETS["tool_calls"]
+    assert len(set(pieces)) == len(pieces) == demo_model(0, "tiny", "tool_calls").config.vocab_size == 100
+    call = f"{CALL[0]}1+2{CALL[1]}"
+    tokens = loaded(call, add_special_tokens=False)["input_ids"]
+    assert [pieces[token] for token in tokens] == [CALL[0], *"1+2", CALL[1]]
+    said = f'error: TypeError: {{"a"}} is no call!\n{call}'
+    assert loaded.decode(loaded(said)["input_ids"], skip_special_tokens=True) == said
 
 
 @pytest.mark.parametrize("bad", [("x=", "1"), ("1=", "1" * 2100)])

@@ -76,6 +76,7 @@ class SourceSettings(Section):
         "sort_swaps",
         "sum_chain",
         "guess_number",
+        "calculations",
         "jsonl",
         "parquet",
         "huggingface",
@@ -85,7 +86,8 @@ class SourceSettings(Section):
         "mixture",
     ] = "sort"
     """`sort` makes digit-sorting problems; `sort_swaps`, with the swaps written out, and `sum_chain`, long additions,
-    have long answers. `guess_number` thinks of numbers, for the environment of that name. `jsonl` and `parquet` read
+    have long answers. `guess_number` thinks of numbers, for the environment of that name, and `calculations` asks for
+    calculations of three numbers, for the environment `calculator`. `jsonl` and `parquet` read
     files, `huggingface` a dataset of that library. `reasoning_gym` makes problems with the library of that name, which
     has about a hundred kinds. `python` takes what a function of yours gives, `verifiers` the tasks of the environment
     of that name, and `mixture` draws from `sources`."""
@@ -149,13 +151,16 @@ class SourceSettings(Section):
 
     environment: EnvironmentSettings | None = None
     """What the policy acts in over several turns. None: a prompt is answered by one response. For the task
-    `guess_number` it is the environment of that name unless another is given."""
+    `guess_number` it is the environment of that name, and for `calculations` the calculator, unless another is
+    given."""
 
     @property
     def effective_environment(self) -> EnvironmentSettings | None:
         """What answers the policy's turns."""
         if self.environment is None and self.name == "guess_number":
             return EnvironmentSettings(name="guess_number")
+        if self.environment is None and self.name == "calculations":
+            return EnvironmentSettings(name="calculator")
         return self.environment
 
     @property

@@ -4,8 +4,9 @@
 
 `answer` is `clean` with mistakes: some digits are replaced by random ones. A policy warmed up on clean demonstrations
 alone has no entropy left, and reinforcement learning barely moves it. So many are wrong that a policy which writes like
-them is right somewhat more often than `--accuracy`. For `guess_number` a line is one turn: `prompt` is the game so far,
-and the guess that halves what is left is the one that is right.
+them is right somewhat more often than `--accuracy`. For `guess_number` and `calculations` a line is one turn: `prompt`
+is all that was said before it, and right is the guess that halves what is left, the call for the calculation that is
+asked for, or the number that the calculator gave.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from statistics import mean
 
 from ais.collector.prompts.prompts import Split, TaskSource
 from ais.collector.settings import CollectorProcessSettings, TaskSettings
+from ais.collector.tasks.calculations import CalculationsTask, sessions
 from ais.collector.tasks.guess_number import games
 from ais.collector.tasks.task import open_task
 from ais.runtime.exits import EXIT_SETTINGS
@@ -27,7 +29,7 @@ from ais.runtime.output import discard_output
 from ais.runtime.reading import read_settings
 from ais.runtime.settings import SettingsError
 
-MADE = ("sort", "sort_swaps", "sum_chain", "guess_number")
+MADE = ("sort", "sort_swaps", "sum_chain", "guess_number", "calculations")
 """Tasks that there are demonstrations of without end."""
 LOOKED_AT = 64
 """Answers whose mean length is taken for that of all."""
@@ -83,6 +85,8 @@ def _demonstrated(
     if settings.name == "guess_number":
         yield from games(settings.highest, accuracy ** (1.0 - OWN_MISTAKES), generator, EOS)
     task = open_task(settings, seed, Split.DEMONSTRATION)
+    if isinstance(task, CalculationsTask):
+        yield from sessions(task, accuracy ** (1.0 - OWN_MISTAKES), generator, EOS)
     share = noise(task, accuracy)
     for prompt in map(task.prompt, itertools.count()):
         yield prompt.text, with_mistakes(prompt.answer, share, generator), prompt.answer

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ais.collector.prompts.prompts import Fits, Split, TaskSource, anything_fits
 from ais.collector.settings import SourceSettings, TaskSettings
+from ais.collector.tasks.calculations import CalculationsTask
 from ais.collector.tasks.guess_number import GuessNumberTask
 from ais.collector.tasks.mixture import Mixture
 from ais.collector.tasks.own import MadeTask, Maker, OwnRows, make
@@ -64,6 +65,8 @@ def _open_source(settings: SourceSettings, seed: int, splits: tuple[Split, ...],
         return tuple(SumChainTask(settings.terms, settings.digits, seed, split, label) for split in splits)
     if settings.name == "guess_number":
         return tuple(GuessNumberTask(settings.highest, seed, split, label) for split in splits)
+    if settings.name == "calculations":
+        return tuple(CalculationsTask(seed, split, label) for split in splits)
     if settings.name == "reasoning_gym":
         return tuple(ReasoningGymTask(settings.datasets, seed, split, fits, label) for split in splits)
     if settings.name == "verifiers":

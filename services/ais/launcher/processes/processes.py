@@ -144,6 +144,11 @@ class Processes:
         """Names of the processes that run now, sorted."""
         return sorted(name for name, process in self._running.items() if process.returncode is None)
 
+    def pid(self, name: str) -> int | None:
+        """Process id of one that runs; None where it does not."""
+        process = self._running.get(name)
+        return process.pid if process is not None and process.returncode is None else None
+
     def kill(self, name: str) -> None:
         """Kills this one process with SIGKILL, as a crash or the kernel would. Its end comes out of `exits`."""
         self._running[name].kill()

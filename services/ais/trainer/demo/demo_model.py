@@ -1,4 +1,5 @@
-"""Small policies that read and write single characters: Qwen3 of 100,000 (the demo's) to 3 million parameters.
+"""Small policies that read and write single characters, or little more: Qwen3 of 0.1 (the demo's) to 3 million
+parameters.
 
 Small enough that reinforcement learning shows its whole course in minutes on one CPU core, and still the real
 architecture: everything that loads them here loads a Qwen3-8B the same way.
@@ -7,6 +8,9 @@ architecture: everything that loads them here loads a Qwen3-8B the same way.
 from __future__ import annotations
 
 import math
+import re
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +20,15 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 PAD, BOS, EOS = "_", "^", "$"
 CHARACTERS = PAD + BOS + EOS + "0123456789+-=,;*abc"
-"""The vocabulary; a character's token id is its position."""
+"""The usual vocabulary; a character's token id is its position."""
+CALL = ('<tool_call>{"name": "calculate", "arguments": {"expression": "', '"}}</tool_call>')
+"""What stands before and behind the expression in a call of the calculator."""
+_ELSEWHERE = CHARACTERS[1:] + "\r\x0b\x0c"
+ALPHABETS: Mapping[str, Sequence[str]] = {
+    "digits": CHARACTERS,
+    "tool_calls": ("<pad>", *CHARACTERS[1:], *(one for one in string.printable if one not in _ELSEWHERE), *CALL),
+}
+"""Vocabularies by name; a token's id is its position. A call has a `_`, so that cannot be the padding there."""
 PAD_ID, BOS_ID, EOS_ID = (CHARACTERS.index(character) for character in (PAD, BOS, EOS))
 MAX_POSITIONS = 2048
 """Longest prompt plus response, in tokens."""
@@ -41,15 +53,18 @@ SIZES = {
 """By name: about 0.1 (the demo), 0.3, 1.3 and 3.2 million parameters."""
 
 
-def demo_tokenizer() -> Tokenizer:
-    """One token a character, BOS before every text. Text with any other character is an error, not an unknown token."""
-    tokenizer = Tokenizer(models.WordLevel({character: index for index, character in enumerate(CHARACTERS)}))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+def demo_tokenizer(alphabet: str = "digits") -> Tokenizer:
+    """One token a character, or longer piece of the alphabet, and BOS before every text. Text with any other character
+    is an error, not an unknown token."""
+    pieces = ALPHABETS[alphabet]
+    tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}))
+    either = "|".join([*(re.escape(piece) for piece in pieces if len(piece) > 1), r"[\s\S]"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(either), behavior="isolated")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
     )
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([PAD, BOS, EOS])
+    tokenizer.add_special_tokens([pieces[PAD_ID], BOS, EOS])
     return tokenizer
 
 
@@ -57,7 +72,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json, for `AutoTokenizer` and for `Tokenizer.from_file`."""
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=PAD,
+        pad_token=tokenizer.id_to_token(PAD_ID),
         bos_token=BOS,
         eos_token=EOS,
         model_max_length=MAX_POSITIONS,
@@ -65,7 +80,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     ).save_pretrained(directory)
 
 
-def demo_model(seed: int, size: str = "tiny") -> Qwen3ForCausalLM:
+def demo_model(seed: int, size: str = "tiny", alphabet: str = "digits") -> Qwen3ForCausalLM:
     """The untrained policy, float32.
 
     Weights are drawn with standard deviation 1/sqrt(fan-in), and those that write to the residual stream are divided
@@ -73,7 +88,7 @@ def demo_model(seed: int, size: str = "tiny") -> Qwen3ForCausalLM:
     """
     shape = SIZES[size]
     config = Qwen3Config(
-        vocab_size=len(CHARACTERS),
+        vocab_size=len(ALPHABETS[alphabet]),
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,

@@ -24,7 +24,16 @@ from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS
-from ais.trainer.demo.demo_model import EOS_ID, MAX_POSITIONS, PAD_ID, SIZES, demo_model, demo_tokenizer, save_tokenizer
+from ais.trainer.demo.demo_model import (
+    ALPHABETS,
+    EOS_ID,
+    MAX_POSITIONS,
+    PAD_ID,
+    SIZES,
+    demo_model,
+    demo_tokenizer,
+    save_tokenizer,
+)
 
 IGNORED = -100
 """Label of positions that are not trained: the prompt and the padding."""
@@ -59,6 +68,8 @@ class Recipe:
 
     size: str = "tiny"
     """A name of SIZES."""
+    alphabet: str = "digits"
+    """A name of ALPHABETS."""
     accuracy: float = 0.3
     """Share of answers, sampled at temperature 1, that are to be right from beginning to end."""
     steps: int = 600
@@ -122,7 +133,7 @@ def learning_rate_share(step: int, steps: int) -> float:
 def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress: Progress) -> Qwen3ForCausalLM:
     """The trained policy, float32. Raises DemonstrationError when too few come, and TargetMissedError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = demo_model(recipe.seed, recipe.size).train().to(device)
+    model = demo_model(recipe.seed, recipe.size, recipe.alphabet).train().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95))
     measured = list(islice(demonstrations, MEASURED))
     reached = 0.0
@@ -180,6 +191,7 @@ def main() -> None:
     parser.add_argument("--demonstrations", type=Path, help="JSONL file; standard input when absent")
     parser.add_argument("--output", type=Path, required=True, help="Hugging Face directory to write")
     parser.add_argument("--size", choices=sorted(SIZES), default=recipe.size)
+    parser.add_argument("--alphabet", choices=sorted(ALPHABETS), default=recipe.alphabet)
     parser.add_argument("--accuracy", type=float, default=recipe.accuracy, help="ends as soon as this is reached")
     parser.add_argument("--steps", type=int, default=recipe.steps, help="most steps")
     parser.add_argument("--batch-size", type=int, default=recipe.batch_size)
@@ -189,7 +201,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     torch.set_num_threads(options.pop("threads"))
     file, output = options.pop("demonstrations"), options.pop("output")
-    tokenizer = demo_tokenizer()
+    tokenizer = demo_tokenizer(options["alphabet"])
     try:
         with file.open(encoding="utf-8") if file else sys.stdin as lines, open_progress() as progress:
             model = warm_start(read_demonstrations(lines, tokenizer), Recipe(**options), progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from ais.collector.environments.tools import Calculator, calculate, schema_of
 from ais.collector.prompts.prompts import Split, TaskError
 from ais.collector.settings import TaskSettings
 from ais.collector.settings.environments import EnvironmentSettings
+from ais.collector.tasks.calculations import CalculationsTask, sessions
 from ais.collector.tasks.guess_number import games
 from ais.collector.tasks.task import open_task
 from ais.contracts.sampling import FinishReason
@@ -96,6 +98,34 @@ def test_a_calculator_runs_what_is_asked_for_and_judges_the_answer_after_it() ->
     assert calculator.step(said("It is 10.5.")) == Step(reward=1.0, done=True)
     assert calculator.step(said("So 42 / 4 = 21/2")) == Step(reward=1.0, done=True)
     assert calculator.step(said("10.5 or 11")) == Step(reward=0.0, done=True)
+
+
+def test_the_answers_of_the_calculations_are_the_calculators_and_no_calculation_is_in_two_splits() -> None:
+    settings, asked = TaskSettings(name="calculations"), list[set[str]]()
+    for split in Split:
+        task = open_task(settings, 0, split)
+        prompts = [task.prompt(ordinal) for ordinal in range(200)]
+        assert [prompt.answer for prompt in prompts] == [calculate(prompt.text.rstrip("=")) for prompt in prompts]
+        asked.append({prompt.text for prompt in prompts})
+    assert sum(map(len, asked)) == len(set.union(*asked))
+    assert settings.effective_environment == EnvironmentSettings(name="calculator")
+
+
+def test_demonstrated_sessions_are_what_the_calculator_makes_of_those_calls() -> None:
+    task, heard = CalculationsTask(0, Split.DEMONSTRATION, "calculations"), Counter[str]()
+    for said_so_far, says, right in islice(sessions(task, 0.5, random.Random(0), "$"), 200):
+        question, *asked = said_so_far.split("=", 1)
+        calculator = Calculator()
+        calculator.reset(Prompt("p", question, calculate(question)))
+        if asked == [""]:
+            (told,) = contents(calculator.step(said(right)))
+            assert told == calculate(question)
+            heard["right" if says == right else "a call" if "tool_call" in says else "no call"] += 1
+        else:
+            call, result = asked[0].split("$")
+            assert contents(calculator.step(said(call))) == [result.rstrip("=")] == [right]
+            heard["told" if says == right else "misread"] += 1
+    assert min(heard[kind] for kind in ("right", "a call", "no call", "told", "misread")) > 10
 
 
 @pytest.mark.parametrize(

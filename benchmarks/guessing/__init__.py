@@ -1,0 +1,1 @@
+"""One game trained on twice, played by the collector's environment and by a program on OpenAI's client."""

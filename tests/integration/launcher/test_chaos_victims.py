@@ -1,0 +1,32 @@
+"""What `ais chaos` finds to kill below a collector."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from ais.launcher.processes.kept import KEEPER, PROGRAM, WORKER, kept_below
+from tests.support.waiting import eventually
+
+
+def test_programs_and_workers_are_found_below_their_keepers_while_they_run() -> None:
+    keepers = [
+        subprocess.Popen([sys.executable, "-P", "-m", KEEPER, *arguments], stdin=subprocess.PIPE)
+        for arguments in ((), ("0", "sleep", "600"))
+    ]
+    try:
+        eventually(lambda: kept_below(os.getpid()).keys() == {PROGRAM, WORKER})
+        ((program,), (_worker,)) = (kept_below(os.getpid())[kind] for kind in (PROGRAM, WORKER))
+        os.kill(program, signal.SIGKILL)
+        assert keepers[1].wait(20) == 128 + signal.SIGKILL
+        assert kept_below(os.getpid()).keys() == {WORKER}
+    finally:
+        for keeper in keepers:
+            keeper.terminate()
+            keeper.wait(20)
+            assert keeper.stdin is not None
+            keeper.stdin.close()
+    assert kept_below(os.getpid()) == {}
+    assert kept_below(keepers[0].pid) == {}, "a process that has gone has nothing below it"
