@@ -134,6 +134,16 @@ def test_the_run_of_an_environment_is_told_as_it_was_recorded(example: str) -> N
     assert f"from {sum(rewards[:10]) / 10:.3f} over the first ten steps to {sum(rewards[-10:]) / 10:.3f}" in text
 
 
+def test_the_programs_under_fire_are_told_as_they_were_recorded() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "chaos_programs.json").read_text())
+    text = (ROOT / "docs" / "benchmarks.md").read_text().replace("\n", " ")
+    calm, spread, fire = (record[f"reward_{one}"] for one in ("calm", "spread", "chaos"))
+    assert f"is {fire:.3f}, in calm {calm:.3f} ± {spread:.3f}" in text
+    assert f"training took {record['seconds_chaos']:.0f} s instead of {record['seconds_calm']:.0f} s" in text
+    assert record["kills"] == {"collector": 2, "trainer": 1, "rollout-0": 1, "valkey": 1, "program": 1}
+    assert record["problems"] == []
+
+
 def test_the_deployment_with_vllm_is_told_as_it_was_recorded() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "compose_vllm.json").read_text())
     rewards, text = record["rewards"], (ROOT / "deploy" / "README.md").read_text()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ais.collector.environments.protocol import PolicyTurn
 from ais.collector.judging.harness.host import Harness
+from ais.collector.judging.harness.outside import Entrance
 from ais.collector.judging.hosts import Host, Opening
 from ais.collector.judging.judge import Judge, Judged, UnjudgedError
 from ais.collector.judging.judgement import Observe, unobserved
@@ -27,7 +28,6 @@ from ais.collector.tasks.task import open_splits
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
-from ais.runtime.security.door import Door
 from ais.runtime.security.keyring import open_keyring
 from ais.runtime.security.roles import Role
 from ais.runtime.tracing.spans import span
@@ -126,8 +126,8 @@ async def open_exercise(
         asked_once = judged_by.judging.model_copy(update={"on_failure": "zero"})
         judged_by = judged_by.model_copy(update={"judging": asked_once})
     try:
-        door = partial(_door_for_agents, settings)
-        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy, door) as judging:
+        entrance = partial(_entrance, settings, split)
+        async with open_judging(judged_by, observe, observe_call, settings.run.use_proxy, entrance) as judging:
             context = context_of(settings.run.model, settings.rollout.max_model_len)
             evaluated = held_out[0] if held_out else None
             exercise = Exercise(
@@ -146,10 +146,11 @@ async def open_exercise(
         raise UnavailableError(str(error)) from error
 
 
-def _door_for_agents(settings: CollectorProcessSettings) -> Door:
+def _entrance(settings: CollectorProcessSettings, split: Split) -> Entrance:
     """Raises SettingsError for a listener that the network reaches while there are no tokens."""
     host = settings.collector.agents_host
-    return open_keyring(settings.security, settings.run, collector__agents_host=host).door(Role.AGENT)
+    keyring = open_keyring(settings.security, settings.run, collector__agents_host=host)
+    return Entrance(keyring.door(Role.AGENT), waits=split is Split.HELD_OUT)
 
 
 async def _try_environments(exercise: Exercise) -> None:

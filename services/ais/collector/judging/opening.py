@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ais.collector.judging.harness.desk import Desk
 from ais.collector.judging.harness.endpoint import Endpoint, open_endpoint
 from ais.collector.judging.harness.host import Harness, check_command
-from ais.collector.judging.harness.outside import OutsideHarness, open_outside
+from ais.collector.judging.harness.outside import Entrance, OutsideHarness, open_outside
 from ais.collector.judging.hosts import Host, RetryHost, WorkerHost
 from ais.collector.judging.judge import Judge, JudgeComponent, Panel, judge_here
 from ais.collector.judging.judgement import Judgement, Observe, unobserved
@@ -23,7 +23,6 @@ from ais.collector.rewards.response import Response
 from ais.collector.settings import CollectorSettings
 from ais.collector.settings.environments import EnvironmentSettings
 from ais.collector.settings.rewards import Component, Service
-from ais.runtime.security.door import Door
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,10 @@ async def open_judging(
     observe: Observe = unobserved,
     observe_call: ObserveCall = call_unobserved,
     use_proxy: bool = False,
-    door: Callable[[], Door] | None = None,
+    entrance: Callable[[], Entrance] | None = None,
 ) -> AsyncIterator[Judging]:
-    """Who judges while the context is open. `door`: how agents elsewhere come in, where an environment has some.
+    """Who judges while the context is open. `entrance`: how agents elsewhere come in, where an
+    environment has some.
 
     Raises TaskError or UnavailableError for a verifier or an environment that cannot be used, and UnavailableError when
     no worker starts.
@@ -100,9 +100,9 @@ async def open_judging(
                 harnesses[name] = kind(one, endpoint, address, on_failure, observe, free)
                 stack.push_async_callback(harnesses[name].end)
         if elsewhere := {name: one for name, one in programs.items() if one.plays_elsewhere}:
-            assert door is not None, "agents come in by a door"
+            assert entrance is not None, "agents come in by a door"
             endpoint, desk = Endpoint(), Desk()
-            listening = open_outside(settings.agents_host, settings.agents_port, door(), endpoint, desk)
+            listening = open_outside(settings.agents_host, settings.agents_port, entrance(), endpoint, desk)
             address = await stack.enter_async_context(listening)
             for name, one in elsewhere.items():
                 free = asyncio.Semaphore(one.programs)

@@ -21,10 +21,11 @@ import pytest
 from ais.collector.episodes import harnessed
 from ais.collector.episodes.answering import answers
 from ais.collector.exercise import Exercise, open_exercise
+from ais.collector.judging.harness.outside import OutsideHarness
 from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.settings import CollectorProcessSettings
-from ais.runtime.exits import EXIT_UNAVAILABLE
+from ais.runtime.exits import EXIT_UNAVAILABLE, UnavailableError
 from ais.runtime.security.roles import Role
 from tests.support.access import bearer, tokens
 from tests.support.access.deployment import secrets
@@ -53,7 +54,9 @@ class Outside:
 
 
 @asynccontextmanager
-async def outside(security: dict[str, Any] | None = None, **environment: Any) -> AsyncIterator[Outside]:
+async def outside(
+    security: dict[str, Any] | None = None, port: int = 0, split: Split = Split.TRAIN, **environment: Any
+) -> AsyncIterator[Outside]:
     settings = CollectorProcessSettings.model_validate(
         {
             "run": {"model": GUESSING},
@@ -63,12 +66,13 @@ async def outside(security: dict[str, Any] | None = None, **environment: Any) ->
                 "task": {"name": "guess_number", "environment": {"name": "outside"} | environment},
                 "prompt": {"chat_template": EXAMPLE / "template.jinja"},
                 "judging": {"workers": 1},
+                "agents_port": port,
             },
         }
     )
     outcomes = Counter[str]()
     observed = lambda _, outcome, __: outcomes.update([outcome.value])  # noqa: E731
-    async with open_exercise(settings, Split.TRAIN, observed) as opened:
+    async with open_exercise(settings, split, observed) as opened:
         yield Outside(opened, outcomes)
 
 
@@ -121,6 +125,16 @@ async def test_an_agent_that_knows_openais_client_alone_plays_what_the_verifiers
     assert found.trajectories[0].token_ids.tolist() == list(GUESS)
 
 
+async def test_agents_that_wait_are_sent_away_when_the_collector_ends() -> None:
+    async with httpx.AsyncClient(headers=bearer(Role.AGENT), trust_env=False, timeout=60.0) as client:
+        async with outside() as made:
+            waiting = asyncio.create_task(client.post(f"{made.address}/v1/episodes", json={"seconds": 50}))
+            harness = made.exercise.harness(made.prompt)
+            assert isinstance(harness, OutsideHarness)
+            await until(lambda: len(harness.desk) == 1)
+        assert (await waiting).status_code == 204
+
+
 async def test_two_agents_play_at_once(tmp_path: Path) -> None:
     meets = (
         "ask()\n"
@@ -167,6 +181,21 @@ async def test_agents_that_are_lost_again_and_again_cost_the_group_and_end_no_ru
         with pytest.raises(UnjudgedError, match="lost again and again: nothing was heard of the agent"):
             await asked
         assert made.outcomes == {"lost": 3}
+
+
+async def test_evaluations_take_turns_at_the_agents_port_and_a_collector_finds_it_taken() -> None:
+    async def second(port: int) -> str:
+        async with outside(port=port, split=Split.HELD_OUT) as made:
+            return made.address
+
+    async with outside(split=Split.HELD_OUT) as first:
+        port = int(first.address.rpartition(":")[2])
+        waiting = asyncio.create_task(second(port))
+        with pytest.raises(UnavailableError, match="cannot listen"):
+            async with outside(port=port):
+                pass
+        assert not waiting.done()
+    assert await waiting == first.address
 
 
 async def test_a_program_that_fails_at_an_agent_is_one_failure_with_its_reason(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from ais.collector.judging.harness.desk import Agent, Desk
@@ -16,13 +17,18 @@ from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.prompts.prompts import Prompt
 from ais.runtime.network.addresses import http_url
 from ais.runtime.network.http import serve
+from ais.runtime.process import UnavailableError
 from ais.runtime.security.door import Door
 from ais.runtime.security.roles import may_play
+
+logger = logging.getLogger(__name__)
 
 SERVICE = "collector"
 """What its certificate says, and agents ask for."""
 LEAST_WAIT = 0.01
 """Seconds between two looks at an agent that is being answered."""
+TURN_SECONDS = 0.5
+"""Between two looks whether the port is free."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,35 @@ async def _ended_or_silent(session: Session, seconds: float) -> Failure | None:
                 return None
 
 
+@dataclass(frozen=True)
+class Entrance:
+    """Where agents come in, and how."""
+
+    door: Door
+    waits: bool = False
+    """Whether to wait while the port is taken: the evaluations after a run take turns at it."""
+
+
 @asynccontextmanager
-async def open_outside(host: str, port: int, door: Door, endpoint: Endpoint, desk: Desk) -> AsyncIterator[str]:
-    """Listens to agents while the context is open, and gives the address. Raises SettingsError for another service's
-    certificate."""
-    if door.certificates is not None:
-        door.certificates.check_says(SERVICE)
-    async with serve(application(endpoint, desk), host, port, door, "episodes", may_play) as bound:
-        yield http_url(host, bound, tls=door.certificates is not None)
+async def open_outside(host: str, port: int, entrance: Entrance, endpoint: Endpoint, desk: Desk) -> AsyncIterator[str]:
+    """Listens to agents while the context is open, and gives the address.
+
+    Raises SettingsError for another service's certificate, UnavailableError for a port that is taken.
+    """
+    certificates = entrance.door.certificates
+    if certificates is not None:
+        certificates.check_says(SERVICE)
+    app = application(endpoint, desk)
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                listening = serve(app, host, port, entrance.door, "episodes", may_play)
+                bound = await stack.enter_async_context(listening)
+                break
+            except UnavailableError as error:
+                if not entrance.waits:
+                    raise
+                logger.info("waits for its turn: %s", error)
+                await asyncio.sleep(TURN_SECONDS)
+        stack.callback(desk.close)  # else the server would wait for those who wait
+        yield http_url(host, bound, tls=certificates is not None)
