@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -226,10 +225,12 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
 
 
 def measure_observing(rounds: int, url: str, directory: Path) -> dict[str, Figure]:
-    """The steps of two cases, observed and not: of the one with long steps a few."""
+    """The steps of two cases, observed and not: of the one with long steps a few, or none."""
     found: dict[str, Figure] = {}
     demo, _overlapped, larger = cases(0)
-    for case, rounds_of, block in ((demo, rounds, 6), (larger, ceil(rounds / 4), 3)):
+    for case, rounds_of, block in ((demo, rounds, 6), (larger, round(rounds / 4), 3)):
+        if not rounds_of:
+            continue
         case = replace(case, name=f"observed_{case.name}", steps=observed_trainer.steps_of(rounds_of, block))
         save_tokenizer(demo_tokenizer(), directory / case.name / "source")  # samples are kept as text
         name = f"trainer_{case.name.removeprefix('observed_')}"
