@@ -21,6 +21,7 @@ import pytest
 from ais.collector.episodes import harnessed
 from ais.collector.episodes.answering import answers
 from ais.collector.exercise import Exercise, open_exercise
+from ais.collector.judging.harness.outside import OutsideHarness
 from ais.collector.judging.judge import UnjudgedError
 from ais.collector.prompts.prompts import Split
 from ais.collector.settings import CollectorProcessSettings
@@ -122,6 +123,16 @@ async def test_an_agent_that_knows_openais_client_alone_plays_what_the_verifiers
         found = await asked
     assert [one.name for one in found.judged.components] == ["exact_match", "turns"]
     assert found.trajectories[0].token_ids.tolist() == list(GUESS)
+
+
+async def test_agents_that_wait_are_sent_away_when_the_collector_ends() -> None:
+    async with httpx.AsyncClient(headers=bearer(Role.AGENT), trust_env=False, timeout=60.0) as client:
+        async with outside() as made:
+            waiting = asyncio.create_task(client.post(f"{made.address}/v1/episodes", json={"seconds": 50}))
+            harness = made.exercise.harness(made.prompt)
+            assert isinstance(harness, OutsideHarness)
+            await until(lambda: len(harness.desk) == 1)
+        assert (await waiting).status_code == 204
 
 
 async def test_two_agents_play_at_once(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ class Desk:
         self._agents: deque[asyncio.Future[Offered]] = deque()
         self._come = asyncio.Condition()
 
+    def __len__(self) -> int:
+        """Agents that wait."""
+        return len(self._agents)
+
     async def episode(self, seconds: float) -> Offered | None:
         """An episode for an agent; None where there is none within `seconds`."""
         asked: asyncio.Future[Offered] = asyncio.get_running_loop().create_future()
@@ -44,11 +48,16 @@ class Desk:
             async with self._come:
                 self._come.notify()
             await asyncio.wait((asked,), timeout=seconds)
-            return asked.result() if asked.done() else None
+            return asked.result() if asked.done() and not asked.cancelled() else None
         finally:
             asked.cancel()
             if asked in self._agents:
                 self._agents.remove(asked)
+
+    def close(self) -> None:
+        """Sends away the agents that wait."""
+        for asked in self._agents:
+            asked.cancel()
 
     async def agent(self) -> Agent:
         """The agent that has waited longest, as soon as there is one."""

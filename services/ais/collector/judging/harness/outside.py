@@ -102,4 +102,5 @@ async def open_outside(host: str, port: int, entrance: Entrance, endpoint: Endpo
                     raise
                 logger.info("waits for its turn: %s", error)
                 await asyncio.sleep(TURN_SECONDS)
+        stack.callback(desk.close)  # else the server would wait for those who wait
         yield http_url(host, bound, tls=certificates is not None)
