@@ -1,7 +1,7 @@
 """Trains on guessing a number twice with each seed: played by the collector's own environment, and by a program.
 
     python -m benchmarks.guessing.training                    # seeds 0 and 1, 80 steps of 64 episodes
-    python -m benchmarks.guessing.training --seeds 0 --steps 40 --groups 4 --prompts 0     # as recorded
+    python -m benchmarks.guessing.training --seeds 0 --steps 20 --groups 4 --prompts 0     # as recorded
 
 The program is examples/openai_client/guess.py as it stands, which knows nothing but OpenAI's client; each episode has a
 process of its own, forked from one that has that client imported (forking.py). Everything else is that of

@@ -54,3 +54,6 @@ def test_the_difference_of_a_seeds_two_curves_stands_beside_its_standard_error()
 def test_the_table_of_both_ways_is_made_from_their_records() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert filled(text, recorded()) == text
+    by_environment, by_program = recorded()
+    assert by_environment.first_step == by_program.first_step
+    assert f"the {len(by_program.first_step)} episodes of the first step are the same" in text
