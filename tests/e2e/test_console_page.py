@@ -96,6 +96,15 @@ def test_what_the_page_says_are_the_numbers_of_the_records(watched: Watched) -> 
         assert f"{score['reward_mean']:.3f} ± {score['reward_interval']:.3f}" in row
 
 
+def test_the_fleet_is_on_the_page_with_the_version_that_each_replica_serves(watched: Watched) -> None:
+    (row,) = texts(watched.page, "#fleet-table tbody tr")
+    told = watched.console.ask("fleet", run="small")
+    (replica,) = told["replicas"]
+    assert row.startswith(replica["replica_id"])
+    assert (told["version"], replica["version"]) == (3, 3)
+    assert replica["tokens"] == watched.run.lines("steps")[-1]["tokens"]
+
+
 def test_every_sample_is_on_the_page_with_its_tokens_and_can_be_found(watched: Watched) -> None:
     kept, page = watched.run.lines("samples"), watched.page
     page.until("!document.querySelector('#newer')") if page.evaluate(CLICK_NEWER) else None

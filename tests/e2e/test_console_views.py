@@ -21,6 +21,10 @@ SOURCES = {"easy": 0.75, "hard": 0.25}
 """Reward on the held-out prompts of each."""
 
 
+REPLICAS = 1000
+"""One of them does not accept work, another is behind."""
+
+
 def write(file: Path, records: list[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
 
@@ -37,10 +41,24 @@ def write_run(path: Path) -> None:
     write(directory.held_out, [{**figures, "source": name, "reward_mean": mean} for name, mean in SOURCES.items()])
 
 
+def write_fleet(path: Path) -> None:
+    replicas = [
+        {
+            "replica_id": f"replica-{number}", "engine": "torch", "precision": "e4m3", "version": STEPS, "ready": True,
+            "slots": 64, "running": 60, "waiting": 0, "tokens": 10, "log_ratio_abs_mean": 0.02,
+        }
+        for number in range(REPLICAS)
+    ]  # fmt: skip
+    replicas[700]["version"], replicas[800]["ready"] = STEPS - 3, False
+    fleet = {"time": 1.0, "version": STEPS, "replicas": replicas}
+    RunDirectory(path).fleet.write_text(json.dumps(fleet))
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, Console]]:
     parent = tmp_path_factory.mktemp("runs")
     write_run(parent / "one")
+    write_fleet(parent / "one")
     write_run(parent / "other")
     with browser() as chromium, console(parent / "one") as shown:
         yield chromium, shown
@@ -106,3 +124,18 @@ def test_the_score_of_each_source_stands_by_its_name(page: Page) -> None:
     tiles = page.evaluate("[...document.querySelectorAll('#tiles div')].map((one) => one.textContent)")
     for name, mean in SOURCES.items():
         assert f"rollout policy, {name}, step {STEPS}{mean:.3f} ± 0.100" in tiles
+
+
+def test_of_a_large_fleet_those_that_need_a_look_come_first_and_the_others_are_found(page: Page) -> None:
+    names = "[...document.querySelectorAll('#fleet-table tbody th')].map((one) => one.textContent)"
+    page.until(f"{names}.length")
+    assert page.evaluate(names)[:2] == ["replica-800", "replica-700"]
+    assert len(page.evaluate(names)) < REPLICAS
+    told = page.evaluate("document.querySelector('#fleet-told').textContent")
+    assert "1,000 replicas · 999 accept work · 1 serve an older version" in told
+    assert "60,000 of 64,000 slots sample" in told
+    page.evaluate(
+        "Object.assign(document.querySelector('#fleet-text'), {value: 'replica-12'}).dispatchEvent(new Event('input'))"
+    )
+    page.until(f"{names}.includes('replica-129')")
+    assert len(page.evaluate(names)) == 11

@@ -6,10 +6,13 @@ comes from processes. Before anything goes wrong all of them are in order, and n
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -18,10 +21,13 @@ import pytest_asyncio
 from ais.contracts.sampling import FinishReason, Precision
 from ais.contracts.weights.refusal import PROBE, WeightsRefusedError
 from ais.issuing.authority import LIFE, Use
+from ais.launcher.processes.commands import LOOPBACK, free_port
 from ais.rollout.engine import WeightSwap
 from ais.runtime.network.redis import connect
 from ais.runtime.security.certificates import Certificates
 from ais.runtime.settings import RedisSettings
+from ais.runtime.tracing.batches import Batches
+from ais.runtime.tracing.spans import trace_with
 from tests.support.access.deployment import authority, written
 from tests.support.alarms.hurried import Hurry
 from tests.support.alarms.stage import Stage, staged
@@ -121,6 +127,16 @@ async def certificate_runs_out(stage: Stage) -> None:
     stage.held.append(Certificates(written(stage.directory / "certificates", issued)))
 
 
+async def spans_are_not_taken(stage: Stage) -> None:
+    """Traces are on, and nobody listens where they go."""
+    nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{LOOPBACK}:{free_port()}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with patch.dict(os.environ, nowhere):
+        batches = Batches("trainer")
+    stage.stack.push_async_callback(asyncio.to_thread, batches.close)
+    stage.stack.callback(trace_with, None)
+    trace_with(batches.tracer)
+
+
 # What goes wrong with a run.
 
 
@@ -155,6 +171,7 @@ AT_ONCE: Mapping[str, Fault] = {
     "AisQueueStalled": Fault(batch_stays_incomplete, "halted"),
     "AisDeadLetters": Fault(entry_is_malformed, "overflowing"),
     "AisJudgementsFail": Fault(verifier_breaks),
+    "AisSpansLost": Fault(spans_are_not_taken, where='job="trainer"'),
     "AisCallersRefused": Fault(stranger_calls, where='job="collector"'),
     "AisRunFailed": Fault(other_policy_samples_for_good, "failing"),
     "AisCertificateExpiring": Fault(certificate_runs_out, where='subject="trainer"'),

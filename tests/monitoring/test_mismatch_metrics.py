@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.mismatch import LOG_RATIO_BOUNDS, WEIGHT_BOUNDS
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.ranks.ranks import Ranks
-from ais.trainer.weights.codes import SAMPLED_WEIGHTS, changed, sampled
+from ais.trainer.weights.codes import SAMPLED_WEIGHTS, CodeWatch, changed, sampled
 from ais.trainer.weights.snapshot import Snapshot, SnapshotFile
 from ais_core.numerics import Format
 from tests.support.records import trajectory_of
@@ -119,3 +120,17 @@ def test_of_many_weights_whole_rows_are_looked_at_the_same_of_each_version(tmp_p
     (sample,) = sampled(version(tmp_path, 0, weights)).values()
     assert sample.shape == (math.ceil(rows / 3), 1024)
     assert torch.equal(sample[:, 0], torch.arange(0, rows, 3).bfloat16())
+
+
+async def test_versions_that_come_soon_after_a_comparison_are_not_looked_at(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    watch = CodeWatch(TrainerMetrics(registry))
+
+    def looks_at(number: int) -> list[asyncio.Task[None]]:
+        watch.offered(version(tmp_path, number, torch.full((2, 2), float(number))))
+        return [task for task in asyncio.all_tasks() if task.get_name() == f"codes of {number}"]
+
+    for number in (0, 1):
+        await asyncio.gather(*looks_at(number))
+    assert registry.get_sample_value("ais_weight_changed_codes_ratio", {"format": "bf16"}) == 1.0
+    assert looks_at(2) == []

@@ -75,6 +75,13 @@ ALERTS = Board(
                     warn=1e-9,
                 ),
                 Panel(
+                    "Spans of traces",
+                    [rate("ais_trace_spans_total", "job, outcome", "{{job}} {{outcome}}")],
+                    "ops",
+                    "AisSpansLost",
+                    text="0 where traces are off.",
+                ),
+                Panel(
                     "Records skipped",
                     [rate("ais_stray_records_total", "job, kind", "{{job}} {{kind}}")],
                     "ops",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
 
-from ais.console import evaluations, happenings
+from ais.console import evaluations, fleet, happenings
 from ais.console.columns import Columns
 from ais.launcher.directory.lines import JsonLines
 from ais.launcher.directory.run_directory import RunDirectory
@@ -83,6 +83,7 @@ class Feed:
             "evaluations": [*self.evaluations.version, *self.held_out.version],
             "samples": self.samples.version,
             "events": [*self.warnings.version, self._generation, self._told],
+            "fleet": fleet.version(self.directory.fleet),
         }
 
     @property

@@ -17,6 +17,7 @@ from ais.console import samples
 from ais.console.curves import Seen, curves, stretch
 from ais.console.door import ConsoleDoor
 from ais.console.feed import Feed
+from ais.console.fleet import fleet
 from ais.console.logs import log_names, tail
 from ais.console.runs import Runs
 from ais.console.state import state
@@ -86,6 +87,11 @@ def console_app(runs: Runs, token: str) -> FastAPI:
     def run_events(run: Run) -> dict[str, Any]:
         with up_to_date(run) as feed:
             return {"events": feed.events}
+
+    @app.get("/api/fleet", responses=_ABSENT)
+    def run_fleet(run: Run) -> dict[str, Any]:
+        with up_to_date(run) as feed:
+            return fleet(feed.directory.fleet)
 
     @app.get("/api/samples", responses=_ABSENT)
     def run_samples(

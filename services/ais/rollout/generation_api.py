@@ -178,8 +178,7 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
         await context.abort(status, printable(message), metadata)
 
     def _encoded(self, request: GenerationRequest, completion: Completion) -> pb.Trajectory:
-        self._metrics.sequences.labels(completion.finish_reason.value).inc()
-        self._metrics.response_tokens.observe(len(completion.token_ids))
+        self._metrics.finished(completion.finish_reason, len(completion.token_ids))
         self.note_version()
         spans = tuple(replace(span, digest=self._digests.get(span.version, "")) for span in completion.spans)
         description, replica_id = self._engine.describe(), self._identity.replica_id

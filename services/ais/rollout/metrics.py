@@ -48,6 +48,7 @@ class RolloutMetrics:
             "Mostly `length`: answers are cut off. Raise collector.sampling.max_new_tokens, or look at samples.jsonl.",
             {"reason": [reason.value for reason in FinishReason]},
         )
+        self._finished = {reason: self.sequences.labels(reason.value) for reason in FinishReason}
         self.response_tokens = meter.histogram(
             "ais_rollout_response_tokens",
             "Length of a finished response, in tokens.",
@@ -170,6 +171,11 @@ class RolloutMetrics:
         """Gap and allowed gap of the version that serves from now on; None: it came without a probe."""
         self._probe_gap.set(float("nan") if gap is None else gap)
         self._probe_allowed.set(float("nan") if allowed is None else allowed)
+
+    def finished(self, reason: FinishReason, tokens: int) -> None:
+        """A sequence has ended."""
+        self._finished[reason].inc()
+        self.response_tokens.observe(tokens)
 
     def decode_step(self, seconds: float, tokens: int) -> None:
         self.step_seconds.observe(seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ais.trainer.reward_figures import reward_figures
 from ais.trainer.samples import SampleLog, decoder
 from ais.trainer.settings import Settings
 from ais.trainer.warning_log import WarningLog
+from ais.trainer.weights.fleet_file import FleetFile
 from ais.trainer.weights.publisher import WeightPublisher
 from ais.trainer.weights.snapshot import Snapshot
 
@@ -52,8 +53,8 @@ class TrainedStep:
     def record(self, stream_length: int, replicas: int) -> StepRecord:
         groups = [item.group for item in self.batch]
         return StepRecord(
-            **asdict(self.outcome.figures),
-            **asdict(reward_figures(groups)),
+            **vars(self.outcome.figures),
+            **vars(reward_figures(groups)),
             log_ratio_counts=self.outcome.mismatch.log_ratios.by_bound(LOG_RATIO_BOUNDS),
             time=self.time,
             digest=self.outcome.snapshot.digest,
@@ -79,7 +80,9 @@ class Announcer:
         publisher: WeightPublisher,
         metrics: TrainerMetrics,
         warnings: WarningLog,
+        fleet: FleetFile,
     ) -> None:
+        self._fleet = fleet
         self._run = settings.run
         self._patience = settings.trainer.redis_patience_seconds
         self._events = events
@@ -115,16 +118,20 @@ class Announcer:
             snapshot = step.outcome.snapshot
             self._offer(snapshot, step.traceparent)
             await self._publish(VersionPublished(snapshot.version, snapshot.digest))
-            depth = await persist(self._queue.depth, self._patience)
-            line = step.record(depth, self._publisher.live_replicas)
-            record.append(self._run.path, line)
-            group_log.append(self._run.path, line.version, line.incarnation, step.batch)
-            self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
-            self._metrics.record(line, step.outcome.staleness)
-            self._metrics.correction.distributions(step.outcome.mismatch)
-            for warned in self._vital_signs.add(Vitals.of(asdict(line))):
-                self._warnings.tell(warned, line.version)
+            self._record(step, await persist(self._queue.depth, self._patience))
             self._steps.task_done()
+
+    def _record(self, step: TrainedStep, stream_length: int) -> None:
+        """For whoever watches: nothing is trained by it."""
+        line = step.record(stream_length, self._publisher.live_replicas)
+        record.append(self._run.path, line)
+        group_log.append(self._run.path, line.version, line.incarnation, step.batch)
+        self._samples.append(line.step, [item.group for item in step.batch], step.outcome.mismatch.by_token)
+        self._metrics.record(line, step.outcome.staleness)
+        self._metrics.correction.distributions(step.outcome.mismatch)
+        self._fleet.measured(step.outcome.mismatch.by_replica)
+        for warned in self._vital_signs.add(Vitals.of(vars(line))):
+            self._warnings.tell(warned, line.version)
 
     def _offer(self, snapshot: Snapshot, traceparent: str = "") -> None:
         """Brings replicas up in the background."""

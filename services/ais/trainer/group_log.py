@@ -19,6 +19,7 @@ from ais.contracts.journey.description import described
 from ais.runtime.files import drop_older_half, rewind_lines
 from ais.trainer.groups.intake import Buffered
 
+_encode = json.JSONEncoder(check_circular=False).encode
 GROUPS_FILE = "groups.jsonl"
 LARGEST_FILE = 16 * 1024 * 1024
 """Bytes, of about 40,000 groups. When the file has grown beyond them, the older half of its lines goes."""
@@ -26,10 +27,10 @@ LARGEST_FILE = 16 * 1024 * 1024
 
 def append(directory: Path, version: int, incarnation: int, batch: Sequence[Buffered]) -> None:
     """Adds the groups of the batch that made `version`."""
+    trained = {"version": version, "incarnation": incarnation}
+    lines = [_encode(trained | described(item.group, item.entry.entry_id)) + "\n" for item in batch]
     with (directory / GROUPS_FILE).open("a", encoding="utf-8") as file:
-        for item in batch:
-            trained = {"version": version, "incarnation": incarnation}
-            file.write(json.dumps(trained | described(item.group, item.entry.entry_id)) + "\n")
+        file.write("".join(lines))
         size = file.tell()
     if size > LARGEST_FILE:
         drop_older_half(directory / GROUPS_FILE)

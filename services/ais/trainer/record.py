@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ def rewind(directory: Path, version: int) -> None:
 def append(directory: Path, record: StepRecord) -> None:
     """Adds a line to `directory/steps.jsonl`."""
     with (directory / STEPS_FILE).open("a", encoding="utf-8") as file:
-        file.write(encoded(asdict(record)) + "\n")
+        file.write(encoded(vars(record)) + "\n")
 
 
 def encoded(value: Any) -> str:

@@ -49,6 +49,7 @@ from ais.trainer.start import Start, start_of
 from ais.trainer.training import TrainingLoop
 from ais.trainer.warning_log import WarningLog
 from ais.trainer.weights.deltas import Origin
+from ais.trainer.weights.fleet_file import FleetFile
 from ais.trainer.weights.publisher import WeightPublisher
 
 STOP_SECONDS = 20.0
@@ -165,9 +166,10 @@ class TrainerService:
         self._queue = TrajectoryQueue(redis.usual, keys)
         self._reader = GroupReader(TrajectoryQueue(redis.reading, keys, lease.incarnation), intake, metrics, settings)
         origin = Origin(lease.identity, lease.incarnation)
-        self._publisher = WeightPublisher(replicas, trainer.push, metrics, origin, run.use_proxy, credential)
+        fleet = FleetFile(run.path)
+        self._publisher = WeightPublisher(replicas, trainer.push, metrics, origin, run.use_proxy, credential, fleet)
         events = TrainerEvents(redis.usual, keys, lease.incarnation)
-        self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings)
+        self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings, fleet)
         commits = Commits(settings, start.learner, start.store, self._reader, lease, metrics)
         if start.checkpoint:
             commits.go_on_from(start.checkpoint.manifest)

@@ -37,11 +37,13 @@ SMALL = {
     "rollout": ("--rounds", "1"),
     "scale": ("--replicas", "1", "--seconds", "15", "--no-limit"),
     "security": ("--rounds", "1", "--groups", "16", "--megabytes", "4"),
-    "train": ("--steps", "5", "--rounds", "1", "--run-steps", "4"),
+    "train": ("--steps", "5", "--observing-rounds", "1", "--rounds", "1", "--run-steps", "4", "--trace-rounds", "1"),
     "truncation": ("--prompts", "2", "--samples", "4"),
     "updates": ("--engine", "torch", "--updates", "2"),
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }
+PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "2", "--after", "0")}
+CHROMIUM = {"console": ("--steps", "500", "--replicas", "10", "--additions", "2")}
 VLLM = {
     "rollout": (
         *("--engine", "vllm", "--model", "tiny", "--precisions", "bf16"),
@@ -54,7 +56,8 @@ VLLM = {
 def test_every_benchmark_has_a_small_run() -> None:
     files = {path.stem for path in BENCHMARKS.glob("[a-z]*.py")}
     folders = {path.parent.name for path in BENCHMARKS.glob("*/__main__.py")}
-    assert (files | folders) - {"gpu"} == SMALL.keys()  # its parts: tests/unit/benchmarks/test_gpu_parts.py
+    known = SMALL | PROMETHEUS | CHROMIUM
+    assert (files | folders) - {"gpu"} == known.keys()  # its parts: tests/unit/benchmarks/test_gpu_parts.py
 
 
 @pytest.mark.slow
@@ -64,6 +67,22 @@ def test_a_benchmark_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path
     if name == "weights" and "avx512f" not in Path("/proc/cpuinfo").read_text("utf-8"):
         pytest.skip("its deltas are of 107M parameters trained in BF16: minutes on a processor without AVX-512")
     assert_figures(name, SMALL[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.prometheus
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", PROMETHEUS)
+def test_a_benchmark_with_a_prometheus_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
+    assert_figures(name, PROMETHEUS[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.chromium
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", CHROMIUM)
+def test_a_benchmark_with_a_browser_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path: Path) -> None:
+    assert_figures(name, CHROMIUM[name], tmp_path)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 from prometheus_client.registry import Collector
 
+from ais.runtime.metrics import last_word
 from ais.runtime.metrics.exposition import Exposition
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.metrics.registry import service_registry
@@ -96,3 +98,19 @@ async def test_the_last_metrics_are_waited_for_where_somebody_reads_them_and_onl
         assert not waiting.done()
         await http.get("/metrics")
         await asyncio.wait_for(waiting, 5.0)
+
+
+async def test_the_last_metrics_are_waited_for_also_after_a_reader_was_late_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readers, clock = Readers(), Mock()
+    monkeypatch.setattr(last_word, "time", clock)
+    for moment in (0.0, 5.0, 14.0, 15.0):
+        clock.monotonic.return_value = moment
+        readers.read()
+    clock.monotonic.return_value = 18.0  # the next one is due at 20
+    waiting = asyncio.create_task(readers.last_word(asyncio.Event()))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    readers.read()
+    await asyncio.wait_for(waiting, 5.0)

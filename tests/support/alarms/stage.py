@@ -73,6 +73,8 @@ class Stage:
     """Its address, as Prometheus names it."""
     disk: SmallDisk
     directory: Path
+    stack: AsyncExitStack
+    """Undoes what went wrong, in the end."""
     held: list[Certificates] = field(default_factory=list)
     """Certificates that this process has loaded."""
     done: dict[object, float] = field(default_factory=dict)
@@ -137,7 +139,7 @@ async def staged(redis: Redis, url: str, directory: Path) -> AsyncIterator[Stage
         prometheus = stack.enter_context(running(directory, jobs, token, hurry.rules(RULES, directory), hurry.interval))
         addresses = {name: _at(ports[name]) for name in TRAINERS}
         stage = Stage(
-            hurry, prometheus, trainers, addresses, replicas, fleet, run, _at(ports["trainer"]), disk, directory
+            hurry, prometheus, trainers, addresses, replicas, fleet, run, _at(ports["trainer"]), disk, directory, stack
         )
         await stage.until(
             lambda: len(prometheus.query("ais_trainer_steps_total > 0")) == len(jobs["trainer"]), "all train"

@@ -1,6 +1,7 @@
 // The page: follows a run, or two, and shows what is new.
 import { ask, Refused } from "./api.js";
 import { Curves } from "./curves.js";
+import { Fleet } from "./fleet.js";
 import { Histogram } from "./histogram.js";
 import { showOverview } from "./overview.js";
 import { KEYS, SECTIONS } from "./panels.js";
@@ -32,6 +33,7 @@ class View {
     if (steps) await this.curves.update(range);
     if (scores) this.scores = (await ask("evaluations", { run: this.name })).scores;
     this.events = changed("events") ? (await ask("events", { run: this.name })).events : null;
+    this.fleet = changed("fleet") ? await ask("fleet", { run: this.name }) : null;
     this.state = state;
     this.settings = state.settings;
     this.versions = state.versions;
@@ -41,7 +43,7 @@ class View {
 }
 
 let view, other, range = null, ranged = false, timer, updating = false, again = false;
-const samples = new Samples(), logs = new Logs();
+const samples = new Samples(), logs = new Logs(), fleet = new Fleet();
 const plots = [], histograms = [];
 
 function zoom(first, last) {
@@ -93,6 +95,8 @@ async function update() {
   again = false;
 }
 
+const nextFrame = () => (document.hidden ? null : new Promise(requestAnimationFrame));
+
 async function round() {
   const shown = [view, other].filter(Boolean), [asked, wasRanged] = [range, ranged];
   ranged = false;
@@ -106,11 +110,13 @@ async function round() {
   if (shown[0] !== view || shown[1] !== (other ?? undefined)) return 0; // another run was chosen meanwhile
   showOverview(view.state, view.scores);
   if (changes.some(Boolean)) {
-    plots.forEach((plot) => plot.show(shown, asked));
+    for (const plot of plots) if (plot.show(shown, asked)) await nextFrame(); // all in one would hold the page up
     histograms.forEach((one) => one.show(shown));
   }
   if (view.scored) showScores(view.scores);
   if (view.events) showEvents(view.events);
+  if (view.fleet) fleet.show(view.fleet);
+  fleet.age(view.state.now);
   samples.update(view.name, view.versions.samples);
   document.documentElement.dataset.rows = view.versions.steps[1];
   if (shown.some(({ state }) => state.behind)) return 0;
@@ -123,6 +129,7 @@ function choose() {
   byId("settings").open = false;
   showScores([]);
   showEvents([]);
+  fleet.show({ replicas: [] });
   logs.open(view.name).catch(() => {});
   update();
 }

@@ -26,12 +26,14 @@ export class Plot {
     onTheme(() => this.uplot?.redraw(false));
   }
 
-  /** Shows `runs`: the curves, scores and settings of one run or two. Off the screen it only remembers them. */
+  /** Shows `runs`: the curves, scores and settings of one run or two. Off the screen it only remembers them. True: it was drawn. */
   show(runs, range) {
     this.waiting = { runs, range };
     const lines = runs.flatMap((run, place) => this.linesOf(run, place));
     this.figure.hidden = !lines.length;
-    if (lines.length && (this.visible || !this.uplot)) this.draw();
+    const drawn = lines.length > 0 && (this.visible || !this.uplot);
+    if (drawn) this.draw();
+    return drawn;
   }
 
   linesOf(run, place) {

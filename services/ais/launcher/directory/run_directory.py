@@ -57,6 +57,11 @@ class RunDirectory:
         return self.path / "warnings.jsonl"
 
     @property
+    def fleet(self) -> Path:
+        """The replicas as the trainer saw them last, as JSON."""
+        return self.path / "fleet.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Hugging Face directories step-000040, step-000080, ..., written by the trainer."""
         return self.path / "checkpoints"

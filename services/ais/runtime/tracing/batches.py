@@ -45,8 +45,12 @@ class Batches:
         """Spans that are neither sent nor given up."""
         return self._queue.waiting
 
+    def flush(self) -> None:
+        """Sends what waits now; returns when it is taken or given up."""
+        self._provider.force_flush()
+
     def close(self) -> None:
-        """Sends what waits; returns when it is taken or given up."""
+        """The same, and takes no more; returns when it is taken or given up."""
         self._provider.shutdown()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 
 from ais.contracts.limits import field_label
@@ -46,7 +48,7 @@ class QueueMetrics:
             "Groups whose ordinal had been received already.",
             "A few after a restart are natural. Otherwise two collectors run, or a queue was restored.",
         )
-        self._staleness = meter.histogram(
+        self._staleness = meter.bulk_histogram(
             "ais_staleness_versions",
             "Policy versions between the oldest token of a trajectory and the policy trained on it.",
             "Mostly at run.max_staleness: replicas are behind, or rollouts take several steps. See the lag of "
@@ -61,5 +63,7 @@ class QueueMetrics:
     def record(self, record: StepRecord, staleness: Sequence[int]) -> None:
         """Shows a finished step; `staleness` has one value a trajectory."""
         self.depth.set(record.queue_depth)
-        for versions in staleness:
-            self._staleness.observe(versions)
+        counts = [0.0] * (len(STALENESS_BUCKETS) + 1)
+        for versions, trajectories in Counter(staleness).items():
+            counts[bisect_left(STALENESS_BUCKETS, versions)] += trajectories
+        self._staleness.add(counts, sum(staleness))

@@ -55,7 +55,8 @@ class WeightMetrics:
         self.changed = meter.replaced_gauge(
             "ais_weight_changed_codes_ratio",
             "Share of the linear layers' codes that differ between the newest version and the one before, in bf16 and "
-            "in each number format that replicas quantise weights to. Of about a million weights, the same each time.",
+            "in each number format that replicas quantise weights to. Of about 260,000 weights, the "
+            "same each time; once in five seconds at most.",
             "Near 0 in the replicas' format while bf16 changes: updates are smaller than the grid and the sampling "
             "policy stands still. Raise the learning rate or use a finer format.",
             {"format": ()},

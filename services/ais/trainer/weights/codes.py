@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Iterator
-from math import ceil
 from pathlib import Path
 from typing import cast
 
@@ -22,8 +23,10 @@ from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.weights.snapshot import Snapshot
 from ais_core.numerics import Format, encode_weight
 
-SAMPLED_WEIGHTS = 1 << 20
+SAMPLED_WEIGHTS = 1 << 18
 """Weights that are looked at, about: whole output channels, evenly over all linear layers."""
+REST_SECONDS = 5.0
+"""From one comparison to the next sample, at least: nobody asks more often, and a small model steps many times."""
 _ANY_FORM = "e4m3"
 """Every form quantises these tensors."""
 
@@ -42,10 +45,13 @@ class CodeWatch:
         self._metrics = metrics.weights
         self._looking: asyncio.Task[None] | None = None
         self._last: tuple[int, Sample] | None = None
+        self._compared = -math.inf
+        """When, in seconds of a monotonic clock."""
 
     def offered(self, snapshot: Snapshot) -> None:
-        """`snapshot` is the newest version. Left out while another one is looked at."""
-        if self._looking is None or self._looking.done():
+        """`snapshot` is the newest version. Left out while another one is looked at, and soon after a comparison."""
+        resting = time.monotonic() - self._compared < REST_SECONDS
+        if not resting and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look(snapshot), name=f"codes of {snapshot.version}")
 
     async def close(self) -> None:
@@ -63,6 +69,7 @@ class CodeWatch:
             formats = sorted({BF16, *self.formats})
             shares = await asyncio.to_thread(lambda: [changed(before[1], sample, one) for one in formats])
             self._metrics.changed.show({(one,): share for one, share in zip(formats, shares, strict=True)})
+            self._compared = time.monotonic()
 
 
 def changed(old: Sample, new: Sample, number_format: str) -> float:
@@ -78,7 +85,7 @@ def changed(old: Sample, new: Sample, number_format: str) -> float:
 def sampled(snapshot: Snapshot) -> Sample:
     """The rows that are looked at: the same ones of every version. Raises OSError and SafetensorError."""
     linear = list(_linear(snapshot))
-    every = max(1, ceil(sum(rows * width for _file, _name, (rows, width) in linear) / SAMPLED_WEIGHTS))
+    every = max(1, math.ceil(sum(rows * width for _file, _name, (rows, width) in linear) / SAMPLED_WEIGHTS))
     sample = {}
     for file, name, (rows, _width) in linear:
         with safe_open(file, framework="pt") as opened:

@@ -25,6 +25,7 @@ from ais.trainer.settings import PushSettings
 from ais.trainer.weights.adapters import AdapterMaker
 from ais.trainer.weights.codes import CodeWatch
 from ais.trainer.weights.deltas import DeltaMaker, Origin, Parcel, full
+from ais.trainer.weights.fleet_file import FleetFile
 from ais.trainer.weights.forms import FormMaker, form_for
 from ais.trainer.weights.push_policy import (
     Abandon,
@@ -61,8 +62,11 @@ class WeightPublisher:
         origin: Origin = Origin(),  # noqa: B008  # frozen
         use_proxy: bool = False,
         credential: Credential = NOBODY,
+        fleet: FleetFile | None = None,
     ) -> None:
-        """`origin` is this start of the trainer: replicas take no version from an earlier one any more."""
+        """`origin` is this start of the trainer: replicas take no version from an earlier one any more. `fleet` is told
+        of every look at the registry."""
+        self._fleet = fleet
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
@@ -145,6 +149,8 @@ class WeightPublisher:
         self._policy.look(map(self._seen, records), self._now())
         self._show(records)
         self._forget_snapshots()
+        if self._fleet is not None and self._policy.newest is not None:
+            await self._fleet.show(records, self._policy.newest[0])
 
     def _show(self, records: Sequence[ReplicaRecord]) -> None:
         self._codes.formats = frozenset(record.precision.weights for record in records)

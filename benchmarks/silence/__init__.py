@@ -1,0 +1,1 @@
+"""Whether alerts are silent over healthy runs."""
