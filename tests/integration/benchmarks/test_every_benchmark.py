@@ -42,7 +42,7 @@ SMALL = {
     "updates": ("--engine", "torch", "--updates", "2"),
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }
-PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "2", "--after", "0")}
+PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "20", "--after", "0")}
 CHROMIUM = {"console": ("--steps", "500", "--replicas", "10", "--additions", "2")}
 VLLM = {
     "rollout": (
