@@ -76,7 +76,7 @@ class Policy:
     def held(self) -> Iterator[None]:
         yield
 
-    async def generate(self, group_id: str, prompt: Sequence[int], samples: int, *_: Any) -> tuple[Trajectory, ...]:  # noqa: ARG002
+    async def generate(self, group_id: str, *_: Any, **__: Any) -> tuple[Trajectory, ...]:
         await asyncio.sleep(self.seconds)
         tokens = self.answers[int(group_id.rpartition(".")[2])]
         return (

@@ -75,7 +75,7 @@ class GroupSampling:
             vocab_size=assignment.replica.vocab_size,
             deadline_seconds=self.settings.group_deadline_seconds,
             served=assignment.replica.policy_version,
-            keeps_versions_together=True,
+            is_trained_on=True,
         )
         answered = assignment.sent
 

@@ -63,6 +63,8 @@ class GenerationRequest:
     prompt_token_ids: tuple[int, ...]
     samples: int
     sampling: SamplingParameters
+    tell_kept: bool = False
+    """Whether completions say what truncated sampling left to draw from."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Completion:
     queued_seconds: float = 0.0
     """Until it was begun, a part of `first_token_seconds`. For traces alone."""
     kept: KeptTokens | None = None
-    """What truncated sampling left to draw from; None where it was not truncated, or the engine cannot tell."""
+    """What truncated sampling left to draw from; None where it was not truncated, or the request does not ask for it, or
+    the engine cannot tell."""
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> Gen
         field = ".".join(map(str, ("sampling", *first["loc"])))
         got = printable(repr(first["input"]), LONGEST_INPUT)
         raise InvalidRequestError(field, f"{first['msg']}, got {got}") from error
-    return GenerationRequest(name, tuple(prompt.tolist()), message.samples, sampling)
+    return GenerationRequest(name, tuple(prompt.tolist()), message.samples, sampling, message.tell_kept)
 
 
 def _trajectory(

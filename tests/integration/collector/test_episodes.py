@@ -252,7 +252,7 @@ async def test_versions_that_are_too_far_apart_start_the_group_again(
                 return await host.answer(place, prompt, turn)
 
         made.hosts["sort6"] = Between()  # type: ignore[index]
-        asked = call(samples=1, keeps_versions_together=True)
+        asked = call(samples=1, is_trained_on=True)
         if not holds:
             with pytest.raises(GenerationError) as failed:
                 await played(made, replica, asked)

@@ -30,13 +30,13 @@ TRUNCATED = [{"top_p": 0.8}, {"top_p": 0.95}, {"top_k": 3}, {"min_p": 0.05}, {"t
 
 
 @torch.inference_mode()
-def sampled(limits: Mapping[str, float], precision: Precision = BF16) -> list[Sample]:
+def sampled(limits: Mapping[str, float], precision: Precision = BF16, tell_kept: bool = True) -> list[Sample]:
     """32 responses of the demo policy, sampled so by the torch engine."""
     architecture = read_architecture(MODEL)
     weights = rounded_weights(read_tensors(snapshot_files(MODEL), architecture), architecture, precision)
     batch = Batch(architecture, precision, ServedPolicy(weights, version=0, digest=""), slots=8, positions=40)
     sampling = SamplingParameters.model_validate({"max_new_tokens": 20, "temperature": 1.2, **limits})
-    request = GenerationRequest("group", PROMPT, samples=32, sampling=sampling)
+    request = GenerationRequest("group", PROMPT, samples=32, sampling=sampling, tell_kept=tell_kept)
     batch.submit(Group(0, request, architecture.stop_token_ids, seed=0, arrived=0.0))
     samples = []
     while not batch.slots.idle:
@@ -71,12 +71,13 @@ def test_ratios_of_identical_policies_are_1_and_would_not_be_over_the_whole_voca
     assert log_ratios(without_kept(samples)).exp().mean() < 0.985
 
 
-def test_each_kept_set_is_what_the_limits_leave_of_the_distribution() -> None:
+def test_kept_tokens_are_told_where_they_are_asked_for_and_there_is_a_choice() -> None:
     samples = sampled({"top_k": 3})
     for sample in samples:
         kept = sample.trajectory.kept
         assert kept is not None
         assert kept.counts.tolist() == [2] * len(sample.trajectory.token_ids)
+    assert all(sample.trajectory.kept is None for sample in sampled({"top_k": 3}, tell_kept=False))
     assert all(sample.trajectory.kept is None for sample in sampled({}))
     assert all(sample.trajectory.kept is None for sample in sampled({"temperature": 0.0, "top_k": 3}))
 

@@ -27,8 +27,9 @@ class Call:
     """For all of it."""
     served: int = 0
     """The policy version that the replica serves already: an older one samples nothing."""
-    keeps_versions_together: bool = False
-    """Whether episodes are bound by environment.max_versions_apart."""
+    is_trained_on: bool = False
+    """Whether episodes are bound by environment.max_versions_apart, and tokens come with what truncated sampling left
+    to draw from."""
 
 
 @dataclass(frozen=True)

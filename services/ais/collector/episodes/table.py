@@ -57,6 +57,7 @@ class Table:
             self.call.sampling.model_copy(update={"seed": seed, "max_new_tokens": most_tokens}),
             TrajectoryBounds(vocab_size=self.call.vocab_size),
             left,
+            tell_kept=self.call.is_trained_on,
         )
         return response
 
@@ -81,7 +82,7 @@ class Table:
     def check_versions(self, turns: Sequence[SampledTurn]) -> None:
         """Raises GenerationError where the versions are too far apart for the episode to go on."""
         most = self.settings.max_versions_apart
-        if most is None or not self.call.keeps_versions_together:
+        if most is None or not self.call.is_trained_on:
             return
         versions = [span.version for turn in turns for span in turn.response.spans]
         if (apart := max(versions) - min(versions)) > most:

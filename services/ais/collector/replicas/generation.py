@@ -138,15 +138,17 @@ class GenerationClient:
         bounds: TrajectoryBounds,
         deadline_seconds: float,
         on_arrival: Callable[[], object] = lambda: None,
+        tell_kept: bool = False,
     ) -> tuple[Trajectory, ...]:
-        """All samples, in index order; `on_arrival` is called for each as it comes. Raises GenerationError.
+        """All samples, in index order; `on_arrival` is called for each as it comes. With `tell_kept` they have what
+        truncated sampling left to draw from. Raises GenerationError.
 
         The first answer that was not asked for ends the call.
         """
         self._check_open()
         question = Question(group_id, samples, sampling)
         with span("generate", "client", group=group_id, samples=samples, prompt_tokens=len(prompt_token_ids)):
-            request = _request(question, prompt_token_ids)
+            request = _request(question, prompt_token_ids, tell_kept)
             return await self._generated(question, request, bounds, deadline_seconds, on_arrival)
 
     async def _generated(
@@ -239,12 +241,15 @@ def response_bytes(sampling: SamplingParameters) -> int:
     return sampling.max_new_tokens * (TOKEN_BYTES + KEPT_BYTES * kept)
 
 
-def _request(question: Question, prompt_token_ids: Sequence[int]) -> rollout_pb2.GenerateRequest:
+def _request(
+    question: Question, prompt_token_ids: Sequence[int], tell_kept: bool = False
+) -> rollout_pb2.GenerateRequest:
     return rollout_pb2.GenerateRequest(
         group_id=question.group_id,
         prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
         samples=question.samples,
         sampling=question.sampling.to_proto(),
+        tell_kept=tell_kept,
     )
 
 

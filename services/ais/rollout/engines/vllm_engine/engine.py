@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ais.contracts.sampling import FinishReason, SamplingParameters
+from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import PolicySpan
 from ais.rollout.engine import (
     Completion,
@@ -82,7 +82,7 @@ class VllmEngine(EngineLife):
 
         async def one(index: int) -> Completion:
             drawn = None if seed is None else _sample_seed(seed, index)
-            sampling = self._vllm_sampling(request.sampling, drawn, call.streamed)
+            sampling = self._vllm_sampling(request, drawn, call.streamed)
             await self._admitting.wait()
             return await self._inside_vllm(call, index, sampling, arrived)
 
@@ -138,9 +138,10 @@ class VllmEngine(EngineLife):
                 self._idle.set()
         return self._completion(call.request, index, output, arrived)
 
-    def _vllm_sampling(self, sampling: SamplingParameters, seed: int | None, streamed: bool) -> Any:
+    def _vllm_sampling(self, request: GenerationRequest, seed: int | None, streamed: bool) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+        sampling = request.sampling
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -150,7 +151,7 @@ class VllmEngine(EngineLife):
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=list(sampling.stop_token_ids or self._model.stop_token_ids),
             ignore_eos=True,  # the stop tokens are all there are
-            logprobs=asked_logprobs(sampling, self._model.vocab_size),
+            logprobs=asked_logprobs(request, self._model.vocab_size),
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
@@ -179,7 +180,7 @@ class VllmEngine(EngineLife):
             first_token_seconds=output.metrics.first_token_latency,
             total_seconds=time.monotonic() - arrived,
             queued_seconds=max(0.0, output.metrics.scheduled_ts - output.metrics.queued_ts),
-            kept=kept_beside(told) if asked_logprobs(request.sampling, self._model.vocab_size) else None,
+            kept=kept_beside(told) if asked_logprobs(request, self._model.vocab_size) else None,
         )
 
     # Weights.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ais.contracts.sampling import SamplingParameters
 from ais.contracts.truncation.kept import KeptTokens
+from ais.rollout.engine import GenerationRequest
 
 MOST_LOGPROBS = 160
 """Most that a request asks for of each token: they cross two processes, and vLLM must be told to allow it."""
@@ -22,10 +22,11 @@ LEAST_MASS = 0.995
 """Probability of the tokens told together: less is a sign that more were kept. Each log-prob is rounded."""
 
 
-def asked_logprobs(sampling: SamplingParameters, vocab_size: int) -> int:
+def asked_logprobs(request: GenerationRequest, vocab_size: int) -> int:
     """How many of the most likely tokens' log-probs to ask for; 0: of the sampled one alone."""
+    sampling = request.sampling
     wanted = min(sampling.top_k + TIES if sampling.top_k else vocab_size, vocab_size)
-    return wanted if sampling.truncated and wanted <= MOST_LOGPROBS else 0
+    return wanted if request.tell_kept and sampling.truncated and wanted <= MOST_LOGPROBS else 0
 
 
 def kept_beside(told: Any) -> KeptTokens | None:
