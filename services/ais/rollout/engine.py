@@ -81,8 +81,8 @@ class Completion:
     queued_seconds: float = 0.0
     """Until it was begun, a part of `first_token_seconds`. For traces alone."""
     kept: KeptTokens | None = None
-    """What truncated sampling left to draw from; None where it was not truncated, or the request does not ask for it, or
-    the engine cannot tell."""
+    """What truncated sampling left to draw from. None: it was not truncated, the request does not ask for it, or the
+    engine cannot tell."""
 
 
 @dataclass(frozen=True)
