@@ -115,6 +115,16 @@ def test_the_floods_are_told_as_they_were_recorded() -> None:
         assert [line for line in floods.lines(FLOODS, figures) if line not in text] == [], document
 
 
+def test_the_fuzzing_is_told_as_it_was_recorded() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "fuzz.json").read_text())["figures"]
+    text = (ROOT / "docs" / "security.md").read_text()
+    borders = sum(name.endswith("_inputs") for name in figures)
+    assert f"{figures['inputs']['value']:,} inputs over {borders} borders" in text
+    assert f"{figures['slowest']['value']:.1f} s" in text
+    assert f"{figures['memory']['value']:.0f} MiB at most" in text
+    assert figures["crashes"]["value"] == figures["overrides_inputs"]["crashes"] == 5
+
+
 def test_the_ratios_of_truncated_sampling_are_told_as_they_were_recorded() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "truncation.json").read_text())["figures"]
     text = DOCUMENT.read_text(encoding="utf-8")

@@ -181,6 +181,10 @@ def _sections_in_list(annotation: Any, value: Any) -> Iterator[tuple[Any, dict[s
 def _insert(model: Any, tree: dict[str, Any], path: list[str], text: str, origin: str) -> None:
     if len(path) > DEEPEST:
         raise SettingsError(f"{origin}: the key has {len(path)} parts, settings have at most four")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a byte of the command line or the environment that is none of UTF-8's
+        raise SettingsError(f"{origin}: expected text in UTF-8, got {shown(text)}") from None
     node, annotation = tree, model
     for part in path[:-1]:
         child = node.setdefault(part, {})

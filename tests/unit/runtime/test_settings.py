@@ -173,6 +173,11 @@ def test_what_cannot_be_read_is_explained_on_one_line(
     assert "\n" not in text
 
 
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
+    assert "--set run.name: expected text in UTF-8" in complaint(tmp_path, overrides=("run.name=caf\udce9",))
+    assert "AIS_RUN__NAME: expected text in UTF-8" in complaint(tmp_path, AIS_RUN__NAME="caf\udce9")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     assert effective(tmp_path, b"\xef\xbb\xbf[run]\nsteps = 7").run.steps == 7
 
