@@ -300,7 +300,7 @@ def figures(case: Case, steps: list[dict[str, Any]]) -> dict[str, Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("steps", *ASIDE), help="one part, recorded in a file of its own")
+    parser.add_argument("--only", nargs="+", choices=("steps", *ASIDE), help="these parts; one goes into its own file")
     parser.add_argument("--steps", type=int, default=25, help="steps of the demo case")
     parser.add_argument("--observing-rounds", type=int, default=32, help="rounds alone, observed and traced")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of whole runs, watched and not")
@@ -308,7 +308,7 @@ def main() -> None:
     parser.add_argument("--trace-rounds", type=int, default=9, help="rounds with traces off and on")
     arguments = parser.parse_args()
     found: dict[str, Figure] = {}
-    wanted = (arguments.only,) if arguments.only else ("steps", *ASIDE)
+    wanted = arguments.only or ("steps", *ASIDE)
     with ValkeyServer() as server, tempfile.TemporaryDirectory() as directory:
         url = f"redis://127.0.0.1:{server.port}/0"
         for case in cases(arguments.steps) if "steps" in wanted else ():
@@ -330,7 +330,7 @@ def main() -> None:
             (name, f"{one['value']:.1f} ({one['lowest']:.1f} to {one['highest']:.1f})") for name, one in traced.items()
         ]
         show_lines(f"traces, {arguments.trace_rounds} rounds", lines)
-    publish("train", found, file=f"train_{arguments.only}" if arguments.only in ASIDE else "")
+    publish("train", found, file=f"train_{wanted[0]}" if len(wanted) == 1 and wanted[0] in ASIDE else "")
 
 
 def show_lines(title: str, lines: Iterable[tuple[str, str]]) -> None:

@@ -42,7 +42,8 @@ class Calls:
 
 async def behave(services: Services, seconds: float) -> dict[str, Calls]:
     """Calls for so long, by their kind."""
-    collector, trainer, metrics = (services.keyring.credential(role) for role in Role)
+    roles = (Role.COLLECTOR, Role.TRAINER, Role.METRICS)
+    collector, trainer, metrics = (services.keyring.credential(role) for role in roles)
     sampling, bounds = SamplingParameters(max_new_tokens=TOKENS), TrajectoryBounds(VOCABULARY)
     async with AsyncExitStack() as stack:
         lasting = GenerationClient(str(services.generation), credential=collector)

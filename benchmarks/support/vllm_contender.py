@@ -26,6 +26,7 @@ from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.model_identity import identify_model
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
+from ais.rollout.engine import GenerationRequest
 from ais.rollout.engines.vllm_engine.opening import open_vllm
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
 from ais.rollout.generation_server import ServerLimits, serve_generation
@@ -125,7 +126,8 @@ class _Served:
         return str(self._engine.describe().engine_version)
 
     async def direct(self, work: Work) -> float:
-        sampling = self._engine._vllm_sampling(SamplingParameters(max_new_tokens=work.response), None, streamed=False)
+        request = GenerationRequest("direct", (0,), 1, SamplingParameters(max_new_tokens=work.response))
+        sampling = self._engine._vllm_sampling(request, None, streamed=False)
 
         async def sample(prompt: list[int]) -> int:
             stream = self._engine._llm.generate({"prompt_token_ids": prompt}, sampling, f"direct-{next(self._tickets)}")

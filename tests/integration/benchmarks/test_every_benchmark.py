@@ -37,11 +37,16 @@ SMALL = {
     "rollout": ("--rounds", "1"),
     "scale": ("--replicas", "1", "--seconds", "15", "--no-limit"),
     "security": ("--rounds", "1", "--groups", "16", "--megabytes", "4"),
-    "train": ("--steps", "5", "--observing-rounds", "1", "--rounds", "1", "--run-steps", "4", "--trace-rounds", "1"),
+    "train": (
+        *("--only", "steps", "watching", "traces", "--steps", "5"),
+        *("--rounds", "1", "--run-steps", "4", "--trace-rounds", "1"),
+    ),
     "truncation": ("--prompts", "2", "--samples", "4"),
     "updates": ("--engine", "torch", "--updates", "2"),
     "weights": ("--megabytes", "4", "--replicas", "2", "--rounds", "1", "--deltas", "1"),
 }
+OBSERVING = ("--only", "observing", "observing_rollouts", "--observing-rounds", "1")
+"""The other parts of `train`."""
 PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "20", "--after", "0")}
 CHROMIUM = {"console": ("--steps", "500", "--replicas", "10", "--additions", "2")}
 VLLM = {
@@ -67,6 +72,12 @@ def test_a_benchmark_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path
     if name == "weights" and "avx512f" not in Path("/proc/cpuinfo").read_text("utf-8"):
         pytest.skip("its deltas are of 107M parameters trained in BF16: minutes on a processor without AVX-512")
     assert_figures(name, SMALL[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_being_observed_costs_a_step_and_rollouts_is_measured(tmp_path: Path) -> None:
+    assert_figures("train", OBSERVING, tmp_path)
 
 
 @pytest.mark.slow
