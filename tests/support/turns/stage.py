@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import openai
@@ -156,7 +156,10 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    client: GenerationClient, change: Callable[[Exercise], Exercise] = lambda made: made, **environment: Any
+    client: GenerationClient,
+    change: Callable[[Exercise], Exercise] = lambda made: made,
+    sampling: SamplingParameters | None = None,
+    **environment: Any,
 ) -> AsyncIterator[Stage]:
     settings = {"command": ["python"], "turns": 4} | environment
     async with exercise(settings) as made, open_endpoint() as (endpoint, address):
@@ -164,7 +167,8 @@ async def staged(
         prompt = made.prompt(0)
         harness = made.harness(prompt)
         assert harness is not None
-        table = Table(made, harness.settings, prompt, client, call(1))
+        asked = call(1) if sampling is None else replace(call(1), sampling=sampling)
+        table = Table(made, harness.settings, prompt, client, asked)
         recording = Recording(table, 0)
         with endpoint.episode(recording) as (path, key):
             yield Stage(endpoint, address, table, recording, f"{address}{path}", key)
