@@ -92,7 +92,7 @@ async def test_a_stream_whose_replica_is_lost_in_the_middle_says_so_in_the_apis_
     tokenizer: PolicyTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lost(*arguments: Any, **_: Any) -> Any:
-        arguments[5](SampledTokens(tokenizer.encode_piece("It"), [-0.5]))
+        arguments[5](SampledTokens(tokenizer.encode_piece("I"), [-0.5]))
         raise GenerationError("unavailable", "the replica is gone")
 
     async with says(tokenizer, "It is tea.") as (stage, policy), stage.client() as client:

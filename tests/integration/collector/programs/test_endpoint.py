@@ -182,8 +182,13 @@ async def test_a_stream_says_what_is_recorded_and_begins_before_all_is_sampled(
         assert told == turn.response.behaviour_logprobs.tolist()
 
 
-async def test_a_client_that_leaves_a_stream_frees_the_replica(replica: Replica) -> None:
-    async with staged(replica.client, sampling=LONG) as stage, stage.client() as client:
+async def test_a_client_that_leaves_a_stream_frees_the_replica() -> None:
+    longer = LONG.model_copy(update={"max_new_tokens": 2000})
+    async with (
+        served(GUESSING, positions=2048) as replica,
+        staged(replica.client, sampling=longer) as stage,
+        stage.client() as client,
+    ):
         async with await client.chat.completions.create(model="any", messages=[user("00-31;")], stream=True) as stream:
             await anext(aiter(stream))
             assert replica.engine.load().running_sequences == 1
