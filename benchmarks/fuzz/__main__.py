@@ -2,8 +2,8 @@
 
 Borders are messages of gRPC, entries of the queue, events, records of replicas and evaluations, offers, answers,
 deltas, safetensors files, adapters, settings, what the policy, reward services and workers say, callers' tokens, and
-bodies of calls at the endpoint of episodes. Each is fed by a process of its own. An input that takes longer than 20 s, or that makes the process larger than 2 GiB,
-is a crash too.
+bodies of calls at the endpoint of episodes. Each is fed by a process of its own. An input that takes longer than 20 s,
+or that makes the process larger than 2 GiB, is a crash too.
 
     ais bench fuzz --directory runs/fuzz         # ten million inputs over all: hours
     ais bench fuzz --inputs 20000 --targets offer,delta --record fuzz_some

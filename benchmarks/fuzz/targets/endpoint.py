@@ -1,12 +1,14 @@
-"""What programs and agents ask of the endpoint of episodes: bodies of calls, up to the tokens that they are turned into."""
+"""What programs and agents ask of the endpoint of episodes: bodies of calls, up to the tokens they are turned into."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from ais.collector.environments.tool_calls import split_calls
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ais.collector.environments.tool_calls import Form, split_calls
 from ais.collector.episodes.conversations import begun
 from ais.collector.episodes.saying import why_no_stop
 from ais.collector.judging.harness.answers import Completed
@@ -19,23 +21,36 @@ from ais.collector.judging.harness.wire import (
     raw_completion_in,
     wanted_in,
 )
-from ais.collector.prompts.tokenizer import open_tokenizer
+from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.settings import PromptSettings
 from ais.runtime.process import UnavailableError
 from benchmarks.fuzz.target import Target, Targets
 
-_TEMPLATE = (
-    "{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}{{ message.role + ':' + message.content }}"
-    "{% for call in message.tool_calls or () %}{{ call.function.name }}{% for name, value in call.function.arguments"
-    " | items %}{{ name }}={{ value }}{% endfor %}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}:{% endif %}"
-)
-_MODEL = Path(__file__).parents[3] / "examples" / "guess_number" / "model"
-_TOKENIZER = open_tokenizer(_MODEL, PromptSettings())
-_TOKENIZER.tokenizer.chat_template = _TEMPLATE
-_CALLS = (
-    '<tool_call>{"name": "buy", "arguments": {"what": "tea", "many": 2}}</tool_call>',
-    "<tool_call><function=buy><parameter=what>tea</parameter><parameter=many>2</parameter></function></tool_call>",
-)
+_TEMPLATE = """
+{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for message in messages %}{{ message.role + ':' + message.content }}
+{%- for call in message.tool_calls or () %}{{ call.function.name }}
+{%- for name, value in call.function.arguments | items %}{{ name }}={{ value }}{% endfor %}{% endfor %};
+{%- endfor %}{% if add_generation_prompt %}:{% endif %}"""
+
+
+def _tokenizer() -> PolicyTokenizer:
+    """A token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    characters = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    characters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    characters.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=characters)
+    made.chat_template = _TEMPLATE
+    return PolicyTokenizer(made, PromptSettings())
+
+
+_TOKENIZER = _tokenizer()
+_CALLS: Mapping[Form, str] = {
+    "json": '<tool_call>{"name": "buy", "arguments": {"what": "tea", "many": 2}}</tool_call>',
+    "xml": "<tool_call><function=buy><parameter=what>tea</parameter><parameter=many>2</parameter></function>"
+    "</tool_call>",
+}
 
 
 def _answer(asked: Asked) -> None:
@@ -47,14 +62,12 @@ def _answer(asked: Asked) -> None:
     why_no_stop(_TOKENIZER, asked.stops)
     conversation = begun(_TOKENIZER, asked)
     tokens = conversation.first_tokens()
-    text, calls = _CALLS[0], ()
-    if isinstance(asked, Completion) and asked.schemas:
-        for form, written in (("json", _CALLS[0]), ("xml", _CALLS[1])):
-            text, calls = split_calls(written, asked.schemas, "xml" if form == "xml" else "json")
-    completed = Completed("chatcmpl-1", text, "stop", len(tokens), 3, calls, None, [1, 2, 3])
-    json.dumps(completed.body()).encode()
-    further = conversation.answered(completed)
-    assert further.after(asked) is None
+    schemas = asked.schemas if isinstance(asked, Completion) else None
+    for form, written in _CALLS.items():
+        text, calls = split_calls(written, schemas, form) if schemas else (written, ())
+        completed = Completed("chatcmpl-1", text, "stop", len(tokens), 3, calls, None, [1, 2, 3])
+        json.dumps(completed.body()).encode()
+        assert conversation.answered(completed).after(asked) is None
 
 
 def _told(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
