@@ -162,6 +162,7 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
             directory.config,
             replicas=settings.rollout.replicas,
             trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
+            agents=settings.launcher.agents,
         ),
         tokens=tokens_of(settings.security, directory.path),
         lock=lock,

@@ -38,7 +38,8 @@ async def train(
     deaths_limit: int,
     display: Display,
 ) -> None:
-    """Runs the services until the trainer ends well, and ends them then, or when cancelled; `trackers` go on.
+    """Runs the services until the trainer ends well, and ends them then, or when cancelled; `trackers` go on, and
+    agents.
 
     `server` is our own Valkey server, running already. `scale_file`, once it is there, says how many replicas there are
     to be (scaling.py). `course` takes in the steps. Raises ProcessFailedError.
@@ -51,7 +52,7 @@ async def train(
     held_out.catch_up()  # those before were told by another launcher
     background = [asyncio.create_task(watch.look_forever())]
     try:
-        for command in (*services.replicas, services.collector, services.trainer, *trackers):
+        for command in (*services.replicas, services.collector, services.trainer, *services.agents, *trackers):
             await keeper.start(command)
         background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
         await _first_end(keeper.until_the_end(), *background)
@@ -89,6 +90,7 @@ class _Keeper:
     ) -> None:
         roles = [(command, Role.REPLICA) for command in services.replicas]
         roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
+        roles += [(agent, Role.AGENT) for agent in services.agents]
         roles += [(server, Role.SERVER)] if server else []
         roles += [(tracker, Role.TRACKER) for tracker in trackers]
         self.replicas = list(services.replicas)

@@ -34,6 +34,8 @@ class ServiceCommands:
     replicas: tuple[Command, ...]
     collector: Command
     trainer: Command
+    agents: tuple[Command, ...] = ()
+    """They play episodes, also those of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TrainerRanks:
 
 
 def service_commands(
-    config: Path, redis: RedisSettings, replicas: int, trainer: TrainerRanks = TrainerRanks()
+    config: Path, redis: RedisSettings, replicas: int, trainer: TrainerRanks = TrainerRanks(), agents: int = 0
 ) -> ServiceCommands:
     """Command lines that all read the same settings file; they add only the address of the run's server."""
     arguments, environment = ("-c", str(config)), redis_environment(redis)
@@ -56,6 +58,7 @@ def service_commands(
         replicas=tuple(Command(f"rollout-{index}", replica, environment) for index in range(replicas)),
         collector=Command("collector", module("ais.collector", *arguments), environment),
         trainer=Command("trainer", trainer_command(trainer, *arguments), environment),
+        agents=tuple(Command(f"agent-{index}", module("ais.collector.agent", *arguments)) for index in range(agents)),
     )
 
 
