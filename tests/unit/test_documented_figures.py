@@ -99,6 +99,14 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
                 f"**{one['traces_trainer_on']['value'] / 1000:.1f} ms a step**",
             ],
         ),
+        (
+            "agents_streamed",
+            lambda one: [
+                f"takes {one['processor_time_of_a_turn']['value']:.1f} ms where the bare handler",
+                f"takes {one['processor_time_of_a_turn']['reference']:.1f}: twenty chunks",
+                f"after {one['first_text_50']['value']:.0f} ms in the median",
+            ],
+        ),
         ("train_watching", lambda one: [f"**{one['demo_watching_cost']['value']:.1%} less throughput in the median"]),
     ],
 )
