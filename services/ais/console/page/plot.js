@@ -5,6 +5,8 @@ import { seriesOf } from "./panels.js";
 
 const HEIGHT = 210;
 const FONT = "11px system-ui, sans-serif";
+const FEW = 30; // so few points of a line are marked
+const MANY = 200; // a line of more is one pixel wide: the joints of a wider one take a browser without a GPU 20 ms
 const NEAR = 3; // a threshold beyond so many times the largest value is told and not drawn
 
 export class Plot {
@@ -60,7 +62,7 @@ export class Plot {
     const drawn = lines.flatMap((line) => [line.mean, line.low ?? [], line.high ?? []].map((values) => [line.x, values.length ? values : line.x.map(() => null)]));
     const data = uPlot.join(drawn);
     this.thresholds = this.thresholdsOf(runs[0]);
-    const shape = JSON.stringify(lines.map(({ label, points, place }) => [label, points, place]));
+    const shape = JSON.stringify(lines.map(({ label, points, place, x }) => [label, points, place, x.length <= FEW, x.length > MANY]));
     this.lines = lines;
     this.data = data;
     if (shape === this.shape) this.uplot.setData(data);
@@ -97,9 +99,9 @@ export class Plot {
   seriesOf(line, at) {
     const stroke = () => seriesColour(this.colours[at]);
     const hidden = { stroke: "transparent", width: 0, points: { show: false } };
-    const few = line.x.length <= 30;
-    return [{ label: line.label, stroke, width: line.points || this.panel.stacked ? 1 : 1.6, dash: line.place ? [5, 4] : undefined,
-      points: { show: line.points || few, size: line.points ? 7 : 4, stroke, fill: stroke } }, hidden, hidden];
+    const thin = line.points || this.panel.stacked || line.x.length > MANY;
+    return [{ label: line.label, stroke, width: thin ? 1 : 1.6, dash: line.place ? [5, 4] : undefined,
+      points: { show: line.points || line.x.length <= FEW, size: line.points ? 7 : 4, stroke, fill: stroke } }, hidden, hidden];
   }
 
   thresholdsOf({ settings }) {
