@@ -14,6 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ais.console import samples
+from ais.console.alerts import Alerts
 from ais.console.curves import Seen, curves, stretch
 from ais.console.door import ConsoleDoor
 from ais.console.feed import Feed
@@ -42,7 +43,7 @@ _ABSENT: Responses = {404: {"model": Refused, "description": "there is no such r
 _TEXT: Responses = {200: {"content": {"text/plain": {}}}}
 
 
-def console_app(runs: Runs, token: str) -> FastAPI:
+def console_app(runs: Runs, token: str, alerts: Alerts) -> FastAPI:
     """The application. Routes that read files are plain functions, which FastAPI runs in threads."""
     app = FastAPI(title="AIS console", docs_url=None, redoc_url=None, openapi_url=None, responses=_DOORS)
 
@@ -87,6 +88,10 @@ def console_app(runs: Runs, token: str) -> FastAPI:
     def run_events(run: Run) -> dict[str, Any]:
         with up_to_date(run) as feed:
             return {"events": feed.events}
+
+    @app.get("/api/alerts")
+    def known_alerts() -> dict[str, Any]:
+        return alerts.now()
 
     @app.get("/api/fleet", responses=_ABSENT)
     def run_fleet(run: Run) -> dict[str, Any]:

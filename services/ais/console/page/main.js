@@ -1,4 +1,5 @@
 // The page: follows a run, or two, and shows what is new.
+import { Alerts } from "./alerts.js";
 import { ask, Refused } from "./api.js";
 import { Curves } from "./curves.js";
 import { Fleet } from "./fleet.js";
@@ -152,6 +153,7 @@ async function start() {
   readSettingsWhenOpened(() => view.name);
   document.addEventListener("visibilitychange", () => document.hidden || update());
   choose();
+  new Alerts().follow();
 }
 
 start().catch((error) => {

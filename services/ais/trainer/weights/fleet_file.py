@@ -1,8 +1,9 @@
 """Who samples, as one JSON object in `fleet.json` of the run's directory. For people: nothing is computed from it.
 
 Its keys: time (Unix seconds), version (the policy's) and replicas. Each of these has replica_id, engine, precision,
-version (that it serves), ready (whether it accepts work), slots, running and waiting (sequences), and, where tokens of
-the last batch are its own, tokens and log_ratio_abs_mean (nats).
+version (that it serves), ready (whether it accepts work), slots, running and waiting (sequences); where that version
+came with a probe, probe_gap and probe_allowed (nats a token); and where tokens of the last batch are its own, tokens
+and log_ratio_abs_mean (nats).
 """
 
 from __future__ import annotations
@@ -63,8 +64,15 @@ class FleetFile:
             "slots": record.slots,
             "running": record.running_sequences,
             "waiting": record.waiting_sequences,
+            **dict(_probe(record)),
             **dict(_mismatch(self._measured.get(record.replica_id))),
         }
+
+
+def _probe(record: ReplicaRecord) -> Iterator[tuple[str, float]]:
+    if record.probe_gap is not None and record.probe_allowed is not None:
+        yield "probe_gap", record.probe_gap
+        yield "probe_allowed", record.probe_allowed
 
 
 def _mismatch(found: ReplicaMismatch | None) -> Iterator[tuple[str, float]]:
