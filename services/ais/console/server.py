@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from ais.console.fleet import fleet
 from ais.console.logs import log_names, tail
 from ais.console.runs import Runs
 from ais.console.state import state
+from ais.launcher.directory.plots import MOST_CURVES, NEAR, SECTIONS
 from ais.runtime.network.openapi import Refused, Responses
 from ais.runtime.network.redis_url import without_passwords
 
@@ -63,6 +65,10 @@ def console_app(runs: Runs, token: str, alerts: Alerts) -> FastAPI:
     @app.get("/api/runs")
     def known_runs() -> dict[str, Any]:
         return {"run": runs.run, "other": runs.other, "runs": runs.names()}
+
+    @app.get("/api/plots")
+    def known_plots() -> dict[str, Any]:
+        return {"sections": [asdict(section) for section in SECTIONS], "most_curves": MOST_CURVES, "near": NEAR}
 
     @app.get("/api/state", responses=_ABSENT)
     def run_state(run: Run) -> dict[str, Any]:

@@ -36,11 +36,13 @@ async def test_what_the_trainer_sees_of_its_replicas_is_what_the_console_shows(t
     assert two == {"replica_id": "two", "version": 6, "running": 0, **precision}
 
 
-async def test_a_fleet_that_has_just_been_written_is_not_written_again(tmp_path: Path) -> None:
+async def test_a_fleet_that_has_just_been_written_is_not_written_again_until_the_trainer_ends(tmp_path: Path) -> None:
     written = FleetFile(tmp_path)
     await written.show([record("one", 7, 3)], 7)
     await written.show([record("one", 8, 3)], 8)
     assert fleet(RunDirectory(tmp_path).fleet)["version"] == 7
+    await written.end()
+    assert fleet(RunDirectory(tmp_path).fleet)["version"] == 8
 
 
 @pytest.mark.parametrize("content", ["", "[]", "7", '{"time": 1}', "\x00"])

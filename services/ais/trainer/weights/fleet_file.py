@@ -34,6 +34,8 @@ class FleetFile:
         self._path = directory / FLEET_FILE
         self._measured: Mapping[str, ReplicaMismatch] = {}
         self._written = 0.0
+        self._held: tuple[Sequence[ReplicaRecord], int] | None = None
+        """What came too soon after a write."""
         self._fails = False
 
     def measured(self, by_replica: Mapping[tuple[str, str], ReplicaMismatch]) -> None:
@@ -42,10 +44,18 @@ class FleetFile:
 
     async def show(self, records: Sequence[ReplicaRecord], version: int) -> None:
         """Writes it, unless it has just been written. A disk that takes nothing is told once, and nothing is lost."""
-        now = time.monotonic()
-        if now - self._written < WRITE_SECONDS:
-            return
-        self._written = now
+        if time.monotonic() - self._written < WRITE_SECONDS:
+            self._held = records, version
+        else:
+            await self._write(records, version)
+
+    async def end(self) -> None:
+        """Writes what was last shown, if it is not written: the file stays as the trainer leaves it."""
+        if self._held is not None:
+            await self._write(*self._held)
+
+    async def _write(self, records: Sequence[ReplicaRecord], version: int) -> None:
+        self._written, self._held = time.monotonic(), None
         fleet = {"time": time.time(), "version": version, "replicas": list(map(self._line, records))}
         try:
             await asyncio.to_thread(replace_file, self._path, json.dumps(fleet) + "\n")
