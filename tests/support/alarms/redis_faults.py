@@ -37,7 +37,7 @@ class Exported:
     disk: SmallDisk
     """Where the server writes."""
     address: str
-    """Of the exporter."""
+    """Where the exporter listens."""
 
     def client(self, user: str = "trainer") -> redis.Redis:
         """As one of the users."""

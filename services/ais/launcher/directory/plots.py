@@ -13,7 +13,7 @@ class Form(StrEnum):
     AREAS = "areas"
     """Each stacked on those before it."""
     BARS = "bars"
-    """Of one step, a bar for each quantity: where the pointer is on the page; a report has none of these."""
+    """A bar for each quantity of one step: where the pointer is on the page; a report has none of these."""
 
 
 @dataclass(frozen=True)

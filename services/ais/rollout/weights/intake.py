@@ -76,7 +76,7 @@ class WeightIntake:
         self._run, self._incarnation = "", FROM_DISK
         self._applied_seconds = 0.0
         self.probe_gap: float | None = None
-        """Of the version that serves, nats a token; None: it came without a probe."""
+        """What the probe showed of the version that serves, nats a token; None: it came without a probe."""
         self.probe_allowed: float | None = None
         self.draining = False
 
