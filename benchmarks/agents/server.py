@@ -40,7 +40,7 @@ from benchmarks.agents.episodes import ReplayedEpisode, Shape, episode
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VOCABULARY = 22
 TELL_SECONDS = 0.05
-"""Of a streamed answer, tokens come no more often than that, as a replica tells them."""
+"""Tokens of a streamed answer come no more often than that, as a replica tells them."""
 PATIENCE_SECONDS = 300.0
 """An episode that has not ended by then is lost."""
 

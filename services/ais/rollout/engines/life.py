@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 TELL_SECONDS = 0.05
-"""Of a streamed call, tokens are told no more often than that: a person who reads along sees no difference, and a
+"""Tokens of a streamed call are told no more often than that: a person who reads along sees no difference, and a
 message costs as much for one token as for ten."""
 
 
