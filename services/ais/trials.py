@@ -89,7 +89,13 @@ def evaluate_settings(settings: Settings, prompts: int, records: Path | None = N
 
     async def main() -> int:
         results = await score_model(
-            directory, settings.redis, settings.launcher, tokens_of(settings.security, directory.path), prompts, records
+            directory,
+            settings.redis,
+            settings.launcher,
+            tokens_of(settings.security, directory.path),
+            prompts,
+            records,
+            agents_of(directory.config, settings),
         )
         for precision, scores in results.evaluations.items():
             used = scores[0].prompts
