@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ais.launcher.directory.history import problems_of
-from ais.settings import load
 from tests.support.compose_stack import START_SECONDS, Stack, eventually, stack_of
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 
-STEPS = 6
+STEPS = 4
+GROUPS = 2
 AGENTS = 2
 SERVICES = ("secrets", "redis", "prepare", "rollout", "trainer", "collector", "agent", "evaluation", "prometheus")
 TRAINING_SECONDS = 600
@@ -28,6 +28,8 @@ def stack(
         "AIS_AGENTS": str(AGENTS),
         "AIS_RUN__NAME": "demo",
         "AIS_RUN__STEPS": str(STEPS),
+        "AIS_RUN__GROUPS_PER_BATCH": str(GROUPS),
+        "AIS_RUN__SAMPLES_PER_GROUP": "4",
         "AIS_LAUNCHER__EVALUATION_PROMPTS": "4",
         "AIS_LAUNCHER__EVALUATION_CHECKPOINTS": "2",
     }
@@ -42,13 +44,12 @@ def test_an_agent_has_the_certificate_of_agents_and_a_token_for_episodes_alone(s
     assert set(found) == {"agent.token", "ca.crt", "tls.crt", "tls.key"}
 
 
-def test_an_agent_that_is_killed_costs_no_group(stack: Stack, repository: Path, tmp_path: Path) -> None:
+def test_an_agent_that_is_killed_costs_no_group(stack: Stack, tmp_path: Path) -> None:
     eventually(lambda: stack.value('ais_policy_version{job="trainer"}') >= 1, START_SECONDS, "a step is trained")
     assert len(stack.containers("agent")) == AGENTS
     stack.kill("agent")
     eventually(stack.trained, TRAINING_SECONDS, f"trainer and collector have ended without error after {STEPS} steps")
-    groups = load(repository / "examples/agents/config.toml").run.groups_per_batch
-    assert problems_of(stack.run_directory(tmp_path / "run"), STEPS, groups) == []
+    assert problems_of(stack.run_directory(tmp_path / "run"), STEPS, GROUPS) == []
 
 
 def test_the_evaluation_is_played_by_agents_of_its_own(stack: Stack, tmp_path: Path) -> None:
