@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ais.issuing import ACL, AUTHORITY_OF_ALL, HOLDERS, PASSWORD
+from ais.issuing import ACL, AUTHORITY_OF_ALL, EXPORTED, EXPORTER, HOLDERS, PASSWORD, PASSWORDS
 from ais.issuing.authority import LIFE
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
 from ais.runtime.network.http import STOP_SECONDS
@@ -192,17 +192,40 @@ def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere
         assert given["AIS_REDIS__PASSWORD_FILE"] == f"{SECRETS}/{PASSWORD}"
 
 
+def test_the_exporter_asks_redis_as_its_own_user_and_shows_others_nothing_without_a_certificate(
+    compose_file: dict[str, Any], prometheus_file: dict[str, Any]
+) -> None:
+    told = compose_file["services"][EXPORTER]["command"]
+    options = dict(zip([one.partition("=")[0] for one in told], [*told[1:], ""], strict=True))
+    assert (options["-redis.addr"], options["-redis.user"]) == (EXPORTED, EXPORTER)
+    assert options["-redis.password-file"] == f"{SECRETS}/{PASSWORDS.name}"
+    assert options["-tls-server-ca-cert-file"] == options["-tls-ca-cert-file"] == f"{SECRETS}/{AUTHORITY}"
+    (job,) = (job for job in prometheus_file["scrape_configs"] if job["job_name"] == EXPORTER)
+    assert job["static_configs"] == [{"targets": [f"{EXPORTER}:9121"]}]
+
+
+def test_redis_refuses_what_is_new_before_its_container_is_killed(compose_file: dict[str, Any]) -> None:
+    redis = compose_file["services"]["redis"]
+    options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    assert (options["--maxmemory"], redis["mem_limit"]) == ("768mb", "1g")
+
+
 def test_redis_and_prometheus_read_their_secrets_as_members_of_the_group_that_owns_them(
     repository: Path, compose_file: dict[str, Any], prometheus_file: dict[str, Any]
 ) -> None:
     services = compose_file["services"]
     user = re.search(r"useradd --uid (\d+)", (repository / "deploy/Dockerfile").read_text())
     assert user
-    assert services["redis"]["group_add"] == services["prometheus"]["group_add"] == [user[1]]
+    others = (service for service, holder in HOLDERS.items() if not holder.ours)
+    assert [services[service]["group_add"] for service in others] == [[user[1]]] * 3
     assert services["redis"]["command"][-2:] == ["--aclfile", f"{SECRETS}/{ACL.name}"]
     for job in prometheus_file["scrape_configs"]:
         if job["job_name"] != "prometheus":
-            assert job["authorization"] == {"credentials_file": f"{SECRETS}/{token_path(Path(), Role.METRICS)}"}
+            asks_for_tokens = job["job_name"] != EXPORTER
+            assert ("authorization" in job) == asks_for_tokens
+            assert not asks_for_tokens or job["authorization"] == {
+                "credentials_file": f"{SECRETS}/{token_path(Path(), Role.METRICS)}"
+            }
             files = {"ca_file": AUTHORITY, "cert_file": CERTIFICATE, "key_file": KEY}
             own = {name: f"{SECRETS}/{file}" for name, file in files.items()}
             assert job["tls_config"] == own | {"server_name": job["job_name"]}
