@@ -38,8 +38,7 @@ async def train(
     deaths_limit: int,
     display: Display,
 ) -> None:
-    """Runs the services until the trainer ends well, and ends them then, or when cancelled; `trackers` go on, and
-    agents.
+    """Runs the services until the trainer ends well, and ends them then, or when cancelled; `trackers` go on.
 
     `server` is our own Valkey server, running already. `scale_file`, once it is there, says how many replicas there are
     to be (scaling.py). `course` takes in the steps. Raises ProcessFailedError.
@@ -62,7 +61,8 @@ async def train(
         raise
     finally:
         await end_tasks(*background)
-        await processes.stop([command.name for command in (*keeper.replicas, services.collector, services.trainer)])
+        ours = (*keeper.replicas, services.collector, services.trainer, *services.agents)
+        await processes.stop([command.name for command in ours])
 
 
 async def _first_end(wanted: Coroutine[Any, Any, None], *background: asyncio.Task[None]) -> None:

@@ -22,13 +22,6 @@ def test_one_rank_is_a_plain_process() -> None:
     assert " ".join(command.arguments[1:]) == "-m ais.trainer -c c.toml"
 
 
-def test_agents_read_the_same_file_and_need_no_server() -> None:
-    agents = service_commands(Path("c.toml"), REDIS, replicas=1, agents=2).agents
-    assert [agent.name for agent in agents] == ["agent-0", "agent-1"]
-    assert {" ".join(agent.arguments[1:]) for agent in agents} == {"-m ais.collector.agent -c c.toml"}
-    assert not any(agent.environment for agent in agents)
-
-
 def commands(redis: RedisSettings) -> list[Command]:
     services = service_commands(Path("c.toml"), redis, replicas=2, trainer=TrainerRanks(4, 2))
     replica = evaluation_replica(Path("c.toml"), redis, "run", ())

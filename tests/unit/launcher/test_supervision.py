@@ -27,8 +27,6 @@ ROLES = {
     "collector": Role.COLLECTOR,
     "trainer": Role.TRAINER,
     "tracker-wandb": Role.TRACKER,
-    "agent-0": Role.AGENT,
-    "agent-1": Role.AGENT,
 }
 KILLED = -signal.SIGKILL
 
@@ -63,7 +61,7 @@ def test_a_trainer_that_keeps_dying_fails_the_run(supervision: Supervision) -> N
     assert isinstance(die(supervision, "trainer", times=DEATHS_LIMIT), Fail)
 
 
-@pytest.mark.parametrize("name", ["valkey", "rollout-0", "collector", "trainer", "agent-0"])
+@pytest.mark.parametrize("name", ["valkey", "rollout-0", "collector", "trainer"])
 def test_a_process_that_dies_is_started_again(supervision: Supervision, name: str) -> None:
     assert supervision.ended(name, KILLED, now=5.0) == Restart(FIRST_WAIT_SECONDS)
 
@@ -91,12 +89,9 @@ def test_a_collector_that_keeps_dying_fails_the_run(supervision: Supervision) ->
     assert isinstance(die(supervision, "collector", times=DEATHS_LIMIT), Fail)
 
 
-@pytest.mark.parametrize("kind", ["rollout", "agent"])
-def test_one_of_several_that_keeps_dying_is_given_up_and_the_last_one_fails_the_run(
-    supervision: Supervision, kind: str
-) -> None:
-    assert isinstance(die(supervision, f"{kind}-0", times=DEATHS_LIMIT), GiveUp)
-    assert isinstance(die(supervision, f"{kind}-1", times=DEATHS_LIMIT), Fail)
+def test_one_replica_that_keeps_dying_is_given_up_and_the_last_one_fails_the_run(supervision: Supervision) -> None:
+    assert isinstance(die(supervision, "rollout-0", times=DEATHS_LIMIT), GiveUp)
+    assert isinstance(die(supervision, "rollout-1", times=DEATHS_LIMIT), Fail)
 
 
 @pytest.mark.parametrize("code", [EXIT_SETTINGS, EXIT_UNAVAILABLE])

@@ -5,8 +5,8 @@ Policy
 - What dies is started again, after a wait that doubles from death to death. A life of `STABLE_SECONDS` makes earlier
   deaths forgotten.
 - An orderly end (exit code 0) is no death. At the end of the run the collector ends like this, so it waits long.
-- `deaths_limit` deaths in a row are enough. Of several replicas, or agents, one may be given up and the run goes on
-  with the others, and it goes on without a tracker; anything else that is given up, or the last of these, ends the run.
+- `deaths_limit` deaths in a row are enough. Of several replicas, one may be given up and the run goes on with the
+  others, and it goes on without a tracker; anything else that is given up, or the last replica, ends the run.
 - Wrong settings (exit code 2) and what is not there (exit code 3: a model, a data file, a port) do not get better by
   trying again: a service waits for what may come before it says so. Such a process is given up at once.
 """
@@ -114,6 +114,6 @@ class Supervision:
         if role is Role.TRACKER:
             return GiveUp(f"{name} is given up: {why}; the run goes on without it")
         others = [life for life in self._lives.values() if life.role is role and not life.given_up]
-        if role in (Role.REPLICA, Role.AGENT) and others:
+        if role is Role.REPLICA and others:
             return GiveUp(f"{name} is given up: {why}; {len(others)} of its kind left")
         return Fail(f"{name} is given up: {why}")
