@@ -60,7 +60,7 @@ def write_family(name: str, directory: Path, seed: int = 0) -> Path:
     """A random model of that family as a Hugging Face directory of BF16 weights."""
     model_type, shape = FAMILIES[name]
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **COMMON | shape))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**COMMON, **shape}))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias") or "norm" in parameter_name:

@@ -57,7 +57,7 @@ class Cell:
     """Mean |log-ratio| of the trainer and the replica, nats a token."""
     k3: float = 0.0
     probe_gap: float = 0.0
-    """Of the update to other weights: the largest mean gap to the trainer's log-probs."""
+    """The largest mean gap to the trainer's log-probs that the replica found when it took other weights."""
     log_ratio_after: float = 0.0
     """As `log_ratio`, after the update to other weights."""
     restored: bool = False
@@ -151,7 +151,7 @@ def _policy(model: Path, snapshot: Snapshot) -> Policy:
 
 
 def _delta_share(model: Path, directory: Path) -> float:
-    """Of a step that moves each weight by `UPDATE_SIZE`, up or down."""
+    """A step moves each weight by `UPDATE_SIZE`, up or down."""
     policy = Policy.load(model, "cpu")
     base = take_snapshot(0, policy.masters, None)
     generator = torch.Generator().manual_seed(1)
