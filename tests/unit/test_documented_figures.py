@@ -61,6 +61,15 @@ def test_the_matrix_of_models_is_made_from_its_records() -> None:
     assert models.filled(text, models.cells()) == text
 
 
+def test_what_the_hybrid_learnt_is_told_as_recorded() -> None:
+    records = read(ROOT / "benchmarks" / "results" / "qwen3_5" / "evaluations.jsonl")
+    scores = {(one["step"], one["precision"]): f"{one['reward_mean']:.3f}".lstrip("0") for one in records}
+    text = models.DOCUMENT.read_text(encoding="utf-8")
+    for precision, said in (("bf16", "BF16"), ("e4m3/channel x e4m3", "FP8")):
+        told = f"{said}\n**" if f"{said}\n**" in text else f"{said} **"
+        assert f"{told}{scores[0, precision]} and {scores[60, precision]}**" in text
+
+
 def test_the_tables_of_a_gpu_are_made_from_its_records() -> None:
     text = gpu.DOCUMENT.read_text(encoding="utf-8")
     assert {block["name"] for block in gpu.BLOCK.finditer(text)} == gpu.TABLES.keys()
