@@ -154,13 +154,15 @@ def test_each_replica_has_a_gpu_of_its_own_and_all_else_in_common(repository: Pa
 def test_the_services_accept_the_settings_that_compose_gives_them(
     repository: Path, compose_file: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for service in ("rollout", "trainer", "collector"):
+    for service in ("rollout", "trainer", "agent", "collector"):
         for name, value in environment_of(compose_file, service).items():
             monkeypatch.setenv(name, value)
     settings = load(repository / "examples/sort16/config.toml")
     assert settings.redis.url.get_secret_value() == "rediss://collector@redis:6379/0"
     assert settings.security.tokens == settings.redis.password_file.parent == Path(SECRETS)
     assert settings.security.certificates == settings.redis.certificates == Path(SECRETS)
+    assert settings.agent.url == f"https://collector:{settings.collector.agents_port}"
+    assert settings.collector.agents_host == "0.0.0.0"
     assert settings.rollout.host == settings.trainer.http_host == settings.collector.http_host == "0.0.0.0"
 
 
@@ -174,6 +176,12 @@ def test_each_service_has_its_own_secrets_and_nobody_elses(compose_file: dict[st
         mounted = [volume for volume in service.get("volumes", []) if volume.startswith("secrets-")]
         own = [f"secrets-{name}:{SECRETS}:ro"] if f"secrets-{name}" in volumes else []
         assert name == "secrets" or mounted == own
+
+
+def test_the_image_has_a_directory_of_our_users_for_the_secrets_of_each_service(repository: Path) -> None:
+    """A volume that is mounted where the image has nothing belongs to root, and `secrets` cannot write there."""
+    dockerfile = (repository / "deploy/Dockerfile").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bsecrets/(\w+)", dockerfile)) == {*HOLDERS, AUTHORITY_OF_ALL}
 
 
 def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere(compose_file: dict[str, Any]) -> None:
