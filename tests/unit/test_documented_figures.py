@@ -178,6 +178,17 @@ def test_the_programs_under_fire_are_told_as_they_were_recorded() -> None:
     assert record["problems"] == []
 
 
+def test_agents_under_fire_are_told_as_they_were_recorded() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "chaos_agents.json").read_text())
+    text = (ROOT / "docs" / "benchmarks.md").read_text().replace("\n", " ")
+    calm, spread, fire = (record[f"reward_{one}"] for one in ("calm", "spread", "chaos"))
+    assert f"is {fire:.3f} under fire and {calm:.3f} ± {spread:.3f} in calm" in text
+    assert f"took {record['seconds_chaos']:.0f} s under fire and {record['seconds_calm']:.0f} s in calm" in text
+    victims = ("trainer", "rollout-0", "collector", "valkey", "agent-0", "program")
+    assert record["kills"] == dict.fromkeys(victims, 1)
+    assert record["problems"] == []
+
+
 def test_the_deployment_with_vllm_is_told_as_it_was_recorded() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "compose_vllm.json").read_text())
     rewards, text = record["rewards"], (ROOT / "deploy" / "README.md").read_text()
