@@ -37,6 +37,7 @@ from ais.contracts.turns import (
     Passage,
     Segment,
     Turn,
+    beginnings_of,
     decode_finish,
     decode_turns,
     encode_turns,
@@ -343,6 +344,7 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
     spans: list[PolicySpan] = []
     covered = 0
     previous = 0
+    beginnings = beginnings_of(message)
     for part in message.spans:
         span = PolicySpan(part.version, part.begin, part.end, part.digest)
         if span.begin != covered or span.end <= span.begin:
@@ -354,7 +356,7 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
         if newest is not None and span.version > newest:
             where = f"{field}[{len(spans)}].version"
             refuse(where, f"policy version {span.version} is unknown, the newest is {newest}")
-        if span.version < previous:
+        if span.version < previous and span.begin not in beginnings:
             where = f"{field}[{len(spans)}].version"
             refuse(where, f"versions cannot go back, got {span.version} after {previous}")
         covered, previous = span.end, span.version

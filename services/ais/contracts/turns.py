@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -145,6 +145,13 @@ def decode_turns(message: pb.Trajectory, tokens: int, vocab_size: int, field: st
     if message.turns[-1].finish_reason != message.finish_reason:
         refuse(f"{field}.finish_reason", "expected that of the last turn")
     return turns
+
+
+def beginnings_of(message: pb.Trajectory) -> set[int]:
+    """Which sampled tokens are the first of turns that begin anew. Another branch of an episode may have been sampled
+    before what stands in front of it, by an older version."""
+    ends = accumulate(turn.tokens for turn in message.turns)
+    return {end - turn.tokens for turn, end in zip(message.turns, ends, strict=True) if turn.begins_anew}
 
 
 def _decode(turn: pb.Turn, vocab_size: int, field: str) -> Turn:
