@@ -200,7 +200,7 @@ def _is_stable(
         lengths = sequences_of(tokenizer, opening.question, answers, opening.tools)
         logger.warning(
             "episodes of %s begin anew where the template does not go on, which takes more tokens: the %d turns that "
-            "were tried are read in %d sequences of %d tokens in all, of which the last has %d; %s. "
+            "were tried are read in %d sequences of %d characters in all, of which the last has %d; %s. "
             "collector.prompt.chat_template may name a template that leaves turns as they are",
             *(settings.name, len(answers) + 1, len(lengths), sum(lengths), lengths[-1], error),
         )

@@ -175,6 +175,14 @@ def test_a_malformed_episode_is_refused_with_field_and_reason(fault: str) -> Non
     assert field_label(refused.value.field) != OTHER_FIELD
 
 
+def test_versions_go_back_where_a_turn_begins_anew_and_nowhere_else() -> None:
+    older = {"spans": (PolicySpan(3, 0, 2), PolicySpan(1, 2, 6))}
+    decode_group(encode_group(group_of(episode_of([(1, 2), (3, 4)], anew={1}, **older))), BOUNDS)
+    for other in (episode_of([(1, 2), (3, 4)], **older), episode_of([(1, 1), (3, 5)], anew={1}, **older)):
+        with pytest.raises(MalformedRecordError, match="versions cannot go back"):
+            decode_group(encode_group(group_of(other)), BOUNDS)
+
+
 def test_a_turn_that_was_cut_off_and_its_own_seed_come_back() -> None:
     episode = episode_of([(1, 2), (3, 4)])
     turns = (replace(episode.turns[0], finish_reason=FinishReason.LENGTH, seed=5), episode.turns[1])

@@ -167,16 +167,18 @@ def sequences_of(
     answers: Sequence[Messages],
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[int]:
-    """Tokens of the sequences that a conversation is read in whose turns have reasoning and are answered so."""
-    dialogue = Dialogue(tokenizer, question, tools, may_begin_anew=True, looks_into_turns=True)
-    said = Said.plainly(REASONING)
-    turn = len(tokenizer.encode_piece(REASONING))
-    lengths = [len(dialogue.prompt()) + turn]
+    """Characters of the sequences that a conversation is read in whose turns have reasoning and are answered so.
+
+    They are not counted in tokens because a small vocabulary may have none for reasoning.
+    """
+    dialogue = Dialogue(tokenizer, question, tools, looks_into_turns=True)
+    lengths = [len(dialogue._whole + REASONING)]
     for messages in answers:
-        dialogue = dialogue.after(messages, said)
-        read = dialogue.next_turn(None)
-        before = 0 if read.begins_anew else lengths.pop()
-        lengths.append(before + len(read.token_ids) + turn)
+        dialogue = dialogue.after(messages, Said.plainly(REASONING))
+        try:
+            lengths[-1] += len(dialogue._text(None) + REASONING)
+        except UnstableTemplateError:
+            lengths.append(len(dialogue._whole + REASONING))
     return lengths
 
 
