@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,9 @@ async def test_the_log_probs_of_every_turn_are_those_of_the_sequence_that_it_was
             imitated = policy.score(microbatch, FP8).logprobs.numpy()
         assert np.abs(imitated - trajectory.behaviour_logprobs).max() < 0.2
         assert np.abs(imitated - trajectory.behaviour_logprobs).mean() < 0.01
+        going_on = tuple(replace(turn, begins_anew=False) for turn in trajectory.turns)
+        misread = rescoring(found.prompt_token_ids, replace(trajectory, turns=going_on), POLICY)
+        assert np.abs(misread - trajectory.behaviour_logprobs).mean() > 0.1
 
 
 async def test_what_is_read_again_counts_against_the_budget_of_tokens(replica: Replica, template: Path) -> None:
