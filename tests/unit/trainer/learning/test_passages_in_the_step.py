@@ -172,6 +172,31 @@ def test_the_cut_into_microbatches_changes_no_gradient(objective: dict[str, obje
         torch.testing.assert_close(whole, pieces, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_long_episode_is_read_in_pieces_that_the_budget_holds(checkpointing: bool, model: Path) -> None:  # noqa: F811
+    (microbatch,) = cut(SAMPLES[2:3], 10_000)
+    width = microbatch.input_ids.shape[1]
+    found, read = [], []
+    for budget in (None, width, 2 * width):
+        policy = Policy.load(model, "cpu", compute_dtype=torch.float32)
+        policy.scoring.tokens_at_once = budget
+        if checkpointing:
+            policy.scoring.checkpoint_activations()
+        rows: list[int] = []
+        policy.model.get_input_embeddings().register_forward_pre_hook(
+            lambda _, ids, rows=rows: rows.append(len(ids[0]))
+        )
+        scores = policy.score(microbatch)
+        read.append(list(rows))
+        scores.logprobs.sum().backward()  # type: ignore[no-untyped-call]
+        gradient = torch.cat([one.grad.flatten() for one in policy.model.parameters() if one.grad is not None])
+        found.append((scores.logprobs.detach(), gradient))
+    assert read == [[3], [1, 1, 1], [2, 1]]
+    for logprobs, gradient in found[1:]:
+        torch.testing.assert_close(logprobs, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-5)
+
+
 def test_the_context_length_bounds_each_passage_and_not_all_together() -> None:
     (long,) = (sample for sample in SAMPLES[:4] if len(sample.passages) == 3 and len(sample.trajectory.turns) == 4)
     longest = max(map(len, long.passages))
