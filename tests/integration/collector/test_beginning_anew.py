@@ -24,7 +24,7 @@ STRIPPED = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
     "{{ message['content'][-1:] + eos_token }}{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
 )
-"""Of what the policy said, the last character is left."""
+"""Leaves the last character of what the policy said."""
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class ScoringModel(nn.Module):
         self.rounded_by_sharding = False
         """Whether parameters come in `compute_dtype` and must be used as they are."""
         self.tokens_at_once: int | None = None
-        """Of input, padding included, that are read at once. The sequences of a long episode may be more: they are read
+        """Tokens, padding included, that are read at once. The sequences of a long episode may be more: they are read
         in pieces, and again in the backward pass. None: any. With sharded parameters, which all ranks gather equally
         often, all are read at once."""
         self.adapters: Adapters | None = None

@@ -103,7 +103,7 @@ def test_a_conversation_is_rendered_once_a_turn_and_again_where_its_template_tel
 
 
 def read_by_the_policy(dialogue: Dialogue, turns: list[str], answers: list[Messages]) -> list[tuple[bool, list[int]]]:
-    """Of each turn but the first whether it begins anew, and the sequence so far that it is sampled after."""
+    """Whether each turn but the first begins anew, and the sequence so far that it is sampled after."""
     tokenizer = dialogue.tokenizer
     stop = tokenizer.tokenizer.eos_token_id
     tokens, found = dialogue.prompt(), []

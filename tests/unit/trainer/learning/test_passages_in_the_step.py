@@ -61,7 +61,7 @@ SAMPLES = [Sample(group.prompt_token_ids, one) for group in GROUPS for one in gr
 
 
 def sampled_after(sample: Sample) -> list[tuple[list[int], int]]:
-    """Of each sampled token what stood before it, as the turns tell it."""
+    """Each sampled token and what stood before it, as the turns tell it."""
     read, found, begin = sample.prompt_token_ids.tolist(), [], 0
     for turn in sample.trajectory.turns:
         read = [*([] if turn.begins_anew else read), *turn.context_token_ids.tolist()]
