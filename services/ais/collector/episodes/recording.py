@@ -236,7 +236,7 @@ class Recording:
         try:
             most = asked.most_tokens(self._table.call.sampling.max_new_tokens)
             response = await self._table.sampled(self._index, number, prompt, most)
-            self._table.check_versions([*branch.turns, SampledTurn([], response)])
+            self._table.check_versions([*self._trained_with(branch), SampledTurn([], response)])
         except (GenerationError, MalformedRecordError) as error:
             if isinstance(error, GenerationError) and error.cause is Cause.REFUSED:  # that is the program's affair
                 raise CallRefusedError(400, f"the replica refuses: {error}", "invalid_value", "messages") from None
@@ -244,6 +244,12 @@ class Recording:
                 self.broken.set_exception(error)
             raise CallRefusedError(503, "the policy cannot be asked; the episode starts again", "unavailable") from None
         return response
+
+    def _trained_with(self, branch: Branch) -> list[SampledTurn]:
+        """The turns so far that are one trajectory with what comes next in the branch."""
+        if self._table.settings.branches == "longest":
+            return branch.turns
+        return [turn for one in self.branches for turn in one.turns]
 
     def _check_open(self) -> None:
         if self._over or self.broken.done():
