@@ -1,4 +1,4 @@
-"""Puts Debian's prometheus and promtool beside the Python that runs this, for tests; needs no root.
+"""Puts Debian's Prometheus and exporter of Redis beside the Python that runs this, for tests; needs no root.
 
     python deploy/install_prometheus.py [DIRECTORY]
 
@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAMS = ("prometheus", "promtool")
+PROGRAMS = {"prometheus": ("prometheus", "promtool"), "prometheus-redis-exporter": ("prometheus-redis-exporter",)}
+"""By package."""
 LIMIT_SECONDS = 120
 """Longest that one call of apt-get may take."""
 
@@ -22,16 +23,22 @@ LIMIT_SECONDS = 120
 def main() -> None:
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(sys.executable).parent
     if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
-        sys.exit(f"{' and '.join(missing)} not found: put prometheus and promtool into the PATH yourself")
+        sys.exit(f"{' and '.join(missing)} not found: put {', '.join(sum(PROGRAMS.values(), ()))} into the PATH")
+    for package, programs in PROGRAMS.items():
+        install(package, programs, directory)
+
+
+def install(package: str, programs: tuple[str, ...], directory: Path) -> None:
+    """Ends the process where no package source has it."""
     with tempfile.TemporaryDirectory(prefix="ais-prometheus-") as temporary:
-        package = downloaded(Path(temporary))
+        file = downloaded(package, Path(temporary))
         unpacked = Path(temporary) / "unpacked"
-        subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
-        for program in PROGRAMS:
+        subprocess.run(["dpkg-deb", "-x", file, unpacked], check=True)
+        for program in programs:
             shutil.copy2(unpacked / "usr" / "bin" / program, directory / program)
 
 
-def downloaded(directory: Path) -> Path:
+def downloaded(package: str, directory: Path) -> Path:
     """The package's file in `directory`. Ends the process where no package source has it."""
     own = directory / "apt"
     for path in ("lists/partial", "cache/archives/partial"):
@@ -40,8 +47,8 @@ def downloaded(directory: Path) -> Path:
     for limit in ("Retries=0", "http::Timeout=20", "https::Timeout=20"):
         options += ["-o", f"Acquire::{limit}"]  # behind a wall that drops packets apt would wait for minutes
     attempts = (
-        [["apt-get", *options[4:], "download", "prometheus"]],
-        [["apt-get", *options, "update"], ["apt-get", *options, "download", "prometheus"]],
+        [["apt-get", *options[4:], "download", package]],
+        [["apt-get", *options, "update"], ["apt-get", *options, "download", package]],
     )
     words = ""
     for commands in attempts:
@@ -53,9 +60,9 @@ def downloaded(directory: Path) -> Path:
                 words = f"{command[0]} had not ended after {LIMIT_SECONDS} s"
                 continue
             words = done.stderr
-        if packages := sorted(directory.glob("prometheus_*.deb")):
+        if packages := sorted(directory.glob(f"{package}_*.deb")):
             return packages[0]
-    sys.exit(f"no package source has prometheus: {words.strip()}")
+    sys.exit(f"no package source has {package}: {words.strip()}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ readonly PYTHON_RUNTIME=python:3.11-slim-bookworm
 readonly PYTHON_BUILD=python:3.11-bookworm
 readonly REDIS=redis:7.0-bookworm
 readonly PROMETHEUS=prom/prometheus:v2.42.0
+readonly EXPORTER=oliver006/redis_exporter:v1.45.0
 
 docker version >/dev/null || exit  # it says why no engine answers
 
@@ -131,4 +132,12 @@ ENTRYPOINT ["prometheus"]
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
 EOT
 
-docker image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -F -e "$PYTHON_RUNTIME" -e "$PYTHON_BUILD" -e "$REDIS" -e "$PROMETHEUS"
+build "$EXPORTER" <<EOT
+FROM $DEBIAN
+RUN apt-get update && apt-get install -y prometheus-redis-exporter && rm -rf /var/lib/apt/lists/*
+USER nobody
+EXPOSE 9121
+ENTRYPOINT ["prometheus-redis-exporter"]
+EOT
+
+docker image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -F -e "$PYTHON_RUNTIME" -e "$PYTHON_BUILD" -e "$REDIS" -e "$PROMETHEUS" -e "$EXPORTER"

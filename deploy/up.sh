@@ -13,6 +13,13 @@ services=()
 if ! docker image inspect "$GRAFANA" >/dev/null 2>&1 && ! docker pull --quiet "$GRAFANA" >/dev/null 2>&1; then
   echo "$GRAFANA cannot be pulled: the stack comes up without its dashboard"
   services=(secrets redis prepare rollout trainer collector evaluation prometheus)
+  profiles=${COMPOSE_PROFILES-$(sed -n 's/^COMPOSE_PROFILES=//p' .env | tail -n 1)}
+  for profile in ${profiles//,/ }; do  # whoever names services gets no others
+    case $profile in
+      agents) services+=(agent) ;;
+      replica-*) services+=("rollout-${profile#replica-}") ;;
+    esac
+  done
 fi
 
 if ! compose up --detach --build "${services[@]}"; then

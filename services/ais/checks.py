@@ -32,6 +32,7 @@ def check_before_start(settings: Settings, data: str | None = None) -> str:
     """
     check_trackers(settings)
     check_traces()
+    check_agents(settings)
     check_model(settings)
     if settings.trainer.lora.rank and find_spec("peft") is None:
         raise UnavailableError(WITHOUT_PEFT)
@@ -43,6 +44,23 @@ def check_trackers(settings: Settings) -> None:
     for name in settings.tracking.trackers:
         if find_spec(name) is None:
             raise UnavailableError(missing(name))
+
+
+def check_agents(settings: Settings) -> None:
+    """That agents of the run's own have something to play, and know where they get it. Raises SettingsError."""
+    if not settings.launcher.agents:
+        return
+    environments = [one.effective_environment for one in settings.collector.task.each_source]
+    if not any(one is not None and one.plays_elsewhere for one in environments):
+        raise SettingsError("launcher.agents: no environment.name of the task is outside, so there is nothing to play")
+    if not settings.agent.command:
+        raise SettingsError("launcher.agents: agent.command is needed, the program that plays an episode")
+    if settings.agent.url:
+        return
+    if not settings.collector.agents_port:
+        raise SettingsError("launcher.agents: collector.agents_port is needed, where these agents get episodes")
+    if settings.security.certificates is not None:
+        raise SettingsError("launcher.agents: with security.certificates agents need agent.url, by https")
 
 
 def check_model(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ais.checks import check_before_start
@@ -15,7 +16,14 @@ from ais.launcher.directory.record import RunRecord, read_record
 from ais.launcher.directory.run_directory import RunDirectory, early_end, fresh_run_directory
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, open_display
-from ais.launcher.processes.commands import TrainerRanks, service_commands, tracker
+from ais.launcher.processes.commands import (
+    LOOPBACK,
+    Command,
+    TrainerRanks,
+    agent_commands,
+    service_commands,
+    tracker,
+)
 from ais.launcher.processes.processes import Processes, ProcessFailedError
 from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.report import write_report
@@ -150,7 +158,14 @@ def _resumed_settings(directory: RunDirectory, overrides: list[str]) -> Settings
     return after
 
 
+def agents_of(config: Path, settings: Settings) -> tuple[Command, ...]:
+    """The agents that a run on this machine starts itself."""
+    url = "" if settings.agent.url else f"http://{LOOPBACK}:{settings.collector.agents_port}"
+    return agent_commands(config, settings.launcher.agents, url)
+
+
 def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
+    agents = agents_of(directory.config, settings)
     return Plan(
         directory=directory,
         total_steps=settings.run.steps,
@@ -162,7 +177,9 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
             directory.config,
             replicas=settings.rollout.replicas,
             trainer=TrainerRanks(settings.trainer.ranks.count, settings.trainer.ranks.max_restarts),
+            agents=agents,
         ),
+        agents=agents,
         tokens=tokens_of(settings.security, directory.path),
         lock=lock,
         trackers=tuple(tracker(directory.path, name) for name in settings.tracking.trackers),

@@ -25,7 +25,7 @@ from ais.launcher.processes.signals import run_cancellable
 from ais.launcher.report.results import read_results
 from ais.launcher.run import processes_of, score_model
 from ais.launcher.tracking.run import write_tracked_run
-from ais.running import FAILURES, Beside, begin, tell, write_settings
+from ais.running import FAILURES, Beside, agents_of, begin, tell, write_settings
 from ais.runtime.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from ais.runtime.files import replace_file
 from ais.runtime.output import Screen
@@ -89,7 +89,13 @@ def evaluate_settings(settings: Settings, prompts: int, records: Path | None = N
 
     async def main() -> int:
         results = await score_model(
-            directory, settings.redis, settings.launcher, tokens_of(settings.security, directory.path), prompts, records
+            directory,
+            settings.redis,
+            settings.launcher,
+            tokens_of(settings.security, directory.path),
+            prompts,
+            records,
+            agents_of(directory.config, settings),
         )
         for precision, scores in results.evaluations.items():
             used = scores[0].prompts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ais.issuing import ACL, AUTHORITY_OF_ALL, HOLDERS, PASSWORD
+from ais.issuing import ACL, AUTHORITY_OF_ALL, EXPORTED, EXPORTER, HOLDERS, PASSWORD, PASSWORDS
 from ais.issuing.authority import LIFE
 from ais.rollout.generation_server import STOP_GRACE_SECONDS
 from ais.runtime.network.http import STOP_SECONDS
@@ -154,13 +154,15 @@ def test_each_replica_has_a_gpu_of_its_own_and_all_else_in_common(repository: Pa
 def test_the_services_accept_the_settings_that_compose_gives_them(
     repository: Path, compose_file: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for service in ("rollout", "trainer", "collector"):
+    for service in ("rollout", "trainer", "agent", "collector"):
         for name, value in environment_of(compose_file, service).items():
             monkeypatch.setenv(name, value)
     settings = load(repository / "examples/sort16/config.toml")
     assert settings.redis.url.get_secret_value() == "rediss://collector@redis:6379/0"
     assert settings.security.tokens == settings.redis.password_file.parent == Path(SECRETS)
     assert settings.security.certificates == settings.redis.certificates == Path(SECRETS)
+    assert settings.agent.url == f"https://collector:{settings.collector.agents_port}"
+    assert settings.collector.agents_host == "0.0.0.0"
     assert settings.rollout.host == settings.trainer.http_host == settings.collector.http_host == "0.0.0.0"
 
 
@@ -176,6 +178,12 @@ def test_each_service_has_its_own_secrets_and_nobody_elses(compose_file: dict[st
         assert name == "secrets" or mounted == own
 
 
+def test_the_image_has_a_directory_of_our_users_for_the_secrets_of_each_service(repository: Path) -> None:
+    """A volume that is mounted where the image has nothing belongs to root, and `secrets` cannot write there."""
+    dockerfile = (repository / "deploy/Dockerfile").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bsecrets/(\w+)", dockerfile)) == {*HOLDERS, AUTHORITY_OF_ALL}
+
+
 def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere(compose_file: dict[str, Any]) -> None:
     for name in OURS:
         given = environment_of(compose_file, name)
@@ -184,17 +192,40 @@ def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere
         assert given["AIS_REDIS__PASSWORD_FILE"] == f"{SECRETS}/{PASSWORD}"
 
 
+def test_the_exporter_asks_redis_as_its_own_user_and_shows_others_nothing_without_a_certificate(
+    compose_file: dict[str, Any], prometheus_file: dict[str, Any]
+) -> None:
+    told = compose_file["services"][EXPORTER]["command"]
+    options = dict(zip([one.partition("=")[0] for one in told], [*told[1:], ""], strict=True))
+    assert (options["-redis.addr"], options["-redis.user"]) == (EXPORTED, EXPORTER)
+    assert options["-redis.password-file"] == f"{SECRETS}/{PASSWORDS.name}"
+    assert options["-tls-server-ca-cert-file"] == options["-tls-ca-cert-file"] == f"{SECRETS}/{AUTHORITY}"
+    (job,) = (job for job in prometheus_file["scrape_configs"] if job["job_name"] == EXPORTER)
+    assert job["static_configs"] == [{"targets": [f"{EXPORTER}:9121"]}]
+
+
+def test_redis_refuses_what_is_new_before_its_container_is_killed(compose_file: dict[str, Any]) -> None:
+    redis = compose_file["services"]["redis"]
+    options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    assert (options["--maxmemory"], redis["mem_limit"]) == ("768mb", "1g")
+
+
 def test_redis_and_prometheus_read_their_secrets_as_members_of_the_group_that_owns_them(
     repository: Path, compose_file: dict[str, Any], prometheus_file: dict[str, Any]
 ) -> None:
     services = compose_file["services"]
     user = re.search(r"useradd --uid (\d+)", (repository / "deploy/Dockerfile").read_text())
     assert user
-    assert services["redis"]["group_add"] == services["prometheus"]["group_add"] == [user[1]]
+    others = (service for service, holder in HOLDERS.items() if not holder.ours)
+    assert [services[service]["group_add"] for service in others] == [[user[1]]] * 3
     assert services["redis"]["command"][-2:] == ["--aclfile", f"{SECRETS}/{ACL.name}"]
     for job in prometheus_file["scrape_configs"]:
         if job["job_name"] != "prometheus":
-            assert job["authorization"] == {"credentials_file": f"{SECRETS}/{token_path(Path(), Role.METRICS)}"}
+            asks_for_tokens = job["job_name"] != EXPORTER
+            assert ("authorization" in job) == asks_for_tokens
+            assert not asks_for_tokens or job["authorization"] == {
+                "credentials_file": f"{SECRETS}/{token_path(Path(), Role.METRICS)}"
+            }
             files = {"ca_file": AUTHORITY, "cert_file": CERTIFICATE, "key_file": KEY}
             own = {name: f"{SECRETS}/{file}" for name, file in files.items()}
             assert job["tls_config"] == own | {"server_name": job["job_name"]}

@@ -25,7 +25,10 @@ REPLICAS = 2
 STEPS = 20
 LAST_STEPS = 5
 """Trained after the stop."""
-SERVICES = ("secrets", "redis", "prepare", "rollout", "trainer", "collector", "evaluation", "prometheus")
+SERVICES = (
+    *("secrets", "redis", "prepare", "rollout", "trainer", "collector", "evaluation"),
+    *("redis-exporter", "prometheus"),
+)
 OURS = ("rollout", "trainer", "collector", "evaluation")
 REDIS_TLS = (
     "--tls",
@@ -102,8 +105,9 @@ def test_the_demo_trains_on_two_replicas(stack: Stack) -> None:
 
 
 def test_prometheus_has_every_service_as_an_up_target(stack: Stack) -> None:
-    expected = sorted(["rollout"] * REPLICAS + ["trainer", "collector", "prometheus"])
+    expected = sorted(["rollout"] * REPLICAS + ["trainer", "collector", "redis-exporter", "prometheus"])
     eventually(lambda: stack.up_targets() == expected, SCRAPE_SECONDS, f"up targets are {expected}")
+    eventually(lambda: stack.query("redis_up == 1"), SCRAPE_SECONDS, "Redis answers its exporter")
 
 
 def test_a_stranger_in_the_network_of_the_stack_is_refused(stack: Stack) -> None:

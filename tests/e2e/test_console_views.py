@@ -22,7 +22,7 @@ SOURCES = {"easy": 0.75, "hard": 0.25}
 
 
 REPLICAS = 1000
-"""One of them does not accept work, another is behind."""
+"""One of them does not accept work, another is behind, a third is near its probe's limit."""
 
 
 def write(file: Path, records: list[dict[str, Any]]) -> None:
@@ -46,10 +46,12 @@ def write_fleet(path: Path) -> None:
         {
             "replica_id": f"replica-{number}", "engine": "torch", "precision": "e4m3", "version": STEPS, "ready": True,
             "slots": 64, "running": 60, "waiting": 0, "tokens": 10, "log_ratio_abs_mean": 0.02,
+            "probe_gap": 0.01, "probe_allowed": 0.05,
         }
         for number in range(REPLICAS)
     ]  # fmt: skip
     replicas[700]["version"], replicas[800]["ready"] = STEPS - 3, False
+    replicas[900]["probe_gap"] = 0.045
     fleet = {"time": 1.0, "version": STEPS, "replicas": replicas}
     RunDirectory(path).fleet.write_text(json.dumps(fleet))
 
@@ -129,10 +131,11 @@ def test_the_score_of_each_source_stands_by_its_name(page: Page) -> None:
 def test_of_a_large_fleet_those_that_need_a_look_come_first_and_the_others_are_found(page: Page) -> None:
     names = "[...document.querySelectorAll('#fleet-table tbody th')].map((one) => one.textContent)"
     page.until(f"{names}.length")
-    assert page.evaluate(names)[:2] == ["replica-800", "replica-700"]
+    assert page.evaluate(names)[:3] == ["replica-800", "replica-700", "replica-900"]
     assert len(page.evaluate(names)) < REPLICAS
     told = page.evaluate("document.querySelector('#fleet-told').textContent")
     assert "1,000 replicas · 999 accept work · 1 serve an older version" in told
+    assert "1 near their probe's limit" in told
     assert "60,000 of 64,000 slots sample" in told
     page.evaluate(
         "Object.assign(document.querySelector('#fleet-text'), {value: 'replica-12'}).dispatchEvent(new Event('input'))"

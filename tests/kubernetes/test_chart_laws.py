@@ -70,6 +70,12 @@ CALLERS = {
     ("redis", 6379): {"rollout", "trainer", "collector", "evaluation"},
 }
 """Who may connect to what: the roles of docs/security.md."""
+EPISODES = {("collector", 8100): {"agent"}}
+"""With agents."""
+
+
+def callers(values: str) -> dict[tuple[str, int], set[str]]:
+    return CALLERS | (EPISODES if values == "agents" else {})
 
 
 @BOTH
@@ -84,13 +90,13 @@ def test_every_port_is_open_to_those_who_have_a_role_there_and_to_nobody_else(va
         for one in rules
         for port in one["ports"]
     }
-    assert opened == CALLERS
+    assert opened == callers(values)
     listened = {
         (component, port["containerPort"])
         for component, container in containers(objects)
         for port in container.get("ports", ())
     }
-    assert listened == CALLERS.keys()
+    assert listened == callers(values).keys()
     for component, policy in policies.items():
         assert (
             policy["spec"]["podSelector"]["matchLabels"].items()
@@ -109,7 +115,7 @@ def test_whoever_may_call_a_port_may_also_reach_it(values: str) -> None:
         for peer in rule.get("to", ())
         for port in rule["ports"]
     }
-    wanted = {(caller, *port) for port, callers in CALLERS.items() for caller in callers if caller != "prometheus"}
+    wanted = {(caller, *port) for port, known in callers(values).items() for caller in known if caller != "prometheus"}
     assert reached == wanted
 
 
@@ -128,7 +134,8 @@ def _name(peer: dict[str, Any]) -> str:
 @BOTH
 def test_every_variable_is_a_setting_that_the_service_accepts(values: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = rendered(SETS[values])
-    file = RUN if of_kind(objects, "ConfigMap") else ROOT / "examples/sort16/config.toml"
+    example = "agents" if values == "agents" else "sort16"
+    file = RUN if of_kind(objects, "ConfigMap") else ROOT / f"examples/{example}/config.toml"
     for component, container in containers(objects):
         given = environment(container)
         if not given:
@@ -137,8 +144,12 @@ def test_every_variable_is_a_setting_that_the_service_accepts(values: str, monke
             for name, value in given.items():
                 patched.setenv(name, value)
             settings = load(file)
-        assert settings.redis.url.get_secret_value() == f"rediss://{component}@run-redis:6379/0"
-        assert str(settings.redis.certificates) == SECRETS
+        if component == "agent":
+            assert settings.agent.url == "https://run-collector:8100"
+            assert not settings.redis.url.get_secret_value()
+        else:
+            assert settings.redis.url.get_secret_value() == f"rediss://{component}@run-redis:6379/0"
+            assert str(settings.redis.certificates) == SECRETS
         assert (settings.security.tokens is None) == (component == "evaluation" or container["name"] == "prepare")
         assert component != "trainer" or settings.trainer.ranks.count == max(1, gpus(objects, "trainer"))
         assert (settings.rollout.engine == "vllm") == (values == "8-gpus")
@@ -209,7 +220,7 @@ def test_each_service_mounts_its_own_secrets_and_finds_all_its_files_there(value
         made = {path.name for path in (secrets() / component).iterdir()}
         used = set(re.findall(rf"{SECRETS}/([\w.]+)", json.dumps(pod)))
         assert used <= made
-        assert component == "evaluation" or used
+        assert component in ("agent", "evaluation") or used  # the others name files; these a directory alone
 
 
 def test_prometheus_shows_its_own_certificate_and_asks_each_service_for_its_name() -> None:
@@ -243,14 +254,15 @@ def test_a_replica_may_drain_before_it_is_killed(values: str) -> None:
 
 
 @BOTH
-def test_only_replicas_and_the_evaluation_may_be_put_off_for_what_a_run_has_once(values: str) -> None:
+def test_only_what_there_are_several_of_and_the_evaluation_may_be_put_off_for_what_a_run_has_once(values: str) -> None:
     objects = rendered(SETS[values])
     classes = of_kind(objects, "PriorityClass")
     priority = {
         name: classes[pod["spec"]["priorityClassName"].removeprefix("run-")]["value"]
         for name, pod in pods(objects).items()
     }
-    assert {name for name, value in priority.items() if value == min(priority.values())} == {"rollout", "evaluation"}
+    last = {name for name, value in priority.items() if value == min(priority.values())}
+    assert last == {"rollout", "evaluation", *({"agent"} & priority.keys())}
     spread = pods(objects)["rollout"]["spec"]["topologySpreadConstraints"]
     assert [one["topologyKey"] for one in spread] == ["kubernetes.io/hostname"]
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.prometheus
 MINUTES = 90
 """Length of every case; looked at in the end unless the case says otherwise."""
 T, C, R = ('job="trainer",instance="t:1"', 'job="collector",instance="c:1"', 'job="rollout",instance="r:1"')
+X = 'job="redis-exporter",instance="x:1"'
 HEALTHY: Mapping[str, str] = {
     f"up{{{T}}}": "1x90",
     f'ais_certificate_not_after_timestamp_seconds{{{T},subject="trainer"}}': f"{300 * 86400}x90",
@@ -58,6 +59,13 @@ HEALTHY: Mapping[str, str] = {
     f'ais_refused_callers_total{{{R},reason="no_token"}}': "0x90",
     f'ais_trace_spans_total{{{T},outcome="sent"}}': "0+100x90",
     f'ais_trace_spans_total{{{T},outcome="not_sent"}}': "0 2x89",
+    f"up{{{X}}}": "1x90",
+    f"redis_up{{{X}}}": "1x90",
+    f"redis_memory_used_bytes{{{X}}}": "100000000x90",
+    f"redis_memory_max_bytes{{{X}}}": "800000000x90",
+    f"redis_aof_last_write_status{{{X}}}": "1x90",
+    f'redis_latency_spike_duration_seconds{{{X},event_name="aof-fsync-always"}}': "0.15x90",
+    f'redis_latency_spike_last{{{X},event_name="aof-fsync-always"}}': "0+60x90",
     f"ais_collector_ready_replicas{{{C}}}": "2x90",
     f'ais_collector_judgements_total{{{C},component="main",outcome="judged"}}': "0+100x90",
     f'ais_collector_judgements_total{{{C},component="main",outcome="error"}}': "0x90",
@@ -98,6 +106,9 @@ CASES: Mapping[str, Case] = {
     "AisDeadLetters": Case({f'ais_groups_discarded_total{{{T},field="staleness"}}': "0x85 3x5"}),
     "AisJudgementsFail": Case({f'ais_collector_judgements_total{{{C},component="main",outcome="error"}}': "0+20x90"}),
     "AisRedisAway": Case({f'ais_redis_retries_total{{{R},error="ConnectionError"}}': "0x70 5+10x19"}),
+    "AisRedisSilent": Case({f"redis_up{{{X}}}": "1x80 0x10"}),
+    "AisRedisMemoryNearLimit": Case({f"redis_memory_used_bytes{{{X}}}": "700000000x90"}),
+    "AisRedisDiskSlow": Case({f'redis_latency_spike_duration_seconds{{{X},event_name="aof-fsync-always"}}': "2.5x90"}),
     "AisCallersRefused": Case({f'ais_refused_callers_total{{{R},reason="no_token"}}': "0x80 5+5x9"}),
     "AisSpansLost": Case({f'ais_trace_spans_total{{{T},outcome="not_sent"}}': "0+20x90"}),
     "AisServiceSilent": Case({f"up{{{T}}}": "1x80 0x10"}),

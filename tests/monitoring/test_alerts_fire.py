@@ -29,6 +29,7 @@ from ais.runtime.settings import RedisSettings
 from ais.runtime.tracing.batches import Batches
 from ais.runtime.tracing.spans import trace_with
 from tests.support.access.deployment import authority, written
+from tests.support.alarms import redis_faults
 from tests.support.alarms.hurried import Hurry
 from tests.support.alarms.stage import Stage, staged
 from tests.support.alarms.trainers import CERTAIN, NAN
@@ -273,4 +274,4 @@ def test_hurried_rules_are_the_rules_in_shorter_time() -> None:
 
 def test_each_alert_has_a_fault() -> None:
     alerts = {rule["alert"] for rule in rules() if "alert" in rule}
-    assert alerts == AT_ONCE.keys() | ONE_AFTER_ANOTHER.keys()
+    assert alerts == AT_ONCE.keys() | ONE_AFTER_ANOTHER.keys() | redis_faults.FAULTS.keys()

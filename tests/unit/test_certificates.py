@@ -44,8 +44,9 @@ def test_each_service_has_a_certificate_for_what_it_does_under_its_own_name(tmp_
 def test_only_the_owner_reads_a_key_but_where_the_service_runs_as_somebody_else(tmp_path: Path) -> None:
     assert list(issue(tmp_path))
     modes = {key.parent.name: key.stat().st_mode & 0o777 for key in tmp_path.glob(f"*/{KEY}")}
-    assert {name for name, mode in modes.items() if mode == 0o640} == {"redis", "prometheus"}
-    assert {mode for name, mode in modes.items() if name not in ("redis", "prometheus")} == {0o600}
+    others = {"redis", "redis-exporter", "prometheus"}
+    assert {name for name, mode in modes.items() if mode == 0o640} == others
+    assert {mode for name, mode in modes.items() if name not in others} == {0o600}
     assert not list(tmp_path.glob(f"[!a]*/{AUTHORITY_OF_ALL}*"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ais.checks import check_before_start
+from ais.checks import check_agents, check_before_start
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load
@@ -103,3 +103,34 @@ def test_adapters_without_their_library_are_told_how_to_get_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UnavailableError, match=r"pip install 'ais-rl\[lora\]'"):
         check_before_start(settings("trainer.lora.rank=8"))
+
+
+AGENTS = (
+    "launcher.agents=1",
+    "collector.task.name=guess_number",
+    'collector.task.environment={name="outside"}',
+    'agent.command=["python", "agent.py"]',
+    "collector.agents_port=8100",
+)
+
+
+@pytest.mark.parametrize(
+    ("without", "instead", "said"),
+    [
+        (2, 'collector.task.environment={name="guess_number"}', "no environment.name of the task is outside"),
+        (3, "agent.programs=2", r"agent\.command is needed"),
+        (4, "collector.agents_port=0", r"collector\.agents_port is needed"),
+    ],
+)
+def test_agents_of_the_runs_own_need_something_to_play_a_program_and_a_port(
+    without: int, instead: str, said: str
+) -> None:
+    check_agents(settings(*AGENTS))
+    with pytest.raises(SettingsError, match=f"launcher.agents: .*{said}"):
+        check_agents(settings(*AGENTS[:without], instead, *AGENTS[without + 1 :]))
+
+
+def test_agents_that_need_a_certificate_are_not_started_by_the_run() -> None:
+    with pytest.raises(SettingsError, match=r"agent\.url, by https"):
+        check_agents(settings(*AGENTS, "security.certificates=/secrets"))
+    check_agents(settings(*AGENTS, "security.certificates=/secrets", "agent.url=https://collector:8100"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ais.cli import app
-from ais.issuing import ACL, HOLDERS, PASSWORD, issue
+from ais.issuing import ACL, EXPORTED, EXPORTER, HOLDERS, PASSWORD, PASSWORDS, issue
 from ais.runtime.exits import UnavailableError
 from ais.runtime.security.certificates import AUTHORITY, CERTIFICATE, KEY
 from ais.runtime.security.roles import Role
@@ -56,8 +57,17 @@ def test_a_role_has_one_token_everywhere_and_each_user_of_redis_a_password_of_it
         assert len(holders) > 1
         assert len({TokenFile(token_path(tmp_path / service, role)).tokens() for service in holders}) == 1
     passwords = [path.read_text(encoding="utf-8").strip() for path in tmp_path.glob(f"*/{PASSWORD}")]
-    assert len(set(passwords)) == len(passwords) == 4
+    assert len(set(passwords)) == len(passwords) == 5
     assert not [password for password in passwords if password in (tmp_path / ACL).read_text(encoding="utf-8")]
+
+
+def test_the_exporter_is_given_its_password_as_it_takes_it_also_while_it_is_changed(tmp_path: Path) -> None:
+    assert list(issue(tmp_path))
+    password = tmp_path / EXPORTER / PASSWORD
+    assert json.loads((tmp_path / PASSWORDS).read_text()) == {EXPORTED: password.read_text().strip()}
+    password.write_text("the-next-password-of-it\n" + password.read_text())
+    assert list(issue(tmp_path)) == [tmp_path / ACL, tmp_path / PASSWORDS]
+    assert json.loads((tmp_path / PASSWORDS).read_text()) == {EXPORTED: "the-next-password-of-it"}
 
 
 def test_prometheus_is_given_what_a_header_takes_as_it_is_also_while_a_token_is_changed(tmp_path: Path) -> None:

@@ -97,6 +97,32 @@ QUEUE = Board(
             ],
         ),
         Row(
+            "Redis",
+            [
+                Panel(
+                    "Redis' memory",
+                    [Query("redis_memory_used_bytes", "used"), Query("redis_memory_max_bytes > 0", "maxmemory")],
+                    "bytes",
+                    "AisRedisMemoryNearLimit",
+                    text="Of the whole server, whatever run uses it. The compose stack has the exporter that tells it.",
+                ),
+                Panel(
+                    "Redis waits for its disk",
+                    [
+                        Query(
+                            'redis_latency_spike_duration_seconds{event_name=~"aof-.*"} '
+                            "and on (instance, event_name) time() - redis_latency_spike_last < 300",
+                            "{{event_name}}",
+                        )
+                    ],
+                    "s",
+                    "AisRedisDiskSlow",
+                    text="The last wait of each kind that was longer than 100 ms, if it was within five minutes.",
+                    warn=1,
+                ),
+            ],
+        ),
+        Row(
             "Weights",
             [
                 Panel(

@@ -60,15 +60,16 @@ seccompProfile: {type: RuntimeDefault}
      on loopback, with tokens of their own. */}}
 {{- define "ais.environment" -}}
 {{- $redis := .root.Values.redis.address | default (printf "%s-redis:6379" .root.Release.Name) }}
-{{- $values := dict
-  "AIS_RUN__NAME" .root.Values.run.name
-  "AIS_RUN__DIRECTORY" "/var/lib/ais/runs"
+{{- $values := dict "AIS_RUN__NAME" .root.Values.run.name "AIS_RUN__DIRECTORY" "/var/lib/ais/runs" }}
+{{- if ne .service "agent" }}
+{{- $values = merge $values (dict
   "AIS_REDIS__URL" (printf "rediss://%s@%s/0" .service $redis)
   "AIS_REDIS__PASSWORD_FILE" "/etc/ais/secrets/redis.password"
   "AIS_REDIS__CERTIFICATES" "/etc/ais/secrets"
   "AIS_ROLLOUT__DRAIN_SECONDS" (toString .root.Values.rollout.drainSeconds)
   "AIS_LAUNCHER__STOP_GRACE_SECONDS" (add .root.Values.rollout.drainSeconds 20 | toString)
-}}
+) }}
+{{- end }}
 {{- if not .loopback }}
 {{- $_ := set $values "AIS_SECURITY__TOKENS" "/etc/ais/secrets" }}
 {{- $_ := set $values "AIS_SECURITY__CERTIFICATES" "/etc/ais/secrets" }}
@@ -97,7 +98,7 @@ seccompProfile: {type: RuntimeDefault}
 - {name: models, mountPath: /etc/ais/example/run/models}  # where an example looks for a model of yours
 {{- end }}
 {{- end }}
-{{- if ne .service "rollout" }}
+{{- if not (has .service (list "rollout" "agent")) }}
 - {name: runs, mountPath: /var/lib/ais/runs}
 {{- end }}
 {{- end }}
@@ -122,7 +123,7 @@ seccompProfile: {type: RuntimeDefault}
 - name: models
   persistentVolumeClaim: {claimName: {{ .root.Values.models.claim }}}
 {{- end }}
-{{- if ne .service "rollout" }}
+{{- if not (has .service (list "rollout" "agent")) }}
 - name: runs
   persistentVolumeClaim: {claimName: {{ include "ais.runs" .root }}}
 {{- end }}

@@ -45,9 +45,12 @@ containers:
       {{- include "ais.environment" (merge (dict "more" (dict
         "AIS_COLLECTOR__HTTP_HOST" "0.0.0.0"
         "AIS_COLLECTOR__HTTP_PORT" "8000"
-      )) .context) | trim | nindent 6 }}
+      ) | merge (ternary (dict "AIS_COLLECTOR__AGENTS_HOST" "0.0.0.0" "AIS_COLLECTOR__AGENTS_PORT" "8100") dict .root.Values.agent.enabled)) .context) | trim | nindent 6 }}
     ports:
       - {name: http, containerPort: 8000}
+      {{- if .root.Values.agent.enabled }}
+      - {name: agents, containerPort: 8100}
+      {{- end }}
     {{- include "ais.probes" (dict "seconds" 600 "hang" 120) | nindent 4 }}
     securityContext: {{- include "ais.confined" . | nindent 6 }}
     resources: {{- include "ais.resources" .context | nindent 6 }}

@@ -126,6 +126,16 @@ def console(
         str | None, typer.Option("--with", help="A second run to compare it with: name or directory.", metavar="RUN")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")] = 0,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(help="Address of a Prometheus whose alerts it shows; none is asked else.", metavar="URL"),
+    ] = None,
+    prometheus_token: Annotated[
+        Path | None, typer.Option(help="File with the bearer token that this Prometheus asks for.", metavar="FILE")
+    ] = None,
+    prometheus_ca: Annotated[
+        Path | None, typer.Option(help="Certificate authority of this Prometheus; else the system's.", metavar="FILE")
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -136,14 +146,19 @@ def console(
 
         ais console demo
         ais console demo --with demo-2 --port 8765
+        ais console demo --prometheus http://127.0.0.1:9090
     """
+    from ais.console.alerts import Prometheus, PrometheusAddressError
     from ais.console.command import show
     from ais.runtime.process import UnavailableError
 
     directory = existing_run(run, config, overrides)
     beside = existing_run(other, config, overrides) if other else None
     try:
-        show(directory, beside, port)
+        asked = Prometheus(prometheus, prometheus_token, prometheus_ca) if prometheus else None
+        show(directory, beside, port, asked)
+    except PrometheusAddressError as error:
+        fail(str(error), EXIT_SETTINGS)
     except UnavailableError as error:
         fail(str(error), EXIT_UNAVAILABLE)
 

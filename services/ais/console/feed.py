@@ -12,10 +12,10 @@ from ais.console import evaluations, fleet, happenings
 from ais.console.columns import Columns
 from ais.launcher.directory.lines import JsonLines
 from ais.launcher.directory.run_directory import RunDirectory
-from ais.launcher.directory.steps import StepLog
 
 CATCH_UP_SECONDS = 0.3
-"""Time that one answer spends on reading a long run: the page shows how far that is, and asks again."""
+"""Processor time that one answer spends on reading a long run: the page shows how far that is, and asks again. By the
+clock a busy machine would read a few lines an answer, and spend the rest on the answers."""
 MOST_EVENTS = 500
 MOST_SCORES = 5000
 
@@ -60,7 +60,7 @@ class Feed:
         self.held_out = _List(JsonLines(directory.held_out), evaluations.of_held_out, MOST_SCORES)
         self.warnings = _List(JsonLines(directory.warnings), happenings.of_warning, MOST_EVENTS)
         self.samples = _List(JsonLines(directory.samples), _sample, None)  # the trainer bounds the file
-        self._steps = StepLog(directory.steps)
+        self._steps = JsonLines(directory.steps)
         self._generation = 0
         self._told = 0
         self._before: Mapping[str, Any] | None = None
@@ -97,10 +97,10 @@ class Feed:
         return sorted([*self.held_out.items, *self.evaluations.items], key=lambda one: one["step"])
 
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> None:
-        """Reads what has come, of the steps for about so long."""
+        """Reads what has come, of the steps for about so long, in processor time of the calling thread."""
         for part in (self.evaluations, self.held_out, self.warnings, self.samples):
             part.catch_up()
-        self._take_until(time.monotonic() + seconds, self._steps.new_records())
+        self._take_until(time.thread_time() + seconds, self._steps.new_records())
 
     def _take_until(self, deadline: float, records: Iterable[Mapping[str, Any]]) -> None:
         for record in records:
@@ -110,7 +110,7 @@ class Feed:
                 self._told += 1
             self.columns.add(record)
             self._before = record
-            if time.monotonic() > deadline:
+            if time.thread_time() > deadline:
                 break
         self._forget_what_was_taken_back()
 

@@ -29,6 +29,11 @@ class Runs:
         return self._run.name
 
     @property
+    def path(self) -> Path:
+        """Directory of that run."""
+        return self._run.path
+
+    @property
     def other(self) -> str | None:
         """Name of the run to compare it with from the beginning."""
         return self._name(self._other) if self._other else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ais.console import samples
+from ais.console.alerts import Alerts
 from ais.console.curves import Seen, curves, stretch
 from ais.console.door import ConsoleDoor
 from ais.console.feed import Feed
@@ -21,6 +23,7 @@ from ais.console.fleet import fleet
 from ais.console.logs import log_names, tail
 from ais.console.runs import Runs
 from ais.console.state import state
+from ais.launcher.directory.plots import MOST_CURVES, NEAR, SECTIONS
 from ais.runtime.network.openapi import Refused, Responses
 from ais.runtime.network.redis_url import without_passwords
 
@@ -42,7 +45,7 @@ _ABSENT: Responses = {404: {"model": Refused, "description": "there is no such r
 _TEXT: Responses = {200: {"content": {"text/plain": {}}}}
 
 
-def console_app(runs: Runs, token: str) -> FastAPI:
+def console_app(runs: Runs, token: str, alerts: Alerts) -> FastAPI:
     """The application. Routes that read files are plain functions, which FastAPI runs in threads."""
     app = FastAPI(title="AIS console", docs_url=None, redoc_url=None, openapi_url=None, responses=_DOORS)
 
@@ -62,6 +65,10 @@ def console_app(runs: Runs, token: str) -> FastAPI:
     @app.get("/api/runs")
     def known_runs() -> dict[str, Any]:
         return {"run": runs.run, "other": runs.other, "runs": runs.names()}
+
+    @app.get("/api/plots")
+    def known_plots() -> dict[str, Any]:
+        return {"sections": [asdict(section) for section in SECTIONS], "most_curves": MOST_CURVES, "near": NEAR}
 
     @app.get("/api/state", responses=_ABSENT)
     def run_state(run: Run) -> dict[str, Any]:
@@ -87,6 +94,10 @@ def console_app(runs: Runs, token: str) -> FastAPI:
     def run_events(run: Run) -> dict[str, Any]:
         with up_to_date(run) as feed:
             return {"events": feed.events}
+
+    @app.get("/api/alerts")
+    def known_alerts() -> dict[str, Any]:
+        return alerts.now()
 
     @app.get("/api/fleet", responses=_ABSENT)
     def run_fleet(run: Run) -> dict[str, Any]:

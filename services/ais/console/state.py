@@ -11,6 +11,7 @@ from typing import Any
 
 from ais.console.columns import Columns
 from ais.launcher.directory.lock import is_driven
+from ais.launcher.directory.plots import PLOTS
 from ais.launcher.directory.record import RunRecord, read_record
 from ais.launcher.directory.run_directory import RunDirectory, early_end
 
@@ -29,10 +30,7 @@ _SETTINGS = (
     "rollout.precision.activations",
     "correction.method",
     "correction.level",
-    "correction.mixing.severity_scale",
-    "correction.mixing.effective_sample_floor",
-    "correction.mixing.amplification_batch",
-    "correction.mixing.mismatch_limit",
+    *(threshold.setting for plot in PLOTS for threshold in plot.thresholds),
 )
 """What the page names or draws thresholds from."""
 

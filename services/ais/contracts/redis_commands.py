@@ -15,7 +15,7 @@ Commands = list[tuple[str, ...]]
 
 CONNECTING = "+@connection -@dangerous +@transaction +info"
 """What an ACL must let every client of ours do."""
-WITH_SUBCOMMANDS = frozenset({"XGROUP", "XINFO", "SCRIPT"})
+WITH_SUBCOMMANDS = frozenset({"XGROUP", "XINFO", "SCRIPT", "LATENCY"})
 
 
 def commands_of(keys: Keys) -> Commands:
@@ -75,6 +75,11 @@ def replica_commands(keys: Keys) -> Commands:
         ("MGET", keys.identity, keys.incarnation),
         *_registry_commands(keys),
     ]
+
+
+def exporter_commands() -> Commands:
+    """Reads how the server is, beside INFO: nothing of any run."""
+    return [("LATENCY", "LATEST")]
 
 
 def rights(commands: Iterable[tuple[str, ...]]) -> str:

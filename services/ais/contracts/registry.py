@@ -55,6 +55,7 @@ def _url(text: str) -> str:
 
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_plain)]
 Text = Annotated[str, Field(max_length=256), AfterValidator(_plain)]
+Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sequences = Annotated[int, Field(ge=0, le=MOST_SEQUENCES)]
 
 
@@ -84,6 +85,10 @@ class ReplicaRecord(BaseModel):
     """Sequences it can sample at once."""
     running_sequences: Sequences
     waiting_sequences: Sequences
+    probe_gap: Nats | None = None
+    """Mean |log-prob difference| to the trainer on the served version's probe, a token. None: it came without one."""
+    probe_allowed: Nats | None = None
+    """The gap beyond which the replica would have refused that version."""
 
 
 class ReplicaRegistry:

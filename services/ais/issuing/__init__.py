@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ais.contracts.keys import Keys
-from ais.contracts.redis_commands import Commands, collector_commands, replica_commands, rights, trainer_commands
+from ais.contracts.redis_commands import (
+    Commands,
+    collector_commands,
+    exporter_commands,
+    replica_commands,
+    rights,
+    trainer_commands,
+)
 from ais.issuing.authority import Authority, Issued, Use, ends_at
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.network.redis import SERVER
@@ -23,6 +31,10 @@ PASSWORD = "redis.password"
 """A service's password of Redis, in its directory; its user has its name."""
 ACL = Path(SERVER, "users.acl")
 """For `aclfile` of Redis 7 or Valkey: the users, with digests of their passwords."""
+EXPORTER = "redis-exporter"
+PASSWORDS = Path(EXPORTER, "redis.passwords.json")
+"""The exporter's password as it takes it, by the address that it asks."""
+EXPORTED = f"rediss://{SERVER}:6379"
 
 AUTHORITY_OF_ALL = "authority"
 """Directory of the certificate authority and its key: keep it where nobody gets at it."""
@@ -44,7 +56,7 @@ class Holder:
     keys: tuple[str, ...] = ()
     """What of Redis it may use, as patterns of an ACL; `%R~` may be read."""
     commands: Commands = field(default_factory=list)
-    """What it may do with it."""
+    """What it may do with it. With none it is no user of Redis."""
     ours: bool = True
     """Whether it runs as the user who owns its directory. The others are in the group."""
 
@@ -75,13 +87,15 @@ HOLDERS = {
     # Its replicas are on loopback: the run's own tokens, and no TLS.
     "evaluation": Holder((Use.CLIENT,), (), ("~ais:*-evaluation-*",), replica_commands(_RUN)),
     "prometheus": Holder((Use.CLIENT,), (Role.METRICS,), ours=False),
+    EXPORTER: Holder(BOTH, commands=exporter_commands(), ours=False),
     SERVER: Holder(BOTH, ours=False),  # a client too: its health check
 }
 
 
 def issue(directory: Path, renew: timedelta | None = None) -> Iterator[Path]:
-    """Makes what is missing and gives its paths; what is there stays as it is, but for the ACL, which follows the
-    passwords, and certificates that end within `renew`. Directories that are made are closed to other users.
+    """Makes what is missing and gives its paths; what is there stays as it is, but for the ACL and the exporter's
+    file, which follow the passwords, and certificates that end within `renew`. Directories that are made are closed to
+    other users.
 
     Raises UnavailableError when a file cannot be written, SettingsError when one that is there cannot be used.
     """
@@ -90,14 +104,15 @@ def issue(directory: Path, renew: timedelta | None = None) -> Iterator[Path]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for service, holder in HOLDERS.items():
             contents = {token_path(directory / service, role): _told(tokens[role], holder) for role in holder.roles}
-            if holder.keys:
+            if holder.commands:
                 contents[directory / service / PASSWORD] = new_token()
             for path, content in contents.items():
                 if not path.exists():
                     yield _written(path, content)
                 TokenFile(path)
-        if not (directory / ACL).is_file() or (directory / ACL).read_text(encoding="utf-8") != _acl(directory):
-            yield _written(directory / ACL, _acl(directory))
+        for path, content in ((ACL, _acl(directory)), (PASSWORDS, _passwords(directory))):
+            if not (directory / path).is_file() or (directory / path).read_text(encoding="utf-8") != content:
+                yield _written(directory / path, content)
         yield from _certify(directory, renew)
     except OSError as error:
         raise UnavailableError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
@@ -195,12 +210,18 @@ def _written(path: Path, content: str, mode: int = FOR_GROUP) -> Path:
     return path
 
 
+def _passwords(directory: Path) -> str:
+    """The first one: the exporter presents one alone."""
+    password = TokenFile(directory / EXPORTER / PASSWORD).tokens()[0].decode()
+    return json.dumps({EXPORTED: password}) + "\n"
+
+
 def _acl(directory: Path) -> str:
     """One user for each service. Strangers may ask whether the server lives."""
     lines = ["user default on nopass -@all +ping\n"]
     for service, holder in HOLDERS.items():
-        if holder.keys:
+        if holder.commands:
             passwords = TokenFile(directory / service / PASSWORD).tokens()
             digests = (f"#{hashlib.sha256(password).hexdigest()}" for password in passwords)
-            lines.append(f"user {service} on {' '.join(digests)} {' '.join(holder.keys)} {rights(holder.commands)}\n")
+            lines.append(f"user {service} on {' '.join(digests)} {' '.join((*holder.keys, rights(holder.commands)))}\n")
     return "".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ais.contracts.keys import Keys
 from ais.contracts.redis_commands import commands_of
+from ais.launcher.agents import with_agents
 from ais.launcher.course import Course
 from ais.launcher.directory.record import RunRecord, read_record, record_of
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, early_end, spread
@@ -52,6 +53,8 @@ class Plan:
     """Directory of the tokens that the services ask each other for."""
     lock: int
     """Descriptor of the lock that the processes are to inherit."""
+    agents: tuple[Command, ...] = ()
+    """What plays episodes that are played outside, in training and evaluation."""
     trained: bool = False
     """Whether training has come to its end before, so that only the evaluation is left."""
     trackers: tuple[Command, ...] = ()
@@ -105,7 +108,8 @@ async def run(
             display.update(Snapshot("trained", plan.total_steps, course))
             if plan.launcher.evaluation_prompts:
                 try:
-                    await _evaluate(plan, processes, redis, course, display)
+                    scoring = _evaluate(plan, processes, redis, course, display)
+                    await with_agents(processes, plan.agents, scoring)
                 except (ProcessFailedError, UnavailableError, RedisUnreachableError) as error:
                     record.reason = f"{EVALUATION_FAILED}: {error}"
             await end_trackers(processes, plan.trackers, plan.directory, plan.tracking_seconds, display.note)
@@ -204,6 +208,7 @@ async def score_model(
     tokens: Path,
     prompts: int,
     records: Path | None = None,
+    agents: Sequence[Command] = (),
 ) -> Results:
     """Scores a model on held-out prompts. The settings file in `directory` names the model and the precision."""
     async with processes_of(directory, launcher, tokens) as processes:
@@ -216,5 +221,5 @@ async def score_model(
             output=directory.evaluations,
             records=records,
         )
-        await evaluate(processes, directory.config, shared, job)
+        await with_agents(processes, agents, evaluate(processes, directory.config, shared, job))
     return read_results(directory)

@@ -53,6 +53,10 @@ class LauncherSettings(Section):
     """Most checkpoints that are evaluated: the first, the last, and others evenly between."""
     deaths_limit: Count = 5
     """Deaths in a row, each within seconds of its start, before a process is given up."""
+    agents: int = Field(default=0, ge=0, le=64)
+    """Agents (`ais agent`) that a run starts beside its services, and again for its evaluation, for environment.name =
+    outside. They ask at agent.url, and without one at this machine's collector.agents_port. 0: agents come from
+    elsewhere."""
     stop_grace_seconds: Seconds = 30.0
     """How long a service may take to end after SIGTERM; then it is killed. Long enough for the trainer to finish its
     step and commit a checkpoint; usually all end within a second or two."""

@@ -51,7 +51,7 @@ async def train(
     held_out.catch_up()  # those before were told by another launcher
     background = [asyncio.create_task(watch.look_forever())]
     try:
-        for command in (*services.replicas, services.collector, services.trainer, *trackers):
+        for command in (*services.replicas, services.collector, services.trainer, *services.agents, *trackers):
             await keeper.start(command)
         background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
         await _first_end(keeper.until_the_end(), *background)
@@ -61,7 +61,8 @@ async def train(
         raise
     finally:
         await end_tasks(*background)
-        await processes.stop([command.name for command in (*keeper.replicas, services.collector, services.trainer)])
+        ours = (*keeper.replicas, services.collector, services.trainer, *services.agents)
+        await processes.stop([command.name for command in ours])
 
 
 async def _first_end(wanted: Coroutine[Any, Any, None], *background: asyncio.Task[None]) -> None:
@@ -89,6 +90,7 @@ class _Keeper:
     ) -> None:
         roles = [(command, Role.REPLICA) for command in services.replicas]
         roles += [(services.collector, Role.COLLECTOR), (services.trainer, Role.TRAINER)]
+        roles += [(agent, Role.AGENT) for agent in services.agents]
         roles += [(server, Role.SERVER)] if server else []
         roles += [(tracker, Role.TRACKER) for tracker in trackers]
         self.replicas = list(services.replicas)

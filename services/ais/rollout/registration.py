@@ -75,8 +75,13 @@ def replica_record(
     http_port: int,
     ready: bool,
     tls: bool = False,
+    probe_gap: float | None = None,
+    probe_allowed: float | None = None,
 ) -> ReplicaRecord:
-    """What this replica says about itself now. `tls`: it is reached by HTTPS."""
+    """What this replica says about itself now.
+
+    `tls`: it is reached by HTTPS. `probe_gap`, `probe_allowed`: of the served version, nats a token.
+    """
     description, load = engine.describe(), engine.load()
     return ReplicaRecord(
         replica_id=replica_id,
@@ -93,4 +98,6 @@ def replica_record(
         slots=load.slots,
         running_sequences=load.running_sequences,
         waiting_sequences=load.waiting_sequences,
+        probe_gap=probe_gap,
+        probe_allowed=probe_allowed,
     )

@@ -68,7 +68,8 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
         def record() -> ReplicaRecord:
             ready = not draining.is_set() and not failure.done()
             tls = keyring.certificates is not None
-            return replica_record(engine, rollout, replica_id, generation.port, http_port, ready, tls)
+            probe = intake.probe_gap, intake.probe_allowed
+            return replica_record(engine, rollout, replica_id, generation.port, http_port, ready, tls, *probe)
 
         def applied() -> None:
             service.note_version()

@@ -14,11 +14,11 @@ from ais.trainer.mismatch import ReplicaMismatch
 from ais.trainer.weights.fleet_file import FleetFile
 
 
-def record(name: str, version: int, running: int) -> ReplicaRecord:
+def record(name: str, version: int, running: int, **probe: float) -> ReplicaRecord:
     return ReplicaRecord(
         replica_id=name, grpc_address="127.0.0.1:1", http_url="http://127.0.0.1:2", engine="torch",
         precision=Precision(), model_type="qwen3", vocab_size=1, parameter_count=1, policy_version=version,
-        policy_digest="", ready=True, slots=8, running_sequences=running, waiting_sequences=0,
+        policy_digest="", ready=True, slots=8, running_sequences=running, waiting_sequences=0, **probe,
     )  # fmt: skip
 
 
@@ -26,21 +26,23 @@ async def test_what_the_trainer_sees_of_its_replicas_is_what_the_console_shows(t
     path, written = RunDirectory(tmp_path).fleet, FleetFile(tmp_path)
     assert fleet(path) == NOTHING
     written.measured({("one", "e4m3"): ReplicaMismatch(tokens=17, log_ratio_abs_mean=0.25, ess_ratio=0.9)})
-    await written.show([record("one", 7, 3), record("two", 6, 0)], 7)
+    await written.show([record("one", 7, 3, probe_gap=0.01, probe_allowed=0.05), record("two", 6, 0)], 7)
     told = fleet(path)
     assert told["version"] == 7
     one, two = told["replicas"]
     precision = {"engine": "torch", "precision": str(Precision()), "ready": True, "slots": 8, "waiting": 0}
-    measured = {"tokens": 17, "log_ratio_abs_mean": 0.25}
+    measured = {"probe_gap": 0.01, "probe_allowed": 0.05, "tokens": 17, "log_ratio_abs_mean": 0.25}
     assert one == {"replica_id": "one", "version": 7, "running": 3, **precision, **measured}
     assert two == {"replica_id": "two", "version": 6, "running": 0, **precision}
 
 
-async def test_a_fleet_that_has_just_been_written_is_not_written_again(tmp_path: Path) -> None:
+async def test_a_fleet_that_has_just_been_written_is_not_written_again_until_the_trainer_ends(tmp_path: Path) -> None:
     written = FleetFile(tmp_path)
     await written.show([record("one", 7, 3)], 7)
     await written.show([record("one", 8, 3)], 8)
     assert fleet(RunDirectory(tmp_path).fleet)["version"] == 7
+    await written.end()
+    assert fleet(RunDirectory(tmp_path).fleet)["version"] == 8
 
 
 @pytest.mark.parametrize("content", ["", "[]", "7", '{"time": 1}', "\x00"])

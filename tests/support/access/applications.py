@@ -22,6 +22,7 @@ from ais.collector.judging.harness.endpoint import OFFERS, Endpoint
 from ais.collector.judging.harness.endpoint import application as episodes_application
 from ais.collector.judging.harness.raw_answers import RawCompleted
 from ais.collector.judging.harness.wire import Asked, Completion, End, Offered
+from ais.console.alerts import Alerts
 from ais.console.runs import Runs
 from ais.console.server import console_app
 from ais.contracts.weights.offer import DIGEST_HEADER, full_offer
@@ -152,7 +153,7 @@ def console(directory: Path) -> Iterator[Exposed]:
         '{"step": 1, "reward_mean": 0.5, "time": 1.0}\n{"step": 2, "reward_mean": 0.75, "time": 2.0}\n'
     )
     (run.logs / "trainer.log").write_text("said\n")
-    app, token = console_app(Runs(run), "the-token"), "the-token"
+    app, token = console_app(Runs(run), "the-token", Alerts(None)), "the-token"
     known: dict[str, list[Any]] = {"run": ["demo"], "keys": ["reward_mean"], "name": ["trainer"]}
     cookie = ""
 

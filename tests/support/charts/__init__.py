@@ -18,11 +18,13 @@ RUN = ROOT / "examples/qwen3-8b/config.toml"
 """A settings file of one's own."""
 TRAINING = ("-f", str(CHART / "values-8-gpus.yaml"), "--set-file", f"run.settings={RUN}")
 """The set for eight GPUs, until the evaluation is enabled."""
+DEMO = ("-f", str(CHART / "values-cpu-demo.yaml"))
 SETS = {
-    "cpu-demo": ("-f", str(CHART / "values-cpu-demo.yaml")),
+    "cpu-demo": DEMO,
     "8-gpus": (*TRAINING, "--set", "evaluation.enabled=true"),
+    "agents": (*DEMO, "--set", "run.example=agents", "--set", "agent.enabled=true"),
 }
-"""The two value sets, as docs/kubernetes.md uses them."""
+"""The two value sets, as docs/kubernetes.md uses them, and the first with agents."""
 MONITORED = (*SETS["cpu-demo"], "--set", "monitoring.enabled=true")
 
 Object = dict[str, Any]

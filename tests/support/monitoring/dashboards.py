@@ -14,6 +14,9 @@ NOT_IN_THE_DEMO: Mapping[str, str] = {
     "ais_evaluation_component_mean": "the demo is not evaluated while it trains",
     "ais_evaluation_reward_mean": "the demo is not evaluated while it trains",
     "ais_evaluation_pass_share": "the demo is not evaluated while it trains",
+    "redis_memory_used_bytes": "a run on one machine has no exporter of its Redis",
+    "redis_memory_max_bytes": "a run on one machine has no exporter of its Redis",
+    "redis_latency_spike_duration_seconds": "a run on one machine has no exporter of its Redis",
     "ais_certificate_not_after_timestamp_seconds": "a run on one machine has no certificates",
 }
 """Metrics of the dashboards without series in a run of the demo, and why rightly so. NaN is data."""

@@ -20,7 +20,7 @@ WIDTHS = st.sampled_from([1, 2, 4, 8])
 def columns_of(rows: int, begin: int = 0) -> Columns:
     columns = Columns()
     for step in range(begin + 1, begin + rows + 1):
-        columns.add({"step": step, "reward": math.sin(step), "phase.a": step % 7, "group": "text"})
+        columns.add({"step": step, "reward": math.sin(step), "phase": {"a": step % 7}, "group": "text"})
     return columns
 
 

@@ -170,6 +170,13 @@ def test_a_long_file_is_taken_in_parts(directory: RunDirectory) -> None:
     assert feed.columns.rows == 49
 
 
+def test_half_a_surrogate_pair_which_json_may_hold_is_read_as_json_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    records = [{"text": "\ud83d"}, {"text": "\U0001f600"}, {"number": float("inf")}]
+    path.write_text(lines(records))
+    assert list(JsonLines(path).new_records()) == records
+
+
 def test_what_is_none_of_its_records_is_left_out(directory: RunDirectory) -> None:
     directory.samples.write_text(
         'no json\n[]\n{"step": 1}\n' + lines([{"step": 2, "prompt": "p", "response": "r\u2028", "reward": 1.0}])

@@ -46,6 +46,7 @@ JSON = st.recursive(
         ("http_url", "http://127.0.0.1:99999"), ("http_url", "http://127.0.0.1:0"), ("http_url", "ftp://127.0.0.1:1"),
         ("http_url", "http://"), ("http_url", "http://[::1:8000"), ("http_url", "http://user:word@127.0.0.1:1"),
         ("http_url", "file:///etc/passwd"), ("precision", {"weights": "fp3"}), ("precision", None),
+        ("probe_gap", -0.1), ("probe_gap", "wide"), ("probe_allowed", 1e999),
     ],
 )  # fmt: skip
 def test_what_no_replica_can_be_is_refused_with_its_field(field: str, value: object) -> None:

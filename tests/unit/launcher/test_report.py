@@ -20,7 +20,7 @@ from ais.launcher.directory.record import record_of
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.report import write_report
 from ais.launcher.report.drawing import COLOURS, Kind, Rendered, Scale, Series, render, smooth
-from ais.launcher.report.plots import PLOTS
+from ais.launcher.report.plots import DRAWN, scale_of, series_of
 from ais.launcher.report.results import read_results
 from ais.launcher.report.summary import note, print_summary, rows, totals
 from ais.trainer.history.evaluations import append
@@ -42,6 +42,9 @@ granularity = "channel"
 activations = "e4m3"
 [correction]
 method = "ais"
+[correction.mixing]
+severity_scale = 0.4
+mismatch_limit = 100.0
 """
 
 
@@ -122,16 +125,24 @@ def test_every_reference_in_a_report_points_to_one_element(trained: RunDirectory
 
 def test_every_plot_is_drawn_and_has_a_title_for_those_who_cannot_see_it(trained: RunDirectory) -> None:
     html = write_report(trained).read_text()
-    for plot in PLOTS:
+    for plot in DRAWN:
         assert f'-title">{escape(plot.title)}</title>' in html
-    assert html.count('role="img"') == len(PLOTS) + sum(plot.wide for plot in PLOTS)
+    assert html.count('role="img"') == len(DRAWN) + sum(plot.wide for plot in DRAWN)
 
 
 def drawn(number: int, directory: RunDirectory) -> Rendered:
-    plot = PLOTS[number]
-    rendered = render(plot.title, plot.series(read_results(directory)), plot.scale, "plot")
+    plot = DRAWN[number]
+    rendered = render(plot.title, series_of(plot, read_results(directory)), scale_of(plot), "plot")
     assert rendered is not None
     return rendered
+
+
+def test_a_threshold_near_the_values_is_drawn_and_named_and_one_far_away_is_not(trained: RunDirectory) -> None:
+    number, plot = next((at, plot) for at, plot in enumerate(DRAWN) if plot.title.startswith("Divergence: mean"))
+    assert len(plot.thresholds) == 2
+    rendered = drawn(number, trained)
+    assert [label for _colour, label in rendered.legend] == ["mean |log-ratio|", "severity is one half, 0.4"]
+    assert [label for label, _values in rendered.hover["series"]] == ["mean |log-ratio|"]
 
 
 def test_plots_take_their_colours_from_the_page(trained: RunDirectory) -> None:
@@ -162,7 +173,7 @@ def test_a_plot_tells_the_page_its_values_step_by_step(trained: RunDirectory) ->
     assert values["BF16 policy, held out"][0] == "0.3"
     assert values["BF16 policy, held out"][STEPS] == "0.8"
     assert values["BF16 policy, held out"][1] is None
-    assert values["training batches (as sampled)"][STEPS] == "0.74"
+    assert values["training batches, as sampled"][STEPS] == "0.74"
     assert 0.0 < hover["left"] < hover["right"] <= 1.0
     assert hover["first"] <= 0 < STEPS <= hover["last"]
 
@@ -289,7 +300,7 @@ def test_the_summary_and_the_plots_have_every_component_of_the_reward(trained: R
         console, dataclasses.replace(results, steps=[one | {"reward_components.[b]x": 1} for one in results.steps])
     )
     assert "[b]x" in console.file.getvalue()  # type: ignore[attr-defined]
-    drawn = {series.label for plot in PLOTS for series in plot.series(results)}
+    drawn = {series.label for plot in DRAWN for series in series_of(plot, results)}
     assert {"answer", "own.<b>", "overtime"} <= drawn
     assert "own.&lt;b&gt;" in write_report(trained).read_text("utf-8")
 

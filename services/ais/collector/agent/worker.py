@@ -53,7 +53,7 @@ class Worker:
                 failures = 0
             except httpx.HTTPError as error:
                 pause = PAUSES[min(failures, len(PAUSES) - 1)]
-                level = logging.INFO if failures else logging.WARNING
+                level = logging.WARNING if failures == len(PAUSES) else logging.INFO  # a collector may start later
                 logger.log(level, "the collector gives no episode: %s", error or type(error).__name__)
                 failures += 1
                 await asyncio.sleep(pause)

@@ -12,7 +12,7 @@ export class Histogram {
 
   show([run]) {
     this.curves = run.curves;
-    this.keys = run.curves.keysOf(this.panel.histogram);
+    this.keys = run.curves.keysOf(this.panel.prefix);
     this.figure.hidden = !this.keys.length;
     if (this.keys.length) this.draw();
   }
@@ -35,8 +35,8 @@ export class Histogram {
     this.bars.replaceChildren(...this.keys.map((key, at) => {
       const bar = element("span", { class: "bar" });
       bar.style.setProperty("--share", counts[at] / most);
-      const upper = key.slice(this.panel.histogram.length);
-      const label = upper === "+Inf" ? `> ${lower(this.keys[at - 1], this.panel.histogram)}` : `≤ ${upper}`;
+      const upper = key.slice(this.panel.prefix.length);
+      const label = upper === "+Inf" ? `> ${lower(this.keys[at - 1], this.panel.prefix)}` : `≤ ${upper}`;
       return element("li", {}, element("span", { class: "bound" }, label), bar, element("span", { class: "count" }, `${figure((100 * counts[at]) / (sum || 1), 3)} %`));
     }));
   }

@@ -1,10 +1,11 @@
 // The page: follows a run, or two, and shows what is new.
+import { Alerts } from "./alerts.js";
 import { ask, Refused } from "./api.js";
 import { Curves } from "./curves.js";
 import { Fleet } from "./fleet.js";
 import { Histogram } from "./histogram.js";
 import { showOverview } from "./overview.js";
-import { KEYS, SECTIONS } from "./panels.js";
+import { catalogue, plotted, readCatalogue } from "./panels.js";
 import { Plot } from "./plot.js";
 import { Samples } from "./samples.js";
 import { Logs, readSettingsWhenOpened, showEvents, showScores } from "./tables.js";
@@ -18,7 +19,7 @@ const byId = (id) => document.getElementById(id);
 class View {
   constructor(name) {
     this.name = name;
-    this.curves = new Curves(name, KEYS);
+    this.curves = new Curves(name, plotted());
     this.scores = [];
     this.settings = {};
     this.versions = {};
@@ -62,11 +63,11 @@ const actions = {
 };
 
 function build() {
-  for (const { id, title, panels } of SECTIONS) {
+  for (const { name: id, title, plots: panels } of catalogue.sections) {
     const grid = element("div", { class: "plots" });
     for (const panel of panels) {
-      const made = panel.histogram ? new Histogram(panel) : new Plot(panel, actions);
-      (panel.histogram ? histograms : plots).push(made);
+      const made = panel.form === "bars" ? new Histogram(panel) : new Plot(panel, actions);
+      (panel.form === "bars" ? histograms : plots).push(made);
       grid.append(made.figure);
     }
     byId("plots").append(element("section", { id, "aria-labelledby": `${id}-title` }, element("h2", { id: `${id}-title` }, title), grid));
@@ -136,6 +137,7 @@ function choose() {
 
 async function start() {
   startTheme(byId("theme"));
+  await readCatalogue();
   build();
   const known = await ask("runs");
   const options = () => known.runs.map((name) => element("option", {}, name));
@@ -152,6 +154,7 @@ async function start() {
   readSettingsWhenOpened(() => view.name);
   document.addEventListener("visibilitychange", () => document.hidden || update());
   choose();
+  new Alerts().follow();
 }
 
 start().catch((error) => {

@@ -1,15 +1,17 @@
 // One plot: a figure with title, legend that shows values, canvas and caption.
 import { colour, onTheme, seriesColour } from "./theme.js";
 import { element, figure } from "./words.js";
-import { seriesOf } from "./panels.js";
+import { catalogue, seriesOf } from "./panels.js";
 
 const HEIGHT = 210;
 const FONT = "11px system-ui, sans-serif";
-const NEAR = 3; // a threshold beyond so many times the largest value is told and not drawn
+const FEW = 30; // so few points of a line are marked
+const MANY = 200; // a line of more is one pixel wide: the joints of a wider one take a browser without a GPU 20 ms
 
 export class Plot {
   constructor(panel, actions) {
     this.panel = panel;
+    this.stacked = panel.form === "areas";
     this.actions = actions;
     this.legend = element("ul", { class: "legend" });
     this.box = element("div", { class: "canvas", tabindex: 0, role: "img" });
@@ -38,7 +40,7 @@ export class Plot {
 
   linesOf(run, place) {
     const named = (label) => (place ? `${label} (${run.name})` : label);
-    const found = seriesOf(this.panel, run.curves).map(([key, label]) => ({ key, label: named(label), place, run: run.name, x: run.curves.steps, ...run.curves.series[key] }));
+    const found = seriesOf(this.panel, run.curves).map(([key, label]) => ({ key, label: named(label), place, run: run.name, x: run.curves.steps, ...this.values(run.curves.series[key]) }));
     if (!this.panel.scores) return found;
     const kinds = groupBy(run.scores, scoreName);
     for (const [label, scores] of kinds) {
@@ -50,17 +52,21 @@ export class Plot {
     return found;
   }
 
+  values(series) {
+    return this.panel.absent_is_zero ? Object.fromEntries(Object.entries(series).map(([part, values]) => [part, values.map((value) => value ?? 0)])) : series;
+  }
+
   draw() {
     const { runs, range } = this.waiting;
     this.waiting = null;
     let lines = runs.flatMap((run, place) => this.linesOf(run, place));
     if (!lines.length) return;
     if (range) lines = lines.map((line) => (line.points ? within(line, range) : line));
-    if (this.panel.stacked) lines = stacked(lines.filter((line) => !line.place));
+    if (this.stacked) lines = stacked(lines.filter((line) => !line.place));
     const drawn = lines.flatMap((line) => [line.mean, line.low ?? [], line.high ?? []].map((values) => [line.x, values.length ? values : line.x.map(() => null)]));
     const data = uPlot.join(drawn);
     this.thresholds = this.thresholdsOf(runs[0]);
-    const shape = JSON.stringify(lines.map(({ label, points, place }) => [label, points, place]));
+    const shape = JSON.stringify(lines.map(({ label, points, place, x }) => [label, points, place, x.length <= FEW, x.length > MANY]));
     this.lines = lines;
     this.data = data;
     if (shape === this.shape) this.uplot.setData(data);
@@ -75,7 +81,7 @@ export class Plot {
     const places = this.lines.map(({ key }) => index.get(key) ?? (index.set(key, index.size), index.size - 1));
     this.colours = places;
     const series = this.lines.flatMap((line, at) => this.seriesOf(line, at));
-    const bands = this.lines.map((line, at) => (this.panel.stacked
+    const bands = this.lines.map((line, at) => (this.stacked
       ? { series: [3 * at + 1, at ? 3 * at - 2 : 3 * at + 2], fill: () => seriesColour(places[at]) + "b0" }
       : { series: [3 * at + 3, 3 * at + 2], fill: () => (line.points ? "transparent" : seriesColour(places[at]) + "2e") }));
     const axis = (more) => ({ stroke: () => colour("ink-soft"), font: FONT, grid: { stroke: () => colour("grid"), width: 1 }, ticks: { stroke: () => colour("grid"), width: 1, size: 4 }, ...more });
@@ -97,21 +103,21 @@ export class Plot {
   seriesOf(line, at) {
     const stroke = () => seriesColour(this.colours[at]);
     const hidden = { stroke: "transparent", width: 0, points: { show: false } };
-    const few = line.x.length <= 30;
-    return [{ label: line.label, stroke, width: line.points || this.panel.stacked ? 1 : 1.6, dash: line.place ? [5, 4] : undefined,
-      points: { show: line.points || few, size: line.points ? 7 : 4, stroke, fill: stroke } }, hidden, hidden];
+    const thin = line.points || this.stacked || line.x.length > MANY;
+    return [{ label: line.label, stroke, width: thin ? 1 : 1.6, dash: line.place ? [5, 4] : undefined,
+      points: { show: line.points || line.x.length <= FEW, size: line.points ? 7 : 4, stroke, fill: stroke } }, hidden, hidden];
   }
 
   thresholdsOf({ settings }) {
-    return (this.panel.thresholds ?? []).filter(([key]) => Number.isFinite(settings[key]))
-      .map(([key, label, more = 0]) => ({ value: settings[key] + more, label }));
+    return this.panel.thresholds.filter(({ setting }) => Number.isFinite(settings[setting]))
+      .map(({ setting, label, more }) => ({ value: settings[setting] + more, label }));
   }
 
   range(low, high) {
     if (low === null || high === null) return [0, 1];
     if (this.panel.share && low >= 0 && high <= 1) return [0, 1.02];
-    const near = this.thresholds.map(({ value }) => value).filter((value) => value <= NEAR * high);
-    const least = this.panel.fromZero && low >= 0 ? 0 : Math.min(low, ...near);
+    const near = this.thresholds.map(({ value }) => value).filter((value) => value <= catalogue.near * high);
+    const least = this.panel.from_zero && low >= 0 ? 0 : Math.min(low, ...near);
     const most = Math.max(high, ...near);
     const room = 0.06 * (most - least) || Math.abs(most) || 1;
     return [least === 0 ? 0 : least - room, most + room];

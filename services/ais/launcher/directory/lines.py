@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 
 class JsonLines:
     """Follows a file without keeping its content. A line counts when its newline is there; one that is no JSON object
@@ -66,7 +68,15 @@ class JsonLines:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = from_json(line)  # in a sixth of the time that json takes
+    except ValueError:
+        record = _as_json_reads_it(line)
+    return record if isinstance(record, dict) else None
+
+
+def _as_json_reads_it(line: bytes) -> Any:
+    """Texts with half a surrogate pair, and what is nested more deeply, are read by `json` alone."""
+    try:
+        return json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None

@@ -34,6 +34,8 @@ class ServiceCommands:
     replicas: tuple[Command, ...]
     collector: Command
     trainer: Command
+    agents: tuple[Command, ...] = ()
+    """What plays episodes that are played outside, where the run starts it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,11 @@ class TrainerRanks:
 
 
 def service_commands(
-    config: Path, redis: RedisSettings, replicas: int, trainer: TrainerRanks = TrainerRanks()
+    config: Path,
+    redis: RedisSettings,
+    replicas: int,
+    trainer: TrainerRanks = TrainerRanks(),
+    agents: tuple[Command, ...] = (),
 ) -> ServiceCommands:
     """Command lines that all read the same settings file; they add only the address of the run's server."""
     arguments, environment = ("-c", str(config)), redis_environment(redis)
@@ -56,6 +62,7 @@ def service_commands(
         replicas=tuple(Command(f"rollout-{index}", replica, environment) for index in range(replicas)),
         collector=Command("collector", module("ais.collector", *arguments), environment),
         trainer=Command("trainer", trainer_command(trainer, *arguments), environment),
+        agents=agents,
     )
 
 
@@ -72,6 +79,13 @@ def redis_environment(redis: RedisSettings) -> Mapping[str, str]:
 def tokens_environment(directory: Path) -> Mapping[str, str]:
     """The setting `security.tokens` as a process's environment: its run may have another name than its directory."""
     return {f"{ENVIRONMENT_PREFIX}SECURITY{ENVIRONMENT_SEPARATOR}TOKENS": str(directory.absolute())}
+
+
+def agent_commands(config: Path, count: int, url: str) -> tuple[Command, ...]:
+    """Agents that ask for episodes at `url`; without one, where the settings file says."""
+    environment = {f"{ENVIRONMENT_PREFIX}AGENT{ENVIRONMENT_SEPARATOR}URL": url} if url else {}
+    command = module("ais.collector.agent", "-c", str(config))
+    return tuple(Command(f"agent-{index}", command, environment) for index in range(count))
 
 
 def trainer_command(trainer: TrainerRanks, *arguments: str) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class Role(StrEnum):
     REPLICA = "replica"
     COLLECTOR = "collector"
     TRAINER = "trainer"
+    AGENT = "agent"
     TRACKER = "tracker"
 
 

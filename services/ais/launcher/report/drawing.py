@@ -60,6 +60,8 @@ class Kind(Enum):
     """Points with error bars."""
     AREA = "area"
     """Stacked on the areas before it."""
+    LIMIT = "limit"
+    """A dashed line, not among the values that are read under the pointer."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def _draw(axes: Axes, coloured: Sequence[tuple[str, Series]]) -> None:
             if smoothed != list(one.values):
                 axes.plot(one.steps, one.values, color=colour, alpha=0.3, linewidth=0.9)
             axes.plot(one.steps, smoothed, color=colour, marker="." if len(one.steps) <= STEPS_PER_SMOOTHING else "")
+        elif one.kind is Kind.LIMIT:
+            axes.plot(one.steps, one.values, color=colour, linestyle="--", linewidth=1.2)
         elif one.kind is Kind.POINTS:
             axes.errorbar(
                 one.steps,
@@ -189,6 +193,7 @@ def _beyond(interval: Sequence[float]) -> bool:
 
 
 def _hover(axes: Axes, series: Sequence[Series]) -> dict[str, Any]:
+    series = [one for one in series if one.kind is not Kind.LIMIT]
     steps = sorted({step for one in series for step in one.steps})
     steps = steps[:: -(-len(steps) // MOST_HOVER_STEPS)]
     found = [(one.label, dict(zip(one.steps, one.values, strict=True))) for one in series]

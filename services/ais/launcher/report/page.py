@@ -7,9 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ais.launcher.directory.plots import Plot
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.report.parts import card, document, table
-from ais.launcher.report.plots import PLOTS, Plot
+from ais.launcher.report.plots import DRAWN, scale_of, series_of
 from ais.launcher.report.results import COMPONENTS, Results, Score, read_results
 from ais.launcher.report.samples import Sample, read_samples
 from ais.launcher.report.summary import note, policy_name, rows, totals
@@ -81,14 +82,14 @@ def _tiles(results: Results) -> str:
 
 
 def _plots(results: Results) -> str:
-    cards = [_card(plot, results, f"plot-{number}") for number, plot in enumerate(PLOTS, start=1)]
+    cards = [_card(plot, results, f"plot-{number}") for number, plot in enumerate(DRAWN, start=1)]
     if not any(cards):
         return '<p class="empty">No step has been trained yet.</p>'
     return f'<section class="plots" aria-label="Plots">{"".join(cards)}</section>'
 
 
 def _card(plot: Plot, results: Results, name: str) -> str:
-    return card(plot.title, plot.caption, plot.series(results), name, plot.scale, plot.wide)
+    return card(plot.title, plot.caption, series_of(plot, results), name, scale_of(plot), plot.wide)
 
 
 def _samples(samples: Sequence[Sample]) -> str:
@@ -126,7 +127,7 @@ def _evaluations(evaluations: Mapping[str, Sequence[Score]]) -> str:
     body = [
         (str(step), *(str(scores[step]) if step in scores else "" for scores in by_step.values())) for step in steps
     ]
-    return table("Held-out reward of the checkpoints", ("step", *map(policy_name, evaluations)), body)
+    return table("Held-out reward of the checkpoints, ± standard error", ("step", *map(policy_name, evaluations)), body)
 
 
 def _held_out(records: Sequence[Mapping[str, Any]]) -> str:

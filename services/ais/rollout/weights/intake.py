@@ -75,7 +75,9 @@ class WeightIntake:
         self._files: list[Path] = []
         self._run, self._incarnation = "", FROM_DISK
         self._applied_seconds = 0.0
-        self._probe_gap: float | None = None
+        self.probe_gap: float | None = None
+        """What the probe showed of the version that serves, nats a token; None: it came without a probe."""
+        self.probe_allowed: float | None = None
         self.draining = False
 
     def status(self) -> WeightsStatus:
@@ -86,7 +88,7 @@ class WeightIntake:
             incarnation=self._incarnation,
             applied_seconds=self._applied_seconds,
             form=self._form(),
-            probe_gap=self._probe_gap,
+            probe_gap=self.probe_gap,
         )
 
     async def offer(self, offer: Offer) -> WeightsStatus | Missing:
@@ -256,7 +258,7 @@ class WeightIntake:
 
     def _tell(self, swap: WeightSwap) -> None:
         self._applied_seconds = swap.paused_seconds
-        self._probe_gap = swap.probe_gap
+        self.probe_gap, self.probe_allowed = swap.probe_gap, swap.probe_allowed
         self._applied()
         self._metrics.weight_swaps.labels("applied").inc()
         self._metrics.swap_paused_seconds.observe(swap.paused_seconds)

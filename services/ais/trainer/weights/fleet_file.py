@@ -1,8 +1,9 @@
 """Who samples, as one JSON object in `fleet.json` of the run's directory. For people: nothing is computed from it.
 
 Its keys: time (Unix seconds), version (the policy's) and replicas. Each of these has replica_id, engine, precision,
-version (that it serves), ready (whether it accepts work), slots, running and waiting (sequences), and, where tokens of
-the last batch are its own, tokens and log_ratio_abs_mean (nats).
+version (that it serves), ready (whether it accepts work), slots, running and waiting (sequences); where that version
+came with a probe, probe_gap and probe_allowed (nats a token); and where tokens of the last batch are its own, tokens
+and log_ratio_abs_mean (nats).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class FleetFile:
         self._path = directory / FLEET_FILE
         self._measured: Mapping[str, ReplicaMismatch] = {}
         self._written = 0.0
+        self._held: tuple[Sequence[ReplicaRecord], int] | None = None
+        """What came too soon after a write."""
         self._fails = False
 
     def measured(self, by_replica: Mapping[tuple[str, str], ReplicaMismatch]) -> None:
@@ -41,10 +44,18 @@ class FleetFile:
 
     async def show(self, records: Sequence[ReplicaRecord], version: int) -> None:
         """Writes it, unless it has just been written. A disk that takes nothing is told once, and nothing is lost."""
-        now = time.monotonic()
-        if now - self._written < WRITE_SECONDS:
-            return
-        self._written = now
+        if time.monotonic() - self._written < WRITE_SECONDS:
+            self._held = records, version
+        else:
+            await self._write(records, version)
+
+    async def end(self) -> None:
+        """Writes what was last shown, if it is not written: the file stays as the trainer leaves it."""
+        if self._held is not None:
+            await self._write(*self._held)
+
+    async def _write(self, records: Sequence[ReplicaRecord], version: int) -> None:
+        self._written, self._held = time.monotonic(), None
         fleet = {"time": time.time(), "version": version, "replicas": list(map(self._line, records))}
         try:
             await asyncio.to_thread(replace_file, self._path, json.dumps(fleet) + "\n")
@@ -63,8 +74,15 @@ class FleetFile:
             "slots": record.slots,
             "running": record.running_sequences,
             "waiting": record.waiting_sequences,
+            **dict(_probe(record)),
             **dict(_mismatch(self._measured.get(record.replica_id))),
         }
+
+
+def _probe(record: ReplicaRecord) -> Iterator[tuple[str, float]]:
+    if record.probe_gap is not None and record.probe_allowed is not None:
+        yield "probe_gap", record.probe_gap
+        yield "probe_allowed", record.probe_allowed
 
 
 def _mismatch(found: ReplicaMismatch | None) -> Iterator[tuple[str, float]]:

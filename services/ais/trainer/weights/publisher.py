@@ -122,6 +122,8 @@ class WeightPublisher:
                     continue
         finally:
             await end_tasks(*self._uploads.values())
+            if self._fleet is not None:
+                await self._fleet.end()
             await self._deltas.close()
             await self._adapters.close()
             await self._forms.close()
