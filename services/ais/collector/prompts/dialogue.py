@@ -117,7 +117,12 @@ class Dialogue:
         if asked is None or not whole.startswith(asked + turn):  # a template may tell the time of day
             asked, whole = self._rendered(self.told[:-1]), self._rendered(self.told)
         rest = _rest(whole, asked + turn, len(self.told))
-        return rest if last_token is None else rest.removeprefix(self.tokenizer.text_of(last_token))
+        stop = "" if last_token is None else self.tokenizer.text_of(last_token)
+        between = rest.removeprefix(stop)
+        # One that leaves turns out may begin as it did before by chance, where turns are alike.
+        if self.looks_into_turns and not (rest.startswith(stop) and between):
+            raise UnstableTemplateError(f"the chat template does not end turn {len(self.told)} as the policy ended it")
+        return between
 
     @cached_property
     def _whole(self) -> str:

@@ -139,11 +139,18 @@ def test_whatever_is_said_the_policy_reads_what_an_unstable_template_writes(
         ):
             messages += [{"role": "assistant", "content": turn}, *map(dict, answer)]
             assert tokens == tokenizer.encode_piece(tokenizer.render(messages, then_turn=True))
-            sampled = [*before, *tokenizer.encode_piece(turn)]
-            assert anew == (tokens[: len(sampled)] != sampled)
+            sampled = [*before, *tokenizer.encode_piece(turn), tokenizer.tokenizer.eos_token_id]
+            assert anew == (tokens[: len(sampled)] != sampled or len(tokens) == len(sampled))
             before = tokens
 
     check()
+
+
+def test_a_template_that_left_turns_out_does_not_go_on_by_chance_where_turns_are_alike(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(TEMPLATES["only the last two turns"], tmp_path)
+    dialogue = Dialogue(tokenizer, QUESTION, may_begin_anew=True, looks_into_turns=True)
+    found = read_by_the_policy(dialogue, ["", "", ""], [ANSWERS[0]] * 3)
+    assert [anew for anew, _ in found] == [False, True, True]
 
 
 @pytest.mark.parametrize("looks_into_turns", [True, False])
