@@ -6,7 +6,7 @@ import { catalogue, seriesOf } from "./panels.js";
 const HEIGHT = 210;
 const FONT = "11px system-ui, sans-serif";
 const FEW = 30; // so few points of a line are marked
-const MANY = 200; // a line of more is one pixel wide: the joints of a wider one take a browser without a GPU 20 ms
+const MANY = 400; // a line of more is one pixel wide: the joints of a wider one take a browser without a GPU 20 ms
 
 export class Plot {
   constructor(panel, actions) {
