@@ -21,6 +21,7 @@ from ais.collector.judging.harness.wire import (
     raw_completion_in,
     wanted_in,
 )
+from ais.collector.prompts.dialogue import Dialogue
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.settings import PromptSettings
 from ais.runtime.process import UnavailableError
@@ -60,14 +61,14 @@ def _answer(asked: Asked) -> None:
     assert asked.wants_logprobs in (True, False)
     assert asked.tells_usage in (True, False)
     why_no_stop(_TOKENIZER, asked.stops)
-    conversation = begun(_TOKENIZER, asked)
+    conversation = begun(asked, lambda question, tools: Dialogue(_TOKENIZER, question, tools), _TOKENIZER)
     tokens = conversation.first_tokens()
     schemas = asked.schemas if isinstance(asked, Completion) else None
     for form, written in _CALLS.items():
         text, calls = split_calls(written, schemas, form) if schemas else (written, ())
         completed = Completed("chatcmpl-1", text, "stop", len(tokens), 3, calls, None, [1, 2, 3])
         json.dumps(completed.body()).encode()
-        assert conversation.answered(completed).after(asked) is None
+        assert conversation.answered(completed, written).after(asked) is None
 
 
 def _told(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
