@@ -12,6 +12,7 @@ from benchmarks.floods import report as floods
 from benchmarks.floods.flooder import FLOODS
 from benchmarks.gpu import tables as gpu
 from benchmarks.long_answers import report as lengths
+from benchmarks.models import report as models
 from benchmarks.tiny_grpo import frozen_table
 from benchmarks.tiny_grpo.report import read
 from benchmarks.truncation import report as truncation
@@ -52,6 +53,21 @@ def test_the_table_of_frozen_policies_is_made_from_its_records() -> None:
     assert frozen_table.BLOCK.search(text)
     records = read(ROOT / "benchmarks" / "results" / "collapse_frozen.jsonl")
     assert frozen_table.filled(text, records) == text
+
+
+def test_the_matrix_of_models_is_made_from_its_records() -> None:
+    text = models.DOCUMENT.read_text(encoding="utf-8")
+    assert {block["engine"] for block in models.BLOCK.finditer(text)} == {"torch", "vllm"}
+    assert models.filled(text, models.cells()) == text
+
+
+def test_what_the_hybrid_learnt_is_told_as_recorded() -> None:
+    records = read(ROOT / "benchmarks" / "results" / "qwen3_5" / "evaluations.jsonl")
+    scores = {(one["step"], one["precision"]): f"{one['reward_mean']:.3f}".lstrip("0") for one in records}
+    text = models.DOCUMENT.read_text(encoding="utf-8")
+    for precision, said in (("bf16", "BF16"), ("e4m3/channel x e4m3", "FP8")):
+        told = f"{said}\n**" if f"{said}\n**" in text else f"{said} **"
+        assert f"{told}{scores[0, precision]} and {scores[60, precision]}**" in text
 
 
 def test_the_tables_of_a_gpu_are_made_from_its_records() -> None:

@@ -24,6 +24,8 @@ class WarmStartSettings(Section):
     """`ais run` makes run.model where it is not there yet. Otherwise a model that is not there is refused."""
     size: Literal["tiny", "small", "medium", "large"] = "tiny"
     """About 0.1, 0.3, 1.3 and 3.2 million parameters; files of 0.2 to 6.3 MB. All have a context of 2,048 tokens."""
+    family: Literal["qwen3", "qwen3_5"] = "qwen3"
+    """Architecture. `qwen3_5`: every second layer is linear attention, which takes longer to train on a CPU."""
     alphabet: Literal["digits", "tool_calls"] = "digits"
     """What the policy reads and writes. `digits`: digits and few signs, 22 tokens. `tool_calls`: every printable
     character of ASCII, and what stands before and behind the expression in a call of the calculator as two tokens of

@@ -26,7 +26,8 @@ def warm_start(output: Path, config: Path, settings: WarmStartSettings) -> int:
         guarded(
             module(
                 "ais.trainer.demo.warmstart",
-                *("--output", str(output), "--size", settings.size, "--alphabet", settings.alphabet, *target),
+                *("--output", str(output), "--size", settings.size, *target),
+                *("--family", settings.family, "--alphabet", settings.alphabet),
                 *("--steps", str(settings.steps), "--batch-size", str(settings.batch_size)),
                 *("--learning-rate", str(settings.learning_rate)),
             )

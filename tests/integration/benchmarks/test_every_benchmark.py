@@ -31,6 +31,7 @@ SMALL = {
     "judging": ("--workers", "2", "--responses", "16", "--hanging", "8", "--seconds", "0.5"),
     "lora": ("--layers", "1"),
     "mismatch": ("--engine", "torch", "--prompts", "2", "--explain"),
+    "models": ("--engines", "torch", "--families", "Qwen3", "--formats", "fp8"),
     "peers": ("--contenders", "fp8", "--rounds", "1", "--steps", "6"),  # no peers: nothing is installed
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),

@@ -17,6 +17,7 @@ from ais.rollout.engines.vllm_engine.support import CPU_HEAD_SIZES, Installation
 
 CPU, GPU = Installation(cpu=True, torchvision=False), Installation(cpu=False, torchvision=True)
 DENSE = {"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, "head_dim": 128}
+DENSE_TEXT = {name: value for name, value in DENSE.items() if name != "model_type"}
 EXPERTS = {**DENSE, "model_type": "qwen3_moe", "num_experts": 64}
 FP8, BF16, INT8 = Precision(), Precision(weights="bf16"), Precision(weights="int8", activations="int8")
 
@@ -41,6 +42,7 @@ FP8, BF16, INT8 = Precision(), Precision(weights="bf16"), Precision(weights="int
         ({"model_type": "gemma", "text_config": DENSE | {"head_dim": 48}}, BF16, CPU, "size 48"),
         ({"model_type": "m", "text_config": EXPERTS}, FP8, CPU, "64 experts"),
         ({"model_type": "qwen3_5", "text_config": DENSE}, BF16, CPU, "torchvision"),
+        ({"model_type": "qwen3_5_text", **DENSE_TEXT}, BF16, CPU, "torchvision"),
         ({"model_type": "qwen3_5", "text_config": DENSE}, BF16, GPU, None),
         ({"model_type": "qwen3_5_moe", "text_config": EXPERTS}, BF16, Installation(False, False), "torchvision"),
         (DENSE, INT8, CPU, None),
@@ -76,3 +78,19 @@ def test_the_sizes_of_heads_are_vllms_own() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
     assert tuple(ast.literal_eval(answer.splitlines()[-1])) == CPU_HEAD_SIZES
+
+
+@pytest.mark.vllm
+def test_the_torchvision_that_is_lent_can_be_imported_and_nobody_else_finds_it() -> None:
+    """By a process of its own, as vLLM's are."""
+    looks = (
+        "import importlib.util\n"
+        "from ais.rollout.engines.vllm_engine.support import lend_torchvision\n"
+        "lend_torchvision('qwen3')\n"
+        "assert importlib.util.find_spec('torchvision') is None\n"
+        "lend_torchvision('qwen3_5_text')\n"
+        "from torchvision.transforms.v2 import functional\n"
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'import torchvision'], check=True)\n"
+    )
+    subprocess.run([sys.executable, "-c", looks], check=True, timeout=100)

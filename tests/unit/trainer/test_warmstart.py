@@ -21,6 +21,7 @@ from ais.trainer.demo.demo_model import (
     CALL,
     CHARACTERS,
     EOS_ID,
+    FAMILIES,
     SIZES,
     demo_model,
     demo_tokenizer,
@@ -39,6 +40,7 @@ from ais.trainer.demo.warmstart import (
     save,
     warm_start,
 )
+from ais.trainer.policy.policy import Policy
 
 DOUBLED = [(f"{digit}=", f"{digit}{digit}") for digit in range(10)]
 
@@ -130,3 +132,20 @@ def test_every_size_that_the_settings_offer_is_there_and_fits_into_twelve_megaby
     millions = {name: demo_model(0, name).num_parameters() / 1e6 for name in SIZES}
     assert millions == pytest.approx({"tiny": 0.1, "small": 0.3, "medium": 1.3, "large": 3.2}, rel=0.1)
     assert 2 * max(millions.values()) < 12
+
+
+def test_every_family_that_the_settings_offer_is_there_and_the_hybrid_has_both_kinds_of_layers() -> None:
+    assert set(choices_of(field_types(WarmStartSettings)["family"])) == set(FAMILIES)
+    model = demo_model(0, family="qwen3_5")
+    assert model.config.layer_types == ["linear_attention", "full_attention"]
+    again = demo_model(0, family="qwen3_5").state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_hybrid_policy_is_scored_alike_alone_and_beside_longer_sequences() -> None:
+    """Its state runs over a sequence from left to right: padding must not get in."""
+    policy = Policy(demo_model(1, family="qwen3_5"), compute_dtype=torch.float32)
+    short, long = [1, 5, 6, 7, 13], [1, *range(3, 20), 13]
+    (alone,) = policy.sequence_logprobs([short])
+    beside, _ = policy.sequence_logprobs([short, long])
+    assert beside == pytest.approx(alone, abs=1e-5)

@@ -1,8 +1,7 @@
-"""Small policies that read and write single characters, or little more: Qwen3 of 0.1 (the demo's) to 3 million
-parameters.
+"""Small policies that read and write single characters, or little more: of 0.1 (the demo's) to 3 million parameters.
 
-Small enough that reinforcement learning shows its whole course in minutes on one CPU core, and still the real
-architecture: everything that loads them here loads a Qwen3-8B the same way.
+Small enough that reinforcement learning shows its whole course in minutes on one CPU core, and still a real
+architecture, Qwen3's or Qwen3.5's: everything that loads them here loads a Qwen3-8B the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "_", "^", "$"
 CHARACTERS = PAD + BOS + EOS + "0123456789+-=,;*abc"
@@ -53,6 +52,23 @@ SIZES = {
 """By name: about 0.1 (the demo), 0.3, 1.3 and 3.2 million parameters."""
 
 
+FAMILIES: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "qwen3": ("qwen3", {}),
+    "qwen3_5": (
+        "qwen3_5_text",
+        {
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 1,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "full_attention_interval": 2,
+        },
+    ),
+}
+"""Model type, and what only that one has. Of Qwen3.5 every second layer is linear attention, with heads of a size
+that all kernels know."""
+
+
 def demo_tokenizer(alphabet: str = "digits") -> Tokenizer:
     """One token a character, or longer piece of the alphabet, and BOS before every text. Text with any other character
     is an error, not an unknown token."""
@@ -80,14 +96,16 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     ).save_pretrained(directory)
 
 
-def demo_model(seed: int, size: str = "tiny", alphabet: str = "digits") -> Qwen3ForCausalLM:
+def demo_model(seed: int, size: str = "tiny", alphabet: str = "digits", family: str = "qwen3") -> PreTrainedModel:
     """The untrained policy, float32.
 
     Weights are drawn with standard deviation 1/sqrt(fan-in), and those that write to the residual stream are divided
     by sqrt(2 * layers), as in GPT-2; the library's fixed 0.02 is meant for models hundreds of times wider.
     """
     shape = SIZES[size]
-    config = Qwen3Config(
+    model_type, more = FAMILIES[family]
+    config = AutoConfig.for_model(
+        model_type,
         vocab_size=len(ALPHABETS[alphabet]),
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -100,15 +118,18 @@ def demo_model(seed: int, size: str = "tiny", alphabet: str = "digits") -> Qwen3
         pad_token_id=PAD_ID,
         bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
+        **more,
     )
-    model = Qwen3ForCausalLM(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() < 2:
-                continue  # norms start at one
+            if parameter.dim() != 2:
+                continue  # norms start at one; what else is no matrix, as the library says
             scale = 1.0 if "embed_tokens" in name else 1.0 / math.sqrt(parameter.shape[1])
-            if "o_proj" in name or "down_proj" in name:
+            if any(writer in name for writer in ("o_proj", "out_proj", "down_proj")):
                 scale /= math.sqrt(2 * config.num_hidden_layers)
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return model

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from ais.runtime.exits import EXIT_FAILED, EXIT_SETTINGS
 from ais.trainer.demo.demo_model import (
     ALPHABETS,
     EOS_ID,
+    FAMILIES,
     MAX_POSITIONS,
     PAD_ID,
     SIZES,
@@ -68,6 +69,8 @@ class Recipe:
 
     size: str = "tiny"
     """A name of SIZES."""
+    family: str = "qwen3"
+    """A name of FAMILIES."""
     alphabet: str = "digits"
     """A name of ALPHABETS."""
     accuracy: float = 0.3
@@ -110,14 +113,14 @@ def padded(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, 
     return tokens[:, :-1], labels[:, 1:]
 
 
-def token_losses(model: Qwen3ForCausalLM, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def token_losses(model: PreTrainedModel, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Nats at each position, float32 [R, L]; 0 where labels are IGNORED."""
     logits = model(input_ids=tokens, use_cache=False).logits
     return F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
 
 
 @torch.no_grad()
-def accuracy(model: Qwen3ForCausalLM, demonstrations: Sequence[Demonstration]) -> float:
+def accuracy(model: PreTrainedModel, demonstrations: Sequence[Demonstration]) -> float:
     """Mean probability that sampling at temperature 1 writes the clean answer, letter by letter."""
     tokens, labels = padded([(one.prompt, one.clean) for one in demonstrations])
     losses = token_losses(model, tokens.to(model.device), labels.to(model.device))
@@ -130,10 +133,10 @@ def learning_rate_share(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS) * decay
 
 
-def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress: Progress) -> Qwen3ForCausalLM:
+def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress: Progress) -> PreTrainedModel:
     """The trained policy, float32. Raises DemonstrationError when too few come, and TargetMissedError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = demo_model(recipe.seed, recipe.size, recipe.alphabet).train().to(device)
+    model = demo_model(recipe.seed, recipe.size, recipe.alphabet, recipe.family).train().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95))
     measured = list(islice(demonstrations, MEASURED))
     reached = 0.0
@@ -164,7 +167,7 @@ def warm_start(demonstrations: Iterator[Demonstration], recipe: Recipe, progress
     )
 
 
-def save(model: Qwen3ForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: Tokenizer, output: Path) -> None:
     """Writes a Hugging Face directory in BF16. config.json, which makes it one, comes last."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as directory:
@@ -191,6 +194,7 @@ def main() -> None:
     parser.add_argument("--demonstrations", type=Path, help="JSONL file; standard input when absent")
     parser.add_argument("--output", type=Path, required=True, help="Hugging Face directory to write")
     parser.add_argument("--size", choices=sorted(SIZES), default=recipe.size)
+    parser.add_argument("--family", choices=sorted(FAMILIES), default=recipe.family)
     parser.add_argument("--alphabet", choices=sorted(ALPHABETS), default=recipe.alphabet)
     parser.add_argument("--accuracy", type=float, default=recipe.accuracy, help="ends as soon as this is reached")
     parser.add_argument("--steps", type=int, default=recipe.steps, help="most steps")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ais.contracts.sampling import Precision
 from ais.rollout.engines.vllm_engine.kept import MOST_LOGPROBS
+from ais.rollout.engines.vllm_engine.model import ServedModel
 from ais.rollout.engines.vllm_engine.precision import KV_CACHE_DTYPES, Host, LinearMode
 from ais.rollout.settings import RolloutSettings
 
@@ -47,13 +48,13 @@ def prepare_environment(settings: RolloutSettings) -> None:
 
 
 def engine_arguments(
-    model: Path, settings: RolloutSettings, max_model_len: int, mode: LinearMode, host: Host
+    checkpoint: Path, model: ServedModel, settings: RolloutSettings, mode: LinearMode, host: Host
 ) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `AsyncEngineArgs`. `model` is in the mode's snapshot format already."""
+    """Keyword arguments of vLLM's `AsyncEngineArgs`. `checkpoint` is the model in the mode's snapshot format."""
     vllm = settings.vllm
     compiled = host.device == "cuda" if vllm.compile is None else vllm.compile
     arguments: dict[str, Any] = {
-        "model": str(model),
+        "model": str(checkpoint),
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # a request says how to sample; the model's own defaults must not get in
         "dtype": "bfloat16",
@@ -61,7 +62,7 @@ def engine_arguments(
         "kv_cache_dtype": KV_CACHE_DTYPES[settings.precision.kv_cache],
         "logprobs_mode": "processed_logprobs",  # of the distribution really sampled
         "max_logprobs": MOST_LOGPROBS,
-        "max_model_len": max_model_len,
+        "max_model_len": model.max_model_len,
         "max_num_seqs": settings.slots,
         "enable_prefix_caching": True,
         "enforce_eager": not compiled,
@@ -77,7 +78,9 @@ def engine_arguments(
         # A prompt computed in parts makes vLLM turn back the random numbers of a seeded request, which CPU generators
         # cannot do: the engine would die of it.
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(max_model_len, CPU_STEP_TOKENS)
+        arguments["max_num_batched_tokens"] = max(model.max_model_len, CPU_STEP_TOKENS)
+        if model.recurrent:  # its state is cached between parts of a prompt alone
+            arguments["enable_prefix_caching"] = False
     else:
         arguments["gpu_memory_utilization"] = vllm.memory_fraction
     return arguments

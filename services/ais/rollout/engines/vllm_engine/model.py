@@ -20,6 +20,8 @@ class ServedModel:
     vocab_size: int
     max_model_len: int
     """Longest prompt plus response, in tokens."""
+    recurrent: bool
+    """Whether some layers keep a state of fixed size, and not keys and values: Qwen3.5's linear attention."""
     tied_embeddings: bool
     stop_token_ids: tuple[int, ...]
     """The model's own end-of-sequence tokens."""
@@ -47,6 +49,7 @@ def read_model(directory: Path, max_model_len: int) -> ServedModel:
         model_type=config.model_type,
         vocab_size=config.vocab_size,
         max_model_len=min(max_model_len, config.max_position_embeddings),
+        recurrent="linear_attention" in (getattr(config, "layer_types", None) or ()),
         tied_embeddings=tied,
         stop_token_ids=stop_token_ids(directory, config),
         shapes=tensor_shapes(files, tied),

@@ -72,7 +72,7 @@ async def _open(
         resources.enter_context(watchdog())
         kept = resources.enter_context(staging_directory("ais-vllm-", settings.staging_directory))
         checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, kept)
-        arguments = engine_arguments(checkpoint, settings, model.max_model_len, mode, host)
+        arguments = engine_arguments(checkpoint, model, settings, mode, host)
         llm = await asyncio.to_thread(_start, arguments, statistics_of_rank)
         resources.callback(llm.shutdown)
         first = Version(0, model.digest, model.files, probe=None)

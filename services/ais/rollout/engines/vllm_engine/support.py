@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -15,8 +18,10 @@ from ais.rollout.engine import ModelUnsupportedError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM's CPU kernels compute: `CPUAttentionBackend.get_supported_head_sizes`."""
-NEED_TORCHVISION = ("qwen3_5", "qwen3_5_moe")
+NEED_TORCHVISION = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 """Model types whose class in vLLM imports torchvision, for text alone too."""
+LENT_TORCHVISION = Path(sysconfig.get_path("purelib"), "ais_vllm_torchvision")
+"""Where deploy/install_vllm.py puts one for them that nobody else finds."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -36,7 +41,17 @@ def this_installation() -> Installation:
         cpu = False
     else:
         cpu = True
-    return Installation(cpu, importlib.util.find_spec("torchvision") is not None)
+    there = importlib.util.find_spec("torchvision") is not None or LENT_TORCHVISION.is_dir()
+    return Installation(cpu, there)
+
+
+def lend_torchvision(model_type: str) -> None:
+    """Lets this process and those that it starts find torchvision, for a model whose class asks for it. Call it before
+    vLLM and transformers are imported: they look once."""
+    if model_type in NEED_TORCHVISION and importlib.util.find_spec("torchvision") is None:
+        sys.path.append(str(LENT_TORCHVISION))
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before, str(LENT_TORCHVISION))))
 
 
 def require_support(directory: Path, precision: Precision, installation: Installation) -> None:
@@ -47,8 +62,11 @@ def require_support(directory: Path, precision: Precision, installation: Install
         return  # whoever reads the model says so
     except (OSError, ValueError) as error:
         raise ModelUnsupportedError(f"{directory}/config.json cannot be read: {error}") from error
-    if isinstance(config, dict) and (reason := unsupported(config, precision, installation)):
+    if not isinstance(config, dict):
+        return
+    if reason := unsupported(config, precision, installation):
         raise ModelUnsupportedError(f"vLLM cannot serve {directory} here: {reason}")
+    lend_torchvision(str(config.get("model_type", "")))
 
 
 def unsupported(config: Mapping[str, Any], precision: Precision, installation: Installation) -> str | None:

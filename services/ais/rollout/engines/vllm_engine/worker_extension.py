@@ -107,8 +107,12 @@ class WorkerExtension:
     def ais_weight_dtypes(self) -> list[str]:
         """Dtypes that the weights of linear layers, but for the output head, really have."""
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        layers = [layer for layer in model.modules() if isinstance(layer, LinearBase)]
-        return sorted({str(layer.weight.dtype) for layer in layers})
+        linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, LinearBase)}
+        return sorted({str(layer.weight.dtype) for name, layer in linear.items() if not name.endswith(CONVOLUTION)})
+
+
+CONVOLUTION = "conv1d"
+"""vLLM builds the short convolutions of linear attention as linear layers too; no format rounds them."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,0 +1,106 @@
+"""Which models work: families, engines and number formats, each by a real replica and the trainer's own policy.
+
+A tiny random model of each family is served by a replica of its own. Told are how far its log-probs are from those of
+the trainer in BF16 (mean |log-ratio| and k3 a token), whether other weights can be pushed and the first ones again with
+the same log-probs to the bit, and how large the delta of a training step is. What a host cannot compute is refused, and
+that is a result too.
+
+    ais bench models                                         # all; minutes for each start of vLLM on a busy CPU
+    ais bench models --engines torch --families Qwen3 Llama
+    ais bench models --keep                                  # goes on where it was stopped
+
+Each cell is a line of benchmarks/results/models.jsonl; `python -m benchmarks.models.report` makes docs/models.md of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ais.comparison.machine import commit
+from ais.launcher.processes.signals import run_cancellable
+from benchmarks.models.families import FAMILIES
+from benchmarks.models.measure import FORMATS, Cell, measure
+from benchmarks.models.report import HEAD, cells, reasons, rows
+from benchmarks.support.report import RESULTS, figure, machine
+
+ENGINES = ("torch", "vllm")
+TORCH_FAMILIES = ("Qwen3", "Llama", "Llama, tied")
+"""The torch engine is for these; it refuses the others, each by the same reason."""
+CELL_SECONDS = 900.0
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--keep", action="store_true", help="leave out what is recorded already")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    file = RESULTS / "models.jsonl"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if not arguments.keep:
+        file.unlink(missing_ok=True)
+    done = {(one.family, one.engine, one.format) for one in cells(file)} if file.exists() else set()
+    wanted = [
+        (family, engine, format_)
+        for engine in arguments.engines
+        for family in arguments.families
+        if engine == "vllm" or family in TORCH_FAMILIES
+        for format_ in arguments.formats
+    ]
+    left = [one for one in wanted if one not in done]
+    for number, (family, engine, format_) in enumerate(left, start=1):
+        print(f"{number} of {len(left)}: {family}, {engine}, {format_}", file=sys.stderr, flush=True)
+        _write(file, await _measured(family, engine, format_))
+    found = [cell for cell in cells(file) if (cell.family, cell.engine, cell.format) in set(wanted)]
+    _show(found, arguments.engines)
+    told = {
+        f"{cell.engine}_{cell.format}_{cell.family}": figure(cell.log_ratio, "nats")
+        for cell in found
+        if not cell.refused
+    }
+    print(json.dumps({"bench": "models", "machine": machine(), "commit": commit(), "figures": told}))
+    return 0
+
+
+async def _measured(family: str, engine: str, format_: str) -> Cell:
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            async with asyncio.timeout(CELL_SECONDS):
+                return await measure(family, engine, format_, Path(temporary) / "log")
+        except TimeoutError:
+            return Cell(family, engine, format_, refused=f"nothing came of it within {CELL_SECONDS:g} s")
+
+
+def _write(file: Path, cell: Cell) -> None:
+    record = cell.as_json() | {"machine": machine(), "commit": commit()}
+    with file.open("a", encoding="utf-8") as output:
+        output.write(json.dumps(record) + "\n")
+
+
+def _show(found: Sequence[Cell], engines: Sequence[str]) -> None:
+    for engine in engines:
+        table = Table(*(name.replace("\\", "") for name in HEAD), title=f"{engine} engine, against the trainer's BF16")
+        for row in rows(found, engine):
+            table.add_row(*row)
+        Console().print(table)
+        for line in reasons(found, engine):
+            print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cancellable(main()))

@@ -1,0 +1,172 @@
+"""One family in one engine and one number format: does it load, how far is it from the trainer, do updates work?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ais.collector.replicas.generation import GenerationClient
+from ais.contracts.sampling import SamplingParameters
+from ais.contracts.trajectory import TrajectoryBounds
+from ais.contracts.weights.delta import encode_delta
+from ais.contracts.weights.offer import full_offer
+from ais.contracts.weights.upload import UploadError, these, upload
+from ais.runtime.security.roles import Role
+from ais.trainer.policy.microbatch import Sample
+from ais.trainer.policy.policy import Policy
+from ais.trainer.weights.snapshot import Snapshot, take_snapshot
+from ais_core import summarize
+from benchmarks.mismatch import measure as sums_of
+from benchmarks.models.families import VOCABULARY, write_family
+from benchmarks.updates import http_client, replica, snapshots
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "bf16": ("rollout.precision.weights=bf16",),
+    "fp8": (),
+    "int8": ("rollout.precision.weights=int8", "rollout.precision.activations=int8"),
+}
+"""Overrides of a replica's settings, whose default is FP8: E4M3 weights by channel and E4M3 activations."""
+GROUPS, SAMPLES, PROMPT, RESPONSE = 4, 8, 12, 32
+CALL_SECONDS = 120.0
+UPDATE_SIZE = 1e-5
+"""How far a training step moves each weight, for the size of its delta: Adam's step at that learning rate."""
+ERROR = re.compile(r" ERROR +rollout: (.+)")
+REASON = 400
+"""Characters of a reason."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one replica showed."""
+
+    family: str
+    engine: str
+    format: str
+    refused: str = ""
+    """Why it does not serve; then nothing below was measured."""
+    log_ratio: float = 0.0
+    """Mean |log-ratio| of the trainer and the replica, nats a token."""
+    k3: float = 0.0
+    probe_gap: float = 0.0
+    """The largest mean gap to the trainer's log-probs that the replica found when it took other weights."""
+    log_ratio_after: float = 0.0
+    """As `log_ratio`, after the update to other weights."""
+    restored: bool = False
+    """Whether going to other weights and back gives the same log-probs, to the bit."""
+    delta_share: float = 0.0
+    """Bytes of the delta of one training step over those of the whole version."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
+    """Serves the family by a real replica, samples, pushes other weights and the first ones again."""
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        model = write_family(family, directory / "model")
+        first, other = snapshots(model)
+        share = _delta_share(model, directory)
+        try:
+            async with replica(engine, model, FORMATS[format_], log) as (_, record, keyring):
+                client = GenerationClient(record.grpc_address, credential=keyring.credential(Role.COLLECTOR))
+                async with contextlib.aclosing(_Closing(client)), http_client(record, keyring, Role.TRAINER) as http:
+
+                    async def pushed(version: int, policy: Snapshot) -> float:
+                        files = [one.path for one in policy.files]
+                        status = await upload(http, str(http.base_url), full_offer(version, files), these(files))
+                        return status.probe_gap or 0.0
+
+                    groups, before = await _sampled(client), await _alone(client)
+                    gap = await pushed(1, other)
+                    others = await _sampled(client)
+                    await pushed(2, first)
+                    after = await _alone(client)
+        except (RuntimeError, TimeoutError, UploadError) as error:
+            return Cell(family, engine, format_, refused=_reason(log, error))
+        trainer = summarize(sums_of(Policy.load(model, "cpu"), groups, 4096).sum(0))
+        trainer_after = summarize(sums_of(_policy(model, other), others, 4096).sum(0))
+        return Cell(
+            family,
+            engine,
+            format_,
+            log_ratio=trainer.mean_abs_log_ratio,
+            k3=trainer.k3,
+            probe_gap=gap,
+            log_ratio_after=trainer_after.mean_abs_log_ratio,
+            restored=bool(np.array_equal(before, after)),
+            delta_share=share,
+        )
+
+
+@dataclass
+class _Closing:
+    """A client as `aclosing` wants it."""
+
+    client: GenerationClient
+
+    async def aclose(self) -> None:
+        await self.client.close()
+
+
+async def _sampled(client: GenerationClient) -> list[list[Sample]]:
+    """Groups of random prompts."""
+    generator = torch.Generator().manual_seed(0)
+    prompts: list[list[int]] = torch.randint(2, VOCABULARY, (GROUPS, PROMPT), generator=generator).tolist()
+    sampling = SamplingParameters(max_new_tokens=RESPONSE)
+
+    async def group(number: int, prompt: list[int]) -> list[Sample]:
+        bounds = TrajectoryBounds(vocab_size=VOCABULARY)
+        found = await client.generate(f"models-{number}", prompt, SAMPLES, sampling, bounds, CALL_SECONDS)
+        return [Sample(np.array(prompt, dtype=np.int32), one) for one in found]
+
+    return list(await asyncio.gather(*(group(number, prompt) for number, prompt in enumerate(prompts))))
+
+
+async def _alone(client: GenerationClient) -> np.ndarray:
+    """Log-probs of one seeded response that shares no step with another."""
+    sampling = SamplingParameters(max_new_tokens=RESPONSE, seed=1)
+    bounds = TrajectoryBounds(vocab_size=VOCABULARY)
+    (one,) = await client.generate("alone", list(range(2, 2 + PROMPT)), 1, sampling, bounds, CALL_SECONDS)
+    return np.concatenate((one.token_ids.astype(np.float64), one.behaviour_logprobs.astype(np.float64)))
+
+
+def _policy(model: Path, snapshot: Snapshot) -> Policy:
+    """The trainer's policy with the weights of a snapshot."""
+    policy = Policy.load(model, "cpu")
+    tensors = {name: tensor for file in snapshot.files for name, tensor in load_file(file.path).items()}
+    with torch.no_grad():
+        for name, weight in policy.masters.items():
+            weight.copy_(tensors[name])
+    return policy
+
+
+def _delta_share(model: Path, directory: Path) -> float:
+    """A step moves each weight by `UPDATE_SIZE`, up or down."""
+    policy = Policy.load(model, "cpu")
+    base = take_snapshot(0, policy.masters, None)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in policy.masters.values():
+            weight.add_(UPDATE_SIZE * (2 * torch.randint(0, 2, weight.shape, generator=generator) - 1))
+    new = take_snapshot(1, policy.masters, None)
+    sizes = [
+        encode_delta(old.path, one.path, directory / "delta", one.digest).size
+        for old, one in zip(base.files, new.files, strict=True)
+    ]
+    return sum(sizes) / new.size
+
+
+def _reason(log: Path, error: Exception) -> str:
+    """The replica's own last word, else what was waited for in vain."""
+    said = ERROR.findall(log.read_text(encoding="utf-8", errors="replace"))
+    return (said[-1] if said else f"{type(error).__name__}: {error}")[:REASON]
