@@ -311,4 +311,5 @@ def _part(microbatch: Microbatch, chosen: torch.Tensor) -> Microbatch:
         for name in ("columns", "targets", "behaviour_logprobs", "versions", "temperature")
     }
     per_sequence = {name: getattr(microbatch, name)[chosen] for name in ("input_ids", "sequences", "lengths")}
-    return replace(microbatch, rows=place[rows[tokens]], **per_token, **per_sequence)
+    rows = place[rows[tokens]]
+    return replace(microbatch, rows=rows, input_rows=rows, **per_token, **per_sequence)

@@ -198,6 +198,8 @@ def _described(letter: DeadLetter) -> Iterator[str]:
     for one in message.trajectories:
         spans = ", ".join(f"version {span.version}: [{span.begin}, {span.end})" for span in one.spans)
         turns = f" in {len(one.turns)} turns" if one.turns else ""
+        if anew := sum(turn.begins_anew for turn in one.turns):
+            turns += f", {anew} of them begun anew"
         yield f"trajectory  {one.trajectory_id!r}: {len(one.token_ids) // 4} tokens{turns}; {spans or 'no spans'}"
         formats = f"{one.precision.weights}/{one.precision.granularity} x {one.precision.activations}"
         yield f"            replica {one.replica_id!r}, {one.engine} {one.engine_version}, {formats}, " + (

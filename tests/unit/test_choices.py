@@ -31,6 +31,8 @@ TASKS = "unit/collector/tasks/"
 JUDGING = "integration/collector/test_judging.py::test_a_failed_judgement_"
 GAMED = "integration/collector/test_gamed_answers.py::test_no_verifier_is_gamed"
 EPISODES = "integration/collector/test_episodes.py::"
+ANEW = "integration/collector/test_beginning_anew.py::"
+PROGRAMS = "integration/collector/programs/test_programs.py::"
 HARNESS = "integration/collector/test_harness.py::"
 OUTSIDE = "integration/collector/programs/test_outside.py::"
 VERIFIERS = "integration/collector/test_verifiers_package.py::"
@@ -69,6 +71,14 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
         "harness": HARNESS + "test_the_verifiers_of_the_source_may_judge_the_last_turn",
         "outside": OUTSIDE + "test_an_agent_that_knows_openais_client_alone_plays_what_the_verifiers_judge",
         "verifiers": VERIFIERS + "test_one_process_plays_all_groups_and_is_ended_with_the_exercise",
+    },
+    "collector.task.environment.unstable_template": {
+        "begin_anew": ANEW + "test_the_log_probs_of_every_turn_are_those_of_the_sequence_that_it_was_sampled_in",
+        "refuse": ANEW + "test_it_is_refused_where_the_settings_say_so",
+    },
+    "collector.task.environment.branches": {
+        "longest": PROGRAMS + "test_of_an_episodes_branches_the_longest_is_trained_or_all_of_them",
+        "all": PROGRAMS + "test_of_an_episodes_branches_the_longest_is_trained_or_all_of_them",
     },
     "collector.task.environment.judged_by": {
         "program": HARNESS + "test_programs_on_openais_client_play_a_group_token_for_token",

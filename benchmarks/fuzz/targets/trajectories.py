@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -82,6 +84,7 @@ _TURNS = (
 SINGLE = encode_group(_group(_trajectory(0), _trajectory(1)))
 TRUNCATED = encode_group(_group(_trajectory(0, cut=True)))
 EPISODE = encode_group(_group(_trajectory(0, _TURNS)))
+BEGUN_ANEW = encode_group(_group(_trajectory(0, (_TURNS[0], replace(_TURNS[1], begins_anew=True)))))
 
 
 def read_group(content: bytes) -> None:
@@ -89,6 +92,9 @@ def read_group(content: bytes) -> None:
     group = decode_group(content, BOUNDS)
     again = encode_group(decode_group(encode_group(group), BOUNDS))
     assert again == encode_group(group)
+    for one in group.trajectories:
+        sampled = [read.text_token_ids[read.sampled] for read in one.passages(group.prompt_token_ids)]
+        assert np.array_equal(np.concatenate(sampled), one.token_ids)
 
 
 def read_trajectory(content: bytes) -> None:
@@ -121,7 +127,7 @@ _REQUEST = rollout_pb2.GenerateRequest(
 )
 
 TARGETS: Targets = {
-    "group": Target(read_group, (MalformedRecordError,), (SINGLE, EPISODE, TRUNCATED)),
+    "group": Target(read_group, (MalformedRecordError,), (SINGLE, EPISODE, TRUNCATED, BEGUN_ANEW)),
     "trajectory": Target(
         read_trajectory,
         (MalformedRecordError, DecodeError),  # gRPC takes the second one for us

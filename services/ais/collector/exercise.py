@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 from ais.collector.environments.protocol import PolicyTurn
 from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.harness.outside import Entrance
-from ais.collector.judging.hosts import Host, Opening
+from ais.collector.judging.hosts import Host, Opening, Place
 from ais.collector.judging.judge import Judge, Judged, UnjudgedError
 from ais.collector.judging.judgement import Observe, unobserved
 from ais.collector.judging.opening import open_judging
 from ais.collector.judging.service import ObserveCall, call_unobserved
-from ais.collector.prompts.dialogue import check_template
+from ais.collector.prompts.dialogue import UnstableTemplateError, check_template, sequences_of
 from ais.collector.prompts.prompts import Messages, Prompt, Split, TaskError, TaskSource
 from ais.collector.prompts.reserve import position_of
 from ais.collector.prompts.room import PromptRoom, context_of
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.rewards.response import Response
 from ais.collector.settings import CollectorProcessSettings
+from ais.collector.settings.environments import EnvironmentSettings
 from ais.collector.tasks.task import open_splits
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
@@ -31,6 +33,8 @@ from ais.runtime.process import UnavailableError
 from ais.runtime.security.keyring import open_keyring
 from ais.runtime.security.roles import Role
 from ais.runtime.tracing.spans import span
+
+logger = logging.getLogger(__name__)
 
 TURNS_TRIED = 2
 """Turns of an environment that are tried before anything is sampled."""
@@ -62,6 +66,8 @@ class Exercise:
     """Who has programs play episodes, by source of the prompts."""
     context: int | None = None
     """Longest prompt plus response of a replica, tokens; None: not known here."""
+    unstable: frozenset[str] = frozenset()
+    """Sources whose episodes begin anew where the chat template does not go on where it stopped."""
     observe_episode: ObserveEpisode = episode_unobserved
 
     def prompt(self, ordinal: int, redraw: int = 0) -> Prompt:
@@ -138,10 +144,9 @@ async def open_exercise(
                 judging.hosts,
                 judging.harnesses,
                 context,
-                observe_episode,
+                observe_episode=observe_episode,
             )
-            await _try_environments(exercise)
-            yield exercise
+            yield replace(exercise, unstable=await _try_environments(exercise))
     except TaskError as error:
         raise UnavailableError(str(error)) from error
 
@@ -153,16 +158,20 @@ def _entrance(settings: CollectorProcessSettings, split: Split) -> Entrance:
     return Entrance(keyring.door(Role.AGENT), waits=split is Split.HELD_OUT)
 
 
-async def _try_environments(exercise: Exercise) -> None:
+async def _try_environments(exercise: Exercise) -> frozenset[str]:
     """Begins an episode in each environment, and has turns that say little answered, to see whether the chat template
-    is stable over what it says. Raises UnavailableError."""
+    is stable over what it says. The sources where it is not; raises UnavailableError, also for those, where their
+    episodes may not begin anew."""
     evaluated = () if exercise.held_out is None else exercise.held_out.sources
+    unstable = set[str]()
     for source in {one.name: one for one in (*evaluated, *exercise.task.sources)}.values():
         prompt = source.prompt(0)
-        if exercise.harness(prompt) is not None:
+        if (harness := exercise.harness(prompt)) is not None:
             if not exercise.tokenizer.chats:
                 raise UnavailableError("programs speak in chats: environment.name = harness needs a chat template")
-            check_template(exercise.tokenizer, prompt.question, [({"role": "user", "content": SAID},)])
+            told: list[Messages] = [({"role": "user", "content": SAID},)]
+            if not _is_stable(exercise.tokenizer, harness.settings, Opening(Place(), prompt.question), told):
+                unstable.add(prompt.source)
         if (host := exercise.host(prompt)) is None:
             continue
         try:
@@ -170,7 +179,33 @@ async def _try_environments(exercise: Exercise) -> None:
             answers = await _some_answers(host, opening, prompt)
         except UnjudgedError as error:
             raise UnavailableError(f"the environment {host.settings.name} does not work: {error}") from error
-        check_template(exercise.tokenizer, opening.question, answers, opening.tools)
+        if not _is_stable(exercise.tokenizer, host.settings, opening, answers):
+            unstable.add(prompt.source)
+    return frozenset(unstable)
+
+
+def _is_stable(
+    tokenizer: PolicyTokenizer, settings: EnvironmentSettings, opening: Opening, answers: Sequence[Messages]
+) -> bool:
+    """Whether the chat template goes on where it stopped, over turns that are answered so. Raises UnstableTemplateError
+    where it does not and episodes may not begin anew."""
+    try:
+        check_template(tokenizer, opening.question, answers, opening.tools)
+    except UnstableTemplateError as error:
+        if settings.unstable_template == "refuse":
+            raise UnstableTemplateError(
+                f"{error}. Give collector.prompt.chat_template one that leaves turns as they are, or let episodes "
+                'begin anew there: environment.unstable_template = "begin_anew"'
+            ) from error
+        lengths = sequences_of(tokenizer, opening.question, answers, opening.tools)
+        logger.warning(
+            "episodes of %s begin anew where the template does not go on, which takes more tokens: the %d turns that "
+            "were tried are read in %d sequences of %d characters in all, of which the last has %d; %s. "
+            "collector.prompt.chat_template may name a template that leaves turns as they are",
+            *(settings.name, len(answers) + 1, len(lengths), sum(lengths), lengths[-1], error),
+        )
+        return False
+    return True
 
 
 async def _some_answers(host: Host, opening: Opening, prompt: Prompt) -> list[Messages]:

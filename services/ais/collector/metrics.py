@@ -211,6 +211,13 @@ class CollectorMetrics:
             "At the limit most of the time: the policy does not come to an end, or environment.turns is too small.",
             buckets=_TURNS,
         )
+        self._begun_anew = meter.counter(
+            "ais_collector_turns_begun_anew",
+            "Turns, of groups in the queue, that read the conversation anew, because the chat template does not go on "
+            "where it stopped, or that begin another branch.",
+            "Each is read from its beginning by replica and trainer. A template that leaves earlier turns as they are "
+            "(collector.prompt.chat_template) costs none.",
+        )
         self._episode_versions = meter.histogram(
             "ais_collector_episode_versions_apart",
             "Policy versions between the oldest and the newest that sampled a token of an episode.",
@@ -232,6 +239,7 @@ class CollectorMetrics:
         self._rewards[group.task].append(reward)
         self._source_reward.labels(group.task).set(fmean(self._rewards[group.task]))
         self._tokens.inc(sum(len(trajectory.token_ids) for trajectory in group.trajectories))
+        self._begun_anew.inc(sum(turn.begins_anew for one in group.trajectories for turn in one.turns))
         for component, mean in self._means.take(group.components).items():
             self._components.labels(component).set(mean)
 

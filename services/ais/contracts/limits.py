@@ -28,7 +28,8 @@ LATEST_TIME = 1e11
 _INDEX = re.compile(r"\[\d+\]|\.\d+(?=\.|$)")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,3}")
 _FIELDS = frozenset((
-    "activations", "admitted_version", "answer", "answered", "attempt", "begin", "behaviour_logprobs", "components",
+    "activations", "admitted_version", "answer", "answered", "attempt", "begin", "begins_anew", "behaviour_logprobs",
+    "components",
     "context_token_ids", "counts", "digest", "draining", "drawn", "end", "engine", "engine_version", "failures",
     "finish_reason", "first_token_seconds", "granularity", "group", "group_id", "head", "journey", "judged",
     "kept", "kv_cache", "max_new_tokens", "message", "min_p", "ordinal", "precision", "prompt_id",

@@ -34,11 +34,14 @@ from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.truncation.kept import KeptTokens, decode_kept, encode_kept
 from ais.contracts.turns import (
     FINISH_TO_PROTO,
+    Passage,
     Segment,
     Turn,
+    beginnings_of,
     decode_finish,
     decode_turns,
     encode_turns,
+    passages,
     segments,
 )
 from ais.contracts.turns import TOKEN_DTYPE as TOKEN_DTYPE  # the dtype and the decoder belong to whole records too
@@ -46,10 +49,11 @@ from ais.contracts.turns import decode_token_ids as decode_token_ids
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.text import printable
 
-SINGLE_RESPONSES, WITH_TURNS, WITH_KEPT_TOKENS = 1, 2, 3
+SINGLE_RESPONSES, WITH_TURNS, WITH_KEPT_TOKENS, WITH_PASSAGES = 1, 2, 3, 4
 """Layouts of ScoredGroup that are read. A group is written in the lowest that holds it, as readers of earlier releases
 know it. One with turns must be refused where these are unknown, because what follows its prompt is not what was sampled
-alone; one with kept tokens, because its log-probs are not those of the whole vocabulary."""
+alone; one with kept tokens, because its log-probs are not those of the whole vocabulary; one with a turn that begins
+anew, because that was not sampled after all that stands before it."""
 
 LOGPROB_DTYPE = np.dtype("<f4")
 
@@ -121,9 +125,15 @@ class Trajectory:
         """What follows the prompt, in order: sampled tokens and, between turns, context."""
         return segments(self.token_ids, self.turns)
 
+    def passages(self, prompt_token_ids: np.ndarray) -> tuple[Passage, ...]:
+        """The sequences that the policy read: one that begins with the prompt int32 [P], and another for each turn
+        that begins anew. Each sampled token is in one of them, behind what it was sampled after."""
+        return passages(prompt_token_ids, self.token_ids, self.turns)
+
     @cached_property
     def text_token_ids(self) -> np.ndarray:
-        """int32 [L]: all that follows the prompt, context between turns included."""
+        """int32 [L]: all that follows the prompt, context between turns included. For people: where a turn begins anew,
+        what it has read is repeated here, and what the policy has read is in `passages`."""
         return np.concatenate([part.token_ids for part in self.segments]) if self.turns else self.token_ids
 
     @cached_property
@@ -185,6 +195,8 @@ def encode_group(group: ScoredGroup) -> bytes:
 
 
 def _layout(trajectories: tuple[Trajectory, ...]) -> int:
+    if any(turn.begins_anew for one in trajectories for turn in one.turns):
+        return WITH_PASSAGES
     if any(one.kept is not None for one in trajectories):
         return WITH_KEPT_TOKENS
     return WITH_TURNS if any(one.turns for one in trajectories) else SINGLE_RESPONSES
@@ -262,8 +274,8 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         message = pb.ScoredGroup.FromString(payload)
     except DecodeError as error:
         raise MalformedRecordError("group", f"is not a ScoredGroup message: {error}") from error
-    if not SINGLE_RESPONSES <= message.schema_version <= WITH_KEPT_TOKENS:
-        refuse("schema_version", f"expected {SINGLE_RESPONSES} to {WITH_KEPT_TOKENS}, got {message.schema_version}")
+    if not SINGLE_RESPONSES <= message.schema_version <= WITH_PASSAGES:
+        refuse("schema_version", f"expected {SINGLE_RESPONSES} to {WITH_PASSAGES}, got {message.schema_version}")
     check_name(message.group_id, "group_id")
     for name in ("prompt_id", "task"):
         check_name(getattr(message, name), name, may_be_empty=True)
@@ -332,6 +344,7 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
     spans: list[PolicySpan] = []
     covered = 0
     previous = 0
+    beginnings = beginnings_of(message)
     for part in message.spans:
         span = PolicySpan(part.version, part.begin, part.end, part.digest)
         if span.begin != covered or span.end <= span.begin:
@@ -343,7 +356,7 @@ def _decode_spans(message: pb.Trajectory, tokens: int, newest: int | None, field
         if newest is not None and span.version > newest:
             where = f"{field}[{len(spans)}].version"
             refuse(where, f"policy version {span.version} is unknown, the newest is {newest}")
-        if span.version < previous:
+        if span.version < previous and span.begin not in beginnings:
             where = f"{field}[{len(spans)}].version"
             refuse(where, f"versions cannot go back, got {span.version} after {previous}")
         covered, previous = span.end, span.version

@@ -71,7 +71,9 @@ class ComputeSettings(Section):
     """Where and in what portions the trainer computes. Changes no figure but by the order of additions."""
 
     tokens_per_microbatch: Count = 16_384
-    """Tokens, padding included, of one forward pass. It bounds memory and changes nothing else: every sum is global."""
+    """Tokens, padding included, of one forward pass. It bounds memory and changes nothing else: every sum is global. A
+    trajectory that is longer gets a pass of its own; where it is several sequences, one process reads them in pieces
+    within this bound, and again in the backward pass, and several ranks with sharded weights read them at once."""
     activation_checkpointing: bool = False
     """Keep only the input of each decoder layer for the backward pass and compute the layer again there: memory of a
     microbatch falls to about one layer's, for about a third more time. Changes no number."""

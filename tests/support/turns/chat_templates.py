@@ -101,6 +101,16 @@ TEMPLATES = {
     "reasoning asked for and left out, as DeepSeek R1": Template(
         _each(_STRIPPED, ask="<|role|>assistant\\n<think>\\n"), refused="after turn 1"
     ),
+    "reasoning left out before the last question, as Qwen3": Template(
+        "{% set last = namespace(at=0) %}{% for message in messages %}{% if message['role'] == 'user' %}"
+        "{% set last.at = loop.index0 %}{% endif %}{% endfor %}"
+        + _each(
+            "{% if message['role'] == 'assistant' and loop.index0 < last.at %}"
+            "{{ '<|role|>assistant\\n' + message['content'].split('</think>')[-1].lstrip('\\n') + '<|end|>\\n' }}"
+            "{% else %}" + _PLAIN + "{% endif %}"
+        ),
+        refused="after turn 1",
+    ),
     "the newest message first": Template(
         "{% for message in messages[::-1] %}" + _PLAIN + "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|role|>assistant\\n' }}{% endif %}",

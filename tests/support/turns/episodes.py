@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ DIGITS = range(3, 13)
 """Token ids of the demo model's digits."""
 
 
-def episode_of(shape: Sequence[tuple[int, int]], seed: int = 0, **fields: Any) -> Trajectory:
+def episode_of(
+    shape: Sequence[tuple[int, int]], seed: int = 0, anew: Collection[int] = (), **fields: Any
+) -> Trajectory:
     """An episode of random digits: of each turn, how many tokens of context and how many sampled. The first turn's
-    context, which is the prompt, is left out."""
+    context, which is the prompt, is left out. The turns of the numbers `anew` begin anew."""
     random = np.random.default_rng(seed)
     tokens = sum(sampled for _, sampled in shape)
     turns = tuple(
@@ -27,6 +29,7 @@ def episode_of(shape: Sequence[tuple[int, int]], seed: int = 0, **fields: Any) -
             tokens=sampled,
             finish_reason=FinishReason.STOP,
             max_new_tokens=sampled + 3,
+            begins_anew=place in anew,
         )
         for place, (context, sampled) in enumerate(shape)
     )

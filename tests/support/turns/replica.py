@@ -57,10 +57,14 @@ async def served(policy: Path = POLICY) -> AsyncIterator[Replica]:
 
 
 def rescoring(prompt_token_ids: list[int], trajectory: Trajectory, policy: Path) -> np.ndarray:
-    """float [T]: the log-probs of the sampled tokens when the FP8 policy reads prompt and trajectory as a whole."""
+    """float [T]: the log-probs of the sampled tokens when the FP8 policy reads each passage of it as a whole."""
     architecture = read_architecture(policy)
     weights = rounded_weights(
         read_tensors(snapshot_files(policy), architecture), architecture, FP8, torch.device("cpu")
     )
-    (scored,) = score(weights, architecture, FP8, [[*prompt_token_ids, *trajectory.text_token_ids.tolist()]])
-    return np.array(scored)[len(prompt_token_ids) - 1 :][trajectory.sampled]
+    passages = trajectory.passages(np.array(prompt_token_ids, np.int32))
+    wholes = [[*one.prompt_token_ids.tolist(), *one.text_token_ids.tolist()] for one in passages]
+    scored = [np.array(one) for one in score(weights, architecture, FP8, wholes)]
+    return np.concatenate(
+        [one[len(read.prompt_token_ids) - 1 :][read.sampled] for one, read in zip(scored, passages, strict=True)]
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from ais.collector.episodes.call import Call
@@ -19,6 +20,7 @@ async def exercise(
     environment: Mapping[str, Any],
     endings: list[tuple[Ending, int, int]] | None = None,
     judged: list[tuple[str, str]] | None = None,
+    template: Path | None = None,
     **judging: Any,
 ) -> AsyncIterator[Exercise]:
     told = [] if endings is None else endings
@@ -27,7 +29,11 @@ async def exercise(
         {
             "run": {"model": POLICY},
             "rollout": {"max_model_len": 256},
-            "collector": {"task": {"digits": 6, "environment": environment}, "judging": {"workers": 1} | judging},
+            "collector": {
+                "task": {"digits": 6, "environment": environment},
+                "prompt": {"chat_template": template},
+                "judging": {"workers": 1} | judging,
+            },
         }
     )
     async with open_exercise(

@@ -30,6 +30,8 @@ VOCABULARY = 100
 BOUNDS = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=7)
 
 shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6)
+beginnings = st.sets(st.integers(1, 5))
+"""Turns that begin anew, where there are so many."""
 
 
 def group_of(*trajectories: Trajectory) -> ScoredGroup:
@@ -45,9 +47,9 @@ def group_of(*trajectories: Trajectory) -> ScoredGroup:
     )
 
 
-@given(shape=shapes)
-def test_an_episode_comes_back_from_the_wire_as_it_was(shape: list[tuple[int, int]]) -> None:
-    sent = episode_of(shape)
+@given(shape=shapes, anew=beginnings)
+def test_an_episode_comes_back_from_the_wire_as_it_was(shape: list[tuple[int, int]], anew: set[int]) -> None:
+    sent = episode_of(shape, anew=anew)
     (got,) = decode_group(encode_group(group_of(sent)), BOUNDS).trajectories
     np.testing.assert_array_equal(got.token_ids, sent.token_ids)
     np.testing.assert_array_equal(got.behaviour_logprobs, sent.behaviour_logprobs)
@@ -69,6 +71,26 @@ def test_what_follows_the_prompt_is_sampled_tokens_and_context_in_order(shape: l
     assert np.concatenate([part.token_ids for part in episode.segments]).tolist() == text.tolist()
 
 
+@given(shape=shapes, anew=beginnings)
+def test_each_sampled_token_is_in_one_passage_behind_what_it_was_sampled_after(
+    shape: list[tuple[int, int]], anew: set[int]
+) -> None:
+    episode, prompt = episode_of(shape, anew=anew), np.array([15, 16], dtype=np.int32)
+    read, sampled, expected = prompt.tolist(), iter(episode.token_ids.tolist()), []
+    for turn in episode.turns:
+        read = [*([] if turn.begins_anew else read), *turn.context_token_ids.tolist()]
+        for _ in range(turn.tokens):
+            expected.append(([*read], token := next(sampled)))
+            read.append(token)
+    found = []
+    for passage in episode.passages(prompt):
+        whole = [*passage.prompt_token_ids.tolist(), *passage.text_token_ids.tolist()]
+        assert len(passage) == len(whole)
+        places = np.flatnonzero(passage.sampled) + len(passage.prompt_token_ids)
+        found += [(whole[:place], whole[place]) for place in places.tolist()]
+    assert found == expected
+
+
 def test_a_single_response_is_one_sampled_segment() -> None:
     response = trajectory_of([1, 2, 3])
     assert response.sampled.all()
@@ -81,6 +103,11 @@ def test_a_group_without_turns_is_the_message_that_an_earlier_release_reads() ->
     assert message.schema_version == 1
     assert not message.trajectories[0].turns
     assert pb.ScoredGroup.FromString(encode_group(group_of(episode_of([(1, 2), (3, 1)])))).schema_version == 2
+
+
+def test_a_group_with_a_turn_that_begins_anew_has_a_layout_that_an_earlier_release_refuses() -> None:
+    message = pb.ScoredGroup.FromString(encode_group(group_of(episode_of([(1, 2), (3, 1)], anew={1}))))
+    assert message.schema_version == 4
 
 
 def test_a_sampled_token_costs_8_bytes_and_a_context_token_4() -> None:
@@ -112,6 +139,10 @@ MALFORMED: dict[str, tuple[Callable[[pb.ScoredGroup], object], str]] = {
         lambda g: setattr(last(g), "context_token_ids", np.array([100], dtype="<i4").tobytes()),
         "turns[1].context_token_ids",
     ),
+    "a first turn that begins anew": (
+        lambda g: setattr(g.trajectories[0].turns[0], "begins_anew", True),
+        "turns[0].begins_anew",
+    ),
     "half a context token": (lambda g: setattr(last(g), "context_token_ids", bytes(6)), "turns[1].context_token_ids"),
     "no reason why a turn ended": (lambda g: last(g).ClearField("finish_reason"), "turns[1].finish_reason"),
     "another end than the last turn's": (
@@ -142,6 +173,14 @@ def test_a_malformed_episode_is_refused_with_field_and_reason(fault: str) -> Non
         decode_group(message.SerializeToString(), BOUNDS)
     assert refused.value.field == f"trajectories[0].{field}"
     assert field_label(refused.value.field) != OTHER_FIELD
+
+
+def test_versions_go_back_where_a_turn_begins_anew_and_nowhere_else() -> None:
+    older = {"spans": (PolicySpan(3, 0, 2), PolicySpan(1, 2, 6))}
+    decode_group(encode_group(group_of(episode_of([(1, 2), (3, 4)], anew={1}, **older))), BOUNDS)
+    for other in (episode_of([(1, 2), (3, 4)], **older), episode_of([(1, 1), (3, 5)], anew={1}, **older)):
+        with pytest.raises(MalformedRecordError, match="versions cannot go back"):
+            decode_group(encode_group(group_of(other)), BOUNDS)
 
 
 def test_a_turn_that_was_cut_off_and_its_own_seed_come_back() -> None:

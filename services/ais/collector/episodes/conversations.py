@@ -6,12 +6,13 @@ sampled stays as it is, and the tokens of what is new are added.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ais.collector.judging.harness.answers import Completed
 from ais.collector.judging.harness.wire import POLICY, Asked, Completion, Message, RawCompletion
-from ais.collector.prompts.dialogue import Dialogue
+from ais.collector.prompts.dialogue import Continuation, Dialogue, Said
 from ais.collector.prompts.prompts import Messages
 from ais.collector.prompts.tokenizer import PolicyTokenizer, Tools
 from ais.runtime.process import UnavailableError
@@ -33,13 +34,12 @@ class Conversation(Protocol):
         """Those before the policy's first turn. Raises UnavailableError."""
         ...
 
-    def tokens_between(self, stop: int | None) -> list[int]:
-        """Those between its last turn and its next one; `stop`: the token that ended the last. Raises
-        UnavailableError."""
+    def next_turn(self, stop: int | None) -> Continuation:
+        """What it reads before its next one; `stop`: the token that ended the last. Raises UnavailableError."""
         ...
 
-    def answered(self, completed: Completed) -> Conversation:
-        """What it is when the policy has answered."""
+    def answered(self, completed: Completed, written: str) -> Conversation:
+        """What it is when the policy has answered, and has `written` that."""
         ...
 
 
@@ -50,6 +50,8 @@ class Chat:
     dialogue: Dialogue
     said: Messages
     """All so far, the policy's included."""
+    written: str = ""
+    """The policy's last answer as it stands in its tokens."""
 
     @property
     def tools(self) -> Tools:
@@ -61,7 +63,7 @@ class Chat:
         so_far, new = asked.told[: len(self.said)], asked.told[len(self.said) :]
         if not new or so_far != self.said or any(message["role"] == POLICY for message in new):
             return None
-        return Chat(self.dialogue.after(new), asked.told)
+        return Chat(self.dialogue.after(new, Said(self.said[-1], self.written)), asked.told)
 
     def first_tokens(self) -> list[int]:
         """Raises UnavailableError also for tools that the chat template does not write."""
@@ -72,11 +74,11 @@ class Chat:
             )
         return prompt
 
-    def tokens_between(self, stop: int | None) -> list[int]:
-        return self.dialogue.tokens_before_next_turn(stop)
+    def next_turn(self, stop: int | None) -> Continuation:
+        return self.dialogue.next_turn(stop)
 
-    def answered(self, completed: Completed) -> Conversation:
-        return Chat(self.dialogue, (*self.said, Message.model_validate(completed.message()).told()))
+    def answered(self, completed: Completed, written: str) -> Conversation:
+        return Chat(self.dialogue, (*self.said, Message.model_validate(completed.message()).told()), written)
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,10 @@ class Text:
     def first_tokens(self) -> list[int]:
         return self.tokenizer.encode_text(self.new)
 
-    def tokens_between(self, stop: int | None) -> list[int]:  # noqa: ARG002
-        return self.tokenizer.encode_piece(self.new)
+    def next_turn(self, stop: int | None) -> Continuation:  # noqa: ARG002
+        return Continuation(self.tokenizer.encode_piece(self.new))
 
-    def answered(self, completed: Completed) -> Conversation:
+    def answered(self, completed: Completed, written: str) -> Conversation:  # noqa: ARG002
         return replace(self, whole=self.whole + completed.text)
 
 
@@ -122,17 +124,17 @@ class Tokens:
     def first_tokens(self) -> list[int]:
         return list(self.new)
 
-    def tokens_between(self, stop: int | None) -> list[int]:  # noqa: ARG002
-        return list(self.new)
+    def next_turn(self, stop: int | None) -> Continuation:  # noqa: ARG002
+        return Continuation(list(self.new))
 
-    def answered(self, completed: Completed) -> Conversation:
+    def answered(self, completed: Completed, written: str) -> Conversation:  # noqa: ARG002
         return replace(self, whole=(*self.whole, *completed.token_ids))
 
 
-def begun(tokenizer: PolicyTokenizer, asked: Asked) -> Conversation:
-    """The conversation that a call begins."""
+def begun(asked: Asked, dialogue: Callable[[Messages, Tools], Dialogue], tokenizer: PolicyTokenizer) -> Conversation:
+    """The conversation that a call begins; `dialogue` makes one of messages and tools."""
     if isinstance(asked, Completion):
-        return Chat(Dialogue(tokenizer, asked.told, asked.schemas), asked.told)
+        return Chat(dialogue(asked.told, asked.schemas), asked.told)
     if isinstance(asked.said, str):
         return Text(tokenizer, asked.said, asked.said)
     return Tokens(tuple(asked.said), tuple(asked.said))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ais.collector.episodes.call import Answers
 from ais.collector.episodes.group import Episode, answers_of, play_all
-from ais.collector.episodes.recording import Branch, Recording, main_branch
+from ais.collector.episodes.recording import Branch, Recording, all_turns, main_branch
 from ais.collector.episodes.table import Table
 from ais.collector.judging.harness.host import Harness
 from ais.collector.judging.judge import UnjudgedError, on_unjudged
@@ -43,8 +43,8 @@ async def play_by_programs(table: Table, harness: Harness, on_arrival: Callable[
     """All episodes of a group; `on_arrival` is called for each that ends.
 
     Each is one trajectory: of the branches that begin with the group's prompt, which is that of the first call of the
-    first episode, the one of the most sampled tokens. Raises GenerationError and UnjudgedError, and UnavailableError
-    also for a program that does not work.
+    first episode, the one of the most sampled tokens, or that one and all others. Raises GenerationError and
+    UnjudgedError, and UnavailableError also for a program that does not work.
     """
     with table.client.held():
         played = await play_all(_played(table, harness, index, on_arrival) for index in range(table.call.samples))
@@ -114,7 +114,8 @@ async def _episode(table: Table, harness: Harness, index: int, played: _Played, 
     if branch is None:
         why = failure.reason if failure else "the program did not begin as that of the group's first episode did"
         raise UnjudgedError(f"episode {index} of prompt {table.prompt.prompt_id!r} is none: {why}")
-    trajectory = table.ended(index, branch.turns, "failed" if failure else recording.budget or "done")
+    turns = branch.turns if table.settings.branches == "longest" else all_turns(branch, recording.branches)
+    trajectory = table.ended(index, turns, "failed" if failure else recording.budget or "done")
     return Episode(trajectory, await _parts(table, branch, recording.reward, failure))
 
 

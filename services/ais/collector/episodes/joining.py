@@ -21,13 +21,15 @@ class SampledTurn:
 
     context: Sequence[int]
     response: Trajectory
+    begins_anew: bool = False
+    """Whether the context is all that was read before it."""
 
 
 def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_turns: int) -> Trajectory:
     """The trajectory of one turn or more, all sampled by one replica.
 
     Raises MalformedRecordError where turns were sampled in another precision or by another engine, or by versions that
-    go back.
+    go back, where none begins anew.
     """
     responses = [turn.response for turn in turns]
     first = responses[0]
@@ -44,7 +46,7 @@ def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_
         sample_index=sample_index,
         token_ids=np.concatenate([response.token_ids for response in responses]),
         behaviour_logprobs=np.concatenate([response.behaviour_logprobs for response in responses]),
-        spans=_spans(responses),
+        spans=_spans(turns),
         finish_reason=responses[-1].finish_reason,
         sampling=first.sampling.model_copy(update={"max_new_tokens": most}),
         total_seconds=sum(response.total_seconds for response in responses),
@@ -53,14 +55,16 @@ def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_
     )
 
 
-def _spans(responses: Sequence[Trajectory]) -> tuple[PolicySpan, ...]:
+def _spans(turns: Sequence[SampledTurn]) -> tuple[PolicySpan, ...]:
     """Those of all turns, over all sampled tokens; neighbours of one version are one span."""
     spans: list[PolicySpan] = []
     begin = 0
-    for response in responses:
+    for turn in turns:
+        response = turn.response
         for span in response.spans:
             moved = replace(span, begin=begin + span.begin, end=begin + span.end)
-            if spans and moved.version < spans[-1].version:
+            goes_on = span.begin > 0 or not turn.begins_anew
+            if spans and goes_on and moved.version < spans[-1].version:
                 raise MalformedRecordError(
                     "trajectory.spans.version",
                     f"cannot go back, got {moved.version} after {spans[-1].version}",
@@ -79,4 +83,5 @@ def _turn(turn: SampledTurn) -> Turn:
         finish_reason=turn.response.finish_reason,
         max_new_tokens=turn.response.sampling.max_new_tokens,
         seed=turn.response.sampling.seed,
+        begins_anew=turn.begins_anew,
     )

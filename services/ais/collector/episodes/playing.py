@@ -17,7 +17,7 @@ from ais.collector.episodes.table import Table
 from ais.collector.exercise import Ending
 from ais.collector.judging.hosts import Host, Opening
 from ais.collector.judging.judge import UnjudgedError
-from ais.collector.prompts.dialogue import Dialogue
+from ais.collector.prompts.dialogue import Continuation, Dialogue, Said
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import Trajectory
 from ais.runtime.process import UnavailableError
@@ -30,7 +30,7 @@ async def play(table: Table, host: Host, on_arrival: Callable[[], object] = lamb
     """
     with table.client.held():
         opening = await table.by_the_deadline(host.begin(table.prompt))
-        dialogue = Dialogue(table.exercise.tokenizer, opening.question, opening.tools)
+        dialogue = table.dialogue(opening.question, opening.tools)
         game = _Game(table, host, opening, dialogue, dialogue.prompt(), on_arrival)
         episodes = await play_all(game.episode(index) for index in range(table.call.samples))
     return answers_of(game.prompt_token_ids, episodes)
@@ -49,14 +49,15 @@ class _Game:
 
     async def episode(self, index: int) -> Episode:
         place, dialogue, table = self.opening.place, self.dialogue, self.table
-        tokens, context, turns = list(self.prompt_token_ids), list[int](), list[SampledTurn]()
+        tokens, added, turns = list(self.prompt_token_ids), 0, list[SampledTurn]()
+        read = Continuation([])
         most = table.call.sampling.max_new_tokens
         while True:
-            response = await table.sampled(index, len(turns), [*tokens, *context], most)
-            turns.append(SampledTurn(context, response))
+            response = await table.sampled(index, len(turns), tokens, most)
+            turns.append(SampledTurn(read.token_ids, response, read.begins_anew))
             table.check_versions(turns)
-            tokens += [*context, *response.token_ids.tolist()]
-            added = len(tokens) - len(self.prompt_token_ids)
+            tokens += response.token_ids.tolist()
+            added += len(read.token_ids) + len(response.token_ids)
             ending = table.budget_used(len(turns), added, len(tokens)) or table.time_used()
             turn = self._said(response, len(turns) - 1, ending)
             told = await table.by_the_deadline(self.host.answer(place, table.prompt, turn))
@@ -64,19 +65,20 @@ class _Game:
             if told.done:
                 ending = "failed" if told.failed else "done"
             elif ending is None:
-                dialogue = dialogue.after(told.messages)
-                context = self._context_of(dialogue, response)
-                ending = "context" if table.is_full(len(tokens) + len(context)) else None
+                dialogue = dialogue.after(told.messages, Said.plainly(turn.text))
+                read = self._read_after(dialogue, response)
+                tokens = [*([] if read.begins_anew else tokens), *read.token_ids]
+                ending = "context" if table.is_full(len(tokens)) else None
             if ending is not None:
                 trajectory = table.ended(index, turns, ending)
                 self.on_arrival()
                 return Episode(trajectory, told.parts)
 
-    def _context_of(self, dialogue: Dialogue, response: Trajectory) -> list[int]:
+    def _read_after(self, dialogue: Dialogue, response: Trajectory) -> Continuation:
         """What is read before the next turn. Raises UnjudgedError for messages that cannot be written in tokens."""
         stopped = response.finish_reason is FinishReason.STOP
         try:
-            return dialogue.tokens_before_next_turn(int(response.token_ids[-1]) if stopped else None)
+            return dialogue.next_turn(int(response.token_ids[-1]) if stopped else None)
         except UnavailableError as error:
             prompt_id = self.table.prompt.prompt_id
             raise UnjudgedError(

@@ -1,9 +1,10 @@
 """What a program asks of the policy in one episode, answered and recorded token for token.
 
 A call whose messages go on from all that was said before, the policy's answer as it was given included, continues that
-branch: its tokens stay as they were sampled, and the new messages are added as the chat template writes them. Any other
-call begins a branch of its own. A call whose client leaves, and one that is under way when the episode ends, is
-cancelled and leaves no turn: nobody has seen its answer.
+branch: its tokens stay as they were sampled, and the new messages are added as the chat template writes them, or all is
+read anew where the template does not go on where it stopped. Any other call begins a branch of its own. A call whose
+client leaves, and one that is under way when the episode ends, is cancelled and leaves no turn: nobody has seen its
+answer.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ais.collector.judging.harness.endpoint import over
 from ais.collector.judging.harness.raw_answers import RawCompleted
 from ais.collector.judging.harness.wire import Asked, CallRefusedError, Completion, End
 from ais.collector.judging.judgement import Failure, Outcome
+from ais.collector.prompts.dialogue import Continuation
 from ais.collector.replicas.generation import Cause, GenerationError
 from ais.collector.rewards.response import Response
 from ais.contracts.sampling import FinishReason
@@ -54,7 +56,10 @@ class Branch:
     conversation: Conversation
     prompt_token_ids: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    """All that was said, the prompt included."""
+    """The sequence so far: all that was said, the prompt included, or what the last turn that began anew has read, and
+    what came after."""
+    added: int = 0
+    """Tokens read or sampled after the prompt, those read again included."""
     turns: list[SampledTurn] = field(default_factory=list)
     judged: Response = field(default_factory=lambda: Response(""))
     """The last turn, as verifiers get it."""
@@ -67,24 +72,32 @@ class Branch:
         """The conversation as the call goes on from all that was said; None: it does not."""
         return None if self.busy or not self.turns else self.conversation.after(asked)
 
-    def before(self, conversation: Conversation) -> list[int]:
-        """The new tokens before the next turn of what is now the `conversation`; in the first turn, the prompt.
+    def before(self, conversation: Conversation) -> Continuation:
+        """What is read before the next turn of what is now the `conversation`; in the first turn, the prompt.
 
         Raises UnavailableError.
         """
         if not self.turns:
-            return conversation.first_tokens()
+            return Continuation(conversation.first_tokens())
         last = self.turns[-1].response
         stopped = last.finish_reason is FinishReason.STOP
-        return conversation.tokens_between(int(last.token_ids[-1]) if stopped else None)
+        return conversation.next_turn(int(last.token_ids[-1]) if stopped else None)
 
-    def answered(self, turn: SampledTurn, new: list[int], judged: Response) -> None:
-        """The policy has had a turn after the `new` tokens."""
-        if not self.turns:
-            self.prompt_token_ids = new
-        self.turns.append(turn)
-        self.tokens += [*new, *turn.response.token_ids.tolist()]
+    def after(self, read: Continuation) -> list[int]:
+        """The sequence that the policy goes on from."""
+        return [*([] if read.begins_anew else self.tokens), *read.token_ids]
+
+    def answered(self, read: Continuation, response: Trajectory, judged: Response) -> None:
+        """The policy has had a turn."""
+        self.tokens = [*self.after(read), *response.token_ids.tolist()]
         self.judged = judged
+        if self.turns:
+            self.added += len(read.token_ids)
+            self.turns.append(SampledTurn(read.token_ids, response, read.begins_anew))
+        else:
+            self.prompt_token_ids = read.token_ids
+            self.turns.append(SampledTurn([], response))
+        self.added += len(response.token_ids)
 
     @property
     def sampled(self) -> int:
@@ -174,8 +187,8 @@ class Recording:
         branch, conversation = self._branch(asked, number)
         branch.busy = True
         try:
-            new = await self._before(branch, conversation, asked.size)
-            prompt = [*branch.tokens, *new]
+            read = await self._before(branch, conversation, asked.size)
+            prompt = branch.after(read)
             self._check_room(prompt)
             begun(name)
             response = await self._sampled(branch, prompt, asked, number)
@@ -193,8 +206,8 @@ class Recording:
         kind = Completed if isinstance(asked, Completion) else RawCompleted
         token_ids = said.response.token_ids.tolist()
         completed = kind(name, said.text, finish, len(prompt), said.judged.tokens, said.calls, logprobs, token_ids)
-        branch.answered(SampledTurn(new if branch.turns else [], said.response), new, said.judged)
-        branch.conversation = conversation.answered(completed)
+        branch.answered(read, said.response, said.judged)
+        branch.conversation = conversation.answered(completed, said.judged.text)
         if branch not in self.branches:
             insort(self.branches, branch, key=lambda one: one.began)
         return completed
@@ -204,26 +217,26 @@ class Recording:
         for branch in self.branches:
             if (going_on := branch.continued_by(asked)) is not None:
                 return branch, going_on
-        conversation = begun_by(self._table.exercise.tokenizer, asked)
+        conversation = begun_by(asked, self._table.dialogue, self._table.exercise.tokenizer)
         return Branch(conversation, began=number), conversation
 
-    async def _before(self, branch: Branch, conversation: Conversation, size: int) -> list[int]:
-        """The new tokens of a conversation of `size` characters. Raises CallRefusedError."""
+    async def _before(self, branch: Branch, conversation: Conversation, size: int) -> Continuation:
+        """What is read before the next turn of a conversation of `size` characters. Raises CallRefusedError."""
         try:
-            new = await _without_delay(size, branch.before, conversation)
+            read = await _without_delay(size, branch.before, conversation)
         except UnavailableError as error:  # the template or the tokenizer refuses what the program says
             raise CallRefusedError(400, str(error), "invalid_value", _param(str(error), conversation)) from None
-        if not new:
+        if not read.token_ids:
             param = _param("", conversation)
             raise CallRefusedError(400, f"the {param} have no tokens: say something", "invalid_value", param)
-        return new
+        return read
 
     async def _sampled(self, branch: Branch, prompt: list[int], asked: Asked, number: int) -> Trajectory:
         """The policy's turn. Raises CallRefusedError, and breaks the episode where the replica is at fault."""
         try:
             most = asked.most_tokens(self._table.call.sampling.max_new_tokens)
             response = await self._table.sampled(self._index, number, prompt, most)
-            self._table.check_versions([*branch.turns, SampledTurn([], response)])
+            self._table.check_versions([*self._trained_with(branch), SampledTurn([], response)])
         except (GenerationError, MalformedRecordError) as error:
             if isinstance(error, GenerationError) and error.cause is Cause.REFUSED:  # that is the program's affair
                 raise CallRefusedError(400, f"the replica refuses: {error}", "invalid_value", "messages") from None
@@ -232,6 +245,12 @@ class Recording:
             raise CallRefusedError(503, "the policy cannot be asked; the episode starts again", "unavailable") from None
         return response
 
+    def _trained_with(self, branch: Branch) -> list[SampledTurn]:
+        """The turns so far that are one trajectory with what comes next in the branch."""
+        if self._table.settings.branches == "longest":
+            return branch.turns
+        return [turn for one in self.branches for turn in one.turns]
+
     def _check_open(self) -> None:
         if self._over or self.broken.done():
             raise over()
@@ -239,7 +258,7 @@ class Recording:
     def _check_budget(self) -> None:
         """Before a call is looked at. Those under way count as turns, and those that were cancelled do not."""
         turns = sum(len(one.turns) for one in self.branches) + len(self._under_way)
-        added = sum(len(one.tokens) - len(one.prompt_token_ids) for one in self.branches)
+        added = sum(one.added for one in self.branches)
         self._keep(self._table.budget_used(turns, added, 0))
 
     def _check_room(self, prompt: Sequence[int]) -> None:
@@ -272,3 +291,13 @@ def main_branch(branches: Sequence[Branch], prompt_token_ids: Sequence[int]) -> 
     """The one that is trained on: of those that began with the group's prompt, the one of the most sampled tokens."""
     begun = [one for one in branches if one.prompt_token_ids == prompt_token_ids]
     return max(begun, key=lambda branch: branch.sampled, default=None)
+
+
+def all_turns(main: Branch, branches: Sequence[Branch]) -> list[SampledTurn]:
+    """Those of the main branch, and those of all others, each of which begins anew."""
+    turns = list(main.turns)
+    for one in branches:
+        if one is not main:
+            first, *further = one.turns
+            turns += [SampledTurn(one.prompt_token_ids, first.response, begins_anew=True), *further]
+    return turns

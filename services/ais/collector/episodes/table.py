@@ -12,7 +12,9 @@ from typing import TypeVar
 from ais.collector.episodes.call import Call
 from ais.collector.episodes.joining import SampledTurn, joined
 from ais.collector.exercise import Ending, Exercise
-from ais.collector.prompts.prompts import Prompt
+from ais.collector.prompts.dialogue import Dialogue
+from ais.collector.prompts.prompts import Prompt, Question
+from ais.collector.prompts.tokenizer import Tools
 from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
 from ais.collector.settings.environments import EnvironmentSettings
 from ais.contracts.trajectory import Trajectory, TrajectoryBounds
@@ -30,6 +32,16 @@ class Table:
     client: GenerationClient
     call: Call
     begun: float = field(default_factory=time.monotonic)
+
+    def dialogue(self, question: Question, tools: Tools = None) -> Dialogue:
+        """The conversation that begins so."""
+        return Dialogue(
+            self.exercise.tokenizer,
+            question,
+            tools,
+            may_begin_anew=self.settings.unstable_template == "begin_anew",
+            looks_into_turns=self.prompt.source in self.exercise.unstable,
+        )
 
     @property
     def seconds_left(self) -> float:
@@ -62,8 +74,8 @@ class Table:
         return response
 
     def budget_used(self, turns: int, added: int, tokens: int) -> Ending | None:
-        """Why no other turn may be asked for, once there are so many turns and `tokens`, of them `added` to the
-        prompt."""
+        """Why no other turn may be asked for, once there are so many turns, the sequence so far has so many `tokens`,
+        and `added` ones were read or sampled after the prompt, those read again included."""
         if turns >= self.settings.turns:
             return "turns"
         if self.settings.tokens and added >= self.settings.tokens:

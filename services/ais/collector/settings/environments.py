@@ -46,6 +46,10 @@ class EnvironmentSettings(Section):
     judged_by: Literal["program", "verifiers"] = "program"
     """For `harness` and `outside`: who gives the reward. `program`: it ends the episode with one. `verifiers`: those of
     the source judge the last turn."""
+    branches: Literal["longest", "all"] = "longest"
+    """For `harness`, `outside` and `verifiers`: what is trained of an episode's branches. `longest`: of those that
+    begin with the group's prompt, the one of the most sampled tokens. `all`: that one and the others, with one
+    reward."""
     programs: int = Field(default=16, ge=1, le=128)
     """For `harness`, `outside` and `verifiers`: programs, or episodes, that run at once."""
     silent_seconds: Seconds = 60.0
@@ -55,11 +59,15 @@ class EnvironmentSettings(Section):
     """For `harness`: memory that a program may have, and each process that it starts, as addresses (RLIMIT_AS), of
     which libraries such as torch take several times what they use. 0: any. Beyond it a process gets no memory, and what
     becomes of it is its own affair; a program that says so and ends is a failure of the outcome `memory`."""
+    unstable_template: Literal["begin_anew", "refuse"] = "begin_anew"
+    """Where the chat template does not go on where it stopped, as one that strips reasoning from earlier turns.
+    `begin_anew`: the next turn reads the conversation as the template writes it now, in a sequence of its own, which
+    replicas and trainer read from its beginning. `refuse`: the run does not begin."""
     turns: Count = 8
     """Turns of the policy that an episode has at most."""
     tokens: CountOrNone = 0
-    """Tokens after the prompt, of all turns and what stands between, from which no other turn is asked for. 0: as many
-    as the replicas' context holds."""
+    """Tokens after the prompt, of all turns and what stands between, from which no other turn is asked for. What is
+    read anew counts again. 0: as many as the replicas' context holds."""
     seconds: Seconds | None = None
     """Time from which no other turn is asked for; for `harness`, `outside` and `verifiers` the episode is ended, which
     is a failure. None: collector.group_deadline_seconds alone bounds it, for these each episode from its start, after

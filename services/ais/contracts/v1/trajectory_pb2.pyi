@@ -71,18 +71,20 @@ class Timings(_message.Message):
     def __init__(self, first_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("context_token_ids", "tokens", "finish_reason", "max_new_tokens", "seed")
+    __slots__ = ("context_token_ids", "tokens", "finish_reason", "max_new_tokens", "seed", "begins_anew")
     CONTEXT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_ANEW_FIELD_NUMBER: _ClassVar[int]
     context_token_ids: bytes
     tokens: int
     finish_reason: FinishReason
     max_new_tokens: int
     seed: int
-    def __init__(self, context_token_ids: _Optional[bytes] = ..., tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., max_new_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    begins_anew: bool
+    def __init__(self, context_token_ids: _Optional[bytes] = ..., tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., max_new_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., begins_anew: _Optional[bool] = ...) -> None: ...
 
 class KeptTokens(_message.Message):
     __slots__ = ("counts", "token_ids")

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from ais.contracts.queue import Entry
 from ais.contracts.trajectory import MalformedRecordError, ScoredGroup, Trajectory, TrajectoryBounds, decode_group
 from ais.contracts.truncation.kept import NOT_TOLD
@@ -167,9 +169,9 @@ class Intake:
                 f"behind, run.max_staleness is {run.max_staleness}",
             )
         for index, trajectory in enumerate(group.trajectories):
-            self._check_trajectory(trajectory, len(group.prompt_token_ids), f"trajectories[{index}]")
+            self._check_trajectory(trajectory, group.prompt_token_ids, f"trajectories[{index}]")
 
-    def _check_trajectory(self, trajectory: Trajectory, prompt_length: int, field: str) -> None:
+    def _check_trajectory(self, trajectory: Trajectory, prompt_token_ids: np.ndarray, field: str) -> None:
         sampling = trajectory.sampling
         if sampling.temperature < LOWEST_TEMPERATURE:
             raise MalformedRecordError(
@@ -179,7 +181,7 @@ class Intake:
             )
         if sampling.truncated and trajectory.kept is None:
             raise MalformedRecordError(f"{field}.kept", NOT_TOLD)
-        if (length := prompt_length + len(trajectory.text_token_ids)) > self._context_length:
+        if (length := max(map(len, trajectory.passages(prompt_token_ids)))) > self._context_length:
             raise MalformedRecordError(
                 f"{field}.token_ids",
                 f"prompt and response have {length} tokens, the model's context {self._context_length}",

@@ -17,10 +17,8 @@ def probe_sequences(groups: Sequence[ScoredGroup], sequences: int, tokens: int) 
     """Up to `sequences` prompts with a response each, cut to the first `tokens`, from as many groups as possible."""
     candidates = [(index, group) for group in groups for index in range(len(group.trajectories))]
     candidates.sort(key=lambda candidate: candidate[0])
-    return tuple(
-        tuple([*group.prompt_token_ids.tolist(), *group.trajectories[index].text_token_ids.tolist()][:tokens])
-        for index, group in candidates[:sequences]
-    )
+    first = [group.trajectories[index].passages(group.prompt_token_ids)[0] for index, group in candidates[:sequences]]
+    return tuple(tuple([*one.prompt_token_ids.tolist(), *one.text_token_ids.tolist()][:tokens]) for one in first)
 
 
 def take_probe(policy: Policy, sequences: tuple[tuple[int, ...], ...]) -> Probe | None:

@@ -1,5 +1,8 @@
 """From trajectories to tensors: length-bucketed microbatches under a token budget.
 
+A trajectory is one row of what the model reads, or one for each of its passages: these stay together, because weights
+and losses are those of whole trajectories.
+
 Only the cut into microbatches is decided here. It bounds memory and changes no result: whatever is normalised or
 decided is so from sums over the whole batch.
 """
@@ -8,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import Trajectory
+from ais.contracts.turns import Passage
 
 
 @dataclass(frozen=True)
@@ -23,25 +28,33 @@ class Sample:
     prompt_token_ids: np.ndarray
     trajectory: Trajectory
 
+    @cached_property
+    def passages(self) -> tuple[Passage, ...]:
+        """The sequences that the model reads, one or more."""
+        return self.trajectory.passages(self.prompt_token_ids)
+
     @property
     def input_length(self) -> int:
-        """Tokens the model reads: all but the last, which is only predicted."""
-        return len(self.prompt_token_ids) + len(self.trajectory.text_token_ids) - 1
+        """Tokens of the longest of them without its last, which is only predicted."""
+        return max(map(len, self.passages)) - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Microbatch:
     """R sequences for one forward pass, and their T sampled tokens laid end to end, sequence by sequence.
 
+    A sequence is what was sampled in answer to one prompt. It is read in I >= R rows, one for each of its passages.
     Prompts and the context between turns are read and never predicted: they have no place among the T.
     """
 
     input_ids: torch.Tensor
-    """int64 [R, L]: prompt and what follows it without its last token, right-padded with 0."""
+    """int64 [I, L]: of each passage, prompt and what follows it without its last token, right-padded with 0."""
     rows: torch.Tensor
     """int64 [T]: sequence of each sampled token, counted in this microbatch."""
+    input_rows: torch.Tensor
+    """int64 [T]: row of `input_ids` whose hidden state predicts the token."""
     columns: torch.Tensor
-    """int64 [T]: position whose hidden state predicts the token."""
+    """int64 [T]: position in that row."""
     targets: torch.Tensor
     """int64 [T]: the sampled tokens."""
     behaviour_logprobs: torch.Tensor
@@ -82,16 +95,17 @@ def cut(
 
     `first` is the number in the batch of the first sample.
 
-    A sample that alone exceeds the budget gets a microbatch of its own.
+    A sample that alone exceeds the budget, all its passages together, gets a microbatch of its own.
     """
     kinds = [_kind(sample.trajectory) for sample in samples]
     cuts: list[list[int]] = []
-    width = 0
+    width = rows = 0
     for index in _by_length(samples, range(len(samples)) if chosen is None else chosen):
-        full = bool(cuts) and (len(cuts[-1]) + 1) * width > tokens_per_microbatch
+        rows += len(samples[index].passages)
+        full = bool(cuts) and rows * width > tokens_per_microbatch
         if not cuts or full or kinds[index] != kinds[cuts[-1][0]]:
             cuts.append([])
-            width = samples[index].input_length  # the longest comes first
+            width, rows = samples[index].input_length, len(samples[index].passages)  # the longest comes first
         cuts[-1].append(index)
     return [_build(samples, indices, first) for indices in cuts]
 
@@ -102,6 +116,7 @@ def nothing(precision: Precision) -> Microbatch:
     return Microbatch(
         input_ids=torch.zeros(1, 1, dtype=torch.int64),
         rows=none,
+        input_rows=none,
         columns=none,
         targets=none,
         behaviour_logprobs=no_floats,
@@ -124,28 +139,29 @@ def _kind(trajectory: Trajectory) -> tuple[str, bool]:
 
 
 def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Microbatch:
-    prompts = [samples[index].prompt_token_ids for index in chosen]
+    passages = [passage for index in chosen for passage in samples[index].passages]
     trajectories = [samples[index].trajectory for index in chosen]
     spans = [span for trajectory in trajectories for span in trajectory.spans]
-    prompt_lengths = np.array([len(prompt) for prompt in prompts])
-    text_lengths = np.array([len(trajectory.text_token_ids) for trajectory in trajectories])
+    prompt_lengths = np.array([len(passage.prompt_token_ids) for passage in passages])
+    text_lengths = np.array([len(passage.text_token_ids) for passage in passages])
     lengths = np.array([len(trajectory.token_ids) for trajectory in trajectories])
-    text = np.concatenate([trajectory.text_token_ids for trajectory in trajectories]).astype(np.int64)
-    sampled = np.concatenate([trajectory.sampled for trajectory in trajectories])
+    text = np.concatenate([passage.text_token_ids for passage in passages]).astype(np.int64)
+    sampled = np.concatenate([passage.sampled for passage in passages])
 
     prompt_rows, prompt_columns = _ragged(prompt_lengths)
-    rows, offsets = _ragged(text_lengths)
-    columns = offsets + (prompt_lengths - 1)[rows]
-    read = offsets < text_lengths[rows] - 1  # the last token is predicted, never read
-    input_ids = np.zeros((len(chosen), int((prompt_lengths + text_lengths).max()) - 1), dtype=np.int64)
-    input_ids[prompt_rows, prompt_columns] = np.concatenate(prompts)
-    input_ids[rows[read], columns[read] + 1] = text[read]
-    rows = rows[sampled]
+    input_rows, offsets = _ragged(text_lengths)
+    columns = offsets + (prompt_lengths - 1)[input_rows]
+    read = offsets < text_lengths[input_rows] - 1  # the last token is predicted, never read
+    input_ids = np.zeros((len(passages), int((prompt_lengths + text_lengths).max()) - 1), dtype=np.int64)
+    input_ids[prompt_rows, prompt_columns] = np.concatenate([passage.prompt_token_ids for passage in passages])
+    input_ids[input_rows[read], columns[read] + 1] = text[read]
+    rows, _ = _ragged(lengths)
     kept = [trajectory.kept for trajectory in trajectories if trajectory.kept is not None]
     temperatures = np.array([trajectory.sampling.temperature for trajectory in trajectories], dtype=np.float32)
     return Microbatch(
         input_ids=torch.from_numpy(input_ids),
         rows=torch.from_numpy(rows),
+        input_rows=torch.from_numpy(input_rows[sampled]),
         columns=torch.from_numpy(columns[sampled]),
         targets=torch.from_numpy(text[sampled]),
         behaviour_logprobs=torch.from_numpy(np.concatenate([one.behaviour_logprobs for one in trajectories])),

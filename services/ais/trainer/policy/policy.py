@@ -134,7 +134,7 @@ class Policy:
         return TokenScores(
             *self.scoring(
                 microbatch.input_ids,
-                microbatch.rows,
+                microbatch.input_rows,
                 microbatch.columns,
                 microbatch.targets,
                 microbatch.temperature,
@@ -149,7 +149,7 @@ class Policy:
         sampling was truncated, among the tokens kept, others at -1e30 or less."""
         return self.scoring.distribution(
             microbatch.input_ids,
-            microbatch.rows,
+            microbatch.input_rows,
             microbatch.columns,
             microbatch.temperature,
             behaviour,

@@ -47,6 +47,10 @@ class ScoringModel(nn.Module):
         """Whether entropies carry the graph."""
         self.rounded_by_sharding = False
         """Whether parameters come in `compute_dtype` and must be used as they are."""
+        self.tokens_at_once: int | None = None
+        """Tokens, padding included, that are read at once. The sequences of a long episode may be more: they are read
+        in pieces, and again in the backward pass. None: any. With sharded parameters, which all ranks gather equally
+        often, all are read at once."""
         self.adapters: Adapters | None = None
         """What the weights are changed by."""
         self._behaviour: Precision | None = None
@@ -134,11 +138,23 @@ class ScoringModel(nn.Module):
         self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, behaviour: Precision | None
     ) -> torch.Tensor:
         """Last hidden states [T, H] at `rows`, `columns`."""
+        height, width = input_ids.shape
+        most = height if self.tokens_at_once is None else max(1, self.tokens_at_once // width)
+        if height <= most or self.rounded_by_sharding:
+            return self._states(input_ids, behaviour)[rows, columns]
+        pieces = [
+            checkpoint(self._states, piece, behaviour, use_reentrant=False, preserve_rng_state=False)
+            for piece in torch.split(input_ids, most)
+        ]
+        return torch.cat(pieces)[rows, columns]
+
+    def _states(self, input_ids: torch.Tensor, behaviour: Precision | None) -> torch.Tensor:
+        """Last hidden states [rows, columns, H] of `input_ids`."""
         # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
         self._behaviour = behaviour
         with self._products(behaviour):
             output = self._call(self.model.base_model, input_ids=input_ids, use_cache=False)
-        return cast(torch.Tensor, output.last_hidden_state[rows, columns])
+        return cast(torch.Tensor, output.last_hidden_state)
 
     def _score_piece(
         self,

@@ -31,6 +31,7 @@ def load_policy(
     else:
         device = "cpu" if ranks.mesh else str(ranks.device)
         policy = Policy.load(model, device, compute_dtype=compute_dtype)
+    policy.scoring.tokens_at_once = settings.compute.tokens_per_microbatch
     if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
     if ranks.mesh and not policy.adapters:

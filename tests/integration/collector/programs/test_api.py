@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
+from ais.collector.episodes.recording import all_turns
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.replicas.generation import GenerationError
 from ais.contracts.sampling import FinishReason
@@ -55,6 +57,36 @@ async def test_a_stream_tells_what_a_whole_answer_tells_and_is_the_same_turn(tok
         said = {"role": "assistant", "content": "It is tea."}
         await stage.say(user("What?"), said, user("And?"))
         assert [len(branch.turns) for branch in stage.recording.branches] == [2]
+
+
+async def test_a_chat_goes_on_in_its_branch_and_reads_anew_what_an_unstable_template_writes(tmp_path: Path) -> None:
+    thinks = tokenizer_with(TEMPLATES["earlier reasoning left out, as Qwen3"], tmp_path)
+    async with says(thinks, "<think>\n?\n</think>\n\nTea.", "Yes.", "No.") as (stage, policy):
+        messages: list[Any] = [user("What?")]
+        for word in ("Sure?", "Really?", ""):
+            messages += [(await stage.say(*messages)).choices[0].message.model_dump(), user(word)]
+        (branch,) = stage.recording.branches
+        assert [turn.begins_anew for turn in branch.turns] == [False, True, False]
+        plain = [{"role": one["role"], "content": one["content"]} for one in messages[:3]]
+        assert policy.prompts[1] == thinks.encode_piece(thinks.render(plain, then_turn=True))
+        assert policy.prompts[2][: len(policy.prompts[1])] == policy.prompts[1]
+        read = sum(len(turn.context) + len(turn.response.token_ids) for turn in branch.turns)
+        assert branch.added == read
+
+
+async def test_all_branches_are_one_trajectory_where_the_settings_say_so(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "Tea.", "Cake, I say.", "Bread.") as (stage, policy):
+        said = (await stage.say(user("Food?"))).choices[0].message.model_dump()
+        await stage.say(user("What?"))
+        await stage.say(user("Food?"), said, user("And?"))
+        first, _ = branches = stage.recording.branches
+        trajectory = stage.table.ended(0, all_turns(first, branches), "done")
+    passages = trajectory.passages(np.array(first.prompt_token_ids))
+    assert [one.prompt_token_ids.tolist() for one in passages] == [policy.prompts[0], policy.prompts[1]]
+    assert [one.text_token_ids[one.sampled].tolist() for one in passages] == [
+        [*policy.sampled[0], *policy.sampled[2]],
+        policy.sampled[1],
+    ]
 
 
 async def test_a_client_that_leaves_a_stream_in_the_middle_has_no_turn(tokenizer: PolicyTokenizer) -> None:

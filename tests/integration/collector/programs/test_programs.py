@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ais.collector.episodes import harnessed
@@ -45,6 +46,21 @@ else:
     os.mkdir({been!r})
 """
     assert (await played(does, 2, programs=1)).judged.rewards == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("branches", "read"), [("longest", 1), ("all", 2)])
+async def test_of_an_episodes_branches_the_longest_is_trained_or_all_of_them(branches: str, read: int) -> None:
+    does = """
+ask()
+call('/chat/completions', {'messages': [{'role': 'user', 'content': '07;'}]})
+call('/end', {'reward': 1.0})
+"""
+    found = await played(does, branches=branches)
+    (trajectory,) = found.trajectories
+    passages = trajectory.passages(np.array(found.prompt_token_ids))
+    assert [one.text_token_ids.tolist() for one in passages] == [list(GUESS)] * read
+    assert trajectory.token_ids.tolist() == list(GUESS) * read
+    assert found.judged.rewards == (1.0,)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ais.collector.prompts.dialogue import Dialogue, UnstableTemplateError, check_template
+from ais.collector.prompts.dialogue import Dialogue, Said, UnstableTemplateError, check_template, sequences_of
 from ais.collector.prompts.prompts import Messages
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.settings import PromptSettings
@@ -98,6 +100,80 @@ def test_a_conversation_is_rendered_once_a_turn_and_again_where_its_template_tel
         told.append(dialogue.tokens_before_next_turn(None))
         assert len(rendered) == (number + 1 if number < 3 else 6)  # the third comes after midnight
     assert told[0] == told[1] == told[2]
+
+
+def read_by_the_policy(dialogue: Dialogue, turns: list[str], answers: list[Messages]) -> list[tuple[bool, list[int]]]:
+    """Whether each turn but the first begins anew, and the sequence so far that it is sampled after."""
+    tokenizer = dialogue.tokenizer
+    stop = tokenizer.tokenizer.eos_token_id
+    tokens, found = dialogue.prompt(), []
+    for turn, answer in zip(turns, answers, strict=True):
+        tokens += [*tokenizer.encode_piece(turn), stop]
+        dialogue = dialogue.after(answer, Said.plainly(turn))
+        read = dialogue.next_turn(stop)
+        tokens = read.token_ids if read.begins_anew else [*tokens, *read.token_ids]
+        found.append((read.begins_anew, list(tokens)))
+    return found
+
+
+words = st.text(st.sampled_from("37 \n"), max_size=4)
+policy_turns = st.one_of(words, st.builds("<think>\n{}</think>\n\n{}".format, words, words))
+told = st.sampled_from(ANSWERS)
+
+
+@pytest.mark.parametrize("name", UNSTABLE)
+def test_whatever_is_said_the_policy_reads_what_an_unstable_template_writes(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tokenizer = tokenizer_with(TEMPLATES[name], tmp_path_factory.mktemp("tokenizer"))
+
+    @settings(deadline=None, max_examples=40)
+    @given(st.lists(st.tuples(policy_turns, told), min_size=1, max_size=4))
+    def check(episode: list[tuple[str, Messages]]) -> None:
+        turns, answers = [turn for turn, _ in episode], [answer for _, answer in episode]
+        dialogue = Dialogue(tokenizer, QUESTION, may_begin_anew=True, looks_into_turns=True)
+        messages = tokenizer.messages(QUESTION)
+        before = [*dialogue.prompt()]
+        for (anew, tokens), turn, answer in zip(
+            read_by_the_policy(dialogue, turns, answers), turns, answers, strict=True
+        ):
+            messages += [{"role": "assistant", "content": turn}, *map(dict, answer)]
+            assert tokens == tokenizer.encode_piece(tokenizer.render(messages, then_turn=True))
+            sampled = [*before, *tokenizer.encode_piece(turn), tokenizer.tokenizer.eos_token_id]
+            assert anew == (tokens[: len(sampled)] != sampled or len(tokens) == len(sampled))
+            before = tokens
+
+    check()
+
+
+def test_a_template_that_left_turns_out_does_not_go_on_by_chance_where_turns_are_alike(tmp_path: Path) -> None:
+    tokenizer = tokenizer_with(TEMPLATES["only the last two turns"], tmp_path)
+    dialogue = Dialogue(tokenizer, QUESTION, may_begin_anew=True, looks_into_turns=True)
+    found = read_by_the_policy(dialogue, ["", "", ""], [ANSWERS[0]] * 3)
+    assert [anew for anew, _ in found] == [False, True, True]
+
+
+@pytest.mark.parametrize("looks_into_turns", [True, False])
+def test_a_turn_goes_on_where_the_template_leaves_what_was_said_and_begins_anew_where_it_does_not(
+    looks_into_turns: bool, tmp_path: Path
+) -> None:
+    tokenizer = tokenizer_with(TEMPLATES["reasoning left out before the last question, as Qwen3"], tmp_path)
+    tool: Messages = ({"role": "tool", "content": "7"},)
+    user: Messages = ({"role": "user", "content": "Sure?"},)
+    dialogue = Dialogue(tokenizer, QUESTION, may_begin_anew=True, looks_into_turns=looks_into_turns)
+    turns = ["<think>\n?</think>\n\ncall", "<think>\n!</think>\n\n7", "7", "Yes"]
+    found = read_by_the_policy(dialogue, turns, [tool, user, tool, user])
+    assert [anew for anew, _ in found] == [False, True, False, False]
+
+
+def test_what_is_read_again_is_counted(tmp_path: Path) -> None:
+    stripped, plain = (
+        sequences_of(tokenizer_with(TEMPLATES[name], tmp_path), QUESTION, ANSWERS)
+        for name in ("earlier reasoning left out, as Qwen3", "plain turns, as ChatML")
+    )
+    assert (len(stripped), len(plain)) == (3, 1)
+    assert stripped[-1] == plain[0] - 2 * len("<think>\nno\n</think>\n\n")
+    assert sum(stripped) > plain[0]
 
 
 def test_without_a_template_the_words_follow_one_another() -> None:

@@ -63,6 +63,14 @@ def test_turns_that_are_not_of_one_episode_are_refused(second: Trajectory, field
     assert refused.value.field == field
 
 
+def test_a_turn_that_begins_anew_may_be_of_an_older_version_and_is_a_passage_of_its_own() -> None:
+    episode = joined([SampledTurn([], turn([1], 3)), SampledTurn([7, 8], turn([2], 2), True)], "group", 0, 2)
+    assert [span.version for span in episode.spans] == [3, 2]
+    first, second = episode.passages(np.array([5, 6]))
+    assert (first.prompt_token_ids.tolist(), first.text_token_ids.tolist()) == ([5, 6], [1])
+    assert (second.prompt_token_ids.tolist(), second.text_token_ids.tolist()) == ([7, 8], [2])
+
+
 def test_components_of_episodes_are_put_together_by_name() -> None:
     failure = JudgementFailure(0, "error", "why")
     found = together(
