@@ -2,6 +2,7 @@
 
     ais bench agents                                     # 10,000 episodes of 8 turns, 256 at once
     ais bench agents --episodes 256 --concurrent 64
+    ais bench agents --stream --record agents_streamed   # every answer asked for as a stream
 
 The policy is replayed: what it answers is drawn beforehand, and it takes `--answer-seconds` for it. So what is counted
 is the endpoint's process alone: HTTP, the chat template, tokens, the record. Each episode's record is compared with
@@ -52,6 +53,8 @@ def figures_of(asked: Asked, ours: Played, bare: Played) -> dict[str, Figure]:
             1e3 * (float(np.percentile(one.latencies, share)) - asked.answer_seconds) for one in (ours, bare)
         )
         figures[f"latency_{share}"] = figure(beyond, "ms", reference)
+        if ours.first:
+            figures[f"first_text_{share}"] = figure(1e3 * float(np.percentile(ours.first, share)), "ms")
     first = min(ours.resident.values())
     for done, resident in ours.resident.items():
         figures[f"memory_after_{done}"] = figure(resident / 2**20, "MiB", first / 2**20)
@@ -71,13 +74,17 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, default=256, help="episodes at once")
     parser.add_argument("--turns", type=int, default=8, help="of an episode")
     parser.add_argument("--answer-seconds", type=float, default=1.0, help="what the policy takes for a turn")
+    parser.add_argument("--stream", action="store_true", help="ask for answers as streams")
     parser.add_argument("--record", default="agents", help="name of the file in benchmarks/results")
     parser.add_argument("--reference-episodes", type=int, default=1_000, help="that the bare handler answers")
     arguments = parser.parse_args()
     marks = tuple(sorted({max(1, arguments.episodes * part // 10) for part in (1, 5, 10)}))
     shape = Shape(turns=arguments.turns)
-    asked = Asked(shape, arguments.episodes, arguments.concurrent, arguments.answer_seconds, marks, bare=False)
-    bare = asyncio.run(play(replace(asked, episodes=min(arguments.reference_episodes, asked.episodes), bare=True)))
+    asked = Asked(
+        shape, arguments.episodes, arguments.concurrent, arguments.answer_seconds, marks, False, arguments.stream
+    )
+    few = min(arguments.reference_episodes, asked.episodes)
+    bare = asyncio.run(play(replace(asked, episodes=few, bare=True, stream=False)))
     ours = asyncio.run(play(asked))
     figures = figures_of(asked, ours, bare)
     table = Table("", "value", "reference")

@@ -29,6 +29,8 @@ class Played:
     """Bytes by episodes that were over."""
     latencies: list[float] = field(default_factory=list)
     """Seconds of each call."""
+    first: list[float] = field(default_factory=list)
+    """Seconds until the first text of each streamed answer."""
     repeated: int = 0
     """Calls that were made again."""
 
@@ -76,7 +78,8 @@ async def _program(asked: Asked, address: str, told: dict[str, Any], played: Pla
         for said in replayed.said:
             messages.append({"role": "user", "content": said})
             began = time.monotonic()
-            answer = await connection.call(f"{told['path']}/chat/completions", {"model": "any", "messages": messages})
+            body = {"model": "any", "messages": messages, "stream": asked.stream}
+            answer = await connection.call(f"{told['path']}/chat/completions", body)
             played.latencies.append(time.monotonic() - began)
             messages.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})
         await connection.call(f"{told['path']}/end", {"reward": 1.0})
@@ -115,9 +118,29 @@ class Connection:
         reader, writer = self._streams
         head = f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\nauthorization: Bearer {self._key}\r\n"
         writer.write(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        began = time.monotonic()
         status, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        if any(one.lower().startswith("transfer-encoding: chunked") for one in fields):
+            return await self._streamed(reader, began)
         length = next(int(one.partition(":")[2]) for one in fields if one.lower().startswith("content-length:"))
         answer = await reader.readexactly(length)
         if status.split()[1] != "200":
             raise RuntimeError(f"{path}: {status} {answer[:300]!r}")
         return json.loads(answer)
+
+    async def _streamed(self, reader: asyncio.StreamReader, began: float) -> dict[str, Any]:
+        """The answer that is put together of a stream's chunks."""
+        text = ""
+        while length := int(await reader.readline(), 16):
+            for event in (await reader.readexactly(length + 2)).strip().split(b"\n\n"):
+                if event == b"data: [DONE]":
+                    continue
+                chunk = json.loads(event.removeprefix(b"data: "))
+                if "error" in chunk:
+                    raise RuntimeError(f"a stream was broken: {chunk}")
+                new = chunk["choices"][0]["delta"].get("content", "")
+                if new and not text:
+                    self._played.first.append(time.monotonic() - began)
+                text += new
+        await reader.readexactly(2)
+        return {"choices": [{"message": {"content": text}}]}

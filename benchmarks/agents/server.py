@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +30,17 @@ from ais.collector.judging.harness.endpoint import open_endpoint
 from ais.collector.prompts.prompts import Prompt, Split
 from ais.collector.prompts.tokenizer import run_without_torch
 from ais.collector.replicas.generation import GenerationClient
+from ais.collector.replicas.progress import SampledTokens
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
-from ais.contracts.trajectory import PolicySpan, Trajectory
+from ais.contracts.trajectory import PolicySpan, Trajectory, TrajectoryBounds
 from ais.runtime.network.http import serve
 from benchmarks.agents.episodes import ReplayedEpisode, Shape, episode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VOCABULARY = 22
+TELL_SECONDS = 0.05
+"""Tokens of a streamed answer come no more often than that, as a replica tells them."""
 PATIENCE_SECONDS = 300.0
 """An episode that has not ended by then is lost."""
 
@@ -55,6 +58,8 @@ class Asked:
     """Episodes after which memory is looked at."""
     bare: bool
     """Whether it is the handler that records nothing."""
+    stream: bool = False
+    """Whether answers are asked for as streams."""
 
     def written(self) -> str:
         return json.dumps(self.__dict__ | {"shape": self.shape.__dict__})
@@ -78,24 +83,45 @@ class Policy:
 
     async def generate(self, group_id: str, *_: Any, **__: Any) -> tuple[Trajectory, ...]:
         await asyncio.sleep(self.seconds)
+        return (self._answer(group_id),)
+
+    async def stream(
+        self,
+        group_id: str,
+        _prompt: Sequence[int],
+        _sampling: SamplingParameters,
+        _bounds: TrajectoryBounds,
+        _deadline_seconds: float,
+        on_sampled: Callable[[SampledTokens], object],
+        **_: Any,
+    ) -> Trajectory:
+        answer = self._answer(group_id)
+        tokens, logprobs = answer.token_ids.tolist(), answer.behaviour_logprobs.tolist()
+        messages = max(1, round(self.seconds / TELL_SECONDS))
+        for number in range(messages):
+            begin, end = ((len(tokens) - 1) * place // messages for place in (number, number + 1))
+            if begin < end:
+                on_sampled(SampledTokens(tokens[begin:end], logprobs[begin:end]))
+            await asyncio.sleep(self.seconds / messages)
+        return answer
+
+    def _answer(self, group_id: str) -> Trajectory:
         tokens = self.answers[int(group_id.rpartition(".")[2])]
-        return (
-            Trajectory(
-                trajectory_id=group_id,
-                group_id=group_id,
-                sample_index=0,
-                token_ids=np.array(tokens, np.int32),
-                behaviour_logprobs=np.full(len(tokens), -0.5, np.float32),
-                spans=(PolicySpan(0, 0, len(tokens)),),
-                finish_reason=FinishReason.STOP,
-                sampling=SamplingParameters(max_new_tokens=len(tokens)),
-                precision=Precision(),
-                engine="replayed",
-                engine_version="",
-                replica_id="replayed",
-                first_token_seconds=0.0,
-                total_seconds=self.seconds,
-            ),
+        return Trajectory(
+            trajectory_id=group_id,
+            group_id=group_id,
+            sample_index=0,
+            token_ids=np.array(tokens, np.int32),
+            behaviour_logprobs=np.full(len(tokens), -0.5, np.float32),
+            spans=(PolicySpan(0, 0, len(tokens)),),
+            finish_reason=FinishReason.STOP,
+            sampling=SamplingParameters(max_new_tokens=len(tokens)),
+            precision=Precision(),
+            engine="replayed",
+            engine_version="",
+            replica_id="replayed",
+            first_token_seconds=0.0,
+            total_seconds=self.seconds,
         )
 
 

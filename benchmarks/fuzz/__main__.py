@@ -1,12 +1,12 @@
 """Mutated inputs, guided by coverage, at every border that reads bytes of others: anything but a refusal is a bug.
 
 Borders are messages of gRPC, entries of the queue, events, records of replicas and evaluations, offers, answers,
-deltas, safetensors files, adapters, settings, what the policy, reward services and workers say, and callers' tokens.
-Each is fed by a process of its own. An input that takes longer than 20 s, or that makes the process larger than 2 GiB,
-is a crash too.
+deltas, safetensors files, adapters, settings, what the policy, reward services and workers say, callers' tokens, and
+bodies of calls at the endpoint of episodes. Each is fed by a process of its own. An input that takes longer than 20 s,
+or that makes the process larger than 2 GiB, is a crash too.
 
     ais bench fuzz --directory runs/fuzz         # ten million inputs over all: hours
-    ais bench fuzz --inputs 20000 --targets offer,delta
+    ais bench fuzz --inputs 20000 --targets offer,delta --record fuzz_some
 
 With `--directory`, which keeps inputs that were found and their number, it goes on where it was stopped. Inputs that
 break a border are told in base 64, and the benchmark ends with 1. `benchmarks/fuzz/corpus` has a few of each target,
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--targets", default="", help="separated by commas; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="goes on there; by default it begins anew")
+    parser.add_argument("--record", default="fuzz", help="name of the file in benchmarks/results")
     parser.add_argument("--keep", action="store_true", help="write a few of the inputs found to benchmarks/fuzz/corpus")
     arguments = parser.parse_args()
     names = arguments.targets.split(",") if arguments.targets else list(PLACES)
@@ -84,7 +85,7 @@ def main() -> None:
         if arguments.keep:
             keep(name, directory)
     show(outcomes)
-    publish("fuzz", figures_of(outcomes), f"seed {arguments.seed}")
+    publish("fuzz", figures_of(outcomes), f"seed {arguments.seed}", file=arguments.record)
     if any(one.crashes for one in outcomes.values()):
         sys.exit(1)
 

@@ -115,6 +115,14 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
                 f"**{one['traces_trainer_on']['value'] / 1000:.1f} ms a step**",
             ],
         ),
+        (
+            "agents_streamed",
+            lambda one: [
+                f"takes {one['processor_time_of_a_turn']['value']:.1f} ms where the bare handler",
+                f"takes {one['processor_time_of_a_turn']['reference']:.1f}: twenty chunks",
+                f"after {one['first_text_50']['value']:.0f} ms in the median",
+            ],
+        ),
         ("train_watching", lambda one: [f"**{one['demo_watching_cost']['value']:.1%} less throughput in the median"]),
     ],
 )
@@ -167,6 +175,17 @@ def test_the_programs_under_fire_are_told_as_they_were_recorded() -> None:
     assert f"is {fire:.3f}, in calm {calm:.3f} ± {spread:.3f}" in text
     assert f"training took {record['seconds_chaos']:.0f} s instead of {record['seconds_calm']:.0f} s" in text
     assert record["kills"] == {"collector": 2, "trainer": 1, "rollout-0": 1, "valkey": 1, "program": 1}
+    assert record["problems"] == []
+
+
+def test_agents_under_fire_are_told_as_they_were_recorded() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "chaos_agents.json").read_text())
+    text = (ROOT / "docs" / "benchmarks.md").read_text().replace("\n", " ")
+    calm, spread, fire = (record[f"reward_{one}"] for one in ("calm", "spread", "chaos"))
+    assert f"is {fire:.3f} under fire and {calm:.3f} ± {spread:.3f} in calm" in text
+    assert f"took {record['seconds_chaos']:.0f} s under fire and {record['seconds_calm']:.0f} s in calm" in text
+    victims = ("trainer", "rollout-0", "collector", "valkey", "agent-0", "program")
+    assert record["kills"] == dict.fromkeys(victims, 1)
     assert record["problems"] == []
 
 

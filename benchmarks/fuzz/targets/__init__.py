@@ -33,6 +33,7 @@ PLACES: Mapping[str, Place] = {
         "settings": {"settings": 0.05, "overrides": 0.05},
         "answers": {"scores": 1.0, "reply": 1.0, "response": 0.5},
         "callers": {"caller": 1.0},
+        "endpoint": {"chat": 0.5, "completion": 0.5, "end": 1.0, "wanted": 1.0},
     }.items()
     for name, share in names.items()
 }

@@ -83,10 +83,10 @@ def chaos(
 ) -> None:
     """Train twice, once in calm and once with every process killed (SIGKILL) at random moments; compare.
 
-    Trainer, collector, each replica and the Valkey server are killed in turn, and where there are any, workers of the
-    collector and programs that play episodes. The run must end by itself, its ledger must show every group consumed
-    exactly once, and its final reward must be the calm run's, within one standard deviation. The exit code is 0 if all
-    that holds, else 1. It takes about ten seconds a kill.
+    Trainer, collector, each replica and the Valkey server are killed in turn, and where there are any, agents of
+    launcher.agents, workers of the collector and programs that play episodes. The run must end by itself, its ledger
+    must show every group consumed exactly once, and its final reward must be the calm run's, within one standard
+    deviation. The exit code is 0 if all that holds, else 1. It takes about ten seconds a kill.
 
         ais chaos -c examples/sort16/config.toml
         ais chaos -c examples/sort16/config.toml --kills 6 --set run.steps=20 --set launcher.evaluation_prompts=0

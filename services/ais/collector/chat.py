@@ -13,11 +13,10 @@ import asyncio
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from ais.collector.prompts.growing import GrowingText
 from ais.collector.prompts.prompts import Question
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer, run_without_torch
 from ais.collector.replicas.generation import GenerationClient, GenerationError
@@ -36,37 +35,8 @@ from ais.runtime.text import escaped
 DESCRIBE_SECONDS = 60.0
 ANSWER_SECONDS = 600.0
 """The longest that one answer may take."""
-INCOMPLETE = "\ufffd"
-"""What a decoder writes for the first bytes of a character."""
 NEW = "/new"
 """The line that begins another conversation."""
-
-
-class GrowingText:
-    """Text of tokens that come one after another. What is shown once stays: a character whose bytes are spread over
-    several tokens is shown when the last of them has come."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._tokens: list[int] = []
-        self.shown = ""
-
-    def grown(self, token_ids: Sequence[int]) -> str:
-        """What more there is to show after these tokens."""
-        self._tokens += token_ids
-        return self._rest(self._decode(self._tokens).rstrip(INCOMPLETE))
-
-    def ended(self, token_ids: Sequence[int]) -> str:
-        """What more there is to show, where these are all tokens of the text."""
-        text = self._decode(token_ids)
-        rest, self.shown = self._rest(text), text
-        return rest
-
-    def _rest(self, text: str) -> str:
-        if not text.startswith(self.shown):
-            return ""
-        rest, self.shown = text[len(self.shown) :], text
-        return rest
 
 
 class Conversation:
@@ -87,7 +57,7 @@ class Conversation:
 
     def text_so_far(self) -> GrowingText:
         """The text of the answer that is about to come."""
-        return GrowingText(self._tokenizer.decode_response)
+        return GrowingText(self._tokenizer.decode_response, self._tokenizer.byte_tokens)
 
     def answered(self, text: str) -> None:
         """The whole answer was that."""
@@ -145,9 +115,10 @@ async def _answer(
     seeded = sampling.model_copy(update={"seed": secrets.randbits(62)})
     name = f"chat-{secrets.token_hex(8)}"
     try:
-        async with aclosing(client.stream(name, prompt, seeded, bounds, ANSWER_SECONDS)) as answer:
-            async for news in answer:
-                _show(text.ended(_tokens_of(news)) if isinstance(news, Trajectory) else text.grown(news))
+        whole = await client.stream(
+            name, prompt, seeded, bounds, ANSWER_SECONDS, lambda sampled: _show(text.grown(sampled.token_ids))
+        )
+        _show(text.ended(_tokens_of(whole)))
     except GenerationError as error:
         conversation.unanswered()
         _show(f"{text.shown and ' '}(no answer: {error})")

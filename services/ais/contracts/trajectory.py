@@ -237,7 +237,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         if not 0.0 <= (seconds := getattr(message.timings, name)) <= LONGEST_SECONDS:
             refuse(f"{field}.timings.{name}", f"expected 0 to {LONGEST_SECONDS:g} seconds, got {seconds:g}")
     token_ids = decode_token_ids(message.token_ids, bounds.vocab_size, f"{field}.token_ids")
-    logprobs = _decode_logprobs(message.behaviour_logprobs, len(token_ids), f"{field}.behaviour_logprobs")
+    logprobs = decode_logprobs(message.behaviour_logprobs, len(token_ids), f"{field}.behaviour_logprobs")
     spans = _decode_spans(message, len(token_ids), bounds.newest_version, f"{field}.spans")
     finish_reason = decode_finish(message.finish_reason, f"{field}.finish_reason")
     try:
@@ -326,7 +326,8 @@ def group_id_of(payload: bytes) -> str:
         return ""
 
 
-def _decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:
+def decode_logprobs(data: bytes, tokens: int, field: str) -> np.ndarray:
+    """float32 [tokens], of one token or more. Raises MalformedRecordError."""
     if len(data) != tokens * LOGPROB_DTYPE.itemsize:
         refuse(field, f"expected {tokens} float32 values, one for each token, got {len(data)} bytes")
     logprobs = np.frombuffer(data, dtype=LOGPROB_DTYPE)

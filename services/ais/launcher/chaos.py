@@ -72,8 +72,7 @@ class Chaos:
 
     def _kill(self, processes: Processes, bag: list[str], draw: random.Random, began: float) -> bool:
         """Whether there was one to kill."""
-        collector = processes.pid("collector")
-        kept = {} if collector is None else kept_below(collector)
+        kept = self._kept(processes)
         running = [*processes.running, *sorted(kept)]
         if not running:
             return False
@@ -92,6 +91,16 @@ class Chaos:
         said = f"kill {len(self.done)} of {self.wanted}: {victim}, after step {self.done[-1].step}"
         self.display.note(said)
         return True
+
+    @staticmethod
+    def _kept(processes: Processes) -> dict[str, list[int]]:
+        """Workers and programs below the collector, and programs below agents."""
+        keepers = [name for name in processes.running if name == "collector" or name.startswith("agent-")]
+        found = dict[str, list[int]]()
+        for pid in filter(None, map(processes.pid, keepers)):
+            for kind, kept in kept_below(pid).items():
+                found.setdefault(kind, []).extend(kept)
+        return found
 
     def _reached(self, step: float) -> bool:
         return self.steps.catch_up() >= step

@@ -87,10 +87,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Tokens of one response that is not finished, sampled since those told before."""
+    """Tokens of one response that is not finished, sampled since those told before, and the log-prob of each."""
 
     index: int
     token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True)

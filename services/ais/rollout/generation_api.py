@@ -19,6 +19,7 @@ from ais.contracts.handing_back import HANDED_BACK
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import (
+    LOGPROB_DTYPE,
     TOKEN_DTYPE,
     MalformedRecordError,
     Trajectory,
@@ -97,15 +98,19 @@ class GenerationService(rollout_pb2_grpc.RolloutServicer):
     async def Stream(self, request: rollout_pb2.GenerateRequest, context: Context) -> None:  # noqa: N802
         """The same, with tokens as they are sampled."""
         async with self._answering(context):
-            generation = self._decoded(request)
-            async with aclosing(self._engine.stream(generation)) as outcomes:
-                async for outcome in outcomes:
-                    progress = rollout_pb2.Progress(sample_index=outcome.index)
-                    if isinstance(outcome, Completion):
-                        progress.finished.CopyFrom(self._encoded(generation, outcome))
-                    else:
-                        progress.token_ids = np.asarray(outcome.token_ids, dtype=TOKEN_DTYPE).tobytes()
-                    await context.write(progress)
+            with sampling_span(request, context) as sampling:
+                generation = self._decoded(request)
+                async with aclosing(self._engine.stream(generation)) as outcomes:
+                    async for outcome in outcomes:
+                        progress = rollout_pb2.Progress(sample_index=outcome.index)
+                        if isinstance(outcome, Completion):
+                            sampling.takes(outcome)
+                            progress.finished.CopyFrom(self._encoded(generation, outcome))
+                        else:
+                            progress.token_ids = np.asarray(outcome.token_ids, dtype=TOKEN_DTYPE).tobytes()
+                            logprobs = np.asarray(outcome.logprobs, dtype=LOGPROB_DTYPE)
+                            progress.behaviour_logprobs = logprobs.tobytes()
+                        await context.write(progress)
 
     def _decoded(self, request: rollout_pb2.GenerateRequest) -> GenerationRequest:
         self.note_version()

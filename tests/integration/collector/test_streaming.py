@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ais.collector.replicas.generation import GenerationClient, GenerationError
+from ais.collector.replicas.progress import SampledTokens
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import Trajectory
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
@@ -28,12 +29,21 @@ MODEL = ROOT / "examples" / "sort16" / "model"
 Script = Callable[[rollout_pb2.GenerateRequest], AsyncIterator[rollout_pb2.Progress]]
 
 
-def tokens(*token_ids: int) -> rollout_pb2.Progress:
-    return rollout_pb2.Progress(token_ids=np.array(token_ids, dtype="<i4").tobytes())
+def tokens(*token_ids: int, logprob: float = -0.5) -> rollout_pb2.Progress:
+    logprobs = np.full(len(token_ids), logprob, dtype="<f4")
+    return rollout_pb2.Progress(
+        token_ids=np.array(token_ids, dtype="<i4").tobytes(), behaviour_logprobs=logprobs.tobytes()
+    )
 
 
 def finished(request: rollout_pb2.GenerateRequest) -> rollout_pb2.Progress:
     return rollout_pb2.Progress(finished=sample(request, 0, correct=True))
+
+
+def up_to(text: str, request: rollout_pb2.GenerateRequest) -> rollout_pb2.Progress:
+    """The beginning of that response, with all that the model's tokenizer puts before `text`."""
+    whole = np.frombuffer(finished(request).finished.token_ids, dtype="<i4").tolist()
+    return tokens(*whole[: whole.index(ALPHABET.index(text)) + 1])
 
 
 class Streaming(Servicer):
@@ -67,12 +77,11 @@ async def served(servicer: Servicer) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-async def streamed(servicer: Servicer) -> list[list[int] | Trajectory]:
+async def streamed(servicer: Servicer) -> tuple[list[SampledTokens], Trajectory]:
     async with served(servicer) as address:
-        client = GenerationClient(address)
+        client, told = GenerationClient(address), list[SampledTokens]()
         try:
-            async with aclosing(client.stream("g", PROMPT, SAMPLING, BOUNDS, 20.0)) as answer:
-                return [list(news) if not isinstance(news, Trajectory) else news async for news in answer]
+            return told, await client.stream("g", PROMPT, SAMPLING, BOUNDS, 20.0, told.append)
         finally:
             await client.close()
 
@@ -83,15 +92,24 @@ async def test_tokens_come_first_and_the_whole_at_the_end() -> None:
         yield tokens(*ANSWER[1:3])
         yield finished(request)
 
-    *told, whole = await streamed(Streaming(script))
-    assert told == [ANSWER[:1], ANSWER[1:3]]
-    assert isinstance(whole, Trajectory)
+    told, whole = await streamed(Streaming(script))
+    assert told == [SampledTokens(ANSWER[:1], [-0.5]), SampledTokens(ANSWER[1:3], [-0.5, -0.5])]
     assert whole.token_ids.tolist() == ANSWER
 
 
 async def test_a_replica_of_an_earlier_release_answers_with_the_whole() -> None:
-    (whole,) = await streamed(Servicer(honest))
-    assert isinstance(whole, Trajectory)
+    told, whole = await streamed(Servicer(honest))
+    assert not told
+    assert whole.token_ids.tolist() == ANSWER
+
+
+async def test_a_replica_that_tells_no_log_probs_answers_with_the_whole() -> None:
+    async def script(request: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
+        yield rollout_pb2.Progress(token_ids=tokens(*ANSWER[:2]).token_ids)
+        yield finished(request)
+
+    told, whole = await streamed(Streaming(script))
+    assert not told
     assert whole.token_ids.tolist() == ANSWER
 
 
@@ -108,6 +126,28 @@ async def empty(_: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Pro
     yield rollout_pb2.Progress()
 
 
+async def without_logprobs(_: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
+    while True:
+        yield rollout_pb2.Progress(token_ids=tokens(ANSWER[0]).token_ids)
+
+
+async def fewer_logprobs(request: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
+    yield rollout_pb2.Progress(
+        token_ids=tokens(*ANSWER[:2]).token_ids, behaviour_logprobs=tokens(ANSWER[0]).behaviour_logprobs
+    )
+    yield finished(request)
+
+
+async def another_token_than_in_the_end(request: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
+    yield tokens(ANSWER[1])
+    yield finished(request)
+
+
+async def another_logprob_than_in_the_end(request: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
+    yield tokens(ANSWER[0], logprob=-0.25)
+    yield finished(request)
+
+
 async def nothing(_: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
     return
     yield
@@ -118,11 +158,34 @@ async def of_another(request: rollout_pb2.GenerateRequest) -> AsyncIterator[roll
     yield finished(request)
 
 
-@pytest.mark.parametrize("script", [endless, unknown, empty, nothing, of_another], ids=lambda script: script.__name__)
+BROKEN = [endless, unknown, empty, without_logprobs, fewer_logprobs, nothing, of_another]
+BROKEN += [another_token_than_in_the_end, another_logprob_than_in_the_end]
+
+
+@pytest.mark.parametrize("script", BROKEN, ids=lambda script: script.__name__)
 async def test_what_was_not_asked_for_ends_the_call(script: Script) -> None:
     with pytest.raises(GenerationError) as refused:
         await streamed(Streaming(script))
     assert refused.value.reason == "malformed"
+
+
+async def test_a_streamed_call_counts_as_one_and_ends_when_its_replica_is_given_up() -> None:
+    async def script(_: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
+        yield tokens(ANSWER[0])
+        await asyncio.Event().wait()
+
+    servicer, told = Streaming(script), asyncio.Event()
+    async with served(servicer) as address:
+        client = GenerationClient(address)
+        call = asyncio.create_task(client.stream("g", PROMPT, SAMPLING, BOUNDS, 60.0, lambda _: told.set()))
+        await told.wait()
+        assert client.calls == 1
+        client.abandon("the replica is gone")
+        with pytest.raises(GenerationError, match="the replica is gone"):
+            await call
+        assert client.calls == 0
+        await asyncio.wait_for(servicer.cancelled.wait(), 60)
+        await client.close()
 
 
 @asynccontextmanager
@@ -158,7 +221,7 @@ async def test_a_character_is_on_the_terminal_while_the_next_is_not_yet_sampled(
     more = asyncio.Event()
 
     async def script(request: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
-        yield tokens(ANSWER[0])
+        yield up_to("1", request)
         await more.wait()
         yield finished(request)
 
@@ -193,7 +256,7 @@ async def test_an_answer_that_breaks_off_says_why_and_the_conversation_goes_on(t
     broken = [True]
 
     async def script(request: rollout_pb2.GenerateRequest) -> AsyncIterator[rollout_pb2.Progress]:
-        yield tokens(ANSWER[0])
+        yield up_to("1", request)
         if broken.pop() if broken else False:
             yield tokens(len(ALPHABET))
         yield finished(request)

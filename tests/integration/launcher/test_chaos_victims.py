@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import pytest
+
 from ais.launcher.chaos import Chaos
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.processes.kept import KEEPER, PROGRAM, WORKER, kept_below
@@ -37,15 +39,16 @@ def test_programs_and_workers_are_found_below_their_keepers_while_they_run() -> 
     assert kept_below(keepers[0].pid) == {}, "a process that has gone has nothing below it"
 
 
-def test_a_program_that_plays_is_killed_in_its_turn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps", ["collector", "agent-0"])
+def test_a_program_that_plays_is_killed_in_its_turn(keeps: str, tmp_path: Path) -> None:
     keeper = subprocess.Popen([sys.executable, "-P", "-m", KEEPER, "0", "sleep", "600"], stdin=subprocess.DEVNULL)
     try:
         eventually(lambda: kept_below(os.getpid()).keys() == {PROGRAM})
         chaos = Chaos(2, 10, 0, Mock(), StepLog(tmp_path / "steps.jsonl"))
-        processes, bag = Mock(running=["trainer"], pid=lambda _name: os.getpid()), list[str]()
-        assert [chaos._kill(processes, bag, random.Random(0), 0.0) for _ in range(2)] == [True, True]
-        assert {kill.name for kill in chaos.done} == {"trainer", PROGRAM}
-        processes.kill.assert_called_once_with("trainer")
+        processes, bag = Mock(running=[keeps, "trainer"], pid=lambda _name: os.getpid()), list[str]()
+        assert [chaos._kill(processes, bag, random.Random(0), 0.0) for _ in range(3)] == [True] * 3
+        assert {kill.name for kill in chaos.done} == {keeps, "trainer", PROGRAM}
+        assert {call.args for call in processes.kill.call_args_list} == {(keeps,), ("trainer",)}
         assert keeper.wait(20) == 128 + signal.SIGKILL
     finally:
         keeper.terminate()

@@ -124,21 +124,25 @@ async def test_a_trajectory_is_sent_while_others_of_its_group_still_run(replica:
     call.cancel()
 
 
-async def test_a_streamed_response_comes_token_by_token_and_is_the_same_in_the_end(replica: Replica) -> None:
+async def test_a_streamed_response_comes_as_it_is_sampled_and_is_the_same_in_the_end(replica: Replica) -> None:
     bounds = TrajectoryBounds(vocab_size=VOCABULARY, newest_version=0)
     request = message(samples=2, new_tokens=12, seed=7)
     whole = {m.sample_index: decode_trajectory(m, bounds) async for m in replica.stub.Generate(request, timeout=20)}
     told: dict[int, list[int]] = {0: [], 1: []}
+    logprobs: dict[int, list[float]] = {0: [], 1: []}
     messages = [progress async for progress in replica.stub.Stream(request, timeout=20)]
     for progress in messages:
         if progress.HasField("finished"):
             finished = decode_trajectory(progress.finished, bounds)
             assert finished.sample_index == progress.sample_index
             assert finished.token_ids.tolist() == whole[progress.sample_index].token_ids.tolist()
-            assert told[progress.sample_index] == finished.token_ids.tolist()[:-1]
+            begun = told[progress.sample_index]
+            assert begun == finished.token_ids.tolist()[: len(begun)]
+            assert logprobs[progress.sample_index] == finished.behaviour_logprobs.tolist()[: len(begun)]
         else:
             told[progress.sample_index] += np.frombuffer(progress.token_ids, dtype="<i4").tolist()
-    assert len(messages) == 2 * 12
+            logprobs[progress.sample_index] += np.frombuffer(progress.behaviour_logprobs, dtype="<f4").tolist()
+    assert all(told.values())
 
 
 async def test_a_streamed_call_that_is_cancelled_frees_its_slots(replica: Replica) -> None:

@@ -128,10 +128,12 @@ async def test_each_sample_is_given_at_once(vllm_replica: VllmReplica) -> None:
 async def test_a_streamed_call_gives_tokens_as_they_come_and_whole_completions(vllm_replica: VllmReplica) -> None:
     wanted = request(samples=2, new_tokens=24, seed=5)
     told: dict[int, list[int]] = {0: [], 1: []}
+    logprobs: dict[int, list[float]] = {0: [], 1: []}
     finished, messages = {}, 0
     async for outcome in vllm_replica.engine.stream(wanted):
         if isinstance(outcome, Sampled):
             told[outcome.index] += outcome.token_ids
+            logprobs[outcome.index] += outcome.logprobs
             messages += 1
         else:
             finished[outcome.index] = outcome
@@ -139,6 +141,7 @@ async def test_a_streamed_call_gives_tokens_as_they_come_and_whole_completions(v
     for index, completion in finished.items():
         tokens = completion.token_ids.tolist()
         assert told[index] == tokens[: len(told[index])]
+        assert logprobs[index] == completion.logprobs.tolist()[: len(told[index])]
         assert [(span.begin, span.end) for span in completion.spans] == [(0, 24)]
         assert len(completion.logprobs) == 24
     assert messages > 2

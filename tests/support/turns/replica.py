@@ -41,11 +41,11 @@ class Replica:
 
 
 @asynccontextmanager
-async def served(policy: Path = POLICY) -> AsyncIterator[Replica]:
+async def served(policy: Path = POLICY, positions: int = 256) -> AsyncIterator[Replica]:
     torch.set_num_threads(1)
     async with AsyncExitStack() as stack:
         engine = await TorchEngine.open(
-            policy, FP8, Observer(), slots=8, max_model_len=256, max_waiting_sequences=64, probe_tolerance=1.0
+            policy, FP8, Observer(), slots=8, max_model_len=positions, max_waiting_sequences=64, probe_tolerance=1.0
         )
         stack.push_async_callback(engine.close)
         identity = ReplicaIdentity("replica", "run", ModelIdentity("blake3:model", "blake3:tokenizer"))

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import openai
@@ -18,9 +18,10 @@ from ais.collector.exercise import Ending, Exercise, open_exercise
 from ais.collector.judging.harness.endpoint import Endpoint, open_endpoint
 from ais.collector.prompts.prompts import Split
 from ais.collector.replicas.generation import GenerationClient
+from ais.collector.replicas.progress import SampledTokens
 from ais.collector.settings import CollectorProcessSettings
 from ais.contracts.sampling import FinishReason, SamplingParameters
-from ais.contracts.trajectory import Trajectory
+from ais.contracts.trajectory import Trajectory, TrajectoryBounds
 from tests.support.records import trajectory_of
 from tests.support.turns.replica import EXAMPLES, VOCABULARY
 
@@ -56,6 +57,8 @@ class Scripted(GenerationClient):
         """Answers that are waited for."""
         self.may = asyncio.Event()
         self.may.set()
+        self.at_once = 1
+        """Tokens of an answer that are sampled before it `may` go on."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -71,17 +74,43 @@ class Scripted(GenerationClient):
         **__: Any,
     ) -> tuple[Trajectory, ...]:
         assert samples == 1
+        return (await self._answer(group_id, prompt_token_ids, sampling, lambda _: None),)
+
+    async def stream(
+        self,
+        group_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        _bounds: TrajectoryBounds,
+        _deadline_seconds: float,
+        on_sampled: Callable[[SampledTokens], object],
+        tell_kept: bool = False,
+    ) -> Trajectory:
+        return await self._answer(group_id, prompt_token_ids, sampling, on_sampled)
+
+    async def _answer(
+        self,
+        group_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        on_sampled: Callable[[SampledTokens], object],
+    ) -> Trajectory:
         self.prompts.append(list(prompt_token_ids))
+        said = self._says.pop(0) if len(self._says) > 1 else self._says[0]
+        logprobs = [-0.5 - place for place in range(len(said))]
         self.asked += 1
         try:
+            for place in range(min(self.at_once, len(said) - 1)):
+                on_sampled(SampledTokens([said[place]], [logprobs[place]]))
             await self.may.wait()
+            for place in range(min(self.at_once, len(said) - 1), len(said) - 1):
+                on_sampled(SampledTokens([said[place]], [logprobs[place]]))
+                await asyncio.sleep(0)
         finally:
             self.asked -= 1
-        said = self._says.pop(0) if len(self._says) > 1 else self._says[0]
         self.sampled.append(list(said))
-        logprobs = [-0.5 - place for place in range(len(said))]
         fields = {"behaviour_logprobs": logprobs, "finish_reason": self.finish, "sampling": sampling}
-        return (trajectory_of(said, group_id, **fields),)
+        return trajectory_of(said, group_id, **fields)
 
 
 @asynccontextmanager
@@ -127,7 +156,10 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    client: GenerationClient, change: Callable[[Exercise], Exercise] = lambda made: made, **environment: Any
+    client: GenerationClient,
+    change: Callable[[Exercise], Exercise] = lambda made: made,
+    sampling: SamplingParameters | None = None,
+    **environment: Any,
 ) -> AsyncIterator[Stage]:
     settings = {"command": ["python"], "turns": 4} | environment
     async with exercise(settings) as made, open_endpoint() as (endpoint, address):
@@ -135,7 +167,8 @@ async def staged(
         prompt = made.prompt(0)
         harness = made.harness(prompt)
         assert harness is not None
-        table = Table(made, harness.settings, prompt, client, call(1))
+        asked = call(1) if sampling is None else replace(call(1), sampling=sampling)
+        table = Table(made, harness.settings, prompt, client, asked)
         recording = Recording(table, 0)
         with endpoint.episode(recording) as (path, key):
             yield Stage(endpoint, address, table, recording, f"{address}{path}", key)

@@ -20,6 +20,7 @@ from ais.rollout.engine import (
     Sampled,
     WeightSwap,
 )
+from ais.rollout.engines import life
 from ais.rollout.engines.life import Call, EngineLife, sample_each
 from ais.rollout.engines.limits import Limits
 from tests.support.tiny_models import collect, request_for, until
@@ -42,8 +43,7 @@ class ToldEngine(EngineLife):
     async def sample(self, call: Call) -> None:
         if call.streamed:
             for index in range(call.request.samples):
-                for token in self.tokens:
-                    call.tell(Sampled(index, (token,)))
+                call.tell(Sampled(index, self.tokens, (-0.5,) * len(self.tokens)))
         await sample_each(call, self._one)
 
     async def release(self) -> None:
@@ -83,17 +83,37 @@ async def test_samples_come_as_they_are_finished_and_what_is_left_counts_as_outs
 async def test_a_streamed_call_gets_tokens_before_what_is_finished_and_others_get_none() -> None:
     engine = ToldEngine()
     engine.tokens = (4, 5)
+    streamed = engine.stream(request_for(PROMPT, samples=2))
+    assert [await anext(streamed) for _ in range(2)] == [Sampled(index, (4, 5), (-0.5, -0.5)) for index in range(2)]
     for index in range(2):
         engine.told[index].set()
-    streamed = [outcome async for outcome in engine.stream(request_for(PROMPT, samples=2))]
-    assert [outcome for outcome in streamed if isinstance(outcome, Sampled)] == [
-        Sampled(index, (token,)) for index in range(2) for token in (4, 5)
-    ]
-    assert sorted(one.index for one in streamed[4:]) == [0, 1]
-    assert all(
-        isinstance(one, Completion) for one in [*streamed[4:], *await collect(engine, request_for(PROMPT, samples=2))]
-    )
+    finished = [outcome async for outcome in streamed]
+    assert sorted(one.index for one in finished) == [0, 1]
+    assert all(isinstance(one, Completion) for one in [*finished, *await collect(engine, request_for(PROMPT))])
     assert engine.outstanding == 0
+
+
+async def test_tokens_that_a_slow_caller_has_not_asked_for_are_told_together() -> None:
+    call = Call(request_for(PROMPT), streamed=True)
+    told = [Sampled(0, (token,), (-float(token),)) for token in range(1000)]
+    call.tell(told[0])
+    assert await call.outcome() == told[0]
+    for one in told[1:]:
+        call.tell(one)
+    assert await call.outcome() == Sampled(0, tuple(range(1, 1000)), tuple(-float(token) for token in range(1, 1000)))
+
+
+async def test_what_is_finished_does_not_wait_for_the_time_to_tell_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "TELL_SECONDS", 1e6)
+    call = Call(request_for(PROMPT), streamed=True)
+    call.tell(Sampled(0, (4,), (-0.5,)))
+    await call.outcome()
+    call.tell(Sampled(0, (5,), (-0.5,)))
+    waiting = asyncio.ensure_future(call.outcome())
+    await asyncio.sleep(0)
+    finished = Completion(0, np.array([4, 5, 6]), np.full(3, -0.5), (), FinishReason.STOP, 0.0, 0.0)
+    call.finish(finished)
+    assert await waiting is finished
 
 
 async def test_outstanding_samples_take_room_until_their_call_ends() -> None:

@@ -176,6 +176,7 @@ def test_only_a_streamed_group_tells_its_newest_tokens_and_not_the_last() -> Non
     for token in (6, 7, 8):
         simulation.step(token)
         told.append([(one.ticket, one.sampled.index, one.sampled.token_ids) for one in simulation.slots.newest()])
+        assert all(one.sampled.logprobs == (-0.5,) for one in simulation.slots.newest())
     assert told == [[(0, 0, (6,)), (0, 1, (6,))], [(0, 0, (7,)), (0, 1, (7,))], []]
     assert len(simulation.finished) == 4
 

@@ -20,8 +20,8 @@ from typing import Any, Literal
 Form = Literal["json", "xml"]
 Tools = Sequence[Mapping[str, Any]]
 """Schemas of tools, as chat templates take them."""
-FUNCTION, PARAMETER = "<function=", "<parameter="
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+OPENING, FUNCTION, PARAMETER = "<tool_call>", "<function=", "<parameter="
+_CALL = re.compile(rf"{OPENING}(.*?)</tool_call>", re.DOTALL)
 
 
 class NoCallError(ValueError):
@@ -93,14 +93,12 @@ def _properties(name: str, tools: Tools) -> Mapping[str, Any]:
 
 
 def split_calls(text: str, tools: Tools, form: Form) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text before the first call, and the calls; where one cannot be read, or be told on, all of the text and none.
-
-    Pure.
-    """
+    """The text before the first call without the white space at its end, and the calls; where one cannot be read, or be
+    told on, all of the text and none. Pure."""
     try:
         calls = tuple(call_in(written, tools, form) for written in written_calls(text))
         for call in calls:
             f"{call.name}{json.dumps(call.arguments, ensure_ascii=False)}".encode()
     except (ValueError, RecursionError):  # no JSON, or half a surrogate pair
         calls = ()
-    return (text.partition("<tool_call>")[0].strip(), calls) if calls else (text, ())
+    return (text.partition(OPENING)[0].rstrip(), calls) if calls else (text, ())

@@ -23,14 +23,16 @@ from ais.collector.episodes.conversations import begun as begun_by
 from ais.collector.episodes.joining import SampledTurn
 from ais.collector.episodes.saying import logprobs_of, said_by, why_no_stop
 from ais.collector.episodes.table import Table
+from ais.collector.episodes.telling import Telling
 from ais.collector.exercise import Ending
 from ais.collector.judging.harness.answers import Completed, Finish
 from ais.collector.judging.harness.endpoint import over
 from ais.collector.judging.harness.raw_answers import RawCompleted
-from ais.collector.judging.harness.wire import Asked, CallRefusedError, Completion, End
+from ais.collector.judging.harness.wire import Asked, CallRefusedError, Completion, End, Told
 from ais.collector.judging.judgement import Failure, Outcome
 from ais.collector.prompts.dialogue import Continuation
 from ais.collector.replicas.generation import Cause, GenerationError
+from ais.collector.replicas.progress import SampledTokens
 from ais.collector.rewards.response import Response
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import MalformedRecordError, Trajectory
@@ -154,8 +156,8 @@ class Recording:
         self.close()
         self.ended.set()
 
-    async def complete(self, asked: Asked, begun: Callable[[str], object] = lambda _: None) -> Completed:
-        """`begun` is told the answer's name when the policy is asked.
+    async def complete(self, asked: Asked, told: Told = lambda *_: None) -> Completed:
+        """`told` gets what can be told of the answer while it is sampled, where the call asks for a stream.
 
         Raises CallRefusedError. Cancelled, it leaves nothing behind.
         """
@@ -163,7 +165,7 @@ class Recording:
         if len(self._under_way) >= MOST_AT_ONCE:
             raise CallRefusedError(429, f"{MOST_AT_ONCE} calls are being answered: ask later", "rate_limit_exceeded")
         self._check_budget()
-        answering = asyncio.create_task(self._answer(asked, begun))
+        answering = asyncio.create_task(self._answer(asked, told))
         self._under_way.add(answering)
         answering.add_done_callback(self._answered)
         try:
@@ -178,7 +180,7 @@ class Recording:
         self._under_way.discard(answering)
         self.heard = time.monotonic()
 
-    async def _answer(self, asked: Asked, begun: Callable[[str], object]) -> Completed:
+    async def _answer(self, asked: Asked, told: Told) -> Completed:
         exercise, number = self._table.exercise, self.calls
         if why := why_no_stop(exercise.tokenizer, asked.stops):
             raise CallRefusedError(400, f"stop: {why}", "invalid_value", "stop")
@@ -190,11 +192,18 @@ class Recording:
             read = await self._before(branch, conversation, asked.size)
             prompt = branch.after(read)
             self._check_room(prompt)
-            begun(name)
-            response = await self._sampled(branch, prompt, asked, number)
+            telling = Telling(
+                exercise.tokenizer,
+                asked.stops,
+                may_call=conversation.tools is not None,
+                wants_logprobs=asked.wants_logprobs,
+            )
+            tell = (lambda sampled: told(name, telling.more(sampled))) if asked.stream else None
+            response = await self._sampled(branch, prompt, asked, number, tell)
             size = len(response.token_ids)
-            told = partial(said_by, exercise, response, asked.stops, conversation.tools)
-            said = await _without_delay(size, told)
+            said = await _without_delay(size, partial(said_by, exercise, response, asked.stops, conversation.tools))
+            if not telling.is_begun_by(said.text, len(said.response.token_ids)):
+                raise CallRefusedError(500, "the tokenizer cannot decode a part of an answer: ask without stream")
             logprobs = (
                 await _without_delay(size, logprobs_of, exercise.tokenizer, said.response)
                 if asked.wants_logprobs
@@ -231,11 +240,18 @@ class Recording:
             raise CallRefusedError(400, f"the {param} have no tokens: say something", "invalid_value", param)
         return read
 
-    async def _sampled(self, branch: Branch, prompt: list[int], asked: Asked, number: int) -> Trajectory:
+    async def _sampled(
+        self,
+        branch: Branch,
+        prompt: list[int],
+        asked: Asked,
+        number: int,
+        tell: Callable[[SampledTokens], object] | None,
+    ) -> Trajectory:
         """The policy's turn. Raises CallRefusedError, and breaks the episode where the replica is at fault."""
         try:
             most = asked.most_tokens(self._table.call.sampling.max_new_tokens)
-            response = await self._table.sampled(self._index, number, prompt, most)
+            response = await self._table.sampled(self._index, number, prompt, most, tell)
             self._table.check_versions([*self._trained_with(branch), SampledTurn([], response)])
         except (GenerationError, MalformedRecordError) as error:
             if isinstance(error, GenerationError) and error.cause is Cause.REFUSED:  # that is the program's affair

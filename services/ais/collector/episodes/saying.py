@@ -44,8 +44,7 @@ def said_by(exercise: Exercise, sampled: Trajectory, stops: Sequence[str], tools
 def cut_at(exercise: Exercise, sampled: Trajectory, stops: Sequence[str]) -> tuple[Trajectory, Response]:
     """What was sampled up to the token that completes the first of `stops`, and its text before that."""
     whole = exercise.response(sampled)
-    found = [place for stop in stops if (place := whole.text.find(stop)) >= 0]
-    if not found:
+    if not any(stop in whole.text for stop in stops):
         return sampled, whole
     tokens = sampled.token_ids.tolist()
 
@@ -54,6 +53,8 @@ def cut_at(exercise: Exercise, sampled: Trajectory, stops: Sequence[str]) -> tup
         return any(stop in text for stop in stops)
 
     length = bisect_left(range(1, len(tokens)), True, key=stopped) + 1
+    text = exercise.tokenizer.decode_response(tokens[:length])
+    end = min(place for stop in stops if (place := text.find(stop)) >= 0)
     response = replace(
         sampled,
         token_ids=sampled.token_ids[:length],
@@ -62,7 +63,7 @@ def cut_at(exercise: Exercise, sampled: Trajectory, stops: Sequence[str]) -> tup
         finish_reason=FinishReason.STOP,
         kept=sampled.kept.first(length) if sampled.kept is not None else None,
     )
-    return response, replace(whole, text=whole.text[: min(found)], finish_reason=FinishReason.STOP, tokens=length)
+    return response, replace(whole, text=text[:end], finish_reason=FinishReason.STOP, tokens=length)
 
 
 def logprobs_of(tokenizer: PolicyTokenizer, response: Trajectory) -> list[tuple[str, float]]:

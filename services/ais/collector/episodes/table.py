@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from ais.collector.prompts.dialogue import Dialogue
 from ais.collector.prompts.prompts import Prompt, Question
 from ais.collector.prompts.tokenizer import Tools
 from ais.collector.replicas.generation import Cause, GenerationClient, GenerationError
+from ais.collector.replicas.progress import SampledTokens
 from ais.collector.settings.environments import EnvironmentSettings
 from ais.contracts.trajectory import Trajectory, TrajectoryBounds
 
@@ -56,21 +57,26 @@ class Table:
         except TimeoutError:
             raise deadline_exceeded() from None
 
-    async def sampled(self, index: int, number: int, tokens: Sequence[int], most_tokens: int) -> Trajectory:
-        """The turn of that `number` of episode `index`, after `tokens`. Raises GenerationError."""
+    async def sampled(
+        self,
+        index: int,
+        number: int,
+        tokens: Sequence[int],
+        most_tokens: int,
+        on_sampled: Callable[[SampledTokens], object] | None = None,
+    ) -> Trajectory:
+        """The turn of that `number` of episode `index`, after `tokens`; `on_sampled` is told its tokens as they are
+        sampled. Raises GenerationError."""
         if (left := self.seconds_left) <= 0:
             raise deadline_exceeded()
         assert self.call.sampling.seed is not None
         seed = turn_seed(self.call.sampling.seed, index, number)
-        (response,) = await self.client.generate(
-            f"{self.call.name}.{index}.{number}",
-            tokens,
-            1,
-            self.call.sampling.model_copy(update={"seed": seed, "max_new_tokens": most_tokens}),
-            TrajectoryBounds(vocab_size=self.call.vocab_size),
-            left,
-            tell_kept=self.call.is_trained_on,
-        )
+        name, trained = f"{self.call.name}.{index}.{number}", self.call.is_trained_on
+        sampling = self.call.sampling.model_copy(update={"seed": seed, "max_new_tokens": most_tokens})
+        bounds = TrajectoryBounds(vocab_size=self.call.vocab_size)
+        if on_sampled is not None:
+            return await self.client.stream(name, tokens, sampling, bounds, left, on_sampled, tell_kept=trained)
+        (response,) = await self.client.generate(name, tokens, 1, sampling, bounds, left, tell_kept=trained)
         return response
 
     def budget_used(self, turns: int, added: int, tokens: int) -> Ending | None:

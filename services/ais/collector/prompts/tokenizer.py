@@ -123,6 +123,17 @@ class PolicyTokenizer:
         text: str = self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
+    @cached_property
+    def byte_tokens(self) -> frozenset[int]:
+        """Those that stand for a byte each, where the vocabulary has some for characters that it does not know."""
+        written = [f"<0x{byte:02X}>" for byte in range(256)]
+        found = self.tokenizer.convert_tokens_to_ids(written)
+        return frozenset(
+            token
+            for text, token in zip(written, found, strict=True)
+            if token is not None and token != self.tokenizer.unk_token_id and self.text_of(token) != text
+        )
+
     def decode_response(self, token_ids: Sequence[int]) -> str:
         """The text as it was written, without special tokens."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

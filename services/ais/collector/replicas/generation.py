@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import Any
 
 import grpc
 import numpy as np
 
 from ais.collector.replicas.answers import Question
+from ais.collector.replicas.progress import SampledTokens, Told
 from ais.contracts.handing_back import is_handed_back
 from ais.contracts.registry import REPLICA
 from ais.contracts.sampling import SamplingParameters
@@ -19,11 +21,9 @@ from ais.contracts.trajectory import (
     MalformedRecordError,
     Trajectory,
     TrajectoryBounds,
-    decode_token_ids,
     decode_trajectory,
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
-from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.network.channel import open_channel
 from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.text import printable
@@ -45,6 +45,9 @@ KEEPALIVE_SECONDS = 10.0
 as many such questions."""
 KEEPALIVE_ANSWER_SECONDS = 5.0
 """Without an answer by then the calls fail: the replica vanished without closing the connection."""
+
+
+_Call = grpc.aio.UnaryStreamCall[rollout_pb2.GenerateRequest, Any]
 
 
 class Cause(StrEnum):
@@ -90,7 +93,7 @@ class GenerationClient:
         options = _channel_options(longest_response)
         self._channel = open_channel(address, REPLICA, credential.certificates, use_proxy, options)
         self._stub = rollout_pb2_grpc.RolloutStub(self._channel)  # type: ignore[no-untyped-call]
-        self._calls: set[grpc.aio.UnaryStreamCall[rollout_pb2.GenerateRequest, pb.Trajectory]] = set()
+        self._calls: set[_Call] = set()
         self._abandoned: str | None = None
         self._held = 0
 
@@ -163,8 +166,7 @@ class GenerationClient:
         metadata = (*self._credential.metadata(), *carried().items())
         call = self._stub.Generate(request, timeout=deadline_seconds, metadata=metadata)
         received: dict[int, Trajectory] = {}
-        self._calls.add(call)
-        try:
+        with self._under_way(call):
             async for message in call:
                 if message is None:  # bytes that are no message
                     raise MalformedRecordError("message", "is not a Trajectory")
@@ -172,6 +174,58 @@ class GenerationClient:
                 question.check(trajectory, received)
                 received[trajectory.sample_index] = trajectory
                 on_arrival()
+        if len(received) < question.samples:
+            raise GenerationError(
+                "malformed", f"asked for {question.samples} samples, got {len(received)}", field="samples"
+            )
+        return tuple(received[index] for index in range(question.samples))
+
+    async def stream(
+        self,
+        group_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: SamplingParameters,
+        bounds: TrajectoryBounds,
+        deadline_seconds: float,
+        on_sampled: Callable[[SampledTokens], object],
+        tell_kept: bool = False,
+    ) -> Trajectory:
+        """One response, as `generate` gives it; `on_sampled` is told its tokens as they are sampled, the last ones left
+        out.
+
+        A replica of an earlier release gives the whole alone. Raises GenerationError.
+        """
+        self._check_open()
+        question, progress = Question(group_id, 1, sampling), Told(bounds.vocab_size)
+        with span("generate", "client", group=group_id, samples=1, prompt_tokens=len(prompt_token_ids)):
+            request = _request(question, prompt_token_ids, tell_kept)
+            metadata = (*self._credential.metadata(), *carried().items())
+            call = self._stub.Stream(request, timeout=deadline_seconds, metadata=metadata)
+            try:
+                with self._under_way(call):
+                    async for message in call:
+                        if message is None:  # bytes that are no message
+                            raise MalformedRecordError("message", "is not a Progress")
+                        if message.HasField("finished"):
+                            trajectory = decode_trajectory(message.finished, bounds)
+                            question.check(trajectory, ())
+                            progress.check(trajectory)
+                            return trajectory
+                        if (sampled := progress.more(message, sampling.max_new_tokens)) is not None:
+                            on_sampled(sampled)
+                raise GenerationError("malformed", "asked for a response, got none", field="samples")
+            except GenerationError as error:
+                if error.reason != "unimplemented" or progress.count:
+                    raise
+            (trajectory,) = await self._generated(question, request, bounds, deadline_seconds, lambda: None)
+            return trajectory
+
+    @contextmanager
+    def _under_way(self, call: _Call) -> Iterator[None]:
+        """Ends the call with the context. What goes wrong in it is GenerationError."""
+        self._calls.add(call)
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
         except MalformedRecordError as error:
@@ -183,56 +237,10 @@ class GenerationClient:
         finally:
             call.cancel()
             self._calls.discard(call)
-        if len(received) < question.samples:
-            raise GenerationError(
-                "malformed", f"asked for {question.samples} samples, got {len(received)}", field="samples"
-            )
-        return tuple(received[index] for index in range(question.samples))
 
     def _check_open(self) -> None:
         if self._abandoned is not None:
             raise GenerationError("unavailable", self._abandoned)
-
-    async def stream(
-        self,
-        group_id: str,
-        prompt_token_ids: Sequence[int],
-        sampling: SamplingParameters,
-        bounds: TrajectoryBounds,
-        deadline_seconds: float,
-    ) -> AsyncGenerator[Sequence[int] | Trajectory]:
-        """One response: its tokens as they are sampled, those sampled last left out, and then the whole of it.
-
-        A replica of an earlier release gives the whole alone. Raises GenerationError.
-        """
-        question, told = Question(group_id, 1, sampling), 0
-        call = self._stub.Stream(
-            _request(question, prompt_token_ids), timeout=deadline_seconds, metadata=self._credential.metadata()
-        )
-        try:
-            async for message in call:
-                if message is None:  # bytes that are no message
-                    raise MalformedRecordError("message", "is not a Progress")
-                if message.HasField("finished"):
-                    trajectory = decode_trajectory(message.finished, bounds)
-                    question.check(trajectory, ())
-                    yield trajectory
-                    return
-                tokens = decode_token_ids(message.token_ids, bounds.vocab_size, "progress.token_ids")
-                if (told := told + len(tokens)) > sampling.max_new_tokens:
-                    raise MalformedRecordError("progress.token_ids", f"more than {sampling.max_new_tokens} came")
-                yield tokens.tolist()
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED or told:
-                raise _failure(error) from error
-        except MalformedRecordError as error:
-            raise GenerationError("malformed", str(error), field=error.field) from error
-        else:
-            raise GenerationError("malformed", "asked for a response, got none", field="samples")
-        finally:
-            call.cancel()
-        (trajectory,) = await self.generate(group_id, prompt_token_ids, 1, sampling, bounds, deadline_seconds)
-        yield trajectory
 
 
 def response_bytes(sampling: SamplingParameters) -> int:

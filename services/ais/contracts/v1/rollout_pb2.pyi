@@ -21,14 +21,16 @@ class GenerateRequest(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., samples: _Optional[int] = ..., sampling: _Optional[_Union[_trajectory_pb2.SamplingParameters, _Mapping]] = ..., tell_kept: _Optional[bool] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("sample_index", "token_ids", "finished")
+    __slots__ = ("sample_index", "token_ids", "behaviour_logprobs", "finished")
     SAMPLE_INDEX_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    BEHAVIOUR_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     sample_index: int
     token_ids: bytes
+    behaviour_logprobs: bytes
     finished: _trajectory_pb2.Trajectory
-    def __init__(self, sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., finished: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ...) -> None: ...
+    def __init__(self, sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., finished: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

@@ -70,8 +70,9 @@ class RolloutServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Stream(self, request, context):
-        """The same, for a person who reads along: tokens are also sent as they are sampled. Statuses are those of Generate;
-        UNIMPLEMENTED: the replica is of an earlier release, ask it with Generate.
+        """The same, for whoever reads along: tokens are also sent as they are sampled, the first at once and those after it
+        some at a time, more where the caller is slow. Statuses are those of Generate; UNIMPLEMENTED: the replica is of an
+        earlier release, ask it with Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

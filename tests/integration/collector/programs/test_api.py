@@ -15,6 +15,7 @@ import pytest
 from ais.collector.episodes.recording import all_turns
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.replicas.generation import GenerationError
+from ais.collector.replicas.progress import SampledTokens
 from ais.contracts.sampling import FinishReason
 from tests.support.tiny_models import until
 from tests.support.turns.chat_templates import TEMPLATES, tokenizer_with
@@ -103,7 +104,7 @@ async def test_a_client_that_leaves_a_stream_in_the_middle_has_no_turn(tokenizer
         assert [len(branch.turns) for branch in stage.recording.branches] == [1]
 
 
-async def test_a_stream_is_refused_before_it_begins_and_told_of_a_replica_that_is_lost(
+async def test_a_stream_is_refused_before_it_begins_and_so_is_one_whose_replica_is_lost_by_then(
     tokenizer: PolicyTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lost(*_: Any, **__: Any) -> Any:
@@ -112,11 +113,77 @@ async def test_a_stream_is_refused_before_it_begins_and_told_of_a_replica_that_i
     async with says(tokenizer, "It is tea.") as (stage, policy):
         with pytest.raises(openai.BadRequestError, match="holds the special token"):
             await chunks_of(stage, user("What?"), stop="<|end|>")
-        monkeypatch.setattr(policy, "generate", lost)
-        with pytest.raises(openai.APIError, match="the policy cannot be asked"):
+        monkeypatch.setattr(policy, "stream", lost)
+        with pytest.raises(openai.InternalServerError, match="the policy cannot be asked"):
             await chunks_of(stage, user("What?"))
         with pytest.raises(GenerationError):
             await stage.recording.broken
+
+
+async def test_a_stream_whose_replica_is_lost_in_the_middle_says_so_in_the_apis_words(
+    tokenizer: PolicyTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*arguments: Any, **_: Any) -> Any:
+        arguments[5](SampledTokens(tokenizer.encode_piece("I"), [-0.5]))
+        raise GenerationError("unavailable", "the replica is gone")
+
+    async with says(tokenizer, "It is tea.") as (stage, policy), stage.client() as client:
+        monkeypatch.setattr(policy, "stream", lost)
+        stream = await client.chat.completions.create(model="any", messages=[user("What?")], stream=True)
+        assert (await anext(aiter(stream))).choices[0].delta.role == "assistant"
+        with pytest.raises(openai.APIError, match="the policy cannot be asked"):
+            [chunk async for chunk in stream]
+        with pytest.raises(GenerationError):
+            await stage.recording.broken
+        assert stage.recording.branches == []
+
+
+async def test_text_is_told_while_the_policy_samples_and_not_while_it_may_be_a_stop_or_a_call(
+    tokenizer: PolicyTokenizer,
+) -> None:
+    text = f"Look:\n{CALL}"
+    async with says(tokenizer, text) as (stage, policy), stage.client() as client:
+        policy.at_once = len(tokenizer.encode_piece("Look:\n<tool_"))
+        for fields, told in (
+            ({"stop": ["\n<tool_call>"]}, "Look:"),
+            ({"tools": TOOLS}, "Look:"),
+            ({}, "Look:\n<tool_"),
+        ):
+            policy.may.clear()
+            stream = await client.chat.completions.create(model="any", messages=[user("?")], stream=True, **fields)
+            pieces = aiter(stream)
+            said = ""
+            while said != told:
+                said += (await anext(pieces)).choices[0].delta.content or ""
+            assert policy.asked == 1
+            policy.may.set()
+            rest = [chunk.choices[0] async for chunk in stream]
+            said += "".join(one.delta.content or "" for one in rest)
+            assert said == (text if not fields else "Look:")
+            assert rest[-1].finish_reason == ("tool_calls" if "tools" in fields else "stop")
+
+
+async def test_a_raw_stream_tells_tokens_and_where_each_begins_as_the_whole_answer_does(
+    tokenizer: PolicyTokenizer,
+) -> None:
+    async with says(tokenizer, "It is 東京 tea.") as (stage, _), stage.client() as client:
+        whole = (await client.completions.create(model="any", prompt="Q:", logprobs=0)).choices[0]
+        stream = await client.completions.create(model="any", prompt="Q:", logprobs=0, stream=True)
+        chunks = [chunk.choices[0] async for chunk in stream]
+        assert len(chunks) > 4
+        assert "".join(one.text for one in chunks) == whole.text == "It is 東京 tea."
+        assert [token for one in chunks for token in getattr(one, "token_ids", ())] == whole.token_ids
+        told = [one.logprobs for one in chunks if one.logprobs]
+        for name in ("tokens", "token_logprobs", "text_offset"):
+            assert [value for one in told for value in getattr(one, name)] == getattr(whole.logprobs, name)
+
+
+async def test_a_stop_that_begins_later_and_is_complete_first_ends_the_text(tokenizer: PolicyTokenizer) -> None:
+    async with says(tokenizer, "Look.\nObservation: none") as (stage, _):
+        stops = ["k.\nObservation: no", "."]
+        whole = (await stage.say(user("What?"), stop=stops)).choices[0]
+        chunks = await chunks_of(stage, user("What?"), stop=stops)
+        assert whole.message.content == "".join(one.choices[0].delta.content or "" for one in chunks) == "Look"
 
 
 async def test_calls_of_tools_are_told_as_such_and_go_on_token_for_token(tokenizer: PolicyTokenizer) -> None:

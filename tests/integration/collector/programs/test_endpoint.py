@@ -17,6 +17,7 @@ from ais.collector.episodes import recording
 from ais.collector.episodes.recording import MOST_AT_ONCE, Recording, main_branch
 from ais.collector.prompts.tokenizer import PolicyTokenizer
 from ais.collector.replicas.generation import Cause, GenerationError
+from ais.contracts.sampling import SamplingParameters
 from tests.support.tiny_models import until
 from tests.support.turns.replica import Replica, rescoring, served
 from tests.support.turns.stage import GUESSING, Scripted, Stage, staged, user
@@ -155,6 +156,45 @@ async def test_what_is_told_and_recorded_of_each_kind_of_call_is_what_a_rescorin
     assert told == trajectory.behaviour_logprobs.tolist()
     rescored = rescoring(branch.prompt_token_ids, trajectory, GUESSING)
     assert np.abs(rescored - trajectory.behaviour_logprobs).max() < 0.05
+
+
+LONG = SamplingParameters(max_new_tokens=240, seed=5, stop_token_ids=(0,))
+
+
+@pytest.mark.parametrize("stops", [[], ["77", "4"]], ids=str)
+async def test_a_stream_says_what_is_recorded_and_begins_before_all_is_sampled(
+    stops: list[str], replica: Replica
+) -> None:
+    async with staged(replica.client, sampling=LONG) as stage, stage.client() as client:
+        stream = await client.chat.completions.create(
+            model="any", messages=[user("00-31;")], stream=True, logprobs=True, stop=stops
+        )
+        chunks, asking = [], []
+        async for chunk in stream:
+            asking.append(stage.recording.is_asking)
+            chunks.append(chunk.choices[0])
+        assert any(asking)
+        (turn,) = stage.recording.branches[0].turns
+        whole = stage.table.exercise.tokenizer.decode_response(turn.response.token_ids.tolist())
+        ends = [place for stop in stops if (place := whole.find(stop)) >= 0]
+        assert "".join(one.delta.content or "" for one in chunks) == whole[: min(ends, default=len(whole))]
+        told = [one.logprob for chunk in chunks if chunk.logprobs for one in chunk.logprobs.content]
+        assert told == turn.response.behaviour_logprobs.tolist()
+
+
+async def test_a_client_that_leaves_a_stream_frees_the_replica() -> None:
+    longer = LONG.model_copy(update={"max_new_tokens": 2000})
+    async with (
+        served(GUESSING, positions=2048) as replica,
+        staged(replica.client, sampling=longer) as stage,
+        stage.client() as client,
+    ):
+        async with await client.chat.completions.create(model="any", messages=[user("00-31;")], stream=True) as stream:
+            await anext(aiter(stream))
+            assert replica.engine.load().running_sequences == 1
+        await until(lambda: not stage.recording.is_asking and not replica.client.calls)
+        await until(lambda: replica.engine.load().running_sequences == 0)
+        assert stage.recording.branches == []
 
 
 # Where the policy is a scripted one.

@@ -18,6 +18,25 @@ END_OF_STREAM = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of an answer."""
+
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    """Those whose text is told with it or was before."""
+    logprobs: Sequence[tuple[str, float]] | None = None
+    """How each of them is written, and its log-prob; None: not asked for."""
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.token_ids)
+
+    def then(self, more: Piece) -> Piece:
+        """Both, one after the other."""
+        logprobs = None if more.logprobs is None else [*(self.logprobs or ()), *more.logprobs]
+        return Piece(self.text + more.text, [*self.token_ids, *more.token_ids], logprobs)
+
+
+@dataclass(frozen=True)
 class Completed:
     """An answer of the policy."""
 
@@ -37,7 +56,7 @@ class Completed:
         """What the policy said."""
         said: dict[str, Any] = {"role": "assistant", "content": self.text, "refusal": None}
         if self.calls:
-            said |= {"content": self.text or None, "tool_calls": self._calls()}
+            said |= {"content": self.text or None, "tool_calls": self.told_calls()}
         return said
 
     def body(self) -> dict[str, Any]:
@@ -45,21 +64,13 @@ class Completed:
         choice = {"index": 0, "message": self.message(), "finish_reason": self.finish, "logprobs": self._logprobs()}
         return head(self.name, "chat.completion") | {"choices": [choice], "usage": usage_of(self)}
 
-    def chunks(self, *, usage: bool) -> Iterator[bytes]:
-        """What of a stream follows its `beginning`; with `usage`, the tokens are counted at its end."""
-        own = head(self.name, "chat.completion.chunk")
-        delta = {key: value for key, value in self.message().items() if value}
-        delta.pop("role")
-        if self.calls:
-            delta["tool_calls"] = [{"index": index} | call for index, call in enumerate(self._calls())]
-        nothing_yet = {"usage": None} if usage else {}
-        yield event(own | {"choices": [_piece(delta, logprobs=self._logprobs())]} | nothing_yet)
-        yield event(own | {"choices": [_piece({}, self.finish)]} | nothing_yet)
-        if usage:
-            yield event(own | {"choices": [], "usage": usage_of(self)})
-        yield END_OF_STREAM
+    def since(self, characters: int, tokens: int) -> Piece:
+        """What of it was not told, where so many characters and tokens were."""
+        logprobs = None if self.logprobs is None else self.logprobs[tokens:]
+        return Piece(self.text[characters:], self.token_ids[tokens:], logprobs)
 
-    def _calls(self) -> list[dict[str, Any]]:
+    def told_calls(self) -> list[dict[str, Any]]:
+        """The calls as the API shows them."""
         return [
             {
                 "id": f"call_{self.name.removeprefix('chatcmpl-')}_{number}",
@@ -70,9 +81,7 @@ class Completed:
         ]
 
     def _logprobs(self) -> dict[str, Any] | None:
-        if self.logprobs is None:
-            return None
-        return {"content": [_token(*one) for one in self.logprobs], "refusal": None}
+        return None if self.logprobs is None else told_logprobs(self.logprobs)
 
 
 def head(name: str, kind: str) -> dict[str, Any]:
@@ -90,10 +99,40 @@ def usage_of(completed: Completed) -> dict[str, int]:
     }
 
 
-def beginning(name: str) -> bytes:
-    """The first chunk of a stream, which says who speaks."""
-    said = _piece({"role": "assistant", "content": ""})
-    return event(head(name, "chat.completion.chunk") | {"choices": [said]})
+class ChatChunks:
+    """Writes the stream of an answer, in pieces of the API."""
+
+    def __init__(self, name: str, *, usage: bool) -> None:
+        """`usage`: whether tokens are counted at its end."""
+        self._head = head(name, "chat.completion.chunk")
+        self._usage = usage
+
+    def beginning(self) -> bytes:
+        """The first one, which says who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def more(self, piece: Piece) -> bytes:
+        """The next one."""
+        return self._chunk({"content": piece.text} if piece.text else {}, piece.logprobs)
+
+    def ending(self, completed: Completed, rest: Piece) -> Iterator[bytes]:
+        """The last ones; `rest`: what has not been told of the answer."""
+        delta: dict[str, Any] = {"content": rest.text} if rest.text else {}
+        if completed.calls:
+            delta["tool_calls"] = [{"index": index} | call for index, call in enumerate(completed.told_calls())]
+        if delta or rest.logprobs:
+            yield self._chunk(delta, rest.logprobs)
+        yield self._chunk({}, finish=completed.finish)
+        if self._usage:
+            yield event(self._head | {"choices": [], "usage": usage_of(completed)})
+        yield END_OF_STREAM
+
+    def _chunk(
+        self, delta: dict[str, Any], logprobs: Sequence[tuple[str, float]] | None = None, finish: Finish | None = None
+    ) -> bytes:
+        told = told_logprobs(logprobs) if logprobs else None
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": told}
+        return event(self._head | {"choices": [choice]} | ({"usage": None} if self._usage else {}))
 
 
 def broken(body: dict[str, Any]) -> bytes:
@@ -101,10 +140,9 @@ def broken(body: dict[str, Any]) -> bytes:
     return event(body)
 
 
-def _piece(
-    delta: dict[str, Any], finish: Finish | None = None, logprobs: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+def told_logprobs(logprobs: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Log-probs of tokens as the API shows them."""
+    return {"content": [_token(*one) for one in logprobs], "refusal": None}
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ais.collector.judging.harness.answers import Completed
+from ais.collector.judging.harness.answers import Completed, Piece
 from ais.collector.judging.judgement import Failure
 from ais.collector.prompts.prompts import Messages
 from ais.collector.settings.rewards import LARGEST_SCORE
@@ -230,6 +230,8 @@ class RawCompletion(_Completion):
 
 
 Asked = Completion | RawCompletion
+Told = Callable[[str, Piece], object]
+"""Is told the name of an answer and what more there is of it."""
 
 
 class End(BaseModel):
@@ -315,8 +317,9 @@ class Session(Protocol):
         """Set when the program has ended the episode."""
         ...
 
-    async def complete(self, asked: Asked, begun: Callable[[str], object] = ...) -> Completed:
-        """`begun` is told the answer's name when nothing is left to refuse and the policy is asked.
+    async def complete(self, asked: Asked, told: Told = ...) -> Completed:
+        """`told` gets what can be told of the answer while it is sampled, where that is asked for, at first when
+        nothing is left to refuse.
 
         Raises CallRefusedError. Cancelled, it leaves nothing behind: nobody has seen the answer.
         """

@@ -230,11 +230,13 @@ class Slots:
 
     def newest(self) -> list[Told]:
         """The newest token of each running sequence whose group is streamed. Call it after `record`."""
-        return [
-            Told(occupant[0].ticket, Sampled(occupant[1], (int(self.tokens[row, self.positions[row]]),)))
-            for row, occupant in enumerate(self._occupants)
-            if occupant is not None and occupant[0].streamed
-        ]
+        told = []
+        for row, occupant in enumerate(self._occupants):
+            if occupant is not None and occupant[0].streamed:
+                place = row, self.positions[row]
+                sampled = Sampled(occupant[1], (int(self.tokens[place]),), (float(self._logprobs[place]),))
+                told.append(Told(occupant[0].ticket, sampled))
+        return told
 
     def _enter(self, group: Group, row: int) -> None:
         request, sampling = group.request, group.request.sampling

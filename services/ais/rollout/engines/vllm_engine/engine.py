@@ -128,8 +128,11 @@ class VllmEngine(EngineLife):
             prompt = {"prompt_token_ids": list(call.request.prompt_token_ids)}
             async for output in self._llm.generate(prompt, sampling, f"ais-{next(self._tickets)}"):
                 if not output.finished and (new := tuple(output.outputs[0].token_ids[told:])):  # of a streamed call
-                    call.tell(Sampled(index, new))
+                    logprobs = _logprobs(call.request, index, output.outputs[0].logprobs, told)[: len(new)]
+                    call.tell(Sampled(index, new, tuple(logprobs.tolist())))
                     told += len(new)
+        except SamplingFailedError:
+            raise
         except Exception as error:
             raise EngineFailedError(f"vLLM: {type(error).__name__}: {error}") from error
         finally:
@@ -163,14 +166,7 @@ class VllmEngine(EngineLife):
         if sample.finish_reason not in ("stop", "length"):
             raise EngineFailedError(f"vLLM ended sample {index} of {request.group_id} with {sample.finish_reason}")
         told = sample.logprobs
-        logprobs = np.minimum(np.array(told.logprobs, dtype=np.float32)[told.start_indices], 0.0)
-        if request.sampling.temperature == 0.0:
-            logprobs = np.zeros_like(logprobs)  # greedy: the distribution sampled from has one token
-        if not np.isfinite(logprobs).all():
-            raise SamplingFailedError(
-                f"sample {index} of {request.group_id}: the policy's log-probs are NaN or infinite for "
-                f"{int((~np.isfinite(logprobs)).sum())} of {len(logprobs)} tokens"
-            )
+        logprobs = _logprobs(request, index, told)
         return Completion(
             index=index,
             token_ids=np.array(sample.token_ids, dtype=np.int32),
@@ -241,6 +237,21 @@ class VllmEngine(EngineLife):
         while not self._llm.errored:  # noqa: ASYNC110  # vLLM has no event for it
             await asyncio.sleep(HEALTH_SECONDS)
         self.fail(EngineFailedError("vLLM's engine process has ended; its output above says why"))
+
+
+def _logprobs(request: GenerationRequest, index: int, told: Any, begin: int = 0) -> np.ndarray:
+    """float32 [T - begin]: those of the sampled tokens from `begin` on. Raises SamplingFailedError where one is no
+    number."""
+    sampled = [told.logprobs[place] for place in told.start_indices[begin:]]
+    logprobs = np.minimum(np.array(sampled, dtype=np.float32), 0.0)
+    if request.sampling.temperature == 0.0:
+        logprobs = np.zeros_like(logprobs)  # greedy: the distribution sampled from has one token
+    if not np.isfinite(logprobs).all():
+        raise SamplingFailedError(
+            f"sample {index} of {request.group_id}: the policy's log-probs are NaN or infinite for "
+            f"{int((~np.isfinite(logprobs)).sum())} of {len(logprobs)} tokens"
+        )
+    return logprobs
 
 
 def _sample_seed(seed: int, index: int) -> int:
