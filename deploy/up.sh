@@ -7,12 +7,17 @@ cd "$(dirname "$0")/.."
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
 compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi; }
 
-# A registry that cannot be reached costs the dashboard, not the run.
-readonly GRAFANA=$(sed -n 's/^ *image: \(grafana.*\)/\1/p' docker-compose.yml)
+# A registry that cannot be reached costs what looks on, not the run.
+missing=()
+for service in grafana redis-exporter; do
+  image=$(sed -n "/^  $service:/,/image:/s/^ *image: //p" docker-compose.yml)
+  docker image inspect "$image" >/dev/null 2>&1 || docker pull --quiet "$image" >/dev/null 2>&1 || missing+=("$service")
+done
 services=()
-if ! docker image inspect "$GRAFANA" >/dev/null 2>&1 && ! docker pull --quiet "$GRAFANA" >/dev/null 2>&1; then
-  echo "$GRAFANA cannot be pulled: the stack comes up without its dashboard"
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "no image can be pulled for: ${missing[*]}; the stack comes up without"
   services=(secrets redis prepare rollout trainer collector evaluation prometheus)
+  case " ${missing[*]} " in *" redis-exporter "*) ;; *) services+=(redis-exporter) ;; esac
   profiles=${COMPOSE_PROFILES-$(sed -n 's/^COMPOSE_PROFILES=//p' .env | tail -n 1)}
   for profile in ${profiles//,/ }; do  # whoever names services gets no others
     case $profile in
@@ -28,7 +33,7 @@ if ! compose up --detach --build "${services[@]}"; then
 fi
 
 at() { compose port "$@" 2>/dev/null || true; }
-[ ${#services[@]} -gt 0 ] || echo "dashboard:      http://$(at grafana 3000)"
+case " ${missing[*]} " in *" grafana "*) ;; *) echo "dashboard:      http://$(at grafana 3000)" ;; esac
 cat <<EOT
 measurements:   http://$(at prometheus 9090)
 its log:        docker compose logs --follow trainer

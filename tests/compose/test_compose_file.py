@@ -181,7 +181,17 @@ def test_each_service_has_its_own_secrets_and_nobody_elses(compose_file: dict[st
 def test_the_image_has_a_directory_of_our_users_for_the_secrets_of_each_service(repository: Path) -> None:
     """A volume that is mounted where the image has nothing belongs to root, and `secrets` cannot write there."""
     dockerfile = (repository / "deploy/Dockerfile").read_text(encoding="utf-8")
-    assert set(re.findall(r"\bsecrets/(\w+)", dockerfile)) == {*HOLDERS, AUTHORITY_OF_ALL}
+    assert set(re.findall(r"\bsecrets/([\w-]+)", dockerfile)) == {*HOLDERS, AUTHORITY_OF_ALL}
+
+
+def test_a_machine_without_a_registry_starts_all_but_what_it_has_no_image_of(
+    repository: Path, compose_file: dict[str, Any]
+) -> None:
+    script = (repository / "deploy/up.sh").read_text(encoding="utf-8")
+    (named,) = re.findall(r"^ *services=\(([^)]+)\)$", script, re.M)
+    (left_out,) = re.findall(r"^for service in ([^;]+);", script, re.M)
+    always = {name for name, service in compose_file["services"].items() if "profiles" not in service}
+    assert {*named.split(), *left_out.split()} == always
 
 
 def test_each_service_is_its_own_user_of_redis_by_a_password_that_stands_nowhere(compose_file: dict[str, Any]) -> None:
