@@ -149,6 +149,17 @@ def test_the_fuzzing_is_told_as_it_was_recorded() -> None:
     assert figures["crashes"]["value"] == figures["overrides_inputs"]["crashes"] == 5
 
 
+def test_the_fuzzing_of_the_endpoints_bodies_is_told_as_it_was_recorded() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "fuzz_endpoint.json").read_text())["figures"]
+    text = (ROOT / "docs" / "security.md").read_text()
+    assert {name for name in figures if name.endswith("_inputs")} == {
+        *("chat_inputs", "completion_inputs", "end_inputs", "wanted_inputs")
+    }
+    assert f"{figures['inputs']['value']:,} inputs over the 4 borders" in text
+    assert f"the slowest took {figures['slowest']['value']:.1f} s, {figures['memory']['value']:.0f} MiB at most" in text
+    assert figures["crashes"]["value"] == 0
+
+
 def test_the_ratios_of_truncated_sampling_are_told_as_they_were_recorded() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "truncation.json").read_text())["figures"]
     text = DOCUMENT.read_text(encoding="utf-8")
