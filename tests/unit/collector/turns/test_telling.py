@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from ais.collector.episodes.saying import said_by
 from ais.collector.episodes.telling import Telling
 from ais.collector.exercise import Exercise
+from ais.collector.judging.harness.answers import Piece
+from ais.collector.judging.harness.streaming import Letterbox
 from ais.collector.prompts.growing import INCOMPLETE, OVERLAP, WINDOW, GrowingText
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.replicas.progress import SampledTokens
@@ -166,3 +168,12 @@ def test_white_space_waits_where_a_call_may_follow(bytes_tokenizer: PolicyTokeni
         "",
         "",
     ]
+
+
+async def test_what_a_client_has_not_read_yet_waits_as_one_piece() -> None:
+    box = Letterbox()
+    for number in range(1000):
+        box.put("chatcmpl-1", Piece("a", [number], [("a", -0.5)]))
+    await box.news()
+    assert box.take() == Piece("a" * 1000, list(range(1000)), [("a", -0.5)] * 1000)
+    assert not box.take()
