@@ -1,7 +1,9 @@
 """The trajectory queue: scored groups from collector to trainer, on a Redis stream with one consumer group.
 
 What it promises:
-- An ordinal is published at most once, however often a publish is retried or raced: one Lua script checks and adds.
+- An ordinal is published at most once until it is acknowledged, however often a publish is retried or raced: one Lua
+  script checks and adds. A publish whose answer is lost, and that is retried after the acknowledgement, adds a second
+  entry: the trainer knows what it has trained, and drops it.
 - An entry stays pending until the trainer acknowledges it, which it does after the work is durable. The next trainer
   claims what a dead one left pending.
 - One script moves an entry that must not be trained on to the dead-letter stream with its reason, opens its ordinal

@@ -78,6 +78,8 @@ class Reader:
         self.acknowledged: set[str] = set()
         self.came_back: list[str] = []
         """Acknowledged entries that were handed out once more."""
+        self.acknowledged_before: set[int] = set()
+        """Ordinals that another entry came of when the first had been acknowledged."""
 
     async def until(self, count: int) -> None:
         while len(self.seen) < count:
@@ -90,6 +92,8 @@ class Reader:
 
     async def _take(self, entries: list[Entry]) -> None:
         self.came_back += [entry.entry_id for entry in entries if entry.entry_id in self.acknowledged]
+        known = {self.seen[entry_id] for entry_id in self.acknowledged}
+        self.acknowledged_before |= {entry.ordinal for entry in entries if entry.ordinal in known}
         self.seen |= {entry.entry_id: int(entry.payload.split(b" ")[0]) for entry in entries}
         done = {entry.entry_id: entry.ordinal for entry in entries if entry.ordinal % 2}
         await persist(partial(self._queue.acknowledge, done), 30)
@@ -113,7 +117,9 @@ async def test_what_was_answered_survives_kills_of_the_server_in_mid_traffic(
             server.kill()
             server.start()
     assert sorted(publishers.answered) == list(range(total))
-    assert Counter(reader.seen.values()) == Counter(range(total))
+    assert set(reader.seen.values()) == set(range(total))
+    twice = {ordinal for ordinal, count in Counter(reader.seen.values()).items() if count > 1}
+    assert twice <= reader.acknowledged_before  # the answer to its publish was lost; the trainer drops the second
     assert reader.came_back == []
     left = await TrajectoryQueue(client, keys).read_pending(total)
     assert sorted(entry.ordinal for entry in left) == list(range(0, total, 2))

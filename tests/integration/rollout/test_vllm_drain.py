@@ -37,7 +37,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     from ais.rollout.engines.vllm_engine.engine import VllmEngine
     from ais.rollout.engines.vllm_engine.model import ServedModel
 
-    model = ServedModel("0", "qwen3", 22, 64, True, (2,), {}, (), "blake3:0")
+    model = ServedModel("0", "qwen3", 22, 64, False, True, (2,), {}, (), "blake3:0")
     settings = RolloutSettings(engine="vllm", slots=4)
     opened = VllmEngine(Endless(), model, settings, MagicMock(), [], tmp_path, ExitStack())
     yield opened
