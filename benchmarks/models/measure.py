@@ -19,6 +19,7 @@ from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import TrajectoryBounds
 from ais.contracts.weights.delta import encode_delta
 from ais.contracts.weights.offer import full_offer
+from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.contracts.weights.upload import UploadError, these, upload
 from ais.runtime.security.roles import Role
 from ais.trainer.policy.microbatch import Sample
@@ -91,6 +92,8 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
                     others = await _sampled(client)
                     await pushed(2, first)
                     after = await _alone(client)
+        except WeightsRefusedError as error:
+            return Cell(family, engine, format_, refused=f"it serves, and refuses other weights: {error}"[:REASON])
         except (RuntimeError, TimeoutError, UploadError) as error:
             return Cell(family, engine, format_, refused=_reason(log, error))
         trainer = summarize(sums_of(Policy.load(model, "cpu"), groups, 4096).sum(0))
