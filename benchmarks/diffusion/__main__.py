@@ -11,7 +11,8 @@ log-ratios of the unmasking paths the estimates see.
     ais bench diffusion --ways e4m3/ais --results FILE     # another format, recorded elsewhere
 
 Each run is a line of benchmarks/results/diffusion.jsonl. Runs that are there are not made again, so a study that was
-stopped goes on where it was (with --start, without another warm start); `python -m benchmarks.diffusion.records` makes the tables of docs/diffusion.md.
+stopped goes on where it was (with --start FILE without another warm start).
+`python -m benchmarks.diffusion.records` makes the tables of docs/diffusion.md.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Run:
         losses = objectives.clipped(current, current.detach(), signed, weights)
         normaliser = Normalizer(tokens=losses.numel(), sequences=len(places))
         self._optimizer.zero_grad()
-        objectives.aggregate(losses, places.sum(1), "token_mean", normaliser).backward()
+        objectives.aggregate(losses, places.sum(1), "token_mean", normaliser).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(self._masters.values()), OPTIMIZER.max_grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(OPTIMIZER, step, self._cell.steps)

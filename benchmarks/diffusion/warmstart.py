@@ -31,7 +31,8 @@ def warm_start(
     policy has seen such prompts.
     """
     if file is not None and file.is_file():
-        return load_file(file)
+        kept: dict[str, Tensor] = load_file(file)
+        return kept
     masters = {name: weight.requires_grad_() for name, weight in new_masters(shape, seed=0).items()}
     optimizer = torch.optim.Adam(list(masters.values()), LEARNING_RATE, betas=(0.9, 0.95))
     draw = torch.Generator().manual_seed(0)
@@ -45,7 +46,7 @@ def warm_start(
         asked = [demonstrations.prompt(step * BATCH + place) for place in range(BATCH)]
         loss = _loss(Network.trained(shape, masters), sampler.answered(asked), draw)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(masters.values()), 1.0)
         optimizer.step()
     found = {name: weight.detach() for name, weight in masters.items()}
