@@ -6,7 +6,7 @@ roundings, and trained in BF16 on log-probs as `ais_core.diffusion` estimates th
 policies before and after, how far apart the two are, what the correction makes of it, and how much of the exact
 log-ratios of the unmasking paths the estimates see.
 
-    ais bench diffusion                                    # four ways, three seeds: about a quarter of an hour
+    ais bench diffusion                                    # four ways, three seeds: minutes
     ais bench diffusion --ways e5m2/none e5m2/ais --seeds 1
     ais bench diffusion --ways e4m3/ais --results FILE     # another format, recorded elsewhere
 
@@ -61,14 +61,15 @@ def main() -> None:
     done = [one["cell"] for one in records.read(arguments.results)]
     left = [cell for cell in cells if cell.as_json() not in done]
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    origin = {"machine": machine(), "commit": commit()}
     for number, cell in enumerate(left, start=1):
         name = f"{number} of {len(left)}: {cell.format}/{cell.method}, seed {cell.seed}"
         record = Run(cell, shape, start, sampler).train(lambda line, name=name: tell(f"{name}, {line}"))  # type: ignore[misc]
         with arguments.results.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(record | {"machine": machine(), "commit": commit()}) + "\n")
+            opened.write(json.dumps(record | origin) + "\n")
     found = [one for one in records.read(arguments.results) if one["cell"] in [cell.as_json() for cell in cells]]
     show(found)
-    print(json.dumps({"bench": "diffusion", "machine": machine(), "commit": commit(), "figures": figures(found)}))
+    print(json.dumps({"bench": "diffusion", **origin, "figures": figures(found)}))
 
 
 def parsed() -> argparse.Namespace:
@@ -78,16 +79,16 @@ def parsed() -> argparse.Namespace:
         metavar="FORMAT/METHOD", help=f"formats {', '.join(FORMATS)}; methods {', '.join(METHODS)}",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--digits", type=int, default=10, help="to sort; an even number")
+    parser.add_argument("--digits", type=int, default=8, help="to sort; an even number")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--groups", type=int, default=16, help="prompts in a batch, eight completions each")
+    parser.add_argument("--groups", type=int, default=8, help="prompts in a batch, eight completions each")
     parser.add_argument(
         "--draws", type=int, default=2, help="masks of each sequence that its log-probs are a mean over"
     )
     parser.add_argument("--prompt-probability", type=float, default=0.15, help="of a prompt's token to be masked")
-    parser.add_argument("--evaluate-every", type=int, default=10, help="steps")
-    parser.add_argument("--held-out", type=int, default=512, help="prompts of an evaluation")
-    parser.add_argument("--accuracy", type=float, default=0.3, help="the warm start ends there")
+    parser.add_argument("--evaluate-every", type=int, default=15, help="steps")
+    parser.add_argument("--held-out", type=int, default=256, help="prompts of an evaluation")
+    parser.add_argument("--accuracy", type=float, default=0.25, help="the warm start ends there")
     parser.add_argument(
         "--start", type=Path, help="keep the warm-started policy in this file, or begin with the one there"
     )

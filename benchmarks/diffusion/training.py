@@ -1,6 +1,6 @@
 """One training run by GRPO: quantised rollouts, estimated log-probs, a correction, Adam over float32 masters.
 
-The recipe is the trainer's defaults (`ais.trainer.settings`) but for the number of groups and the learning rate.
+The recipe is the trainer's defaults (`ais.trainer.settings`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.diffusion.sampling import Sampler, Samples
 
 SAMPLES = 8
 """Completions to a prompt."""
-OPTIMIZER = OptimizerSettings(learning_rate=1e-3)
+OPTIMIZER = OptimizerSettings()
 EXAMINED_SEED = 1_000_000_007
 METHODS = {
     "none": CorrectionSettings(method="none"),

@@ -14,11 +14,11 @@ from ais_core.diffusion import Sequences
 from benchmarks.diffusion.network import Network, Shape, new_masters
 from benchmarks.diffusion.sampling import Sampler
 
-BATCH = 256
+BATCH = 128
 LEARNING_RATE = 2e-3
-EVERY = 50
+EVERY = 25
 MOST_STEPS = 20_000
-HELD_OUT = 512
+HELD_OUT = 256
 
 
 def warm_start(
