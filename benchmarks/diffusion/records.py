@@ -15,6 +15,8 @@ from typing import Any
 from ais.comparison.results.statistics import estimate
 
 Record = dict[str, Any]
+Way = tuple[str, str, int]
+"""Format, method, groups of a batch."""
 
 FILE = Path(__file__).parents[1] / "results" / "diffusion.jsonl"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "diffusion.md"
@@ -29,11 +31,12 @@ def read(file: Path = FILE) -> list[Record]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
-def ways(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The records of each format and method, in the order in which they were first met."""
-    found: dict[tuple[str, str], list[Record]] = {}
-    for one in records:
-        found.setdefault((one["cell"]["format"], one["cell"]["method"]), []).append(one)
+def ways(records: Sequence[Record]) -> dict[Way, list[Record]]:
+    """The records of each way, in the order in which they were first met, small batches first."""
+    found: dict[Way, list[Record]] = {}
+    for one in sorted(records, key=lambda one: one["cell"]["groups"]):
+        cell = one["cell"]
+        found.setdefault((cell["format"], cell["method"], cell["groups"]), []).append(one)
     return found
 
 
@@ -42,30 +45,23 @@ def score(record: Record, policy: int) -> float:
     return fmean(one[policy] for one in record["evaluations"][-LATE:])
 
 
-def label(way: tuple[str, str]) -> str:
-    """How a table calls it."""
-    form, method = way
-    return "BF16 rollouts" if form == "bf16" else f"`{method}`, {form.upper()}"
+def label(way: Way) -> tuple[str, str]:
+    """How a table calls it, and its groups."""
+    form, method, groups = way
+    return "BF16 rollouts" if form == "bf16" else f"`{method}`, {form.upper()}", str(groups)
 
 
 HEAD = (
-    "rollouts",
-    "seeds",
-    "p before",
-    "q before",
-    "p",
-    "q",
-    "mean \\|log-ratio\\|, first and last",
-    "alpha",
-    "weight",
-)
+    "rollouts", "groups", "seeds", "p before", "q before", "p", "q", "mean \\|log-ratio\\|, first and last",
+    "alpha", "weight",
+)  # fmt: skip
 
 
 def learnt(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """A row for each way: rewards of both policies before and after, the mismatch as estimated, and the weights."""
     return [
         (
-            label(way),
+            *label(way),
             str(len(found)),
             _mean(found, lambda one: one["evaluations"][0][1]),
             _mean(found, lambda one: one["evaluations"][0][2]),
@@ -83,8 +79,8 @@ def learnt(records: Sequence[Record]) -> list[tuple[str, ...]]:
 
 
 PATH_HEAD = (
-    "rollouts", "mean \\|log-ratio\\| of a path's token", "correlation", "sd of a path's log-ratio", "... estimated",
-    "mean ratio of paths", "... estimated",
+    "rollouts", "groups", "mean \\|log-ratio\\| of a path's token", "correlation", "sd of a path's log-ratio",
+    "... estimated", "mean ratio of paths", "... estimated",
 )  # fmt: skip
 PATH_COLUMNS = ("mismatch", "correlation", "deviation", "estimated_deviation", "ratio", "estimated_ratio")
 
@@ -92,7 +88,7 @@ PATH_COLUMNS = ("mismatch", "correlation", "deviation", "estimated_deviation", "
 def seen(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """A row for each quantised way: what the estimates see of the paths' exact log-ratios, mean over the batches."""
     return [
-        (label(way), *(_mean(found, _of_paths(name)) for name in PATH_COLUMNS))
+        (*label(way), *(_mean(found, _of_paths(name)) for name in PATH_COLUMNS))
         for way, found in ways(records).items()
         if found[0]["paths"]
     ]
