@@ -81,7 +81,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--digits", type=int, default=8, help="to sort; an even number")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--groups", type=int, default=16, help="prompts in a batch, eight completions each")
+    parser.add_argument("--groups", type=int, default=8, help="prompts in a batch, eight completions each")
     parser.add_argument(
         "--draws", type=int, default=2, help="masks of each sequence that its log-probs are a mean over"
     )
