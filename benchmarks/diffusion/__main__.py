@@ -126,7 +126,7 @@ def show(found: Sequence[records.Record]) -> None:
     for head, rows in records.TABLES.values():
         table = Table(*(name.replace("\\", "") for name in head))
         for row in rows(found):
-            table.add_row(*(cell.strip("`") for cell in row))
+            table.add_row(*(cell.replace("`", "") for cell in row))
         Console().print(table)
 
 
