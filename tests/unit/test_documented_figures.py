@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.compare.tables import BLOCK, DOCUMENT, RESULTS, filled, recorded
+from benchmarks.diffusion import records as diffusion
 from benchmarks.floods import report as floods
 from benchmarks.floods.flooder import FLOODS
 from benchmarks.gpu import tables as gpu
@@ -53,6 +54,12 @@ def test_the_table_of_frozen_policies_is_made_from_its_records() -> None:
     assert frozen_table.BLOCK.search(text)
     records = read(ROOT / "benchmarks" / "results" / "collapse_frozen.jsonl")
     assert frozen_table.filled(text, records) == text
+
+
+def test_the_tables_of_diffusion_policies_are_made_from_their_records() -> None:
+    text = diffusion.DOCUMENT.read_text(encoding="utf-8")
+    assert {block["name"] for block in diffusion.BLOCK.finditer(text)} == diffusion.TABLES.keys()
+    assert diffusion.filled(text, diffusion.read()) == text
 
 
 def test_the_matrix_of_models_is_made_from_its_records() -> None:

@@ -21,6 +21,10 @@ SMALL = {
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model")),
     ),
     "correction": ("--sequences", "8", "--length", "64"),
+    "diffusion": (
+        *("--ways", "e5m2/ais", "--seeds", "1", "--digits", "2", "--steps", "2", "--groups", "2"),
+        *("--accuracy", "0", "--held-out", "16"),
+    ),
     "drift": (
         *("--model", str(BENCHMARKS.parent / "examples" / "sort16" / "model"), "--tokens", "32"),
         *("--prompt", "3141592653589793=", "--groups", "3", "--samples", "4"),
