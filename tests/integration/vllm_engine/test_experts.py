@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """A product of inputs [n, in] and a weight [out, in]."""
 Tensors = dict[str, torch.Tensor]
+ALLOWED = {"bf16": 0.01, "fp8": 0.035}
+"""Of the norm. Without FP8's rounding the reference of FP8 would be 0.05 to 0.07 away."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_a_layers_experts_are_those_of_the_weights_that_were_loaded_last(
     found = load_file(directory / f"{kind}-{precision}.safetensors")
     for loaded, name in (("first", "a"), ("other", "b")):
         expected = mixture(load_file(directory / kind / name / "model.safetensors"), kind, product)
-        assert (found[loaded].double() - expected).norm() < 0.02 * expected.norm(), loaded
+        assert (found[loaded].double() - expected).norm() < ALLOWED[precision] * expected.norm(), loaded
     assert torch.equal(found["again"], found["first"])
 
 
