@@ -191,6 +191,7 @@ async def compare(settings: Settings, precisions: Mapping[str, Mapping[str, str]
                     sampled[name] = (replica, await sample(replica, credential, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
     policy = Policy.load(settings.run.model, settings.trainer.compute.device)
+    policy.scoring.float32_head = settings.trainer.float32_head
     return {
         name: Mismatch(
             precision=str(replica.precision),

@@ -22,10 +22,10 @@ def stages(precision: Precision) -> dict[str, Overrides]:
 
     Activations are rounded where weights are, so weights come first. Raises NothingToExplainError for BF16.
     """
-    if _computes(precision) == Precision(weights="bf16"):
+    if precision.weights == precision.kv_cache == "bf16":
         raise NothingToExplainError("rollout.precision is bf16: set the precision whose parts you want to know")
-    found = {KERNELS: _overrides(Precision(weights="bf16"))}
-    now = Precision(weights="bf16", activations="bf16")
+    now = Precision(weights="bf16", activations="bf16", float32_head=precision.float32_head)
+    found = {KERNELS: _overrides(now)}
     for part, fields in (
         ("weights", ("weights", "granularity", "scales")),
         ("activations", ("activations",)),
@@ -53,7 +53,7 @@ def _computes(precision: Precision) -> Precision:
     """Without what has no effect."""
     if precision.weights != "bf16":
         return precision
-    return Precision(weights="bf16", kv_cache=precision.kv_cache)
+    return Precision(weights="bf16", kv_cache=precision.kv_cache, float32_head=precision.float32_head)
 
 
 def _overrides(precision: Precision) -> Overrides:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ais.contracts.v1 import trajectory_pb2 as pb
 
@@ -77,14 +77,23 @@ class Precision(BaseModel):
     """Format of cached keys and values."""
     head: bool = False
     """Whether the output head is quantised like the other linear layers."""
+    float32_head: bool = False
+    """Whether the logits are computed in float32: the last hidden states and the head's weights are widened, and their
+    products are not rounded to BF16. Set `trainer.float32_head` alike: the trainer warns where they differ."""
+
+    @model_validator(mode="after")
+    def _one_head(self) -> Self:
+        if self.head and self.float32_head:
+            raise ValueError("the output head is quantised (head) or computed in float32 (float32_head), not both")
+        return self
 
     def __str__(self) -> str:
-        if self.weights == "bf16":
-            return "bf16" if self.kv_cache == "bf16" else f"bf16, kv {self.kv_cache}"
-        parts = [f"{self.weights}/{self.granularity} x {self.activations}"]
-        parts += ["least squares"] if self.scales == "least_squares" else []
+        quantised = self.weights != "bf16"
+        parts = [f"{self.weights}/{self.granularity} x {self.activations}"] if quantised else ["bf16"]
+        parts += ["least squares"] if quantised and self.scales == "least_squares" else []
         parts += [f"kv {self.kv_cache}"] if self.kv_cache != "bf16" else []
-        parts += ["head"] if self.head else []
+        parts += ["head"] if quantised and self.head else []
+        parts += ["float32 head"] if self.float32_head else []
         return ", ".join(parts)
 
     def to_proto(self) -> pb.Precision:

@@ -61,3 +61,4 @@ def test_the_descriptor_says_what_is_computed_not_what_has_no_effect() -> None:
     computed = really_computed(Precision(weights="bf16", activations="e4m3", kv_cache="e5m2"))
     assert (computed.activations, computed.kv_cache) == ("bf16", "e5m2")
     assert really_computed(FP8) == FP8
+    assert really_computed(Precision(weights="bf16", float32_head=True)).float32_head
