@@ -29,7 +29,7 @@ def stages(precision: Precision) -> dict[str, Overrides]:
     for part, fields in (
         ("weights", ("weights", "granularity", "scales")),
         ("activations", ("activations",)),
-        ("kv_cache", ("kv_cache",)),
+        ("kv_cache", ("kv_cache", "kv_scale")),
         ("head", ("head",)),
     ):
         changed = now.model_copy(update={field: getattr(precision, field) for field in fields})
@@ -53,7 +53,8 @@ def _computes(precision: Precision) -> Precision:
     """Without what has no effect."""
     if precision.weights != "bf16":
         return precision
-    return Precision(weights="bf16", kv_cache=precision.kv_cache, float32_head=precision.float32_head)
+    kept = precision.model_dump(include={"kv_cache", "kv_scale", "float32_head"})
+    return Precision(weights="bf16", **kept)
 
 
 def _overrides(precision: Precision) -> Overrides:

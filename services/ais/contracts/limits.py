@@ -33,7 +33,7 @@ _FIELDS = frozenset((
     "context_token_ids", "counts", "digest", "draining", "drawn", "end", "engine", "engine_version", "failures",
     "finish_reason", "first_token_seconds", "float32_head", "granularity", "group", "group_id", "head", "journey",
     "judged",
-    "kept", "kv_cache", "max_new_tokens", "message", "min_p", "ordinal", "precision", "prompt_id",
+    "kept", "kv_cache", "kv_scale", "max_new_tokens", "message", "min_p", "ordinal", "precision", "prompt_id",
     "prompt_token_ids", "queue",
     "recording", "replica_id", "rewards", "sample_index", "samples", "sampling", "scales", "schema_version",
     "scores", "seed", "sent", "spans", "staleness", "stop_token_ids", "task", "temperature", "timings", "token_ids",

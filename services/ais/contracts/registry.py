@@ -108,7 +108,7 @@ class ReplicaRecord(BaseModel):
     @field_serializer("precision", when_used="json")
     def _without_what_is_new_and_not_used(self, precision: Precision) -> dict[str, object]:
         # The release before this one skips a record whose precision has a field that it does not know.
-        return precision.model_dump(exclude=None if precision.float32_head else {"float32_head"})
+        return precision.known_before
 
 
 class ReplicaRegistry:

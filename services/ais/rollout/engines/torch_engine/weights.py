@@ -20,6 +20,15 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
+class CacheScales:
+    """What all keys, and all values, of a layer's cache are divided by before they are rounded. float32, no
+    dimensions."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class LayerWeights:
     """One decoder layer. Norms are bf16."""
 
@@ -31,6 +40,8 @@ class LayerWeights:
     mlp_norm: Tensor
     gate_up: Linear
     down: Linear
+    cache_scales: CacheScales | None = None
+    """None: each key and each value has its own (`calibration.py`)."""
 
 
 @dataclass(frozen=True)

@@ -92,5 +92,5 @@ def really_computed(precision: Precision) -> Precision:
     """The descriptor of what runs: a setting that has no effect is not repeated in it."""
     if precision.weights != "bf16":
         return precision
-    kept = precision.model_dump(include={"kv_cache", "float32_head"})
+    kept = precision.model_dump(include={"kv_cache", "kv_scale", "float32_head"})
     return Precision(weights="bf16", activations="bf16", **kept)
