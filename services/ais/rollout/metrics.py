@@ -156,8 +156,8 @@ class RolloutMetrics:
             "ais_rollout_cache_clipped_share",
             "Share of these magnitudes that the scale clips: with calibrated scales that of each of the probe's "
             "sequences when the others alone give the scale. NaN: there is no such cache, or no probe.",
-            "More than a few in ten thousand: the probe is too small to calibrate on, raise trainer.probe.sequences; or "
-            "the scale of 1 is too small, take another rollout.precision.kv_scale.",
+            "More than a few in ten thousand: the probe is too small to calibrate on, raise trainer.probe.sequences; "
+            "or the scale of 1 is too small, take another rollout.precision.kv_scale.",
             {"part": PARTS},
         )
         self.show_probe(None, None)
