@@ -20,7 +20,8 @@ With r = proximal / behaviour, w the weight at the settings' level (ais_core.lev
     handover        1 - s + s [(1 - alpha) min(r, C)           ours: what AIS fades to is token ratios; ais_core.mixing
                     + alpha min(w, C)]
 
-Further `rejections` multiply any of them. Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+Further `rejections` multiply any of them. `self_normalised` divides the weights by their mean over the tokens left
+(Hesterberg 1995). Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
 Training"; Liu, Li et al.: "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch".
 """
 
@@ -40,7 +41,7 @@ from ais_core.diagnostics.sums import DECISIVE, Sums, check
 from ais_core.errors import NonFiniteError, ShapeError, StateError
 from ais_core.levels import WHOLE, Levels
 from ais_core.mixing import effect, mix
-from ais_core.plan import Concern, Plan
+from ais_core.plan import Concern, Effect, Plan
 from ais_core.ratios import Chunk, SequenceBatch, exponential
 from ais_core.rejections import kept, masked_share, off_policy_sequences, offending, second_moment_threshold
 from ais_core.settings import MIXING, WEIGHTED, CorrectionSettings, RejectionSettings
@@ -80,11 +81,13 @@ class Correction:
         False for corrections that look at each token or sequence alone, and for AIS on the previous batch once there
         is one: then `recall(state)` gives the plan to weigh with, and the batch is measured on the way.
         """
-        match self.settings.method:
-            case "ais" | "handover":
-                return state is None or self.settings.mixing.evaluation == "same_batch"
-            case method:
-                return method == "m2po"
+        if self.settings.method in MIXING and not self._remembers(state):
+            return True
+        return self.settings.method == "m2po" or self.settings.self_normalised
+
+    def _remembers(self, state: State | None) -> bool:
+        """Whether alpha comes from batches before this one."""
+        return state is not None and self.settings.mixing.evaluation == "previous_batch"
 
     @torch.no_grad()
     def measure(self, batch: SequenceBatch, advantages: Tensor | None = None) -> Tensor:
@@ -124,8 +127,7 @@ class Correction:
             raise NonFiniteError("the sums hold a NaN or an infinity: look at how parts or ranks were added up")
         before = None if state is None else _read(state)
         after = self._remember(before, current)
-        recalled = before is not None and not self.needs_current_sums(state)
-        plan = self._decide(before if recalled else after or current, current)
+        plan = self._decide(before if self._remembers(state) else after or current, current)
         diagnostics = describe(current, plan.rung if self._adaptive else 0.0)
         if self.settings.method == "m2po":
             counts = current.values("offending")[:FINE_BINS]
@@ -166,6 +168,8 @@ class Correction:
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
             weights[chunk.tokens] = self._mixed(chunk, part, plan)
+        if plan.weight_scale != 1.0:
+            weights.mul_(plan.weight_scale)
         return batch.restore(weights)
 
     @torch.no_grad()
@@ -184,6 +188,8 @@ class Correction:
         for chunk in batch.chunks():
             part = None if per_token is None else per_token[chunk.tokens]
             weighted[chunk.tokens], uncorrected[chunk.tokens] = self._weigh(chunk, part, plan)
+        for branch in (weighted, uncorrected):
+            branch.mul_(plan.weight_scale)
         return batch.restore(weighted), batch.restore(uncorrected)
 
     # Deciding.
@@ -238,6 +244,10 @@ class Correction:
         concerns: list[Concern] = [] if trusted else ["mismatch_limit"]
         if self.settings.method in WEIGHTED and diagnostics.limited_share > 0.5:
             concerns.append("exponent_limit")
+        mean = _mean_weight(current, found)
+        normalised = 1.0 / mean if self.settings.self_normalised and mean > 0.0 else 1.0
+        if found is not None:
+            found = replace(found, mean_weight=found.mean_weight * normalised)
         if found is not None and found.share < LITTLE <= self.settings.mixing.alpha_max and self._severe(diagnostics):
             concerns.append("uncorrected")
         scale = 1.0
@@ -248,6 +258,7 @@ class Correction:
             trusted=trusted,
             concerns=tuple(concerns),
             learning_rate_scale=scale,
+            weight_scale=normalised,
             effect=found,
             diagnostics=diagnostics,
         )
@@ -348,6 +359,14 @@ def _own_rejections(settings: CorrectionSettings) -> tuple[RejectionSettings, ..
 
 def _tokens(sums: Sums) -> float:
     return sums.values("batch")[2]
+
+
+def _mean_weight(sums: Sums, effect: Effect | None) -> float:
+    """Mean of the weights over the tokens that rejections leave in; `effect` is that of mixed weights."""
+    _, _, tokens, kept, _ = sums.values("batch")
+    if not kept:
+        return 0.0
+    return (rungs(sums)[0].weight if effect is None else effect.mean_weight * tokens) / kept
 
 
 def _applied_ess(sums: Sums) -> float:

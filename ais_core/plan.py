@@ -42,7 +42,8 @@ class Effect:
     """
 
     mean_weight: float
-    """Mean of h over tokens: the size of the step relative to an uncorrected one, whatever alpha says."""
+    """Mean of h over tokens: the size of the step relative to an uncorrected one, whatever alpha says. With
+    `self_normalised` it is the share of the tokens that rejections leave in."""
     share: float
     """The part of that mean which is importance-weighted, in [0, 1]: alpha m / (1 - alpha + alpha m), with m the mean
     of the truncated weights. Of `handover`, the part weighted by tokens or sequences."""
@@ -79,6 +80,8 @@ class Plan:
     """The part of a token's weight that `handover` corrects; 1 for the others."""
     learning_rate_scale: float = 1.0
     """Multiply the learning rate by this (VCPO); 1 for the others."""
+    weight_scale: float = 1.0
+    """Multiply every weight by this (`self_normalised`): 1 over the mean weight of the tokens that rejections leave."""
     effect: Effect | None = None
     """The effect of the mixed weights on the batch measured; None for corrections that do not mix, for a batch without
     tokens, and in a plan recalled before its batch is measured."""

@@ -178,6 +178,10 @@ class CorrectionSettings:
     temper: float = 0.5
     """The exponent of level `tempered`: weight = exp(temper * sum of log ratios). Other levels ignore it."""
 
+    self_normalised: bool = False
+    """Divide the weights by their mean over the batch's tokens, as verl's `rollout_is_batch_normalize` does: what is
+    left is which tokens count more, and not a smaller step. The batch is then measured before it is weighed."""
+
     lower: float | None = None
     """Lower bound of `mis`, `icepop`, `sequence_mask`, `geometric_mask`, `k1`, `k2`, `k3`. None takes the method's own
     (`DEFAULT_BOUNDS`)."""
@@ -209,6 +213,10 @@ class CorrectionSettings:
             raise SettingError(f"level 'adaptive' belongs to method 'ais', not to {self.method!r}")
         if self.method == "handover" and self.mixing.uncorrected_bound is not None:
             raise SettingError("`uncorrected_bound` belongs to method 'ais'; 'handover' has `uncorrected_share`")
+        if self.self_normalised and self.method not in WEIGHTED:
+            raise SettingError(f"method {self.method!r} weighs nothing, so there is nothing to normalise")
+        if self.self_normalised and self.mixing.uncorrected_bound is not None:
+            raise SettingError("`self_normalised` needs the mean of the weights, which `uncorrected_bound` hides")
         bounded = self.method in DEFAULT_BOUNDS
         if not bounded and (self.lower is not None or self.upper is not None):
             raise SettingError(f"method {self.method!r} has no bounds; leave lower and upper out, or add a rejection")

@@ -8,8 +8,9 @@ reward of five steps in a row is enough. Seconds count from the end of the first
 all processes, and mean something on a machine that does other work as well. TRL samples with the trained weights and
 corrects nothing. Ratios are to the faster of the two.
 
-With `--problem smollm2` it is examples/smollm2, which has to be made first and needs vLLM: ours samples in INT8 with
-vLLM, one version behind, as the example does; TRL alternates. Only steps are timed.
+With `--problem smollm2` it is examples/smollm2, which has to be made first and needs vLLM: ours samples in INT8 and in
+BF16 with vLLM, one version behind, as the example does; TRL alternates. Only steps are timed. vLLM's INT8 needs a
+processor with VNNI.
 
 The correction: `ais bench correction` with verl's helper (truncated sequence weights and metrics; ours has AIS at
 sequence level and its diagnostics) on padded answers of different lengths, and ours on the same answers packed.
@@ -18,6 +19,7 @@ sequence level and its diagnostics) on padded answers of different lengths, and 
     ais bench peers --cache DIR                            # keeps them in DIR and not in ~/.cache/ais/peers
     ais bench peers --contenders trl,fp8,bf16 --rounds 5   # no correction, more seeds
     ais bench peers --problem smollm2                      # half an hour; writes results/peers_smollm2.json
+    ais bench peers --problem smollm2 --contenders trl,trl_float32,bf16    # without VNNI
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 INT8 = {"weights": "int8", "granularity": "channel", "activations": "int8"}
+BF16 = {"weights": "bf16", "activations": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ PROBLEMS: Mapping[str, Problem] = {
         config=EXAMPLES / "sort16" / "config.toml",
         precisions={
             "fp8": {"weights": "e4m3", "activations": "e4m3"},
-            "bf16": {"weights": "bf16", "activations": "bf16"},
+            "bf16": BF16,
         },
         pattern=None,
         steps=150,
@@ -42,7 +43,7 @@ PROBLEMS: Mapping[str, Problem] = {
     ),
     "smollm2": Problem(
         config=EXAMPLES / "smollm2" / "config.toml",
-        precisions={"int8": INT8},
+        precisions={"int8": INT8, "bf16": BF16},
         pattern=r"-?\d+",
         steps=8,
         reward=None,

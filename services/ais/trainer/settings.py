@@ -37,8 +37,11 @@ class OptimizerSettings(Section):
     3e-4 ruins."""
     warmup_steps: CountOrNone = 10
     """Steps over which the learning rate rises linearly from 0. Without them the first noisy batches can end a run."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: linear and cosine fall to 0 at the end of the run."""
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
+    """Learning rate after the warm-up. linear and cosine fall to 0 at the end of the run; inverse_sqrt falls with the
+    square root of the steps whatever `run.steps` is, for a run of unknown length."""
+    constant_steps: Count = 100
+    """inverse_sqrt: steps at the peak, after the warm-up. At four times as many the rate is half the peak."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Adam's decay of the gradient mean."""
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)

@@ -50,6 +50,8 @@ EVERY = [
     CorrectionSettings(method="ais", mixing=MixingSettings(evaluation="same_batch", uncorrected_bound=4.0)),
     CorrectionSettings(method="handover", mixing=SAME_BATCH),
     CorrectionSettings(method="handover", level="prefix", mixing=SAME_BATCH),
+    CorrectionSettings(method="tis", level="sequence", self_normalised=True),
+    CorrectionSettings(method="ais", self_normalised=True, mixing=SAME_BATCH),
 ]
 
 
@@ -189,6 +191,56 @@ def test_the_bounded_uncorrected_branch_is_min_1_and_four_times_the_ratio() -> N
     torch.testing.assert_close(weights, torch.tensor([4 * math.exp(-3), 1.0, 1.0]))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CorrectionSettings(method="tis"),
+        CorrectionSettings(method="tis", level="prefix"),
+        CorrectionSettings(method="icepop"),
+        CorrectionSettings(method="tis", level="sequence", rejections=(RejectionSettings(upper=1.5),)),
+        CorrectionSettings(method="ais", mixing=SAME_BATCH),
+        CorrectionSettings(method="ais", level="adaptive", mixing=SAME_BATCH),
+        CorrectionSettings(method="ais", rejections=(RejectionSettings(upper=1.5),), mixing=SAME_BATCH),
+        CorrectionSettings(method="handover", mixing=SAME_BATCH),
+    ],
+    ids=lambda s: f"{s.method}-{s.weight_level}",
+)
+@pytest.mark.parametrize("mismatch", [0.1, 1.0])
+def test_self_normalised_weights_are_the_plain_ones_divided_by_their_mean(
+    settings: CorrectionSettings, mismatch: float
+) -> None:
+    logs, advantages = make([3, 0, 40, 17, 9] * 8, mismatch)
+    plain = torch.cat(weigh(settings, logs, advantages)).double()
+    normalised = dataclasses.replace(settings, self_normalised=True)
+    correction = ais_core.build(normalised)
+    plan, _ = correction.plan(correction.measure(packed(logs), advantages), None)
+    got = correction.weights(packed(logs), advantages, plan)
+    assert plan.diagnostics is not None
+    kept = plan.diagnostics.kept_share * plain.numel()
+    torch.testing.assert_close(got.double(), plain / plain.sum() * kept, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(got.double(), plain, rtol=1e-3)
+    torch.testing.assert_close(sum(correction.branches(packed(logs), advantages, plan)), got)
+    if plan.effect is not None:
+        assert plan.effect.mean_weight == pytest.approx(plan.diagnostics.kept_share)
+
+
+def test_the_mean_that_normalises_is_that_of_the_batch_also_where_alpha_is_that_of_the_batch_before() -> None:
+    correction = ais_core.build(CorrectionSettings(self_normalised=True))
+    first, second = (packed(make([17] * 64, mismatch)[0]) for mismatch in (0.05, 0.5))
+    plan1, state = correction.plan(correction.measure(first), None)
+    assert correction.needs_current_sums(state)
+    plan2, _ = correction.plan(correction.measure(second), state)
+    assert plan2.alpha == plan1.alpha
+    assert float(correction.weights(second, None, plan2).mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_what_has_no_mean_to_divide_by_cannot_be_normalised() -> None:
+    with pytest.raises(SettingError, match="nothing to normalise"):
+        CorrectionSettings(method="none", self_normalised=True)
+    with pytest.raises(SettingError, match="uncorrected_bound"):
+        CorrectionSettings(mixing=MixingSettings(uncorrected_bound=4.0), self_normalised=True)
+
+
 # Properties of all of them.
 
 
@@ -216,7 +268,9 @@ def test_weights_are_finite_bounded_detached_and_float32(
         assert not weights.requires_grad
         assert bool(weights.isfinite().all())
         assert bool((weights >= 0).all())
-        assert bool((weights <= (5.0 if settings.method in ("mis", "icepop") else 2.0) + 1e-5).all())
+        most = 5.0 if settings.method in ("mis", "icepop") else 2.0
+        if not settings.self_normalised:
+            assert bool((weights <= most + 1e-5).all())
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.method}-{s.weight_level}")

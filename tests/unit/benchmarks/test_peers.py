@@ -83,7 +83,7 @@ def test_the_faster_of_the_peers_is_the_reference() -> None:
 def test_what_is_not_said_is_the_problems_own() -> None:
     smollm2, demo = arguments_of(["--problem", "smollm2"]), arguments_of(["--reward", "0.5"])
 
-    assert (smollm2.steps, smollm2.reward, smollm2.contenders) == (8, None, ("trl", "trl_float32", "int8"))
+    assert (smollm2.steps, smollm2.reward, smollm2.contenders) == (8, None, ("trl", "trl_float32", "int8", "bf16"))
     assert (demo.steps, demo.reward, demo.contenders) == (150, 0.5, ("trl", "trl_float32", "fp8", "bf16", "verl"))
 
 
