@@ -137,12 +137,8 @@ class Decoder:
             turning = self._normalise(turning) * layer.query_key_norm
         turned = (turning * cosines[:, None] + _rotate_half(turning) * sines[:, None]).float()
         query, key = turned.tensor_split((self._heads,), dim=1)
-        scales = layer.cache_scales
-        return (
-            query,
-            self._as_cached(key, scales and scales.keys),
-            self._as_cached(value.float(), scales and scales.values),
-        )
+        scales = (layer.cache_scales.keys, layer.cache_scales.values) if layer.cache_scales else (None, None)
+        return query, self._as_cached(key, scales[0]), self._as_cached(value.float(), scales[1])
 
     def _layer_outputs(self, layer: LayerWeights, stream: Tensor, attended: Tensor) -> Tensor:
         stream = stream + layer.attention_output(attended.bfloat16())
