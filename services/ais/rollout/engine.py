@@ -145,7 +145,7 @@ class WeightSwap:
     probe_allowed: float | None = None
     """The gap that this probe allows."""
     cache: Mapping[str, CacheRange] | None = None
-    """Of `keys` and of `values`; None: the cache is not scaled by layers."""
+    """What `keys` and `values` are like; None: the cache is not scaled by layers."""
 
 
 class EngineObserver(Protocol):

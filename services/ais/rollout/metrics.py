@@ -17,7 +17,7 @@ _CALL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 OTHER_FIELD = "other"
 PARTS = ("keys", "values")
-"""Of a key-value cache."""
+"""What a key-value cache holds."""
 REFUSED = (
     *("group_id", "prompt_token_ids", "samples"),
     *(f"sampling.{name}" for name in SamplingParameters.model_fields),

@@ -28,7 +28,7 @@ UNPROBED_TOKENS = 64
 
 @dataclass(frozen=True)
 class _Magnitudes:
-    """Of one layer: float32 [any], for each sequence."""
+    """What one layer would cache: float32 [any], for each sequence."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -59,7 +59,7 @@ def calibrated(
 
 
 def cache_range(layers: Sequence[Sequence[Tensor]], bound: float | None) -> CacheRange:
-    """Of keys or values, the magnitudes of each layer and sequence.
+    """What keys or values are like; `layers` has their magnitudes, by layer and sequence.
 
     What scales clip that were taken from the same sequences would be nothing. So it is counted of each sequence what
     lies beyond the largest of the others, layer by layer; `bound`: beyond that instead. NaN for a single sequence.
