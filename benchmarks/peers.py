@@ -114,7 +114,7 @@ def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="seeds of each training: 3 of the demo, 1 of smollm2")
     parser.add_argument("--steps", type=int, help="most steps of a training, at least 6: 150 and 8")
     parser.add_argument("--reward", type=float, help="training reward that is to be reached: 0.8, and none")
-    parser.add_argument("--seconds", type=float, help="for all trainings together: 480 and 2400")
+    parser.add_argument("--seconds", type=float, help="for all trainings together: 1500 and 2400")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="TRL's threads; by default one a core")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where peers are kept: %(default)s")
     parser.add_argument("--note", default="", help="about the machine, for the record")

@@ -39,7 +39,7 @@ PROBLEMS: Mapping[str, Problem] = {
         steps=150,
         reward=0.8,
         rounds=3,
-        seconds=480.0,
+        seconds=1500.0,
     ),
     "smollm2": Problem(
         config=EXAMPLES / "smollm2" / "config.toml",

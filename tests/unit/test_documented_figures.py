@@ -100,7 +100,16 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
             "security",
             lambda one: [f"**{one[f'{part}_overhead']['value']:.2f}**" for part in ("queue", "push", "rollouts")],
         ),
-        ("peers", lambda one: [f"**{one[f'{way}_step']['ratio']:.2f}**" for way in ("fp8", "bf16")]),
+        (
+            "peers",
+            lambda one: [
+                *(f"**{one[f'{way}_seconds_to_reward']['ratio']:.2f}**" for way in ("fp8", "bf16")),
+                *(
+                    f"| {one[f'{who}_seconds_to_reward']['value']:.0f} |"
+                    for who in ("trl", "trl_float32", "fp8", "bf16")
+                ),
+            ],
+        ),
         (
             "mismatch_budget",
             lambda one: [

@@ -9,7 +9,7 @@ from typing import Any
 from ais.launcher.processes.commands import Command
 from ais.launcher.processes.processes import Exit, Processes, failure
 from ais.runtime.exits import EXIT_SETTINGS, EXIT_UNAVAILABLE
-from ais.runtime.tasks import end_tasks
+from ais.runtime.tasks import end_tasks, until_first_end
 
 RESTART_SECONDS = 1.0
 """After an agent has died."""
@@ -21,13 +21,10 @@ async def with_agents(processes: Processes, agents: Sequence[Command], work: Cor
     Raises what `work` raises, and ProcessFailedError for an agent that cannot play at all.
     """
     playing = [asyncio.create_task(_kept(processes, agent)) for agent in agents]
-    working = asyncio.create_task(work)
     try:
-        done, _ = await asyncio.wait((working, *playing), return_when=asyncio.FIRST_COMPLETED)
-        for one in done:
-            one.result()
+        await until_first_end(work, *playing)
     finally:
-        await end_tasks(working, *playing)
+        await end_tasks(*playing)
 
 
 async def _kept(processes: Processes, agent: Command) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ais.launcher.course import Course
 from ais.launcher.directory.scaling import asked
@@ -17,7 +16,7 @@ from ais.launcher.listening import Listener
 from ais.launcher.processes.commands import Command, ServiceCommands
 from ais.launcher.processes.processes import Exit, Processes, failure
 from ais.launcher.processes.supervision import Fail, Finish, GiveUp, Restart, Role, Supervision
-from ais.runtime.tasks import end_tasks
+from ais.runtime.tasks import end_tasks, until_first_end
 
 REFRESH_SECONDS = 0.5
 """How often the display looks at the run."""
@@ -54,7 +53,7 @@ async def train(
         for command in (*services.replicas, services.collector, services.trainer, *services.agents, *trackers):
             await keeper.start(command)
         background.append(asyncio.create_task(keeper.follow_scale(scale_file)))
-        await _first_end(keeper.until_the_end(), *background)
+        await until_first_end(keeper.until_the_end(), *background)
         await watch.look()
     except asyncio.CancelledError:
         display.note("stopping the services")
@@ -63,17 +62,6 @@ async def train(
         await end_tasks(*background)
         ours = (*keeper.replicas, services.collector, services.trainer, *services.agents)
         await processes.stop([command.name for command in ours])
-
-
-async def _first_end(wanted: Coroutine[Any, Any, None], *background: asyncio.Task[None]) -> None:
-    """Waits for `wanted`. What fails beside it, such as a display whose reader has left, fails it too."""
-    task = asyncio.create_task(wanted)
-    try:
-        done, _pending = await asyncio.wait((task, *background), return_when=asyncio.FIRST_COMPLETED)
-        for one in done:
-            one.result()
-    finally:
-        await end_tasks(task)
 
 
 class _Keeper:

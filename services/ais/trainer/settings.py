@@ -42,6 +42,9 @@ class OptimizerSettings(Section):
     square root of the steps whatever `run.steps` is, for a run of unknown length."""
     constant_steps: Count = 100
     """inverse_sqrt: steps at the peak, after the warm-up. At four times as many the rate is half the peak."""
+    pace: Literal["constant", "signal"] = "constant"
+    """signal: multiply the learning rate of a step by the share of its groups whose rewards differ. The others have no
+    gradient, and Adam makes the gradient of a few groups as long a step as that of all (docs/collapse.md)."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Adam's decay of the gradient mean."""
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)

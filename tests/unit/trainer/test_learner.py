@@ -243,6 +243,15 @@ def test_what_is_rewarded_becomes_more_likely_in_bf16() -> None:
     assert after > before + 0.1
 
 
+@pytest.mark.parametrize(("pace", "rate"), [("constant", 1e-3), ("signal", 1e-3 * 2 / 6)])
+def test_a_pace_of_the_signal_steps_by_the_share_of_groups_whose_rewards_differ(pace: str, rate: float) -> None:
+    learner = new_learner(learning_rate=1e-3, pace=pace)
+    groups = [replace(group, rewards=(1.0,) * 4) if group.ordinal < 4 else group for group in on_policy(learner)]
+    (outcome,) = train(learner, groups)
+    assert outcome.figures.learning_rate == pytest.approx(rate)
+    assert {group["lr"] for group in learner._optimizer.param_groups} == {outcome.figures.learning_rate}
+
+
 def test_the_gradient_is_clipped_to_its_norm() -> None:
     learner = new_learner(max_grad_norm=1e-3)
     gradients = Gradients(learner)

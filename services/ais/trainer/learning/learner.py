@@ -37,7 +37,7 @@ from ais.trainer.learning.loss import Loss
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.probe import probe_sequences, take_probe
 from ais.trainer.learning.reference import START, Reference
-from ais.trainer.learning.schedule import learning_rate
+from ais.trainer.learning.schedule import learning_rate, pace
 from ais.trainer.learning.spread import Spread
 from ais.trainer.learning.tally import Tally
 from ais.trainer.learning.training_state import load_training_state, save_training_state
@@ -173,7 +173,9 @@ class Learner:
             batch = prepare(groups, self._version, self._settings, self._ranks)
         watched = watched_tokens(self._version + 1, groups, self._settings.samples_per_step)
         spread = Spread(len(batch.rewards), self._ranks.device, watched)
-        tally = Tally(learning_rate(self._settings.optimizer, self._version, self._steps), spread)
+        optimizer = self._settings.optimizer
+        rate = learning_rate(optimizer, self._version, self._steps) * pace(optimizer, batch.zero_variance_share)
+        tally = Tally(rate, spread)
         try:
             self._train(batch, tally, clock)
         except NonFiniteError as error:

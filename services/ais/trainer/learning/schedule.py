@@ -19,3 +19,8 @@ def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
     done = since / max(1, steps - settings.warmup_steps)
     share = 1.0 - done if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
     return settings.learning_rate * share
+
+
+def pace(settings: OptimizerSettings, zero_variance_share: float) -> float:
+    """Factor of a step's learning rate, from the share of its groups whose rewards are all equal."""
+    return 1.0 - zero_variance_share if settings.pace == "signal" else 1.0

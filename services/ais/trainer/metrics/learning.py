@@ -82,7 +82,9 @@ class LearningMetrics:
             "Exactly 0: everything is masked or clipped. Growing without end: lower the learning rate.",
         )
         self._learning_rate = meter.gauge(
-            "ais_learning_rate", "Learning rate of the last step.", "Set by trainer.optimizer and its schedule."
+            "ais_learning_rate",
+            "Learning rate of the last step.",
+            "Set by trainer.optimizer: its schedule and its pace.",
         )
         self._skipped = meter.counter(
             "ais_skipped_steps",
