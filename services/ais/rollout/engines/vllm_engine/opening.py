@@ -84,8 +84,8 @@ async def _open(
             reason = await asyncio.to_thread(_wrong_tensor, model) or error
             raise ModelUnsupportedError(f"{directory} cannot be served: {reason}") from error
         await _require_dtypes(llm, "ais_weight_dtypes", "linear layers", mode.weight_dtype)
-        head = "torch.float32" if settings.precision.float32_head else "torch.bfloat16"
-        await _require_dtypes(llm, "ais_head_dtypes", "logits", head)
+        if settings.precision.float32_head:
+            await _require_dtypes(llm, "ais_head_dtypes", "logits", "torch.float32")
         expose_vllm_metrics(registry)
         return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
 
