@@ -1,5 +1,4 @@
-"""vLLM replicas as real processes: BF16 with a float32 head on two tensor-parallel ranks, beside the session's FP8; and
-how they die."""
+"""vLLM replicas as real processes: BF16 on two tensor-parallel ranks, beside the session's FP8; and how they die."""
 
 from __future__ import annotations
 
@@ -51,8 +50,7 @@ async def bf16_replica(redis_url: str, tmp_path_factory: pytest.TempPathFactory)
     client: Redis = await connect(RedisSettings(url=redis_url))
     registry = ReplicaRegistry(client, Keys(RUN))
     ranks = ("rollout.vllm.tensor_parallel_size=2", "rollout.max_model_len=256")
-    formats = ("rollout.precision.weights=bf16", "rollout.precision.float32_head=true")
-    settings = overrides(SORT16, redis_url, RUN, "rollout.engine=vllm", *formats, *ranks)
+    settings = overrides(SORT16, redis_url, RUN, "rollout.engine=vllm", "rollout.precision.weights=bf16", *ranks)
     log = tmp_path_factory.mktemp("bf16") / "replica.log"
     async with process(
         *settings, "rollout.max_model_len=256", "rollout.vllm.tensor_parallel_size=2", log=log
@@ -77,10 +75,9 @@ async def sampled(replica: Bf16Replica, samples: int) -> list[Trajectory]:
 
 
 def bf16_logprobs(token_ids: list[int], model: PreTrainedModel) -> list[float]:
-    """Those of every token but the first, as a trainer with a float32 head would compute them."""
+    """Those of every token but the first, as a trainer would compute them."""
     with torch.no_grad():
-        states = model.base_model(torch.tensor([token_ids])).last_hidden_state[0, :-1]
-        scores = torch.log_softmax(states.float() @ model.get_output_embeddings().weight.float().T, -1)
+        scores = torch.log_softmax(model(torch.tensor([token_ids])).logits[0, :-1].float(), -1)
     logprobs: list[float] = scores.gather(1, torch.tensor(token_ids[1:])[:, None]).squeeze(1).tolist()
     return logprobs
 
@@ -99,7 +96,7 @@ async def test_bf16_logprobs_are_those_of_transformers_within_noise_and_fp8s_are
     bf16_replica: Bf16Replica, vllm_replica: VllmReplica
 ) -> None:
     trajectories = await sampled(bf16_replica, samples=16)
-    assert {str(trajectory.precision) for trajectory in trajectories} == {"bf16, float32 head"}
+    assert {str(trajectory.precision) for trajectory in trajectories} == {"bf16"}
     assert (await vllm_replica.push(demo_snapshot())).status_code == 200
     completions = await collect(vllm_replica.engine, request(samples=16, new_tokens=64))
     bf16 = gaps([(one.token_ids, one.behaviour_logprobs) for one in trajectories])
