@@ -63,6 +63,9 @@ PRECISIONS = {
     "bf16": {"weights": "bf16", "kv_cache": "bf16"},
     "fp8": {**W8A8, "weights": "e4m3", "activations": "e4m3"},
     "fp8_kv": {**W8A8, "weights": "e4m3", "activations": "e4m3", "kv_cache": "e4m3"},
+    "kv_token": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "token"},
+    "kv_calibrated": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "calibrated"},
+    "kv_one": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "one"},
     "int8": {**W8A8, "weights": "int8", "activations": "int8"},
 }
 FIGURES = {
@@ -191,6 +194,7 @@ async def compare(settings: Settings, precisions: Mapping[str, Mapping[str, str]
                     sampled[name] = (replica, await sample(replica, credential, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
     policy = Policy.load(settings.run.model, settings.trainer.compute.device)
+    policy.scoring.float32_head = settings.trainer.float32_head
     return {
         name: Mismatch(
             precision=str(replica.precision),

@@ -5,7 +5,7 @@ of two FP8 numbers is exact in FP32, so rounding both operands and multiplying i
 the order of accumulation.
 """
 
-from ais_core.numerics.formats import FORMATS, Format, NumberFormat
+from ais_core.numerics.formats import FORMATS, Format, NumberFormat, number_format
 from ais_core.numerics.quantizers import (
     Granularity,
     Quantized,
@@ -13,6 +13,7 @@ from ais_core.numerics.quantizers import (
     encode_activation,
     encode_weight,
     quantize_activation,
+    quantize_scaled,
     quantize_weight,
 )
 from ais_core.numerics.straight_through import straight_through_activation, straight_through_weight
@@ -26,7 +27,9 @@ __all__ = [
     "Scales",
     "encode_activation",
     "encode_weight",
+    "number_format",
     "quantize_activation",
+    "quantize_scaled",
     "quantize_weight",
     "straight_through_activation",
     "straight_through_weight",

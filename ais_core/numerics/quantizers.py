@@ -111,6 +111,13 @@ def quantize_activation(x: Tensor, format: Format, dtype: torch.dtype | None = N
     return number.round(values / scales).mul_(scales).to(dtype)
 
 
+def quantize_scaled(x: Tensor, format: Format, scales: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The rounded values of `x`, in `dtype` (default: that of `x`), with given scales, float32 and broadcastable to it.
+    What exceeds the format is clipped."""
+    number = number_format(format)
+    return _on_grid(x.float(), scales, None, number).mul_(scales).to(x.dtype if dtype is None else dtype)
+
+
 def _row_scales(values: Tensor, number: NumberFormat) -> Tensor:
     return _scale_of(values.abs().amax(-1, keepdim=True), number)
 

@@ -22,14 +22,14 @@ def stages(precision: Precision) -> dict[str, Overrides]:
 
     Activations are rounded where weights are, so weights come first. Raises NothingToExplainError for BF16.
     """
-    if _computes(precision) == Precision(weights="bf16"):
+    if precision.weights == precision.kv_cache == "bf16":
         raise NothingToExplainError("rollout.precision is bf16: set the precision whose parts you want to know")
-    found = {KERNELS: _overrides(Precision(weights="bf16"))}
-    now = Precision(weights="bf16", activations="bf16")
+    now = Precision(weights="bf16", activations="bf16", float32_head=precision.float32_head)
+    found = {KERNELS: _overrides(now)}
     for part, fields in (
         ("weights", ("weights", "granularity", "scales")),
         ("activations", ("activations",)),
-        ("kv_cache", ("kv_cache",)),
+        ("kv_cache", ("kv_cache", "kv_scale")),
         ("head", ("head",)),
     ):
         changed = now.model_copy(update={field: getattr(precision, field) for field in fields})
@@ -53,7 +53,8 @@ def _computes(precision: Precision) -> Precision:
     """Without what has no effect."""
     if precision.weights != "bf16":
         return precision
-    return Precision(weights="bf16", kv_cache=precision.kv_cache)
+    kept = precision.model_dump(include={"kv_cache", "kv_scale", "float32_head"})
+    return Precision(weights="bf16", **kept)
 
 
 def _overrides(precision: Precision) -> Overrides:

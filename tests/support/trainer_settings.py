@@ -16,7 +16,7 @@ def nested(**fields: Any) -> dict[str, Any]:
     }
     tree: dict[str, Any] = {}
     for name, value in fields.items():
-        tree.setdefault(homes[name], {})[name] = value
+        (tree.setdefault(homes[name], {}) if name in homes else tree)[name] = value
     return tree
 
 

@@ -29,6 +29,7 @@ SECTIONS = (
     "trainer.objective",
     "trainer.optimizer",
     "trainer.lora",
+    "trainer.float32_head",
     "correction",
     "rollout.precision",
     "rollout.max_model_len",

@@ -10,7 +10,15 @@ import re
 from typing import Annotated, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 from redis.asyncio import Redis
 
 from ais.contracts.keys import Keys
@@ -89,6 +97,18 @@ class ReplicaRecord(BaseModel):
     """Mean |log-prob difference| to the trainer on the served version's probe, a token. None: it came without one."""
     probe_allowed: Nats | None = None
     """The gap beyond which the replica would have refused that version."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _without_what_is_not_known(cls, precision: object) -> object:
+        if not isinstance(precision, dict):
+            return precision
+        return {name: value for name, value in precision.items() if name in Precision.model_fields}
+
+    @field_serializer("precision", when_used="json")
+    def _without_what_is_new_and_not_used(self, precision: Precision) -> dict[str, object]:
+        # The release before this one skips a record whose precision has a field that it does not know.
+        return precision.known_before
 
 
 class ReplicaRegistry:

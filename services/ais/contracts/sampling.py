@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ais.contracts.v1 import trajectory_pb2 as pb
 
@@ -75,22 +76,46 @@ class Precision(BaseModel):
     """Format of the linear layers' inputs, scaled dynamically per token. Ignored when weights is bf16."""
     kv_cache: Literal["bf16", "e4m3", "e5m2"] = "bf16"
     """Format of cached keys and values."""
+    kv_scale: Literal["token", "calibrated", "one"] = "token"
+    """What shares a scale of an FP8 cache. `token`: each head's key and value of each token has its own, from itself.
+    `calibrated`: all keys of a layer have one, and all values, from the probe's sequences at each version. `one`:
+    nothing is scaled, and what exceeds the format is clipped. vLLM runs `one` alone. Ignored when kv_cache is bf16."""
     head: bool = False
     """Whether the output head is quantised like the other linear layers."""
+    float32_head: bool = False
+    """Whether the logits are computed in float32: the last hidden states and the head's weights are widened, and their
+    products are not rounded to BF16. Set `trainer.float32_head` alike: the trainer warns where they differ."""
+
+    @model_validator(mode="after")
+    def _one_head(self) -> Self:
+        if self.head and self.float32_head:
+            raise ValueError("the output head is quantised (head) or computed in float32 (float32_head), not both")
+        return self
 
     def __str__(self) -> str:
-        if self.weights == "bf16":
-            return "bf16" if self.kv_cache == "bf16" else f"bf16, kv {self.kv_cache}"
-        parts = [f"{self.weights}/{self.granularity} x {self.activations}"]
-        parts += ["least squares"] if self.scales == "least_squares" else []
-        parts += [f"kv {self.kv_cache}"] if self.kv_cache != "bf16" else []
-        parts += ["head"] if self.head else []
+        quantised = self.weights != "bf16"
+        parts = [f"{self.weights}/{self.granularity} x {self.activations}"] if quantised else ["bf16"]
+        parts += ["least squares"] if quantised and self.scales == "least_squares" else []
+        parts += [f"kv {self.kv_cache}{_SCALED[self.kv_scale]}"] if self.kv_cache != "bf16" else []
+        parts += ["head"] if quantised and self.head else []
+        parts += ["float32 head"] if self.float32_head else []
         return ", ".join(parts)
 
+    @property
+    def known_before(self) -> dict[str, Any]:
+        """The fields, without those at their default that the release before does not know."""
+        return self.model_dump(exclude={name for name in _NEW if getattr(self, name) == _NEW[name]})
+
     def to_proto(self) -> pb.Precision:
-        return pb.Precision(**self.model_dump())
+        return pb.Precision(**self.known_before)
 
     @classmethod
     def from_proto(cls, message: pb.Precision) -> Precision:
         """Raises pydantic.ValidationError naming the field that is unknown."""
-        return cls.model_validate({name: getattr(message, name) for name in cls.model_fields})
+        found = {name: getattr(message, name) for name in cls.model_fields}
+        return cls.model_validate(found | {"kv_scale": message.kv_scale or _NEW["kv_scale"]})
+
+
+_SCALED = {"token": "", "calibrated": " calibrated", "one": " at scale 1"}
+_NEW: Mapping[str, Any] = {"float32_head": False, "kv_scale": "token"}
+"""Fields that the release before does not know, and their defaults."""

@@ -18,7 +18,11 @@ from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 
-BF16 = ("rollout.precision.weights=bf16", "rollout.precision.kv_cache=bf16")
+BF16 = (
+    "rollout.precision.weights=bf16",
+    "rollout.precision.kv_cache=bf16",
+    "rollout.precision.float32_head=false",
+)
 """Overrides that turn all quantisation off."""
 REPLICA_READY_SECONDS = 300.0
 """A replica that takes longer to load than this has failed."""

@@ -5,7 +5,7 @@ The protocol knows tokens, log-probs and policy versions, nothing of gRPC, HTTP 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -122,6 +122,17 @@ class EngineLoad:
 
 
 @dataclass(frozen=True)
+class CacheRange:
+    """What a key-value cache of few bits has to hold of a version's keys, or of its values."""
+
+    maximum: float
+    """Largest magnitude on the calibration's sequences."""
+    clipped_share: float
+    """Share of the magnitudes that the scale clips: that of each sequence when the others alone give the scale. NaN:
+    there was one sequence."""
+
+
+@dataclass(frozen=True)
 class WeightSwap:
     """What a swap cost."""
 
@@ -133,6 +144,8 @@ class WeightSwap:
     """Mean |log-prob difference| to the trainer on the snapshot's probe, nats a token; None: it carries no probe."""
     probe_allowed: float | None = None
     """The gap that this probe allows."""
+    cache: Mapping[str, CacheRange] | None = None
+    """What `keys` and `values` are like; None: the cache is not scaled by layers."""
 
 
 class EngineObserver(Protocol):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import grpc
 from prometheus_client import CollectorRegistry
 
 from ais.contracts.sampling import FinishReason, SamplingParameters
-from ais.rollout.engine import Engine
+from ais.rollout.engine import CacheRange, Engine
 from ais.runtime.metrics.meter import Meter
 
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _CALL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 OTHER_FIELD = "other"
+PARTS = ("keys", "values")
+"""What a key-value cache holds."""
 REFUSED = (
     *("group_id", "prompt_token_ids", "samples"),
     *(f"sampling.{name}" for name in SamplingParameters.model_fields),
@@ -139,7 +144,24 @@ class RolloutMetrics:
             "The gap beyond which this probe refuses a version, nats a token. NaN: it came without a probe.",
             "Set by rollout.probe_tolerance, or by the precision.",
         )
+        self._cache_maximum = meter.gauge(
+            "ais_rollout_cache_maximum",
+            "Largest magnitude of what an FP8 key-value cache with scales of whole layers has to hold, on the served "
+            "version's probe. NaN: there is no such cache.",
+            'Growing from version to version with rollout.precision.kv_scale = "one": it nears the format\'s largest '
+            "number, 448 for E4M3.",
+            {"part": PARTS},
+        )
+        self._cache_clipped_share = meter.gauge(
+            "ais_rollout_cache_clipped_share",
+            "Share of these magnitudes that the scale clips: with calibrated scales that of each of the probe's "
+            "sequences when the others alone give the scale. NaN: there is no such cache, or no probe.",
+            "More than a few in ten thousand: the probe is too small to calibrate on, raise trainer.probe.sequences; "
+            "or the scale of 1 is too small, take another rollout.precision.kv_scale.",
+            {"part": PARTS},
+        )
         self.show_probe(None, None)
+        self.show_cache(None)
         # Registration.
         self.heartbeat_failures = meter.counter(
             "ais_rollout_heartbeat_failures",
@@ -171,6 +193,13 @@ class RolloutMetrics:
         """Gap and allowed gap of the version that serves from now on; None: it came without a probe."""
         self._probe_gap.set(float("nan") if gap is None else gap)
         self._probe_allowed.set(float("nan") if allowed is None else allowed)
+
+    def show_cache(self, ranges: Mapping[str, CacheRange] | None) -> None:
+        """What the cache of the version that serves from now on has to hold."""
+        for part in PARTS:
+            known = ranges[part] if ranges else CacheRange(math.nan, math.nan)
+            self._cache_maximum.labels(part).set(known.maximum)
+            self._cache_clipped_share.labels(part).set(known.clipped_share)
 
     def finished(self, reason: FinishReason, tokens: int) -> None:
         """A sequence has ended."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from ais.contracts.events import TrainerEvents
 from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import trainer_commands
-from ais.contracts.registry import ReplicaRegistry
+from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.metrics.meter import Meter
 from ais.runtime.metrics.registry import service_registry
@@ -50,6 +50,7 @@ from ais.trainer.training import TrainingLoop
 from ais.trainer.warning_log import WarningLog
 from ais.trainer.weights.deltas import Origin
 from ais.trainer.weights.fleet_file import FleetFile
+from ais.trainer.weights.heads import HeadWatch
 from ais.trainer.weights.publisher import WeightPublisher
 
 STOP_SECONDS = 20.0
@@ -167,7 +168,15 @@ class TrainerService:
         self._reader = GroupReader(TrajectoryQueue(redis.reading, keys, lease.incarnation), intake, metrics, settings)
         origin = Origin(lease.identity, lease.incarnation)
         fleet = FleetFile(run.path)
-        self._publisher = WeightPublisher(replicas, trainer.push, metrics, origin, run.use_proxy, credential, fleet)
+        heads = HeadWatch(trainer.float32_head)
+
+        def looked(records: Sequence[ReplicaRecord]) -> None:
+            if (warned := heads.look(records)) is not None:
+                warnings.tell(warned, intake.version)
+
+        self._publisher = WeightPublisher(
+            replicas, trainer.push, metrics, origin, run.use_proxy, credential, fleet, looked
+        )
         events = TrainerEvents(redis.usual, keys, lease.incarnation)
         self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings, fleet)
         commits = Commits(settings, start.learner, start.store, self._reader, lease, metrics)

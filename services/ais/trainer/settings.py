@@ -212,6 +212,10 @@ class TrainerSettings(Section):
     checkpoints: CheckpointSettings = CheckpointSettings()
     probe: ProbeSettings = ProbeSettings()
     push: PushSettings = PushSettings()
+    float32_head: bool = False
+    """Whether logits are computed in float32: the last hidden states and the head's BF16 weights are widened, and their
+    products are not rounded to BF16. Set `rollout.precision.float32_head` alike: the trainer warns where they differ.
+    Memory: the head's weights once more in float32 while it computes."""
     http_host: Host = "127.0.0.1"
     """Address to listen on."""
     http_port: Port = 0

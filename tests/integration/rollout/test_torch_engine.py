@@ -134,6 +134,28 @@ async def test_a_probe_of_the_same_weights_is_within_each_precisions_tolerance(
     assert 0.0 < swap.probe_gap < tolerance(precision)
 
 
+async def test_a_cache_is_calibrated_on_each_versions_probe_and_sampled_from_with_these_scales(
+    open_engine: Callable, snapshot: Callable, probe_of_model: Callable, tmp_path: Path
+) -> None:
+    precision = Precision(weights="bf16", kv_cache="e4m3", kv_scale="calibrated")
+    engine = await open_engine(precision=precision)
+    maxima = []
+    for version, seed in ((1, 1), (2, 2)):
+        probe = probe_of_model(seed=seed)
+        body, digest = snapshot(seed=seed, probe=probe)
+        (tmp_path / "pushed").write_bytes(body)
+        swap = await engine.swap_weights(version, digest, [tmp_path / "pushed"])
+        assert swap.probe_gap is not None
+        assert 0.0 < swap.probe_gap < tolerance(precision)
+        assert swap.cache is not None
+        maxima.append({part: one.maximum for part, one in swap.cache.items()})
+        largest = [layer.cache_scales for layer in engine._policy.weights.layers]
+        assert maxima[-1] == pytest.approx(
+            {part: 448.0 * max(float(getattr(one, part)) for one in largest) for part in ("keys", "values")}
+        )
+    assert maxima[0] != maxima[1]
+
+
 async def test_a_seeded_request_samples_the_same_alone_and_in_a_crowd(open_engine: Callable) -> None:
     engine = await open_engine(slots=8, max_waiting_sequences=256)
     request = request_for(PROMPT, samples=4, seed=11)

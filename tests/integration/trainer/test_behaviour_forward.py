@@ -81,6 +81,17 @@ def test_bf16_rollouts_are_imitated_by_the_plain_forward() -> None:
         assert torch.equal(policy.score(microbatch).logprobs, policy.score(microbatch, precision).logprobs)
 
 
+def test_a_float32_head_is_the_same_in_the_engine_and_in_the_trainer() -> None:
+    policy, precision = Policy.load(MODEL, "cpu"), Precision(weights="bf16", float32_head=True)
+    (microbatch,) = cut(sampled(precision), tokens_per_microbatch=100_000)
+    gaps = []
+    with torch.no_grad():
+        for policy.scoring.float32_head in (False, True):
+            gaps.append((policy.score(microbatch).logprobs - microbatch.behaviour_logprobs).abs().median())
+        assert torch.equal(policy.score(microbatch).logprobs, policy.score(microbatch, precision).logprobs)
+    assert gaps[1] < gaps[0] / 100  # most of the last hidden states are equal to the bit
+
+
 def test_gradients_pass_the_rounding_to_every_master_weight() -> None:
     precision = Precision(weights="e2m1", head=True)
     policy = Policy.load(MODEL, "cpu")

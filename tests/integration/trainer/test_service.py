@@ -100,6 +100,18 @@ async def test_a_run_trains_every_batch_in_order_and_leaves_nothing_behind(
     assert AutoModelForCausalLM.from_pretrained(run.path / "model").num_parameters() == 101_568
 
 
+async def test_a_trainer_whose_logits_are_computed_otherwise_than_the_replicas_says_so_at_once(
+    settings: Settings, redis: Redis, fleet: Fleet
+) -> None:
+    run = settings.run.model_copy(update={"steps": 1})
+    trainer = settings.trainer.model_copy(update={"float32_head": True})
+    await fleet.join("replica-0")
+    await train(settings.model_copy(update={"run": run, "trainer": trainer}), StandInCollector(redis, run))
+    (told,) = [line for line in whole_lines(run.path / "warnings.jsonl") if line["kind"] == "head_differs"]
+    assert told["version"] == 0
+    assert "logits in BF16, the trainer in float32" in told["message"]
+
+
 async def test_checkpoints_name_each_group_once(settings: Settings, redis: Redis) -> None:
     await train(settings, StandInCollector(redis, settings.run))
     manifests = [

@@ -17,7 +17,10 @@ PRECISIONS = st.builds(
     activations=st.sampled_from(["bf16", "e4m3", "int8"]),
     kv_cache=st.sampled_from(["bf16", "e4m3"]),
     scales=st.sampled_from(["maximum", "least_squares"]),
-    head=st.booleans(),
+).flatmap(
+    lambda precision: st.sampled_from(
+        [precision, *(precision.model_copy(update={head: True}) for head in ("head", "float32_head"))]
+    )
 )
 
 
@@ -29,7 +32,7 @@ def test_stages_begin_in_bf16_add_one_part_each_and_end_at_the_precision(precisi
         assert (precision.weights, precision.kv_cache) == ("bf16", "bf16")
         return
     assert next(iter(found)) == KERNELS
-    assert str(found[KERNELS]) == "bf16"
+    assert str(found[KERNELS]) == ("bf16, float32 head" if precision.float32_head else "bf16")
     assert str(list(found.values())[-1]) == str(precision)
     assert len({str(one) for one in found.values()}) == len(found) > 1
 

@@ -118,6 +118,19 @@ def test_a_field_that_a_later_release_adds_to_a_message_is_left_alone(name: str)
     )
 
 
+def test_a_format_that_a_later_release_adds_to_a_replicas_precision_is_left_alone() -> None:
+    record = EARLIER["replica"]
+    of_tomorrow = record | {"precision": record["precision"] | {"of_tomorrow": "e3m4"}}
+    assert ReplicaRecord.model_validate(of_tomorrow) == ReplicaRecord.model_validate(record)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_what_is_new_of_a_precision_is_written_where_it_is_used(used: bool) -> None:
+    record = replica_record(precision=Precision(float32_head=used))
+    assert ("float32_head" in json.loads(record.model_dump_json())["precision"]) == used
+    assert ReplicaRecord.model_validate_json(record.model_dump_json()) == record
+
+
 def test_a_field_that_a_later_release_adds_to_a_group_or_an_event_is_left_alone() -> None:
     unknown = bytes([0xF8, 0x07, 0x01])  # field 127, a number
     read = decode_group(bytes.fromhex(EARLIER["group"]) + unknown, BOUNDS)

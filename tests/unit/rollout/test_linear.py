@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ais.contracts.sampling import Precision
-from ais.rollout.engines.torch_engine.linear import round_weight, rounded_linear
+from ais.rollout.engines.torch_engine.linear import Float32Head, round_weight, rounded_linear
 
 STORAGE = {"e4m3": (torch.float8_e4m3fn, 448.0), "e5m2": (torch.float8_e5m2, 57344.0)}
 
@@ -63,3 +63,15 @@ def test_inputs_are_rounded_for_each_token_and_products_added_in_float32() -> No
 @pytest.mark.parametrize("precision", [Precision(weights="bf16"), Precision(activations="bf16")], ids=str)
 def test_inputs_stay_bf16_where_nothing_else_is_asked(precision: Precision) -> None:
     assert rounded_linear([torch.ones(2, 2)], [], precision).activations is None
+
+
+def test_a_float32_head_rounds_no_logit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = (torch.randn(size, 64, generator=generator).bfloat16() for size in (50, 3))
+    exact = inputs.double() @ weight.double().T
+    logits, rounded = (
+        Float32Head(weight.float())(inputs),
+        rounded_linear([weight], [], Precision(weights="bf16"))(inputs),
+    )
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
+    assert (rounded.double() - exact).abs().max() > 100 * (logits.double() - exact).abs().max()

@@ -26,7 +26,7 @@ BF16 = Precision(weights="bf16")
         (BF16, CPU, None),
         (INT8, CPU, None),
         (INT8, Host("cuda", capability=(8, 0)), None),
-        (Precision(weights="bf16", kv_cache="e4m3"), CPU, None),
+        (Precision(weights="bf16", kv_cache="e4m3", kv_scale="one"), CPU, None),
     ],
     ids=str,
 )
@@ -48,6 +48,8 @@ def test_what_a_host_computes_is_asked_for(precision: Precision, host: Host, qua
         (Precision(head=True), CPU, "output head"),
         (Precision(scales="least_squares"), CPU, "by the maximum"),
         (Precision(kv_cache="e4m3"), Host("cuda", capability=(8, 6)), "kv_cache bf16"),
+        (Precision(kv_cache="e4m3", kv_scale="one"), Host("cpu", avx512=False), "kv_cache bf16"),
+        (Precision(kv_cache="e4m3"), CPU, "kv_scale=token: vLLM's cache is not scaled.*with kv_scale one"),
     ],
     ids=str,
 )
@@ -61,3 +63,4 @@ def test_the_descriptor_says_what_is_computed_not_what_has_no_effect() -> None:
     computed = really_computed(Precision(weights="bf16", activations="e4m3", kv_cache="e5m2"))
     assert (computed.activations, computed.kv_cache) == ("bf16", "e5m2")
     assert really_computed(FP8) == FP8
+    assert really_computed(Precision(weights="bf16", float32_head=True)).float32_head

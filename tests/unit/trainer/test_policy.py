@@ -102,6 +102,25 @@ def test_a_large_vocabularys_logits_are_not_kept_and_change_no_score_nor_gradien
         torch.testing.assert_close(parameter.grad, whole.masters[name].grad, atol=1e-5, rtol=1e-5)
 
 
+def test_a_float32_head_rounds_no_logit_and_trains_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    (microbatch,) = cut(samples(), tokens_per_microbatch=10_000)
+    policy = Policy(demo_model(seed=1))
+    policy.scoring.float32_head = True
+    whole = policy.score(microbatch)
+    monkeypatch.setattr(scoring_module, "LOGITS_AT_ONCE", 5 * policy.vocab_size)
+    scores = policy.score(microbatch)
+    with torch.no_grad():
+        states = policy.scoring._states(microbatch.input_ids, None)[microbatch.input_rows, microbatch.columns]
+    logits = states.double() @ policy.weight("lm_head.weight").double().T / microbatch.temperature[:, None]
+    expected = torch.log_softmax(logits, -1).gather(1, microbatch.targets[:, None]).squeeze(1)
+    for found in (whole, scores):
+        torch.testing.assert_close(found.logprobs.double(), expected, atol=1e-5, rtol=0)
+    scores.logprobs.square().sum().backward()
+    for name, master in policy.masters.items():
+        assert master.grad is not None, name
+        assert master.grad.norm() > 0, name
+
+
 @pytest.mark.parametrize("precision", [None, Precision(weights="e2m1", head=True)], ids=str)
 def test_activation_checkpointing_keeps_less_and_changes_no_score_nor_gradient(precision: Precision | None) -> None:
     (microbatch,) = cut(samples(), tokens_per_microbatch=10_000)

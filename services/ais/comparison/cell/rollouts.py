@@ -16,6 +16,7 @@ from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup, Trajectory
 from ais.rollout.engine import Completion, GenerationRequest, SamplingFailedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
+from ais.rollout.engines.torch_engine.calibration import calibrated
 from ais.rollout.engines.torch_engine.slots import Group
 from ais.rollout.engines.torch_engine.weights import rounded_weights
 
@@ -47,8 +48,10 @@ class Rollouts:
 
     @torch.inference_mode()
     def serve(self, weights: Mapping[str, torch.Tensor], version: int) -> ServedPolicy:
-        """`weights`, which are BF16, quantised as the precision says."""
-        return ServedPolicy(rounded_weights(weights, self._architecture, self._precision, self._device), version, "")
+        """`weights`, which are BF16, quantised as the precision says. There is no probe to calibrate a cache on."""
+        rounded = rounded_weights(weights, self._architecture, self._precision, self._device)
+        served, _ranges = calibrated(rounded, self._architecture, self._precision)
+        return ServedPolicy(served, version, "")
 
     async def sample(self, policy: ServedPolicy, exercise: Exercise, draw: Draw) -> list[ScoredGroup]:
         """Scored groups in the order of the ordinals. Raises SamplingFailedError where log-probs are not finite."""

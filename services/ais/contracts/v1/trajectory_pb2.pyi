@@ -29,20 +29,24 @@ class PolicySpan(_message.Message):
     def __init__(self, version: _Optional[int] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Precision(_message.Message):
-    __slots__ = ("weights", "granularity", "activations", "kv_cache", "head", "scales")
+    __slots__ = ("weights", "granularity", "activations", "kv_cache", "head", "scales", "float32_head", "kv_scale")
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     GRANULARITY_FIELD_NUMBER: _ClassVar[int]
     ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
     KV_CACHE_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     SCALES_FIELD_NUMBER: _ClassVar[int]
+    FLOAT32_HEAD_FIELD_NUMBER: _ClassVar[int]
+    KV_SCALE_FIELD_NUMBER: _ClassVar[int]
     weights: str
     granularity: str
     activations: str
     kv_cache: str
     head: bool
     scales: str
-    def __init__(self, weights: _Optional[str] = ..., granularity: _Optional[str] = ..., activations: _Optional[str] = ..., kv_cache: _Optional[str] = ..., head: _Optional[bool] = ..., scales: _Optional[str] = ...) -> None: ...
+    float32_head: bool
+    kv_scale: str
+    def __init__(self, weights: _Optional[str] = ..., granularity: _Optional[str] = ..., activations: _Optional[str] = ..., kv_cache: _Optional[str] = ..., head: _Optional[bool] = ..., scales: _Optional[str] = ..., float32_head: _Optional[bool] = ..., kv_scale: _Optional[str] = ...) -> None: ...
 
 class SamplingParameters(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "max_new_tokens", "stop_token_ids", "seed", "min_p")

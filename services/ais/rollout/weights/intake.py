@@ -264,3 +264,4 @@ class WeightIntake:
         self._metrics.swap_paused_seconds.observe(swap.paused_seconds)
         self._metrics.swap_staging_seconds.observe(swap.staging_seconds)
         self._metrics.show_probe(swap.probe_gap, swap.probe_allowed)
+        self._metrics.show_cache(swap.cache)

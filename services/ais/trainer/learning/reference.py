@@ -115,16 +115,16 @@ def load_reference(run: RunSettings, settings: TrainerSettings, policy: Policy, 
 
     Raises UnavailableError.
     """
-    chosen, computing = settings.objective.reference, policy.scoring.compute_dtype
+    chosen, trained = settings.objective.reference, policy.scoring
     match chosen.policy:
         case "start":
             if policy.adapters:
                 return PolicyWithoutAdapters(policy, {})
-            start, digest = load_frozen(run.model, ranks, computing)
+            start, digest = load_frozen(run.model, ranks, trained)
             return FixedReference(start, {START: digest})
         case "directory":
             assert chosen.directory is not None
-            other, digest = load_frozen(chosen.directory, ranks, computing)
+            other, digest = load_frozen(chosen.directory, ranks, trained)
             if other.vocab_size != policy.vocab_size:
                 raise UnavailableError(
                     f"trainer.objective.reference.directory: {chosen.directory} has {other.vocab_size} tokens, "
@@ -134,7 +134,7 @@ def load_reference(run: RunSettings, settings: TrainerSettings, policy: Policy, 
         case "average":
             if policy.adapters:
                 return AverageReference(policy, policy.adapters.copied(), chosen.decay)
-            follower, _ = load_frozen(run.model, ranks, computing, torch.float32)
+            follower, _ = load_frozen(run.model, ranks, trained, torch.float32)
             return AverageReference(policy, follower, chosen.decay)
         case _:
             return None

@@ -19,6 +19,7 @@ WARNINGS = (
     "uncorrected",
     "reward_collapsed",
     "entropy_collapsed",
+    "head_differs",
 )
 
 

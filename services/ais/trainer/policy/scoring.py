@@ -43,6 +43,8 @@ class ScoringModel(nn.Module):
         super().__init__()
         self.model = model.eval()  # dropout stays off: the behaviour policy has none
         self.compute_dtype = compute_dtype
+        self.float32_head = False
+        """Whether logits are computed in float32: of numbers in `compute_dtype`, and not rounded."""
         self.differentiate_entropy = False
         """Whether entropies carry the graph."""
         self.rounded_by_sharding = False
@@ -183,20 +185,33 @@ class ScoringModel(nn.Module):
     ) -> torch.Tensor:
         """The head on `hidden` [T, H], and its log-softmax [T, V], which is float32."""
         with self._products(behaviour if behaviour is not None and behaviour.head else None):
-            logits = self._call(self.model.get_output_embeddings(), hidden)
+            exact = self.float32_head if behaviour is None else behaviour.float32_head
+            logits = self._exact_logits(hidden) if exact else self._call(self.model.get_output_embeddings(), hidden)
         tempered = logits.float() / temperature[:, None]
         return torch.log_softmax(tempered if kept is None else kept.alone(tempered), dim=-1)
+
+    def _exact_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float32 [T, V] of `hidden` [T, H]; the weights are those that are published, widened."""
+        head = self.model.get_output_embeddings()
+        widened = {name: weight.float() for name, weight in self._rounded(head).items()}
+        return cast(torch.Tensor, functional_call(head, widened, hidden.float()))
 
     def _call(self, part: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Runs a part of the model on its parameters in `compute_dtype`, with the adapters merged into them."""
         if self.rounded_by_sharding:
             return part(*args, **kwargs)
+        return functional_call(part, self._rounded(part), args, kwargs)
+
+    def _rounded(self, part: nn.Module) -> dict[str, torch.Tensor]:
+        """The parameters of a part in `compute_dtype`, with the adapters merged into them."""
+        if self.rounded_by_sharding:
+            return dict(part.named_parameters())
         rounded = {name: weight.to(self.compute_dtype) for name, weight in part.named_parameters()}
         if self.adapters is not None:
             names = {weight: name for name, weight in self.model.named_parameters()}
             for own_name, weight in part.named_parameters():
                 rounded[own_name] = self.adapters.merged(names[weight], rounded[own_name])
-        return functional_call(part, rounded, args, kwargs)
+        return rounded
 
     @contextmanager
     def _products(self, behaviour: Precision | None) -> Iterator[None]:

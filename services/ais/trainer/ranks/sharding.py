@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from ais.contracts.weights.offer import DigestBuilder
 from ais.trainer.policy.adapters import adapters_of
 from ais.trainer.policy.policy import Policy
+from ais.trainer.policy.scoring import ScoringModel
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import value_bytes
@@ -31,6 +32,7 @@ def load_policy(
     else:
         device = "cpu" if ranks.mesh else str(ranks.device)
         policy = Policy.load(model, device, compute_dtype=compute_dtype)
+    policy.scoring.float32_head = settings.float32_head
     policy.scoring.tokens_at_once = settings.compute.tokens_per_microbatch
     if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
@@ -40,11 +42,12 @@ def load_policy(
 
 
 def load_frozen(
-    model: Path, ranks: Ranks, compute_dtype: torch.dtype, dtype: torch.dtype = torch.bfloat16
+    model: Path, ranks: Ranks, trained: ScoringModel, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Policy, str]:
-    """Loads a policy that gradients do not change, sharded like the one that is trained, and the digest of its weights.
-    Raises UnavailableError."""
-    policy, digest = _load_whole(model, "cpu" if ranks.mesh else str(ranks.device), compute_dtype, dtype)
+    """Loads a policy that gradients do not change, and the digest of its weights. It computes like the one that is
+    `trained`, and is sharded like that. Raises UnavailableError."""
+    policy, digest = _load_whole(model, "cpu" if ranks.mesh else str(ranks.device), trained.compute_dtype, dtype)
+    policy.scoring.float32_head = trained.float32_head
     if ranks.mesh:
         shard(policy, ranks.mesh)
     return policy, digest

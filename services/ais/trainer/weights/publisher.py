@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -63,10 +63,12 @@ class WeightPublisher:
         use_proxy: bool = False,
         credential: Credential = NOBODY,
         fleet: FleetFile | None = None,
+        looked: Callable[[Sequence[ReplicaRecord]], None] = lambda _records: None,
     ) -> None:
-        """`origin` is this start of the trainer: replicas take no version from an earlier one any more. `fleet` is told
-        of every look at the registry."""
+        """`origin` is this start of the trainer: replicas take no version from an earlier one any more. `fleet` and
+        `looked` are told of every look at the registry."""
         self._fleet = fleet
+        self._looked = looked
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
@@ -150,6 +152,7 @@ class WeightPublisher:
         self._urls = {record.replica_id: record.http_url for record in records}
         self._policy.look(map(self._seen, records), self._now())
         self._show(records)
+        self._looked(records)
         self._forget_snapshots()
         if self._fleet is not None and self._policy.newest is not None:
             await self._fleet.show(records, self._policy.newest[0])

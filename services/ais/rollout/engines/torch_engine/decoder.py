@@ -15,7 +15,7 @@ from ais.contracts.sampling import Precision
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.weights import DecoderWeights, LayerWeights
-from ais_core.numerics import quantize_activation
+from ais_core.numerics import quantize_activation, quantize_scaled
 
 
 class Decoder:
@@ -29,6 +29,7 @@ class Decoder:
         self._epsilon = architecture.norm_epsilon
         self._scale = architecture.head_size**-0.5
         self._cache_format = None if precision.kv_cache == "bf16" else precision.kv_cache
+        self._one_scale = precision.kv_scale != "token"
         self._cosines, self._sines = (table.to(device) for table in architecture.rotary_tables(positions))
         self._ages = torch.arange(positions, device=device)
 
@@ -52,6 +53,16 @@ class Decoder:
             stream = self._prefix_outputs(layer, stream, *self._prefix_inputs(layer, stream, 1, len(tokens) - 1))
         logprobs = torch.log_softmax(self._logits(weights, stream), dim=-1)
         return logprobs.gather(1, tokens[1:, None]).squeeze(1)
+
+    def read(self, weights: DecoderWeights, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of one sequence, int64 [L], in each layer: float32 [1, key_value_heads, L, size]."""
+        found = []
+        stream = F.embedding(tokens, weights.embedding)
+        for layer in weights.layers:
+            query, key, value = self._prefix_inputs(layer, stream, 1, len(tokens))
+            found.append((key, value))
+            stream = self._prefix_outputs(layer, stream, query, key, value)
+        return found
 
     def decode(
         self, weights: DecoderWeights, tokens: Tensor, positions: Tensor, length: int, cache: KeyValueCache
@@ -126,7 +137,8 @@ class Decoder:
             turning = self._normalise(turning) * layer.query_key_norm
         turned = (turning * cosines[:, None] + _rotate_half(turning) * sines[:, None]).float()
         query, key = turned.tensor_split((self._heads,), dim=1)
-        return query, self._as_cached(key), self._as_cached(value.float())
+        scales = (layer.cache_scales.keys, layer.cache_scales.values) if layer.cache_scales else (None, None)
+        return query, self._as_cached(key, scales[0]), self._as_cached(value.float(), scales[1])
 
     def _layer_outputs(self, layer: LayerWeights, stream: Tensor, attended: Tensor) -> Tensor:
         stream = stream + layer.attention_output(attended.bfloat16())
@@ -141,8 +153,14 @@ class Decoder:
         exact = stream.float()
         return (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self._epsilon)).bfloat16()
 
-    def _as_cached(self, heads: Tensor) -> Tensor:
-        return quantize_activation(heads, self._cache_format) if self._cache_format else heads
+    def _as_cached(self, heads: Tensor, scale: Tensor | None) -> Tensor:
+        if self._cache_format is None:
+            return heads
+        if scale is not None:
+            return quantize_scaled(heads, self._cache_format, scale)
+        if self._one_scale:
+            raise ValueError("these weights have no scales for a cache whose scale is shared: `calibrated` gives them")
+        return quantize_activation(heads, self._cache_format)
 
 
 def _rotate_half(heads: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from ais.contracts.sampling import Precision
 from ais.contracts.weights.forms import BF16, form_of_precision
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engine import (
+    CacheRange,
     EngineDescription,
     EngineFailedError,
     EngineLoad,
@@ -31,12 +32,15 @@ from ais.rollout.engines.probe import ProbeResult, judge, probe_of
 from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_files
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
+from ais.rollout.engines.torch_engine.calibration import calibrated
 from ais.rollout.engines.torch_engine.probe import check_finite, score
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Told
 from ais.rollout.engines.torch_engine.weights import CPU, DecoderWeights, read_tensors, rounded_weights
 from ais.rollout.engines.torch_engine.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+CacheRanges = Mapping[str, CacheRange] | None
 
 
 class TorchEngine(EngineLife):
@@ -92,7 +96,7 @@ class TorchEngine(EngineLife):
             architecture = read_architecture(directory)
             files = snapshot_files(directory)
             try:
-                weights = _staged(files, architecture, precision, device)
+                weights, _cache = _staged(files, architecture, precision, device)
             except WeightsRefusedError as error:
                 raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
             return architecture, ServedPolicy(weights, version=0, digest=digest_of_files(files))
@@ -134,7 +138,7 @@ class TorchEngine(EngineLife):
     async def swap_weights(self, version: int, digest: str, files: Sequence[Path]) -> WeightSwap:
         async with self._swapping:
             begun = time.monotonic()
-            weights, probed = await asyncio.to_thread(self._probed, files)
+            weights, probed, cache = await asyncio.to_thread(self._probed, files)
             staged = time.monotonic()
             policy = ServedPolicy(weights, version, digest)
             paused_seconds = await self.unless_it_fails(asyncio.wrap_future(self._worker.replace(policy)))
@@ -144,17 +148,20 @@ class TorchEngine(EngineLife):
                 paused_seconds=paused_seconds,
                 probe_gap=probed.mean_abs_gap if probed else None,
                 probe_allowed=probed.allowed if probed else None,
+                cache=cache,
             )
 
-    def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, ProbeResult | None]:
-        """Staged weights and how far they are from the snapshot's probe, if it has one. Raises WeightsRefusedError."""
-        weights = _staged(files, self._architecture, self._precision, self._policy.weights.device)
+    def _probed(self, files: Sequence[Path]) -> tuple[DecoderWeights, ProbeResult | None, CacheRanges]:
+        """Staged weights, how far they are from the snapshot's probe, if it has one, and what their cache has to hold.
+        Raises WeightsRefusedError."""
+        weights, cache = _staged(files, self._architecture, self._precision, self._policy.weights.device)
         probe = probe_of(files, self._architecture.vocab_size)
         if probe is None:
-            return weights, None
+            return weights, None, cache
+        weights, cache = calibrated(weights, self._architecture, self._precision, probe.token_ids)
         with torch.inference_mode():
             logprobs = score(weights, self._architecture, self._precision, probe.token_ids)
-        return weights, judge(probe, logprobs, self._probe_tolerance)
+        return weights, judge(probe, logprobs, self._probe_tolerance), cache
 
     def describe(self) -> EngineDescription:
         return EngineDescription(
@@ -208,11 +215,13 @@ def _forms(precision: Precision) -> frozenset[str]:
 
 def _staged(
     files: Sequence[Path], architecture: Architecture, precision: Precision, device: torch.device
-) -> DecoderWeights:
-    """Weights that are verified, rounded and compute finite logits. Raises WeightsRefusedError."""
+) -> tuple[DecoderWeights, CacheRanges]:
+    """Weights that are verified, rounded and compute finite logits, and what their cache has to hold. Raises
+    WeightsRefusedError."""
     if (form := form_of(files)) not in (known := _forms(precision)):
         raise WeightsRefusedError("form", f"expected {' or '.join(sorted(known))}, got {form}")
     with torch.inference_mode():
         weights = rounded_weights(read_tensors(files, architecture, form), architecture, precision, device)
+        weights, cache = calibrated(weights, architecture, precision)
         check_finite(weights, architecture, precision)
-    return weights
+    return weights, cache

@@ -24,7 +24,7 @@ class Linear(Protocol):
     """y = x W^T + b."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """bf16 [n, inputs] to bf16 [n, outputs]."""
+        """bf16 [n, inputs] to bf16 [n, outputs]; to float32 from a `Float32Head`."""
         ...
 
 
@@ -46,6 +46,18 @@ class RoundedLinear:
     def product(self, rounded: Tensor) -> Tensor:
         """bf16 [n, outputs] of inputs that are rounded, float32 [n, inputs]."""
         return F.linear(rounded, self.weight, self.bias).bfloat16()
+
+
+@dataclass(frozen=True)
+class Float32Head:
+    """The output head in float32: operands are BF16 numbers, results are not rounded."""
+
+    weight: Tensor
+    """float32 [vocabulary, hidden], rounded to BF16."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """bf16 [n, hidden] to float32 [n, vocabulary]."""
+        return F.linear(inputs.float(), self.weight)
 
 
 def rounded_linear(weights: Sequence[Tensor | Quantized], biases: list[Tensor], precision: Precision) -> Linear:

@@ -13,10 +13,19 @@ from ais.contracts.sampling import Precision
 from ais.contracts.weights.forms import BF16, scale_name
 from ais.rollout.engines.snapshots import checked_tensors
 from ais.rollout.engines.torch_engine.architecture import Architecture
-from ais.rollout.engines.torch_engine.linear import Linear, rounded_linear
+from ais.rollout.engines.torch_engine.linear import Float32Head, Linear, rounded_linear
 from ais_core.numerics import Quantized
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class CacheScales:
+    """What all keys, and all values, of a layer's cache are divided by before they are rounded. float32, no
+    dimensions."""
+
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class LayerWeights:
     mlp_norm: Tensor
     gate_up: Linear
     down: Linear
+    cache_scales: CacheScales | None = None
+    """None: each key and each value has its own (`calibration.py`)."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +76,20 @@ def rounded_weights(
     Computed on `device`, where the result stays.
     """
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    head = _weight(
-        tensors, "model.embed_tokens.weight" if architecture.tied_embeddings else "lm_head.weight", precision
-    )
     return DecoderWeights(
         embedding=tensors["model.embed_tokens.weight"],
         layers=tuple(_layer(tensors, layer, architecture, precision) for layer in range(architecture.layers)),
         norm=tensors["model.norm.weight"],
-        head=rounded_linear([head], [], precision if precision.head else Precision(weights="bf16")),
+        head=_head(tensors, architecture, precision),
+    )
+
+
+def _head(tensors: Mapping[str, Tensor], architecture: Architecture, precision: Precision) -> Linear:
+    name = "model.embed_tokens.weight" if architecture.tied_embeddings else "lm_head.weight"
+    if precision.float32_head:
+        return Float32Head(tensors[name].float())
+    return rounded_linear(
+        [_weight(tensors, name, precision)], [], precision if precision.head else Precision(weights="bf16")
     )
 
 

@@ -83,6 +83,8 @@ def engine_arguments(
             arguments["enable_prefix_caching"] = False
     else:
         arguments["gpu_memory_utilization"] = vllm.memory_fraction
+    if settings.precision.float32_head:
+        arguments["hf_overrides"] = {"head_dtype": "float32"}
     return arguments
 
 
@@ -90,4 +92,5 @@ def really_computed(precision: Precision) -> Precision:
     """The descriptor of what runs: a setting that has no effect is not repeated in it."""
     if precision.weights != "bf16":
         return precision
-    return Precision(weights="bf16", activations="bf16", kv_cache=precision.kv_cache)
+    kept = precision.model_dump(include={"kv_cache", "kv_scale", "float32_head"})
+    return Precision(weights="bf16", activations="bf16", **kept)

@@ -83,7 +83,9 @@ async def _open(
         except WeightsRefusedError as error:
             reason = await asyncio.to_thread(_wrong_tensor, model) or error
             raise ModelUnsupportedError(f"{directory} cannot be served: {reason}") from error
-        await _require_dtype(llm, mode)
+        await _require_dtypes(llm, "ais_weight_dtypes", "linear layers", mode.weight_dtype)
+        if settings.precision.float32_head:
+            await _require_dtypes(llm, "ais_head_dtypes", "logits", "torch.float32")
         expose_vllm_metrics(registry)
         return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
 
@@ -120,14 +122,14 @@ def _start(arguments: dict[str, Any], statistics_of_rank: Any) -> Any:
         raise ModelUnsupportedError(f"vLLM cannot serve {arguments['model']}: {error}") from error
 
 
-async def _require_dtype(llm: Any, mode: LinearMode) -> None:
-    """The descriptor in every trajectory must be true: the layers hold what the mode says."""
-    ranks = await llm.collective_rpc("ais_weight_dtypes")
+async def _require_dtypes(llm: Any, method: str, what: str, expected: str) -> None:
+    """The descriptor in every trajectory must be true: `method` of the workers tells the dtypes that `what` has."""
+    ranks = await llm.collective_rpc(method)
     found = sorted({dtype for rank in ranks for dtype in rank})
-    if found != [mode.weight_dtype]:
+    if found != [expected]:
         raise ModelUnsupportedError(
-            f"expected linear layers in {mode.weight_dtype}, vLLM loaded {', '.join(found)}: choose another "
-            "rollout.precision for this model"
+            f"expected {what} in {expected}, vLLM has {', '.join(found) or 'none'}: choose another rollout.precision "
+            "for this model"
         )
 
 

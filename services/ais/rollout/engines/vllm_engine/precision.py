@@ -6,7 +6,7 @@
 | e4m3 / channel x e4m3 | `fp8_per_channel`, online; activations per token | yes | from compute capability 8.9 |
 | e4m3 / block x e4m3 | `fp8_per_block`, online; activations per token and 128 inputs | needs AMX | from 9.0 |
 | int8 / channel x int8 | compressed-tensors W8A8, quantised by us; activations per token | needs VNNI | from 7.5 |
-| KV cache e4m3, e5m2 | `kv_cache_dtype`, scale 1 | yes | from 8.9 |
+| KV cache e4m3, e5m2, kv_scale one | `kv_cache_dtype` | needs AVX-512 | from 8.9 |
 
 Below those capabilities vLLM would silently compute something else, such as BF16 activations with FP8 weights. On an
 x86 CPU without VNNI instructions oneDNN adds pairs of 8-bit products in 16 bits, which overflow: sums are 18% off.
@@ -30,10 +30,16 @@ class Host:
     device: Literal["cpu", "cuda"]
     amx: bool = False
     """CPU: matrix tiles."""
+    avx512: bool = True
+    """CPU: without it vLLM's attention reads no FP8 cache."""
     vnni: bool = True
     """CPU: sums of 8-bit products in 32 bits."""
     capability: tuple[int, int] = (0, 0)
     """CUDA: compute capability."""
+
+    @property
+    def caches_fp8(self) -> bool:
+        return self.avx512 or self.amx if self.device == "cpu" else self.capability >= (8, 9)
 
     def __str__(self) -> str:
         if self.device == "cpu":
@@ -96,14 +102,17 @@ KV_CACHE_DTYPES = {"bf16": "auto", "e4m3": "fp8_e4m3", "e5m2": "fp8_e5m2"}
 def mode_of(precision: Precision, host: Host) -> LinearMode:
     """How vLLM computes `precision` on `host`. Raises SettingsError that says what the host can run instead."""
     runnable = [mode for mode in MODES if mode.runs_on(host)]
-    caches = [name for name in KV_CACHE_DTYPES if name == "bf16" or host.device == "cpu" or host.capability >= (8, 9)]
-    can = f"vLLM on {host} runs {'; '.join(map(str, runnable))}; with kv_cache {', '.join(caches)}"
+    caches = [name for name in KV_CACHE_DTYPES if name == "bf16" or host.caches_fp8]
+    scale = " (with kv_scale one)" if host.caches_fp8 else ""
+    can = f"vLLM on {host} runs {'; '.join(map(str, runnable))}; with kv_cache {', '.join(caches)}{scale}"
     if precision.head:
         raise SettingsError(f"rollout.precision.head=true: vLLM leaves the output head in BF16. {can}")
     if precision.weights != "bf16" and precision.scales != "maximum":
         raise SettingsError(f"rollout.precision.scales={precision.scales}: vLLM scales by the maximum. {can}")
     if precision.kv_cache not in caches:
         raise SettingsError(f"rollout.precision.kv_cache={precision.kv_cache} cannot run here. {can}")
+    if precision.kv_cache != "bf16" and precision.kv_scale != "one":
+        raise SettingsError(f"rollout.precision.kv_scale={precision.kv_scale}: vLLM's cache is not scaled. {can}")
     for mode in runnable:
         if mode.matches(precision):
             return mode
@@ -118,6 +127,6 @@ def this_host() -> Host:
     if not current_platform.is_cuda():
         has = torch.cpu.get_capabilities()
         vnni = has["architecture"] != "x86_64" or has["avx512_vnni"] or has["avx_vnni"]
-        return Host("cpu", amx=has.get("amx_tile", False), vnni=vnni)
+        return Host("cpu", amx=has.get("amx_tile", False), avx512=has.get("avx512_f", False), vnni=vnni)
     capability = current_platform.get_device_capability()
     return Host("cuda", capability=(capability.major, capability.minor))

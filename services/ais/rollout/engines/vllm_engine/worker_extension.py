@@ -20,6 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.utils.torch_utils import set_default_torch_dtype
 
@@ -112,6 +113,11 @@ class WorkerExtension:
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, LinearBase)}
         return sorted({str(layer.weight.dtype) for name, layer in linear.items() if not name.endswith(NEVER_ROUNDED)})
+
+    def ais_head_dtypes(self) -> list[str]:
+        """Dtypes that logits are computed in."""
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        return sorted({str(part.head_dtype) for part in model.modules() if isinstance(part, LogitsProcessor)})
 
 
 NEVER_ROUNDED = ("conv1d", "gate", "router")

@@ -22,9 +22,11 @@ logger = logging.getLogger(__name__)
 def best_decoder(architecture: Architecture, precision: Precision, positions: int, device: torch.device) -> Decoder:
     """The fused decoder on a GPU on which Triton works, else the plain one, which is several times slower there.
 
-    PyTorch's CUDA packages bring Triton; it needs a C compiler and Python's headers to start a kernel.
+    The fused one scales each key and value of an FP8 cache by itself alone. PyTorch's CUDA packages bring Triton; it
+    needs a C compiler and Python's headers to start a kernel.
     """
-    if device.type != "cuda" or find_spec("triton") is None:
+    shared = precision.kv_cache != "bf16" and precision.kv_scale != "token"
+    if device.type != "cuda" or shared or find_spec("triton") is None:
         return Decoder(architecture, precision, positions, device)
     from ais.rollout.engines.torch_engine.fused.decoder import FusedDecoder
     from ais.rollout.engines.torch_engine.fused.operations import try_kernel
