@@ -22,7 +22,7 @@ Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """A product of inputs [n, in] and a weight [out, in]."""
 Tensors = dict[str, torch.Tensor]
 ALLOWED = {"bf16": 0.01, "fp8": 0.035}
-"""Of the norm. Without FP8's rounding the reference of FP8 would be 0.05 to 0.07 away."""
+"""Share of the norm. Without FP8's rounding the reference of FP8 would be 0.05 to 0.07 away."""
 
 
 @pytest.fixture(scope="module")
