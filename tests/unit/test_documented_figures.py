@@ -118,6 +118,10 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
             ],
         ),
         (
+            "peers_smollm2",
+            lambda one: [f"**{one['bf16_step']['ratio']:.2f}** times", f"{one['bf16_step']['value']:.0f} s"],
+        ),
+        (
             "mismatch_budget",
             lambda one: [
                 f"| {one[f'{part}_part']['value']:.0%} |" for part in ("weights", "activations", "kv_cache", "head")
