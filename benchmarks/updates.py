@@ -54,7 +54,7 @@ from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 from ais.trainer.learning.probe import take_probe
 from ais.trainer.policy.policy import Policy
-from ais.trainer.weights.snapshot import Snapshot, take_snapshot
+from ais.trainer.weights.snapshot import Snapshot, write_snapshot
 from benchmarks.support.access import own_keyring
 from benchmarks.support.report import Figure, figure, publish, spread
 from benchmarks.support.rollout_vllm import MODELS, write_random
@@ -156,7 +156,7 @@ def snapshots(model: Path) -> tuple[Snapshot, Snapshot]:
 
     def taken(version: int) -> Snapshot:
         with torch.no_grad():
-            return take_snapshot(version, policy.masters, take_probe(policy, sequences))
+            return write_snapshot(version, policy.shapes, policy.weights(), take_probe(policy, sequences))
 
     first = taken(0)
     with torch.no_grad():

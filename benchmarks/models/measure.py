@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from ais.collector.replicas.generation import GenerationClient
 from ais.contracts.sampling import SamplingParameters
@@ -24,7 +24,7 @@ from ais.contracts.weights.upload import UploadError, these, upload
 from ais.runtime.security.roles import Role
 from ais.trainer.policy.microbatch import Sample
 from ais.trainer.policy.policy import Policy
-from ais.trainer.weights.snapshot import Snapshot, take_snapshot
+from ais.trainer.weights.snapshot import Snapshot, write_snapshot
 from ais_core import summarize
 from benchmarks.mismatch import measure as sums_of
 from benchmarks.models.families import VOCABULARY, write_family
@@ -97,7 +97,7 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
         except (RuntimeError, TimeoutError, UploadError) as error:
             return Cell(family, engine, format_, refused=_reason(log, error))
         trainer = summarize(sums_of(Policy.load(model, "cpu"), groups, 4096).sum(0))
-        trainer_after = summarize(sums_of(_policy(model, other), others, 4096).sum(0))
+        trainer_after = summarize(sums_of(_policy(model, other, directory / "other"), others, 4096).sum(0))
         return Cell(
             family,
             engine,
@@ -143,25 +143,23 @@ async def _alone(client: GenerationClient) -> np.ndarray:
     return np.concatenate((one.token_ids.astype(np.float64), one.behaviour_logprobs.astype(np.float64)))
 
 
-def _policy(model: Path, snapshot: Snapshot) -> Policy:
-    """The trainer's policy with the weights of a snapshot."""
-    policy = Policy.load(model, "cpu")
-    tensors = {name: tensor for file in snapshot.files for name, tensor in load_file(file.path).items()}
-    with torch.no_grad():
-        for name, weight in policy.masters.items():
-            weight.copy_(tensors[name])
-    return policy
+def _policy(model: Path, snapshot: Snapshot, directory: Path) -> Policy:
+    """The trainer's policy with the weights of a snapshot, read from `directory`, which is made."""
+    directory.mkdir()
+    snapshot.place_in(directory)
+    shutil.copyfile(model / "config.json", directory / "config.json")
+    return Policy.load(directory, "cpu")
 
 
 def _delta_share(model: Path, directory: Path) -> float:
     """A step moves each weight by `UPDATE_SIZE`, up or down."""
     policy = Policy.load(model, "cpu")
-    base = take_snapshot(0, policy.masters, None)
+    base = write_snapshot(0, policy.shapes, policy.weights())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in policy.masters.values():
             weight.add_(UPDATE_SIZE * (2 * torch.randint(0, 2, weight.shape, generator=generator) - 1))
-    new = take_snapshot(1, policy.masters, None)
+    new = write_snapshot(1, policy.shapes, policy.weights())
     sizes = [
         encode_delta(old.path, one.path, directory / "delta", one.digest).size
         for old, one in zip(base.files, new.files, strict=True)

@@ -12,7 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ais.trainer.policy.policy import Policy
 from ais.trainer.settings import OptimizerSettings
-from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from ais.trainer.weights.snapshot import Snapshot, Staging, write_snapshot
 
 WARM_UP_STEPS = 10
 """Steps before the first delta: Adam's mean and variance remember 10 and 20 of them."""
@@ -64,7 +64,7 @@ class Training:
         return float(loss.detach())
 
     def snapshot(self, staging: Path) -> Snapshot:
-        return take_snapshot(self.version, self.policy.masters, None, Staging(staging))
+        return write_snapshot(self.version, self.policy.shapes, self.policy.weights(), None, Staging(staging))
 
 
 def steps(

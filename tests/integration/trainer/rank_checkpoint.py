@@ -40,7 +40,7 @@ def go_on(directory: Path, ranks: Ranks, resume: bool) -> list[dict[str, Any]]:
 
 def main() -> None:
     die_with_parent()
-    model_directory(CASE.tied)
+    model_directory(CASE.model)
     directory, what = Path(sys.argv[1]), sys.argv[2]
     ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     figures = go_on(directory, ranks, what == "resume")

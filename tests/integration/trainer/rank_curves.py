@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from ais.contracts.trajectory import ScoredGroup
 from ais.runtime.process import die_with_parent
@@ -31,6 +32,7 @@ from ais.trainer.ranks.ranks import Ranks, join
 from ais.trainer.ranks.sharding import load_policy
 from ais.trainer.settings import ComputeSettings, RanksSettings, TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
+from benchmarks.models.families import write_family
 from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import trainer_settings
 
@@ -48,7 +50,8 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     samples: tuple[int, ...] = (4, 4, 4, 4, 4)
-    tied: bool = False
+    model: str = "demo"
+    """demo, tied, or experts."""
     logits_at_once: int = scoring.LOGITS_AT_ONCE
     poison: str = ""
     """What is not finite in the last rank's step POISONED_STEP: logprobs or gradient."""
@@ -75,8 +78,9 @@ CASES = {
     "sequence mean": Case(settings={"aggregation": "sequence_mean", "advantage": "reinforce++"}),
     "fewer samples than ranks": Case(samples=(2,)),
     "uneven": Case(samples=(5, 2), settings={"tokens_per_microbatch": 30}),
-    "tied embeddings": Case(tied=True),
-    "head in pieces": Case(tied=True, logits_at_once=22 * 16),
+    "tied embeddings": Case(model="tied"),
+    "mixture of experts": Case(model="experts"),
+    "head in pieces": Case(model="tied", logits_at_once=22 * 16),
     "straight-through": Case(SAME_BATCH, {"straight_through": True}, torch.bfloat16),
     "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
     "float32 head": Case(settings={"float32_head": True}, dtype=torch.bfloat16, logits_at_once=22 * 16),
@@ -87,16 +91,20 @@ CASES = {
 
 
 @cache
-def model_directory(tied: bool) -> Path:
+def model_directory(model: str) -> Path:
     """Where the model lies. Call it before ranks meet: transformers lets only the first of them save."""
-    directory = Path(DIRECTORY.name) / ("tied" if tied else "untied")
-    model_of(tied).save_pretrained(directory)
+    directory = Path(DIRECTORY.name) / model
+    if model == "experts":
+        return write_family("Qwen3-MoE", directory, seed=2)
+    model_of(model).save_pretrained(directory)
     return directory
 
 
-def model_of(tied: bool) -> Any:
+def model_of(kind: str) -> Any:
+    if kind == "experts":
+        return AutoModelForCausalLM.from_pretrained(model_directory(kind), dtype=torch.float32)
     model = demo_model(seed=2)
-    if tied:
+    if kind == "tied":
         model.config.tie_word_embeddings = True
         model.tie_weights()
         with torch.no_grad():
@@ -106,7 +114,7 @@ def model_of(tied: bool) -> Any:
 
 def batches_of(case: Case) -> list[list[ScoredGroup]]:
     """Groups sampled by a policy near the initial one: their log-probs are its own with some noise."""
-    policy, noise = Policy(model_of(case.tied), torch.float32), torch.Generator().manual_seed(7)
+    policy, noise = Policy(model_of(case.model), torch.float32), torch.Generator().manual_seed(7)
     batches = []
     for step in range(STEPS):
         batch = []
@@ -139,7 +147,7 @@ def poisoned(policy: Policy, what: str) -> Callable[..., TokenScores]:
 
 def learner_of(case: Case, ranks: Ranks) -> tuple[Learner, Policy]:
     settings = trainer_settings(warmup_steps=0, learning_rate=1e-3, max_grad_norm=0.5, **case.settings)
-    run = RunSettings(steps=100, model=model_directory(case.tied))
+    run = RunSettings(steps=100, model=model_directory(case.model))
     policy = load_policy(run.model, settings, ranks, compute_dtype=case.dtype)
     reference = load_reference(run, settings, policy, ranks)
     return Learner(policy, run, settings, case.correction, ranks=ranks, reference=reference), policy
@@ -163,8 +171,8 @@ def main() -> None:
     die_with_parent()
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
-    for tied in (False, True):
-        model_directory(tied)
+    for model in sorted({case.model for case in CASES.values()}):
+        model_directory(model)
     ranks = join(TrainerSettings(compute=ComputeSettings(device="cpu"), ranks=RanksSettings(collective_seconds=60)))
     for name in sys.argv[2:]:
         figures, weights = train(CASES[name], ranks)

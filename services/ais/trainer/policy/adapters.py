@@ -76,7 +76,7 @@ def adapters_of(model: PreTrainedModel, directory: Path, settings: LoraSettings,
     """Adapters that change nothing yet; from now on the model's own weights are frozen.
 
     `directory` is where the model was loaded from. Raises UnavailableError without peft, and where the model has no
-    layers of the names that `settings` give.
+    layers of the names that `settings` give, or experts of these names.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -104,6 +104,12 @@ def adapters_of(model: PreTrainedModel, directory: Path, settings: LoraSettings,
         if isinstance(module, Linear)
     }
     injected.base_model.unload()  # type: ignore[operator]
+    if config.target_parameters:
+        raise UnavailableError(
+            f"trainer.lora.target_modules: {', '.join(sorted(config.target_parameters))} of this model are experts, "
+            "which transformers holds as one tensor and which get no adapters here. Name the others alone, for example "
+            '["q_proj", "k_proj", "v_proj", "o_proj"]'
+        )
     config.inference_mode = True
     return Adapters(pairs, settings.alpha / settings.rank, config)
 

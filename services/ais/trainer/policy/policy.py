@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ais.runtime.process import UnavailableError
 from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.kept import Kept
 from ais.trainer.policy.microbatch import Microbatch
+from ais.trainer.policy.published import PublishedWeights
 from ais.trainer.policy.scoring import ScoringModel
 
 
@@ -46,9 +47,11 @@ class Policy:
 
     def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype = torch.bfloat16) -> None:
         """`model` is float32 already, unless it is not trained. Raises UnavailableError for an architecture whose head
-        is not a plain layer."""
+        is not a plain layer, or whose weights cannot be published one by one."""
         self.model = model
         self.scoring = ScoringModel(model, compute_dtype)
+        self.published = PublishedWeights(model)
+        """What the weights are in files, and for replicas."""
 
     @classmethod
     def load(
@@ -94,12 +97,16 @@ class Policy:
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of the weights as they are published, by their Hugging Face names; tied weights appear once."""
-        return {name: weight.shape for name, weight in self.model.named_parameters()}
+        """Shapes of the weights as they are published, by the names in the model's files; tied weights appear once."""
+        return self.published.shapes
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the weights as they are published, in BF16, by sorted name. Of a sharded policy `gathered` does."""
+        return self.published.tensors(self.weight)
 
     @torch.no_grad()
     def weight(self, name: str) -> torch.Tensor:
-        """One of them, in BF16; a DTensor when the policy is sharded."""
+        """One weight of the module, by its name there, in BF16; a DTensor when the policy is sharded."""
         weight: torch.Tensor = self.model.get_parameter(name).detach().to(torch.bfloat16)
         if self.adapters is None:
             return weight
@@ -107,7 +114,7 @@ class Policy:
 
     @property
     def masters(self) -> dict[str, nn.Parameter]:
-        """What is trained, in float32: the weights by their Hugging Face names, tied ones once; or the adapters.
+        """What is trained, in float32: the weights by the module's names, tied ones once; or the adapters.
 
         DTensors, of which this rank has its shard, when the policy is sharded.
         """

@@ -59,9 +59,9 @@ def _load_whole(
     policy = Policy.load(model, device, dtype, compute_dtype)
     policy.model.requires_grad_(False)
     digest = DigestBuilder()
-    for name in sorted(policy.shapes):
+    for name, weight in policy.weights():
         digest.update(name.encode())
-        digest.update(value_bytes(policy.weight(name).cpu()))
+        digest.update(value_bytes(weight.cpu()))
     return policy, digest.result()
 
 
@@ -89,15 +89,19 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 
 
 def gathered(policy: Policy, ranks: Ranks) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields the weights in BF16 on the CPU, whole, one after the other by sorted name, on rank 0 only.
+    """Yields the weights as they are published, in BF16 on the CPU, whole, one by one by sorted name, on rank 0 only.
 
-    The other ranks must exhaust the iterator too; it yields them nothing. Only one tensor is whole at a time.
+    The other ranks must exhaust the iterator too; it yields them nothing. Only one weight is whole at a time, of a
+    mixture's experts those of one layer.
     """
-    for name in sorted(policy.shapes):
+
+    def gather(name: str) -> torch.Tensor:
         with ranks.phase(f"gathering {name}"):
-            weight = whole(policy.weight(name))
+            return whole(policy.weight(name)).to("cpu" if ranks.first else "meta")
+
+    for name, weight in policy.published.tensors(gather):
         if ranks.first:
-            yield name, weight.cpu()
+            yield name, weight
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """One policy version as files: what replicas are sent and what a checkpoint keeps, bit for bit the same.
 
-Tensors are written one at a time, as BF16, into safetensors files of bounded size: no more than one tensor is ever
-copied. Names are sorted and the header is written here, so equal weights with equal probes are equal bytes.
+Tensors are written one at a time, as BF16, into safetensors files of bounded size: no more than one is ever copied
+here. Names are sorted and the header is written here, so equal weights with equal probes are equal bytes.
 """
 
 from __future__ import annotations

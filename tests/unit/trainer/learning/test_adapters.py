@@ -25,6 +25,7 @@ from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.deltas import Origin, delta
 from ais.trainer.weights.snapshot import Staging
 from ais_core.settings import CorrectionSettings, MixingSettings
+from benchmarks.models.families import write_family
 from tests.support.tiny_models import VOCABULARY, random_model
 from tests.support.trainer_groups import make_group
 
@@ -186,3 +187,13 @@ def test_layers_that_the_model_has_not_are_refused(model: Path) -> None:
 
 def test_the_groups_of_these_tests_fit_the_models() -> None:
     assert max(int(one.token_ids.max()) for group in GROUPS for one in group.trajectories) < VOCABULARY
+
+
+def test_experts_get_no_adapters_and_the_other_layers_do(tmp_path: Path) -> None:
+    """transformers holds a mixture's experts as one tensor, which peft adapts otherwise than a layer."""
+    mixture = write_family("Qwen3-MoE", tmp_path / "mixture")
+    with pytest.raises(UnavailableError, match="down_proj, gate_up_proj of this model are experts"):
+        learner_of(mixture)
+    policy = learner_of(mixture, target_modules=["q_proj", "o_proj"])._policy
+    assert {name.split(".")[-3] for name in policy.masters} == {"q_proj", "o_proj"}
+    assert "model.layers.0.mlp.experts.0.down_proj.weight" in policy.shapes

@@ -59,7 +59,7 @@ class Bf16CopyFp8Kernel(FP8ScaledMMLinearKernel):
         weight_name, scale_name, _, _ = self.layer_param_names
         weight, scale = getattr(layer, weight_name), getattr(layer, scale_name)
         # oneDNN packs the weight into memory of its own: nothing of it needs to stay on the layer.
-        self._product = _product_with(weight)
+        self._product = product_with(weight)
         replace_parameter(layer, weight_name, weight.new_empty(0))
         replace_parameter(layer, scale_name, scale.reshape(1, -1).float())
 
@@ -74,7 +74,7 @@ class Bf16CopyFp8Kernel(FP8ScaledMMLinearKernel):
         raise NotImplementedError("apply_weights does all of it")
 
 
-def _product_with(weight: Tensor) -> Callable[[Tensor], Tensor]:
+def product_with(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """Multiplies codes (tokens, features) by the E4M3 `weight` (features, outputs).
 
     oneDNN multiplies BF16 only where the processor has AVX-512. Elsewhere a float32 copy does: the products of E4M3

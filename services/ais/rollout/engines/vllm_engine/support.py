@@ -78,10 +78,12 @@ def unsupported(config: Mapping[str, Any], precision: Precision, installation: I
         return None
     text = config.get("text_config") or config  # models of several media describe the language model in there
     experts = next((text[name] for name in _EXPERTS if text.get(name)), 0)
-    if experts and precision.weights not in ("bf16", "int8"):
+    by_channel = (precision.weights, precision.granularity, precision.activations) == ("e4m3", "channel", "e4m3")
+    if experts and precision.weights not in ("bf16", "int8") and not by_channel:
         return (
-            f"a mixture of {experts} experts with {precision.weights} weights has no kernel on a CPU. "
-            "Set rollout.precision.weights=bf16, or use a GPU"
+            f"a mixture of {experts} experts with {precision.weights} weights by {precision.granularity} and "
+            f"{precision.activations} activations has no kernel on a CPU. Set rollout.precision.weights=bf16, or "
+            "weights and activations to e4m3 with granularity=channel, or use a GPU"
         )
     head = _head_size(text)
     if head is not None and head not in CPU_HEAD_SIZES:

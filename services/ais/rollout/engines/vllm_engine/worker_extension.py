@@ -26,6 +26,8 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 from ais.rollout.engines.vllm_engine import fp8_cpu_kernel, int8_cpu_kernel
 from ais.rollout.engines.vllm_engine.arguments import TRANSFER_BACKEND
+from ais.rollout.engines.vllm_engine.experts import fp8_cpu_kernel as experts_fp8_cpu_kernel
+from ais.rollout.engines.vllm_engine.experts import reload as experts_reload
 from ais.rollout.engines.vllm_engine.int8 import int8_tensors
 from ais.rollout.engines.vllm_engine.precision import SnapshotFormat
 from ais.rollout.engines.vllm_engine.scoring import score
@@ -64,6 +66,7 @@ class SnapshotTransferEngine(WeightTransferEngine[SnapshotInit, SnapshotUpdate])
         pass
 
     def start_weight_update(self) -> None:
+        experts_reload.make_kernels_anew(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, object]) -> None:
@@ -106,10 +109,10 @@ class WorkerExtension:
         return score(self, sequences)
 
     def ais_weight_dtypes(self) -> list[str]:
-        """Dtypes that the weights of linear layers, but for the output head, really have."""
+        """Dtypes that the weights of linear layers really have, but for those that no format rounds."""
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, LinearBase)}
-        return sorted({str(layer.weight.dtype) for name, layer in linear.items() if not name.endswith(CONVOLUTION)})
+        return sorted({str(layer.weight.dtype) for name, layer in linear.items() if not name.endswith(NEVER_ROUNDED)})
 
     def ais_head_dtypes(self) -> list[str]:
         """Dtypes that logits are computed in."""
@@ -117,8 +120,9 @@ class WorkerExtension:
         return sorted({str(part.head_dtype) for part in model.modules() if isinstance(part, LogitsProcessor)})
 
 
-CONVOLUTION = "conv1d"
-"""vLLM builds the short convolutions of linear attention as linear layers too; no format rounds them."""
+NEVER_ROUNDED = ("conv1d", "gate", "router")
+"""vLLM builds these as linear layers too, and leaves them in BF16: the short convolutions of linear attention, and what
+chooses a mixture's experts."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -129,5 +133,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger(initialize_layerwise_reload.__module__).addFilter(_is_news)
 fp8_cpu_kernel.register()
 int8_cpu_kernel.register()
+experts_fp8_cpu_kernel.register()
+experts_reload.register()
 if TRANSFER_BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, SnapshotTransferEngine)
