@@ -42,6 +42,7 @@ from ais.trainer.learning.spread import Spread
 from ais.trainer.learning.tally import Tally
 from ais.trainer.learning.training_state import load_training_state, save_training_state
 from ais.trainer.mismatch import Mismatch
+from ais.trainer.policy.behaviour_forward import check_imitable
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks
@@ -103,7 +104,9 @@ class Learner:
     ) -> None:
         """`policy` is sharded over `ranks` already, when there are several. `staging`: where the first of them writes
         the versions; None is the system's directory for temporary files. `reference`: what
-        `settings.objective.reference` names, by `load_reference`."""
+        `settings.objective.reference` names, by `load_reference`.
+
+        Raises UnavailableError where the objective computes the sampling policy, and cannot for this model."""
         self._policy = policy
         self._ranks = ranks or Ranks(policy.device)
         self._steps = run.steps
@@ -111,6 +114,9 @@ class Learner:
         self._loss = Loss(settings.objective)
         policy.scoring.differentiate_entropy = settings.objective.entropy_coefficient > 0
         self._reference = reference
+        for name in ("straight_through", "centring"):
+            if getattr(settings.objective, name):
+                check_imitable(policy.model, f"trainer.objective.{name}")
         self._correction = build(correction)
         self._state: State | None = None
         self._version = 0

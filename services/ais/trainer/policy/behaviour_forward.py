@@ -14,7 +14,20 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from ais.contracts.sampling import Precision
+from ais.runtime.process import UnavailableError
 from ais_core.numerics.straight_through import straight_through_activation, straight_through_weight
+
+
+def check_imitable(model: torch.nn.Module, setting: str) -> None:
+    """Raises UnavailableError, naming `setting`, for a mixture of experts.
+
+    Replicas round its experts and leave its router in BF16; here its experts are no linear layers, and its router is.
+    """
+    if any(weight.dim() == 3 and "experts" in name for name, weight in model.named_parameters()):
+        raise UnavailableError(
+            f"{setting} computes the sampling policy in the trainer, which cannot round a mixture of experts as "
+            "replicas do: switch it off"
+        )
 
 
 class BehaviourProducts(TorchFunctionMode):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import ScoredGroup
+from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
 from ais.trainer.demo.demo_model import demo_model
 from ais.trainer.learning.batch import prepare
@@ -20,6 +22,7 @@ from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
 from ais_core.centring import centred_scores
 from ais_core.settings import CorrectionSettings
+from benchmarks.models.families import write_family
 from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import trainer_settings
 
@@ -51,6 +54,13 @@ def gradient_of(precision: Precision, centring: bool, tokens_per_microbatch: int
     learner._optimizer.step = keep  # type: ignore[method-assign,assignment]
     learner.step(groups_at(precision), PhaseClock())
     return found
+
+
+@pytest.mark.parametrize("setting", ["centring", "straight_through"])
+def test_a_mixture_of_experts_cannot_be_rounded_as_replicas_do_and_is_refused(setting: str, tmp_path: Path) -> None:
+    policy = Policy.load(write_family("Qwen3-MoE", tmp_path), "cpu")
+    with pytest.raises(UnavailableError, match=f"trainer.objective.{setting} computes the sampling policy"):
+        Learner(policy, RunSettings(), trainer_settings(**{setting: True}), CorrectionSettings(method="none"))
 
 
 def far(one: Gradient, other: Gradient) -> float:
