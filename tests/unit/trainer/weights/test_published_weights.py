@@ -17,7 +17,7 @@ from ais.trainer.policy.published import PublishedWeights
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.ranks.sharding import gathered
 from ais.trainer.weights.snapshot import Staging, write_snapshot
-from benchmarks.models.families import write_family
+from benchmarks.models.families import FAMILIES, write_family
 from tests.support.tiny_models import random_model
 
 
@@ -27,7 +27,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_family("Qwen3-MoE", tmp_path_factory.mktemp("mixture"))
 
 
-@pytest.mark.parametrize("family", ["Qwen3-MoE", "GPT-OSS", "Llama, tied"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_version_has_the_tensors_that_transformers_would_save_and_loads_again(family: str, tmp_path: Path) -> None:
     model = write_family(family, tmp_path / "model")
     policy = Policy.load(model, "cpu")
