@@ -21,8 +21,10 @@ With r = proximal / behaviour, w the weight at the settings' level (ais_core.lev
                     + alpha min(w, C)]
 
 Further `rejections` multiply any of them. `self_normalised` divides the weights by their mean over the tokens left
-(Hesterberg 1995). Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL
-Training"; Liu, Li et al.: "When Speed Kills Stability: Demystifying RL Collapse from the Training-Inference Mismatch".
+(Hesterberg 1995); then the cap bounds them before that, and no longer after it.
+
+Yao et al.: "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"; Liu, Li et al.: "When Speed Kills
+Stability: Demystifying RL Collapse from the Training-Inference Mismatch".
 """
 
 import math
@@ -244,8 +246,10 @@ class Correction:
         concerns: list[Concern] = [] if trusted else ["mismatch_limit"]
         if self.settings.method in WEIGHTED and diagnostics.limited_share > 0.5:
             concerns.append("exponent_limit")
+        # The mean of clamped weights is the clamp's: dividing by it would make gradients of what is no evidence.
+        evidence = not diagnostics.limited_share > 0.5
         mean = _mean_weight(current, found)
-        normalised = 1.0 / mean if self.settings.self_normalised and mean > 0.0 else 1.0
+        normalised = 1.0 / mean if self.settings.self_normalised and evidence and mean > 0.0 else 1.0
         if found is not None:
             found = replace(found, mean_weight=found.mean_weight * normalised)
         if found is not None and found.share < LITTLE <= self.settings.mixing.alpha_max and self._severe(diagnostics):

@@ -151,6 +151,7 @@ def one_step_views(
     masked = sequences.completion.expand(draws, -1, -1)
     if prompt_probability > 0.0:
         masked = masked | _prompt_masks(sequences, seed, draws, prompt_probability)
+    masked = masked | ~sequences.present  # whatever padding holds may be no token
     return Views(sequences, sequences.tokens.expand(draws, -1, -1).masked_fill(masked, mask_token))
 
 

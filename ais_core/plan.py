@@ -81,7 +81,8 @@ class Plan:
     learning_rate_scale: float = 1.0
     """Multiply the learning rate by this (VCPO); 1 for the others."""
     weight_scale: float = 1.0
-    """Multiply every weight by this (`self_normalised`): 1 over the mean weight of the tokens that rejections leave."""
+    """Multiply every weight by this (`self_normalised`): 1 over the mean weight of the tokens that rejections leave; 1
+    where most weights are beyond the exponent limit."""
     effect: Effect | None = None
     """The effect of the mixed weights on the batch measured; None for corrections that do not mix, for a batch without
     tokens, and in a plan recalled before its batch is measured."""

@@ -179,8 +179,10 @@ class CorrectionSettings:
     """The exponent of level `tempered`: weight = exp(temper * sum of log ratios). Other levels ignore it."""
 
     self_normalised: bool = False
-    """Divide the weights by their mean over the batch's tokens, as verl's `rollout_is_batch_normalize` does: what is
-    left is which tokens count more, and not a smaller step. The batch is then measured before it is weighed."""
+    """Divide the weights by their mean over the tokens that `rejections` leave in, as verl does with
+    `rollout_is_batch_normalize`: what is left is which tokens count more, and not a smaller step. Weights may then be
+    above `cap`; the zeros of `mis` and `icepop` are among those that the mean is of. Left out where most weights are
+    beyond the exponent limit. The batch is measured before it is weighed."""
 
     lower: float | None = None
     """Lower bound of `mis`, `icepop`, `sequence_mask`, `geometric_mask`, `k1`, `k2`, `k3`. None takes the method's own

@@ -9,6 +9,9 @@ sequence ESS ratios are of raw importance ratios: 1 is no mismatch.
     ais bench mismatch -c examples/smollm2/config.toml --engine vllm    # writes benchmarks/results/mismatch.json too
     ais bench mismatch --explain -c FILE --engine torch                 # what of it is the weights', and so on
 
+vLLM takes an FP8 cache by `one` alone. kv_calibrated takes its scales from tokens of the whole vocabulary here, because
+this replica gets no version with a probe.
+
 `--explain` begins in BF16 and switches the parts of the settings' own precision on, one after another (vLLM on a CPU
 cannot round weights alone; the torch engine can). Staleness is not among them: the
 trainer measures it in every batch (`ais_lag_log_ratio_abs_mean_nats`).
@@ -63,6 +66,7 @@ PRECISIONS = {
     "bf16": {"weights": "bf16", "kv_cache": "bf16"},
     "fp8": {**W8A8, "weights": "e4m3", "activations": "e4m3"},
     "fp8_kv": {**W8A8, "weights": "e4m3", "activations": "e4m3", "kv_cache": "e4m3"},
+    "fp8_kv_one": {**W8A8, "weights": "e4m3", "activations": "e4m3", "kv_cache": "e4m3", "kv_scale": "one"},
     "kv_token": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "token"},
     "kv_calibrated": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "calibrated"},
     "kv_one": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "one"},

@@ -15,7 +15,8 @@ def training_figures(courses: Mapping[str, Sequence[Course]], reward: float | No
     """Seconds and processor seconds of a step, steps and seconds to the reward, by contender: medians of the rounds.
 
     The ratio is that to the peer whose step takes the least time, below 1 where we are faster. What a contender reached
-    in no round is left out; without a reward only steps are timed.
+    in no round is left out, and what in some is a median of those, whose number is told; without a reward only steps
+    are timed.
     """
     measured: dict[str, dict[str, list[float]]] = {}
     for contender, made in courses.items():
@@ -35,6 +36,8 @@ def training_figures(courses: Mapping[str, Sequence[Course]], reward: float | No
         for kind, values in kinds.items():
             if not values:
                 continue
+            if kind == "seconds_to_reward" and len(values) < len(courses[contender]):
+                found[f"{contender}_rounds_to_reward"] = figure(len(values), "rounds", len(courses[contender]))
             unit = "steps" if kind.startswith("steps") else "s"
             reference = spread(peer[kind], unit)["value"] if contender not in PEERS and peer.get(kind) else None
             found[f"{contender}_{kind}"] = spread(values, unit, None if reference is None else float(reference))

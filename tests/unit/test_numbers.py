@@ -121,6 +121,11 @@ def test_an_update_needs_a_group_of_its_own() -> None:
         load(None, [four, "trainer.objective.updates_per_batch=5"])
 
 
+@pytest.mark.parametrize("other", ["entropy_coefficient=0.01", "reference.policy=start"])
+def test_a_pace_that_follows_the_signal_is_refused_where_groups_without_one_have_a_gradient(other: str) -> None:
+    assert "pace" in complaint(["trainer.optimizer.pace=signal", f"trainer.objective.{other}"])
+
+
 def test_the_learning_rate_may_be_anything_that_trains() -> None:
     for rate in ("1e-12", "3e-4", "1"):
         assert math.isfinite(load(None, [f"trainer.optimizer.learning_rate={rate}"]).trainer.optimizer.learning_rate)

@@ -23,7 +23,8 @@ BF16 = (
     "rollout.precision.kv_cache=bf16",
     "rollout.precision.float32_head=false",
 )
-"""Overrides that turn all quantisation off."""
+"""Overrides that turn all quantisation off. Logits are rounded to BF16 whatever `trainer.float32_head` says:
+one label means one arithmetic in every report."""
 REPLICA_READY_SECONDS = 300.0
 """A replica that takes longer to load than this has failed."""
 

@@ -147,7 +147,7 @@ class RolloutMetrics:
         self._cache_maximum = meter.gauge(
             "ais_rollout_cache_maximum",
             "Largest magnitude of what an FP8 key-value cache with scales of whole layers has to hold, on the served "
-            "version's probe. NaN: there is no such cache.",
+            "version's probe. NaN: there is no such cache, no version was pushed yet, or the engine is vLLM.",
             'Growing from version to version with rollout.precision.kv_scale = "one": it nears the format\'s largest '
             "number, 448 for E4M3.",
             {"part": PARTS},
@@ -155,7 +155,7 @@ class RolloutMetrics:
         self._cache_clipped_share = meter.gauge(
             "ais_rollout_cache_clipped_share",
             "Share of these magnitudes that the scale clips: with calibrated scales that of each of the probe's "
-            "sequences when the others alone give the scale. NaN: there is no such cache, or no probe.",
+            "sequences when the others alone give the scale. NaN: as for the maximum, or no probe.",
             "More than a few in ten thousand: the probe is too small to calibrate on, raise trainer.probe.sequences; "
             "or the scale of 1 is too small, take another rollout.precision.kv_scale.",
             {"part": PARTS},

@@ -45,7 +45,7 @@ class VllmSettings(Section):
     cpu_fp8_kernel: Literal["stock", "bf16_copy"] = "bf16_copy"
     """CPU: how FP8 products are computed. bf16_copy keeps the rounded weights in BF16, which is exact, and is many
     times faster than vLLM's own (stock) on CPUs without FP8 instructions, at the price of BF16's memory; its results
-    are rounded to BF16 once more before they are scaled."""
+    are rounded to BF16 once more before they are scaled. A mixture's experts have no stock one."""
 
 
 class ReplaySettings(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -172,7 +172,8 @@ class TrainerService:
 
         def looked(records: Sequence[ReplicaRecord]) -> None:
             if (warned := heads.look(records)) is not None:
-                warnings.tell(warned, intake.version)
+                with suppress(OSError):  # a full disk must not end the publisher; the metric counts it all the same
+                    warnings.tell(warned, intake.version)
 
         self._publisher = WeightPublisher(
             replicas, trainer.push, metrics, origin, run.use_proxy, credential, fleet, looked

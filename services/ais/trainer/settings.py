@@ -44,7 +44,8 @@ class OptimizerSettings(Section):
     """inverse_sqrt: steps at the peak, after the warm-up. At four times as many the rate is half the peak."""
     pace: Literal["constant", "signal"] = "constant"
     """signal: multiply the learning rate of a step by the share of its groups whose rewards differ. The others have no
-    gradient, and Adam makes the gradient of a few groups as long a step as that of all (docs/collapse.md)."""
+    gradient, and Adam makes the gradient of a few groups as long a step as that of all (docs/collapse.md). Not with an
+    entropy bonus or a reference, which are gradients of every group."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Adam's decay of the gradient mean."""
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
@@ -259,6 +260,13 @@ def check_sections(run: RunSettings, trainer: TrainerSettings, correction: Corre
         )
     if trainer.push.lora == "adapter" and not trainer.lora.rank:
         raise ValueError("trainer.push.lora = 'adapter' needs adapters: set trainer.lora.rank")
+    bonus, reference = trainer.objective.entropy_coefficient > 0.0, trainer.objective.reference.policy != "none"
+    if trainer.optimizer.pace == "signal" and (bonus or reference):
+        raise ValueError(
+            "trainer.optimizer.pace = 'signal' counts groups whose rewards differ, and the others have a gradient too: "
+            "set trainer.objective.entropy_coefficient to 0 and trainer.objective.reference.policy to 'none', or pace "
+            "to 'constant'"
+        )
     weighs = correction.method != "none" or bool(correction.rejections)
     if trainer.objective.centring and (weighs or trainer.ranks.count > 1):
         raise ValueError(

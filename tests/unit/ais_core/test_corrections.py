@@ -234,6 +234,15 @@ def test_the_mean_that_normalises_is_that_of_the_batch_also_where_alpha_is_that_
     assert float(correction.weights(second, None, plan2).mean()) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("settings", [CorrectionSettings(method="tis", level="sequence"), CorrectionSettings()])
+def test_weights_that_are_no_evidence_are_not_blown_up(settings: CorrectionSettings) -> None:
+    """All alike because they are clamped: normalised, they would be 1."""
+    logs = [torch.full((2_048,), -0.05)] * 8
+    normalised = dataclasses.replace(settings, self_normalised=True)
+    for got, plain in zip(weigh(normalised, logs, torch.ones(8)), weigh(settings, logs, torch.ones(8)), strict=True):
+        assert torch.equal(got, plain)
+
+
 def test_what_has_no_mean_to_divide_by_cannot_be_normalised() -> None:
     with pytest.raises(SettingError, match="nothing to normalise"):
         CorrectionSettings(method="none", self_normalised=True)

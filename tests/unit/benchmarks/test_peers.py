@@ -67,6 +67,11 @@ def test_figures_are_medians_over_the_rounds_next_to_those_of_trl() -> None:
     assert ("fp8 step", "2 s (1 to 3)", "2.00") in lines_of(found)
 
 
+def test_rounds_that_did_not_reach_the_reward_are_told() -> None:
+    found = training_figures({"fp8": [course(1.0, [0.5] * 9), course(1.0, [0.9] * 9)]}, reward=0.8)
+    assert (found["fp8_rounds_to_reward"]["value"], found["fp8_rounds_to_reward"]["reference"]) == (1, 2)
+
+
 def test_the_faster_of_the_peers_is_the_reference() -> None:
     found = training_figures(
         {"trl": [course(4.0, [0.5] * 9)], "trl_float32": [course(3.0, [0.5] * 9)], "int8": [course(1.5, [0.5] * 9)]},

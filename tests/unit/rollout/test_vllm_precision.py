@@ -40,7 +40,7 @@ def test_what_a_host_computes_is_asked_for(precision: Precision, host: Host, qua
     ("precision", "host", "named"),
     [
         (BLOCKS, CPU, "granularity=channel"),
-        (INT8, Host("cpu", vnni=False), "a CPU without AMX and VNNI runs weights=bf16; weights=e4m3"),
+        (INT8, Host("cpu", vnni=False), "a CPU without AMX, VNNI runs weights=bf16; weights=e4m3"),
         (FP8, Host("cuda", capability=(8, 0)), "weights=int8"),  # Ampere would compute BF16 activations instead
         (Precision(activations="bf16"), CPU, "activations=e4m3"),
         (Precision(weights="e2m1"), Host("cuda", capability=(10, 0)), "weights=bf16"),

@@ -126,9 +126,11 @@ def test_prompt_tokens_are_masked_with_the_probability_asked_for(probability: fl
     assert abs(share - probability) <= 4 * math.sqrt(probability * (1 - probability) / (draws * len(LONG)))
 
 
-def test_padding_and_what_it_holds_changes_nothing() -> None:
+@pytest.mark.parametrize("filler", [MASK, -100])
+def test_padding_and_what_it_holds_changes_nothing(filler: int) -> None:
     plain = sequences(*BATCH)
-    padded = sequences(*BATCH, left=2, right=3, filler=MASK)
+    padded = sequences(*BATCH, left=2, right=3, filler=filler)
+    assert bool((one_step_views(padded, MASK, 9).inputs >= 0).all())  # ids that an embedding takes
     found = [estimate(policy(2), one_step_views(one, MASK, 9, draws=2)) for one in (plain, padded)]
     for one in ("logprobs", "variance"):
         first, second = (

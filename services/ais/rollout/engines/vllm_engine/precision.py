@@ -43,8 +43,10 @@ class Host:
 
     def __str__(self) -> str:
         if self.device == "cpu":
-            without = [name for name, there in (("AMX", self.amx), ("VNNI", self.vnni)) if not there]
-            return f"a CPU without {' and '.join(without)}" if without else "a CPU with AMX"
+            without = [
+                name for name, there in (("AMX", self.amx), ("AVX-512", self.avx512), ("VNNI", self.vnni)) if not there
+            ]
+            return f"a CPU without {', '.join(without)}" if without else "a CPU with AMX"
         return "a GPU of compute capability {}.{}".format(*self.capability)
 
 
