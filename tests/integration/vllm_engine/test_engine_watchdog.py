@@ -8,6 +8,8 @@ import sys
 import psutil
 import pytest
 
+from ais.rollout.engines.vllm_engine.watchdog import watchdog
+
 pytestmark = pytest.mark.vllm  # setproctitle is vLLM's requirement
 
 CHILD = """
@@ -37,3 +39,16 @@ def test_a_process_with_a_title_ends_with_a_replica_that_is_killed() -> None:
     finally:
         if child.is_running():
             child.kill()
+
+
+def test_of_two_replicas_in_one_process_each_ends_what_it_has_started() -> None:
+    sleep = (sys.executable, "-c", "import time; time.sleep(600)")
+    with watchdog():
+        first = subprocess.Popen(sleep)
+        with watchdog():
+            second = subprocess.Popen(sleep)
+        second.wait(30)
+        third = subprocess.Popen(sleep)
+        assert first.poll() is third.poll() is None
+    first.wait(30)
+    third.wait(30)

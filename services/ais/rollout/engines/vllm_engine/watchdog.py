@@ -26,6 +26,8 @@ KEEP_ENVIRONMENT = "SPT_NOENV"
 @contextmanager
 def watchdog() -> Iterator[None]:
     """Processes started while the context is open, and theirs, are killed at its end, or when this process dies."""
+    # Another replica of this process, if there is one, has its own mark there.
+    before = {name: os.environ.get(name) for name in (MARK, KEEP_ENVIRONMENT)}
     os.environ[MARK], os.environ[KEEP_ENVIRONMENT] = secrets.token_hex(8), "1"
     # In a session of its own: the terminal's Ctrl-C is for the replica, which may still drain.
     with subprocess.Popen((sys.executable, __file__), stdin=subprocess.PIPE, start_new_session=True) as process:
@@ -34,7 +36,10 @@ def watchdog() -> Iterator[None]:
             yield
         finally:
             process.stdin.close()
-            del os.environ[MARK], os.environ[KEEP_ENVIRONMENT]
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def main() -> None:
