@@ -38,7 +38,7 @@ def one_by_one(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Ten
 
 
 def make_kernels_anew(model: nn.Module) -> None:
-    """Before a reload. On a GPU nothing is packed, and its graphs hold the kernels."""
+    """Before a reload, on a CPU. A GPU's graphs hold the kernels, so they stay; that was not run on one."""
     if not current_platform.is_cpu():
         return
     for layer in model.modules():
