@@ -56,6 +56,13 @@ def test_what_cannot_be_served_here_is_told_with_what_can(
     assert got is None if reason is None else reason in (got or "")
 
 
+def test_the_stock_kernel_is_refused_for_experts_alone() -> None:
+    assert "cpu_fp8_kernel=bf16_copy" in (unsupported(EXPERTS, FP8, CPU, "stock") or "")
+    assert unsupported(EXPERTS, BF16, CPU, "stock") is None
+    assert unsupported(EXPERTS, FP8, GPU, "stock") is None
+    assert unsupported(DENSE, FP8, CPU, "stock") is None
+
+
 @pytest.mark.parametrize("content", ["{", "\udcff"])
 def test_a_config_that_cannot_be_read_is_a_clear_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content.encode(errors="surrogateescape"))

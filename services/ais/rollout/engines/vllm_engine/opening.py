@@ -42,7 +42,7 @@ async def open_vllm(
         raise ModelUnsupportedError(
             "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
         )
-    require_support(directory, settings.precision, this_installation())
+    require_support(directory, settings.precision, this_installation(), settings.vllm.cpu_fp8_kernel)
     prepare_environment(settings)
     progress = asyncio.create_task(_tell_progress())
     try:
@@ -83,7 +83,7 @@ async def _open(
         except WeightsRefusedError as error:
             reason = await asyncio.to_thread(_wrong_tensor, model) or error
             raise ModelUnsupportedError(f"{directory} cannot be served: {reason}") from error
-        await _require_dtypes(llm, "ais_weight_dtypes", "linear layers", mode.weight_dtype)
+        await _require_dtypes(llm, "ais_weight_dtypes", "linear layers and experts", mode.weight_dtype)
         if settings.precision.float32_head:
             await _require_dtypes(llm, "ais_head_dtypes", "logits", "torch.float32")
         expose_vllm_metrics(registry)
