@@ -51,7 +51,8 @@ def record(
     skipped: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Writes the file of `publish` alone, and gives what is in it. `skipped`: what was not measured, and why."""
-    result = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit(), "figures": figures}
+    result: dict[str, object] = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit()}
+    result |= {"figures": figures}
     result |= {"skipped": skipped} if skipped else {}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{file or bench}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
