@@ -94,9 +94,7 @@ def _write(file: Path, cell: Cell) -> None:
 
 def _show(found: Sequence[Cell], engines: Sequence[str]) -> None:
     for engine in engines:
-        table = Table(
-            *(name.replace("\\", "") for name in head(engine)), title=f"{engine} engine, against the trainer's BF16"
-        )
+        table = Table(*head(engine), title=f"{engine} engine, against the trainer's BF16: mean |log-ratio|, k3")
         for row in rows(found, engine):
             table.add_row(*row)
         Console().print(table)

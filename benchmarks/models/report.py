@@ -38,8 +38,7 @@ def cells(file: Path = FILE) -> list[Cell]:
 
 def head(engine: str) -> tuple[str, ...]:
     """Of an engine's table."""
-    told = (f"{NAMES[one]}: mean \\|log-ratio\\|, k3" for one in _served(engine))
-    return ("family", *told, "A, B, A again", "two ranks", "delta")
+    return ("family", *(NAMES[one] for one in _served(engine)), "A, B, A again", "two ranks", "delta")
 
 
 def _served(engine: str) -> list[str]:
@@ -85,11 +84,21 @@ def _mismatch(cell: Cell | None) -> str:
 
 def reasons(found: Sequence[Cell], engine: str) -> list[str]:
     """Why what was refused was, each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for cell in found:
-        if cell.engine == engine and cell.refused:
-            by_reason.setdefault(_told(cell.refused), []).append(f"{cell.family}, {NAMES[cell.format]}")
-    return [f"- {', '.join(who)}: {why}" for why, who in by_reason.items()]
+    of_engine = [cell for cell in found if cell.engine == engine]
+    families = {cell.family for cell in of_engine}
+    by_reason: dict[str, dict[str, list[str]]] = {}
+    for cell in of_engine:
+        if cell.refused:
+            by_reason.setdefault(_told(cell.refused), {}).setdefault(NAMES[cell.format], []).append(cell.family)
+    return [
+        f"- {'; '.join(_who(refused, len(families), name) for name, refused in formats.items())}: {why}"
+        for why, formats in by_reason.items()
+    ]
+
+
+def _who(refused: Sequence[str], families: int, name: str) -> str:
+    every = len(refused) == families > 2
+    return f"{'all of them' if every else ', '.join(refused)} in {name}"
 
 
 def _told(reason: str) -> str:
