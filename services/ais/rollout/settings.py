@@ -89,6 +89,10 @@ class RolloutSettings(Section):
     vLLM's installation decides for itself."""
     threads: Threads = 1
     """Compute threads of the engine on a CPU."""
+    batch_invariant: bool = False
+    """Whether a seeded request gets the same tokens and log-probs, to the bit, whatever else is sampled beside it.
+    torch: on a CPU, where it is tried at the start; vLLM: on a GPU, with BF16 weights. Elsewhere the start is refused.
+    The replay engine computes nothing and does not read it."""
     vllm: VllmSettings = VllmSettings()
     """What only the vLLM engine has."""
     replay: ReplaySettings = ReplaySettings()

@@ -54,6 +54,7 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
             max_model_len: int = 512,
             observer: Observer | None = None,
             probe_tolerance: float | None = None,
+            batch_invariant: bool = False,
         ) -> TorchEngine:
             engine = await TorchEngine.open(
                 model_directory(kind, 0),
@@ -63,6 +64,7 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
                 max_model_len=max_model_len,
                 max_waiting_sequences=max_waiting_sequences,
                 probe_tolerance=probe_tolerance or tolerance(precision),
+                batch_invariant=batch_invariant,
             )
             stack.push_async_callback(engine.close)
             return engine

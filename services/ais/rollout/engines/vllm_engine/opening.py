@@ -19,7 +19,7 @@ from ais.rollout.engines.snapshots import checked_tensors
 from ais.rollout.engines.vllm_engine.arguments import engine_arguments, prepare_environment
 from ais.rollout.engines.vllm_engine.model import ServedModel, read_model
 from ais.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
-from ais.rollout.engines.vllm_engine.support import require_support, this_installation
+from ais.rollout.engines.vllm_engine.support import require_invariance, require_support, this_installation
 from ais.rollout.settings import RolloutSettings
 from ais.rollout.weights.staging import staging_directory
 from ais.runtime.tasks import end_tasks
@@ -42,7 +42,10 @@ async def open_vllm(
         raise ModelUnsupportedError(
             "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
         )
-    require_support(directory, settings.precision, this_installation(), settings.vllm.cpu_fp8_kernel)
+    installation = this_installation()
+    require_support(directory, settings.precision, installation, settings.vllm.cpu_fp8_kernel)
+    if settings.batch_invariant:
+        require_invariance(settings.precision, installation)
     prepare_environment(settings)
     progress = asyncio.create_task(_tell_progress())
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from ais.contracts.sampling import Precision
 from ais.rollout.engine import ModelUnsupportedError
 from ais.rollout.settings import Fp8Kernel
+from ais.runtime.settings import SettingsError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM's CPU kernels compute: `CPUAttentionBackend.get_supported_head_sizes`."""
@@ -70,6 +71,20 @@ def require_support(
     if reason := unsupported(config, precision, installation, cpu_fp8_kernel):
         raise ModelUnsupportedError(f"vLLM cannot serve {directory} here: {reason}")
     lend_torchvision(str(config.get("model_type", "")))
+
+
+def require_invariance(precision: Precision, installation: Installation) -> None:
+    """For `rollout.batch_invariant`. Raises SettingsError with the reason, and with what can run."""
+    if installation.cpu:
+        raise SettingsError(
+            "rollout.batch_invariant: vLLM's batch-invariant kernels are for GPUs. On a CPU set rollout.engine=torch"
+        )
+    if precision.weights != "bf16":
+        raise SettingsError(
+            f"rollout.batch_invariant with rollout.precision.weights={precision.weights}: where vLLM's kernel is not "
+            "batch-invariant it multiplies by activations that are not rounded, which is not what the trajectories "
+            "would say. Set rollout.precision.weights=bf16"
+        )
 
 
 def unsupported(
