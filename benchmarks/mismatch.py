@@ -84,7 +84,7 @@ PRECISIONS = {
 }
 PROBED = "kv_probe"
 HEADS = {"bf16": False, "float32": True}
-"""Of the trainer: whether its logits are float32."""
+"""What the trainer's head may be, and whether its logits are then float32."""
 FIGURES = {
     "mean_abs_log_ratio": "nats",
     "k3": "nats",

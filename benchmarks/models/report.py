@@ -37,7 +37,7 @@ def cells(file: Path = FILE) -> list[Cell]:
 
 
 def head(engine: str) -> tuple[str, ...]:
-    """Of an engine's table."""
+    """Columns of an engine's table."""
     return ("family", *(NAMES[one] for one in _served(engine)), "A, B, A again", "two ranks", "delta")
 
 

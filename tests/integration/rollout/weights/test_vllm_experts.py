@@ -62,7 +62,7 @@ async def test_the_trainers_versions_are_served_as_the_trainer_computes_them(
 
 
 async def test_a_float32_head_rounds_no_logit(mixture: Path, replica: VllmReplica) -> None:
-    """Of 64 logits some are equal once they are rounded to BF16, which has 256 numbers from 1 to 2."""
+    """Some of 64 logits are equal once they are rounded to BF16, which has 128 numbers from 1 to 2."""
     assert str(replica.engine.describe().precision) == "bf16, float32 head"
     prefixes = [SEQUENCE[:length] for length in (3, 9, 21)]
     policy = Policy.load(mixture, "cpu")

@@ -15,7 +15,7 @@ from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.fused import best_decoder
 from ais.rollout.engines.torch_engine.graphs import GraphedDecoder
-from ais.rollout.engines.torch_engine.invariant import POSITIONS, ROWS, whole_blocks
+from ais.rollout.engines.torch_engine.invariance.blocks import POSITIONS, ROWS, whole_blocks
 from ais.rollout.engines.torch_engine.sampling import distribution, draw, kept_beside, uniforms
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Slots
 from ais.rollout.engines.torch_engine.weights import DecoderWeights
@@ -46,7 +46,7 @@ class Batch:
         *,
         invariant: bool = False,
     ) -> None:
-        """Computes on the device of the policy's weights. `invariant`: see the module of that name; on a CPU."""
+        """Computes on the device of the policy's weights. `invariant`: see `invariance`; on a CPU."""
         self.policy = policy
         self.slots = Slots(slots, positions)
         self._device = device = policy.weights.device

@@ -33,7 +33,7 @@ from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_fil
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.calibration import calibrated
-from ais.rollout.engines.torch_engine.invariant import check_invariance
+from ais.rollout.engines.torch_engine.invariance.trial import check_invariance
 from ais.rollout.engines.torch_engine.probe import check_finite, score
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Told
 from ais.rollout.engines.torch_engine.weights import CPU, DecoderWeights, read_tensors, rounded_weights

@@ -1,10 +1,4 @@
-"""The same numbers for a sequence, whatever else is in the batch: `rollout.batch_invariant`, on a CPU.
-
-A matrix product may add in another order where it has another number of rows, and a sum over positions where it has
-another length. So rows and positions come in whole blocks here, and prefixes are computed one by one. Then a product's
-kernel is the same for every block, and what fills the blocks up are zeros behind a mask. Whether that is enough is the
-linear algebra library's affair, so it is tried at the start.
-"""
+"""Whether a sequence's logits depend on the size of its batch on this processor: tried before anything is served."""
 
 from __future__ import annotations
 
@@ -15,20 +9,12 @@ from ais.rollout.engine import ModelUnsupportedError
 from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.decoder import Decoder
+from ais.rollout.engines.torch_engine.invariance.blocks import POSITIONS, ROWS, whole_blocks
 from ais.rollout.engines.torch_engine.weights import DecoderWeights
 
-ROWS = 8
-"""Rows of a block."""
-POSITIONS = 32
-"""Positions of a block."""
 TRIED_PREFIX = 11
 TRIED_LENGTHS = (1, 2)
 """In blocks of positions."""
-
-
-def whole_blocks(count: int, block: int) -> int:
-    """`count` rounded up."""
-    return -(-count // block) * block
 
 
 @torch.inference_mode()
