@@ -50,17 +50,15 @@ def routing_shape(config: Mapping[str, Any]) -> RoutingShape | None:
     match config.get("model_type"):
         case "qwen3_moe":
             every, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or ()
-            mixed = tuple(
-                place
-                for place in range(config["num_hidden_layers"])
-                if place not in dense and (place + 1) % every == 0
-            )
-            shape = RoutingShape(mixed, config["num_experts"], config["num_experts_per_tok"])
+            layers = range(config["num_hidden_layers"])
+            mixed = tuple(place for place in layers if place not in dense and (place + 1) % every == 0)
         case "gpt_oss":
             mixed = tuple(range(config["num_hidden_layers"]))
-            shape = RoutingShape(mixed, config["num_local_experts"], config["num_experts_per_tok"])
         case _:
             return None
+    # transformers has written both names.
+    experts = config["num_local_experts"] if "num_local_experts" in config else config["num_experts"]
+    shape = RoutingShape(mixed, experts, config["num_experts_per_tok"])
     return shape if shape.layers else None
 
 
