@@ -30,8 +30,8 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,3}")
 _FIELDS = frozenset((
     "activations", "admitted_version", "answer", "answered", "attempt", "begin", "begins_anew", "behaviour_logprobs",
     "components",
-    "context_token_ids", "counts", "digest", "draining", "drawn", "end", "engine", "engine_version", "expert_ids", "experts", "experts_per_token",
-    "failures",
+    "context_token_ids", "counts", "digest", "draining", "drawn", "end", "engine", "engine_version", "expert_ids",
+    "experts", "experts_per_token", "failures",
     "finish_reason", "first_token_seconds", "float32_head", "granularity", "group", "group_id", "head", "journey",
     "judged",
     "kept", "kv_cache", "kv_scale", "layers", "max_new_tokens", "message", "min_p", "ordinal", "precision", "prompt_id",

@@ -55,8 +55,8 @@ SINGLE_RESPONSES, WITH_TURNS, WITH_KEPT_TOKENS, WITH_PASSAGES, WITH_ROUTES = 1, 
 """Layouts of ScoredGroup that are read. A group is written in the lowest that holds it, as readers of earlier releases
 know it. One with turns must be refused where these are unknown, because what follows its prompt is not what was sampled
 alone; one with kept tokens, because its log-probs are not those of the whole vocabulary; one with a turn that begins
-anew, because that was not sampled after all that stands before it; one with routed experts, because a trainer that is to
-send tokens to these would do without."""
+anew, because that was not sampled after all that stands before it; one with routed experts, because a trainer that is
+to send tokens to these would do without."""
 
 LOGPROB_DTYPE = np.dtype("<f4")
 _ONE_TOKEN = np.zeros(1, dtype=TOKEN_DTYPE)

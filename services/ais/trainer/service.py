@@ -122,7 +122,14 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
 async def _loaded(settings: Settings, redis: Redis) -> tuple[Start, Intake]:
     """The policy where training begins, and what judges groups from there on."""
     ranks = await asyncio.to_thread(join, settings.trainer)
-    policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks, settings.run.seed, routing_replay=settings.run.routing_replay)
+    policy = await asyncio.to_thread(
+        load_policy,
+        settings.run.model,
+        settings.trainer,
+        ranks,
+        settings.run.seed,
+        routing_replay=settings.run.routing_replay,
+    )
     start = await start_of(settings, policy, ranks)
     events = TrainerEvents(redis, Keys(settings.run.name))
     intake = Intake(

@@ -66,7 +66,9 @@ def _routed(turns: Sequence[SampledTurn]) -> RoutedExperts | None:
         if (own := turn.response.routed) is None:
             return None
         if parts and str(own) != str(parts[0]):
-            raise MalformedRecordError("trajectory.routed", f"another mixture within an episode: {own}, then {parts[0]}")
+            raise MalformedRecordError(
+                "trajectory.routed", f"another mixture within an episode: {own}, then {parts[0]}"
+            )
         parts.append(own.part(0 if turn.begins_anew else read))
         read = len(own)
     return RoutedExperts.joined(parts)

@@ -38,6 +38,8 @@ KEPT_BYTES = 4
 """Bytes of a message for each token that truncated sampling kept."""
 MOST_KEPT = 1024
 """Tokens kept for each one, on average over a response, where top_k does not say how many there may be."""
+LONGEST_MESSAGE = 2**31 - 1
+"""Bytes; gRPC knows no longer one."""
 ENVELOPE_BYTES = 1 << 18
 """Bytes of a message beside its tokens: ids, sampling parameters, precision, digests."""
 
@@ -288,7 +290,7 @@ def _failure(error: grpc.aio.AioRpcError) -> GenerationError:
 
 def _channel_options(longest_response: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", ENVELOPE_BYTES + longest_response),
+        ("grpc.max_receive_message_length", min(ENVELOPE_BYTES + longest_response, LONGEST_MESSAGE)),
         ("grpc.max_metadata_size", 16_384),
         ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_ANSWER_SECONDS * 1000)),

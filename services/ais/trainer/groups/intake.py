@@ -75,8 +75,8 @@ class Intake:
         routing: RoutingShape | None = None,
     ) -> None:
         """`version`: where training starts. `announced`: the newest version any trainer of this run has announced; up
-        to there groups may have been admitted. `covered`: ids of entries that are trained and not acknowledged. `routing`: the
-        policy's, where the experts that read each token are replayed, which every response must then have."""
+        to there groups may have been admitted. `covered`: ids of entries that are trained and not acknowledged.
+        `routing`: the policy's, where the experts that read each token are replayed: every response must have them."""
         self._run = run
         self._vocab_size = vocab_size
         self._context_length = context_length
@@ -199,4 +199,6 @@ class Intake:
         if trajectory.routed is None:
             raise MalformedRecordError(field, NO_ROUTES)
         if not trajectory.routed.fits(self._routing):
-            raise MalformedRecordError(field, f"expected {self._routing}, as the policy routes, got {trajectory.routed}")
+            raise MalformedRecordError(
+                field, f"expected {self._routing}, as the policy routes, got {trajectory.routed}"
+            )

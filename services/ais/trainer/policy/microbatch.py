@@ -20,7 +20,6 @@ from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import Trajectory
 from ais.contracts.turns import Passage
 
-
 OWN_CHOICE = -1
 """In the place of an expert's number: the router's own choice. Padding has it."""
 

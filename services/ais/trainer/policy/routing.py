@@ -1,4 +1,4 @@
-"""Routing replay: tokens go to the experts that read them when they were sampled, not to those of the router's own top-k.
+"""Routing replay: tokens go to the experts that read them when they were sampled, not to the trainer's own choice.
 
 A top-k turns over by a small difference of two logits, so a replica that rounds, or merely adds in another order, sends
 some tokens to other experts, and a ratio of probabilities then compares two different networks. With the replica's
@@ -42,12 +42,17 @@ _WEIGHTS: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor], torc
 }
 
 
+def is_router(part: nn.Module) -> bool:
+    """Whether it chooses experts, in a way that is known here."""
+    return type(part) in _WEIGHTS
+
+
 class RoutingReplay:
     """Replaces what the routers of a model choose, while there is something to replay."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises UnavailableError for a model without routers that are known here."""
-        routers = [part for part in model.modules() if type(part) in _WEIGHTS]
+        routers = [part for part in model.modules() if is_router(part)]
         shape = routing_shape(model.config.to_dict())
         if shape is None or len(routers) != len(shape.layers):
             raise UnavailableError(
@@ -62,7 +67,7 @@ class RoutingReplay:
 
     @contextmanager
     def replayed(self, routes: torch.Tensor | None) -> Iterator[None]:
-        """Context of a forward pass over input ids [I, L], or of a part of it that is computed again: `routes`, integers
+        """Context of a forward pass over input ids [I, L], or of a part of it that is computed again: `routes`, int16
         [I, L, layers, k], are the experts of each token; None: the routers choose."""
         before, self._routes = self._routes, routes
         try:
