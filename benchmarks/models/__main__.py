@@ -10,7 +10,8 @@ that is a result too.
     ais bench models --keep                                  # goes on where it was stopped
     ais bench models --routing                               # mixtures of experts with and without routing replay
 
-Each cell is a line of benchmarks/results/models.jsonl (with --routing, of routing.jsonl); `python -m benchmarks.models.report` makes docs/models.md of it.
+Each cell is a line of benchmarks/results/models.jsonl, with --routing of routing.jsonl; `python -m
+benchmarks.models.report` makes the tables of docs/models.md of them.
 """
 
 from __future__ import annotations

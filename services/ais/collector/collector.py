@@ -367,5 +367,5 @@ class Collector:
 
 
 def _routed_bytes(run: RunSettings, context: int | None) -> int:
-    """Most that the routed experts of one response take. Raises SettingsError for a model that routes in no known way."""
+    """Most that the routed experts of one response take. Raises SettingsError for a model of unknown routing."""
     return read_routing_shape(run.model).token_bytes * (context or 0) if run.routing_replay else 0

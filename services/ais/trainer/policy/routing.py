@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssTopKRouter
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from ais.contracts.routing.shape import routing_shape
 from ais.runtime.process import UnavailableError
@@ -36,15 +34,16 @@ def _gpt_oss_weights(_router: Any, logits: torch.Tensor, chosen: torch.Tensor) -
     return torch.softmax(logits.gather(-1, chosen), dim=1, dtype=logits.dtype)
 
 
-_WEIGHTS: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    Qwen3MoeTopKRouter: _qwen3_moe_weights,
-    GptOssTopKRouter: _gpt_oss_weights,
+_WEIGHTS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "Qwen3MoeTopKRouter": _qwen3_moe_weights,
+    "GptOssTopKRouter": _gpt_oss_weights,
 }
+"""By the classes' names: their modules are long to import, and other models do without."""
 
 
 def is_router(part: nn.Module) -> bool:
     """Whether it chooses experts, in a way that is known here."""
-    return type(part) in _WEIGHTS
+    return type(part).__name__ in _WEIGHTS
 
 
 class RoutingReplay:
@@ -82,6 +81,6 @@ class RoutingReplay:
             logits, _weights, own = output
             told = self._routes[:, :, place].reshape(own.shape).long()
             chosen = torch.where(told == OWN_CHOICE, own, told)
-            return logits, _WEIGHTS[type(router)](router, logits, chosen), chosen
+            return logits, _WEIGHTS[type(router).__name__](router, logits, chosen), chosen
 
         return replace

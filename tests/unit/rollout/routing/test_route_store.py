@@ -38,7 +38,7 @@ def test_each_token_has_the_experts_of_its_step() -> None:
 
 
 def test_tokens_that_were_sampled_from_keep_theirs_when_they_are_computed_again_and_the_prompt_does_not() -> None:
-    """As after a preemption, or with new weights: all six so far in one step, from whose last one a token is sampled."""
+    """As after a preemption, or with new weights: all six in one step, from whose last one a token is sampled."""
     store = RouteStore()
     sampled(store, 3)
     store.keep("a", 0, rows(PROMPT + 3, 9), PROMPT, PROMPT + 3)

@@ -39,7 +39,8 @@ class Routes:
         return RoutedExperts(ids, self._shape.experts)
 
     async def _taken(self, name: str) -> bytes:
-        self._wanted[name] = asked = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._wanted[name] = asked
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="routed experts")
         return await asked
