@@ -54,10 +54,10 @@ async def main() -> int:
     parser.add_argument("--routing", action="store_true", help="measure routing replay, by vLLM, and nothing else")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.routing:
-        return await _routing(arguments.families, arguments.formats)
-    file = RESULTS / "models.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
+    if arguments.routing:
+        return await _routing(arguments.families, arguments.formats, arguments.keep)
+    file = RESULTS / "models.jsonl"
     if not arguments.keep:
         file.unlink(missing_ok=True)
     done = {(one.family, one.engine, one.format) for one in cells(file)} if file.exists() else set()
@@ -83,15 +83,19 @@ async def main() -> int:
     return 0
 
 
-async def _routing(families: Sequence[str], formats: Sequence[str]) -> int:
-    found = []
+async def _routing(families: Sequence[str], formats: Sequence[str], keep: bool) -> int:
+    file = RESULTS / "routing.jsonl"
+    if not keep:
+        file.unlink(missing_ok=True)
+    found = routing.replays(file) if file.exists() else []
+    done = {(one.family, one.format) for one in found}
     for family in routing.FAMILIES:
         for format_ in ("bf16", "fp8"):
-            if family in families and format_ in formats:
+            if family in families and format_ in formats and (family, format_) not in done:
                 print(f"{family}, vllm, {format_}", file=sys.stderr, flush=True)
                 with tempfile.TemporaryDirectory() as temporary:
                     found.append(await routing.measure(family, format_, Path(temporary) / "log"))
-                _write(RESULTS / "routing.jsonl", found[-1])
+                _write(file, found[-1])
     table = Table(*(name.replace("\\", "") for name in routing.HEAD), title="vLLM, against the trainer's BF16")
     for row in routing.rows(found):
         table.add_row(*row)

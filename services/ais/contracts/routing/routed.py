@@ -17,7 +17,7 @@ from ais.contracts.routing.shape import RoutingShape, id_dtype
 from ais.contracts.v1 import trajectory_pb2 as pb
 
 MOST_EXPERTS = 1 << 15
-"""Of one layer."""
+"""What one layer may have."""
 MOST_LAYERS = 4_096
 
 NOT_TOLD = (

@@ -28,7 +28,7 @@ class RoutingShape:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of an expert's number on the wire."""
+        """What an expert's number is on the wire."""
         return id_dtype(self.experts)
 
     @property
@@ -46,7 +46,7 @@ def id_dtype(experts: int) -> np.dtype[Any]:
 
 
 def routing_shape(config: Mapping[str, Any]) -> RoutingShape | None:
-    """Of a config.json; None for a model whose routing is not known here, or that is no mixture."""
+    """What a config.json says; None for a model whose routing is not known here, or that is no mixture."""
     match config.get("model_type"):
         case "qwen3_moe":
             every, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or ()
@@ -63,7 +63,7 @@ def routing_shape(config: Mapping[str, Any]) -> RoutingShape | None:
 
 
 def read_routing_shape(model: Path) -> RoutingShape:
-    """Of the model in a Hugging Face directory. Raises SettingsError where it has no routing that can be replayed."""
+    """How the model in a Hugging Face directory routes. Raises SettingsError where that cannot be replayed."""
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         shape = routing_shape(config)

@@ -21,7 +21,7 @@ from ais.rollout.engines.vllm_engine.routing.store import RouteStore
 
 
 class RouteRecorder:
-    """Of one worker's model. Ranks that share its layers all route alike: the first one records."""
+    """Records one worker's model. Ranks that share its layers all route alike: the first one records."""
 
     def __init__(self, runner: Any) -> None:
         """From now on the runner's steps are recorded. Raises ValueError for a model whose routers do not tell."""
