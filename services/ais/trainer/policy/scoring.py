@@ -166,7 +166,7 @@ class ScoringModel(nn.Module):
         return torch.cat(pieces)[rows, columns]
 
     def _states(
-        self, input_ids: torch.Tensor, behaviour: Precision | None, routes: torch.Tensor | None
+        self, input_ids: torch.Tensor, behaviour: Precision | None, routes: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Last hidden states [rows, columns, H] of `input_ids`."""
         # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
