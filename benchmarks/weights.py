@@ -367,7 +367,7 @@ async def main() -> int:
     if arguments.only is None:
         publish("weights", found, f"{arguments.megabytes} MB pushed")
     elif arguments.only == "shared":
-        publish("weights_shared", found, f"{arguments.megabytes} MB pushed")
+        publish("weights", found, f"{arguments.megabytes} MB pushed", file="weights_shared")
     return 0
 
 
