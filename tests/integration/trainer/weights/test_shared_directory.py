@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
-from safetensors.torch import load_file
 
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
@@ -20,7 +19,8 @@ from ais.rollout.weights.control_api import decode_offer
 from ais.trainer.settings import PushSettings
 from ais.trainer.weights.deltas import Origin, full
 from ais.trainer.weights.publisher import WeightPublisher
-from ais.trainer.weights.snapshot import Snapshot, Staging, take_snapshot
+from ais.trainer.weights.snapshot import Snapshot
+from tests.support.recordings import recorded_group, recording
 from tests.support.replicas.publishing import payload_of, publishing, sent, served, versions
 from tests.support.replicas.replica_process import overrides, process
 from tests.support.replicas.replica_stand_ins import Fleet
@@ -206,46 +206,45 @@ def test_the_shared_directory_is_where_versions_are_staged() -> None:
 
 
 async def test_a_replica_that_is_killed_while_it_takes_a_version_leaves_the_trainers_files_whole_for_the_next(
-    redis: Redis, redis_url: str, keys: Keys, registry: CollectorRegistry, tmp_path: Path, staging: Path
+    redis: Redis,
+    redis_url: str,
+    keys: Keys,
+    registry: CollectorRegistry,
+    tmp_path: Path,
+    staging: Path,
+    snapshot: Callable[..., Snapshot],
 ) -> None:
-    """Real replicas of the torch engine in E4M3, which take the quantised form and then a delta of it."""
+    """Real processes of the replay engine, which looks at no tensor."""
     replicas, own = ReplicaRegistry(redis, keys), tmp_path / "replica"
-    for directory in (own, staging):
-        directory.mkdir()
+    own.mkdir()
     settings = overrides(
-        MODEL, redis_url, keys.run, f"rollout.shared_directory={staging}", f"rollout.staging_directory={own}"
+        *(MODEL, redis_url, keys.run, "rollout.engine=replay"),
+        f"rollout.replay.recording={recording(tmp_path, recorded_group([3], [4]))}",
+        f"rollout.shared_directory={staging}",
+        f"rollout.staging_directory={own}",
     )
-    tensors = load_file(MODEL / "model.safetensors")
-
-    def version(number: int) -> Snapshot:
-        moved = {name: tensor * (1 + number / 256) for name, tensor in tensors.items()}
-        return take_snapshot(number, moved, None, Staging(staging, shard_bytes=60_000))
-
-    def linked() -> bool:
-        return any(path.stat().st_nlink > 1 for path in own.rglob("model-*"))
+    one, two = snapshot(1), snapshot(2)
+    content = payload_of(one)
 
     async def record(ready: Callable[[ReplicaRecord], bool]) -> ReplicaRecord:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(50):
             while True:
-                for one in await replicas.replicas():
-                    if ready(one):
-                        return one
+                for seen in await replicas.replicas():
+                    if ready(seen):
+                        return seen
                 await asyncio.sleep(0.02)
 
-    async with publishing(redis, keys, registry, shared=staging, wire="replica") as publisher:
+    async with publishing(redis, keys, registry, shared=staging) as publisher:
         async with process(*settings, log=tmp_path / "killed.log") as replica:
-            first = await record(lambda one: one.ready)
-            one = version(1)
+            first = await record(lambda seen: seen.ready)
             publisher.offer(one)
-            await until(linked)
+            await until(lambda: any(file.path.stat().st_nlink > 1 for file in one.files))
             replica.kill()
             await replica.wait()
         async with process(*settings, log=tmp_path / "next.log"):
             await record(lambda seen: seen.replica_id != first.replica_id and seen.policy_version == 1)
-            publisher.offer(two := version(2))
+            publisher.offer(two)
             await record(lambda seen: (seen.policy_version, seen.policy_digest) == two.identity)
+            assert await publisher.settle(5.0)
     assert sent(registry, "full") == sent(registry, "delta") == 0
-    assert registry.get_sample_value("ais_weight_push_seconds_count", {"encoding": "delta"}) == 1
-    fresh = version(1)
-    assert payload_of(one) == payload_of(fresh)
-    assert "comes over HTTP" not in (tmp_path / "next.log").read_text(encoding="utf-8")
+    assert payload_of(one) == content
