@@ -34,6 +34,7 @@ def check_before_start(settings: Settings, data: str | None = None) -> str:
     check_trackers(settings)
     check_traces()
     check_agents(settings)
+    check_shared_directory(settings)
     check_model(settings)
     if settings.trainer.lora.rank and find_spec("peft") is None:
         raise UnavailableError(WITHOUT_PEFT)
@@ -62,6 +63,16 @@ def check_agents(settings: Settings) -> None:
         raise SettingsError("launcher.agents: collector.agents_port is needed, where these agents get episodes")
     if settings.security.certificates is not None:
         raise SettingsError("launcher.agents: with security.certificates agents need agent.url, by https")
+
+
+def check_shared_directory(settings: Settings) -> None:
+    """That replicas of the run look where the trainer writes. Raises SettingsError."""
+    written, read = settings.trainer.push.shared_directory(settings.run.path), settings.rollout.shared_directory
+    if written is not None and (read is None or read.resolve() != written.resolve()):
+        raise SettingsError(
+            f"trainer.push.transfer = shared: expected rollout.shared_directory = {located(written)}, where versions "
+            f"are written, got {'none' if read is None else located(read)}"
+        )
 
 
 def check_model(settings: Settings) -> None:

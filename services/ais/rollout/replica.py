@@ -94,6 +94,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             relay=Relay(metrics, replicas.urls, settings.run.use_proxy, relaying),
             lease=lease,
             model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
+            shared=rollout.shared_directory,
         )
         stack.push_async_callback(intake.close)
 

@@ -185,7 +185,15 @@ class TrainerService:
                     warnings.tell(warned, intake.version)
 
         self._publisher = WeightPublisher(
-            replicas, trainer.push, metrics, origin, run.use_proxy, credential, fleet, looked
+            replicas,
+            trainer.push,
+            metrics,
+            origin,
+            run.use_proxy,
+            credential,
+            fleet,
+            looked,
+            trainer.push.shared_directory(run.path),
         )
         events = TrainerEvents(redis.usual, keys, lease.incarnation)
         self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings, fleet)
