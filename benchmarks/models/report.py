@@ -1,4 +1,4 @@
-"""The matrix of models as tables, and in docs/models.md:  python -m benchmarks.models.report"""
+"""The matrix of models and routing replay as tables, and in docs/models.md:  python -m benchmarks.models.report"""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import routing
 from benchmarks.models.measure import Cell
 
 FILE = Path(__file__).parents[1] / "results" / "models.jsonl"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 BLOCK = re.compile(r"(<!-- models: (?P<engine>\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+ROUTING = FILE.with_name("routing.jsonl")
+ROUTING_BLOCK = re.compile(r"(<!-- routing -->\n).*?(?=<!-- end -->)", re.DOTALL)
 FORMATS = ("bf16", "fp8", "int8")
 HEAD = ("family", *(f"{one}: mean \\|log-ratio\\|, k3" for one in ("BF16", "FP8", "INT8")), "A, B, A again", "delta")
 
@@ -79,5 +82,13 @@ def filled(document: str, found: Sequence[Cell]) -> str:
     return BLOCK.sub(replace, document)
 
 
+def routing_filled(document: str, found: Sequence[routing.Replay]) -> str:
+    """`document` with the table of routing replay made anew."""
+    lines = [routing.HEAD, ("---",) * len(routing.HEAD), *routing.rows(found)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return ROUTING_BLOCK.sub(lambda block: f"{block[1]}\n{table}\n\n", document)
+
+
 if __name__ == "__main__":
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), cells()), encoding="utf-8")
+    text = filled(DOCUMENT.read_text(encoding="utf-8"), cells())
+    DOCUMENT.write_text(routing_filled(text, routing.replays(ROUTING)), encoding="utf-8")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ais.contracts.routing.shape import read_routing_shape
 from ais.launcher.processes.commands import module
 from ais.launcher.processes.processes import ProcessFailedError, service_environment
 from ais.launcher.tracking.tracker import missing
@@ -84,6 +85,8 @@ def check_model(settings: Settings) -> None:
         limit = config.get("max_position_embeddings")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UnavailableError(f"run.model: {located(model / 'config.json')} cannot be read: {error}") from None
+    if settings.run.routing_replay:
+        read_routing_shape(model)
     wanted, room = settings.collector.sampling.max_new_tokens, settings.rollout.max_model_len
     if wanted >= room:
         raise SettingsError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ais.contracts.sampling import Precision
 from ais.runtime.logging import LoggingSettings
@@ -128,3 +128,17 @@ class RolloutProcessSettings(Section):
     security: SecuritySettings = SecuritySettings()
     rollout: RolloutSettings = RolloutSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        check_routing(self.run, self.rollout)
+        return self
+
+
+def check_routing(run: RunSettings, rollout: RolloutSettings) -> None:
+    """Raises ValueError where routed experts are to be recorded by an engine that cannot."""
+    if run.routing_replay and rollout.engine != "vllm":
+        raise ValueError(
+            f"run.routing_replay needs rollout.engine = 'vllm', which alone serves mixtures of experts; got "
+            f"{rollout.engine!r}"
+        )

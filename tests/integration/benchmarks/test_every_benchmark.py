@@ -57,6 +57,7 @@ SHARED = ("--only", "shared", "--megabytes", "4", "--replicas", "2", "--rounds",
 PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "20", "--after", "0")}
 CHROMIUM = {"console": ("--steps", "500", "--replicas", "10", "--additions", "2")}
 VLLM = {
+    "models": ("--routing", "--families", "Qwen3-MoE", "--formats", "fp8"),
     "rollout": (
         *("--engine", "vllm", "--model", "tiny", "--precisions", "bf16"),
         *("--batches", "1", "--rounds", "1", "--response", "4"),

@@ -74,7 +74,7 @@ def request(samples: int = 1, new_tokens: int = 24, ends: bool = False, **sampli
     """`ends`: at the policy's own stop token; else at the length."""
     stops = () if ends else (UNUSED_TOKEN,)
     parameters = {"max_new_tokens": new_tokens, "stop_token_ids": stops, **sampling}
-    return GenerationRequest("group", PROMPT, samples, SamplingParameters.model_validate(parameters), tell_kept=True)
+    return GenerationRequest("group", PROMPT, samples, SamplingParameters.model_validate(parameters), for_training=True)
 
 
 async def collect(engine: Any, wanted: GenerationRequest) -> list[Completion]:
