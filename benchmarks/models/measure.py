@@ -103,7 +103,7 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
         try:
             async with replica(engine, model, FORMATS[format_], log) as (_, record, keyring):
                 client = GenerationClient(record.grpc_address, credential=keyring.credential(Role.COLLECTOR))
-                async with contextlib.aclosing(_Closing(client)), http_client(record, keyring, Role.TRAINER) as http:
+                async with contextlib.aclosing(Closing(client)), http_client(record, keyring, Role.TRAINER) as http:
 
                     async def pushed(version: int, policy: Path) -> float:
                         files = [policy / "model.safetensors"]
@@ -112,9 +112,9 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
 
                     if format_ == CALIBRATED:  # on a probe's sequences, and only what was pushed has one
                         await pushed(1, first)
-                    groups, before = await _sampled(client), await _alone(client)
+                    groups, before = await sampled(client), await _alone(client)
                     gap = await pushed(2, other)
-                    others = await _sampled(client)
+                    others = await sampled(client)
                     await pushed(3, first)
                     after = await _alone(client)
         except WeightsRefusedError as error:
@@ -139,7 +139,7 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
 
 
 @dataclass
-class _Closing:
+class Closing:
     """A client as `aclosing` wants it."""
 
     client: GenerationClient
@@ -148,7 +148,7 @@ class _Closing:
         await self.client.close()
 
 
-async def _sampled(client: GenerationClient) -> list[list[Sample]]:
+async def sampled(client: GenerationClient, for_training: bool = False) -> list[list[Sample]]:
     """Groups of random prompts."""
     generator = torch.Generator().manual_seed(0)
     prompts: list[list[int]] = torch.randint(2, VOCABULARY, (GROUPS, PROMPT), generator=generator).tolist()
@@ -156,7 +156,9 @@ async def _sampled(client: GenerationClient) -> list[list[Sample]]:
 
     async def group(number: int, prompt: list[int]) -> list[Sample]:
         bounds = TrajectoryBounds(vocab_size=VOCABULARY)
-        found = await client.generate(f"models-{number}", prompt, SAMPLES, sampling, bounds, CALL_SECONDS)
+        found = await client.generate(
+            *(f"models-{number}", prompt, SAMPLES, sampling, bounds, CALL_SECONDS), for_training=for_training
+        )
         return [Sample(np.array(prompt, dtype=np.int32), one) for one in found]
 
     return list(await asyncio.gather(*(group(number, prompt) for number, prompt in enumerate(prompts))))

@@ -1,4 +1,4 @@
-"""The matrix of models as tables, and in docs/models.md:  python -m benchmarks.models.report"""
+"""The matrix of models and routing replay as tables, and in docs/models.md:  python -m benchmarks.models.report"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import routing
 from benchmarks.models.measure import OF_ENGINE, TWO_RANKS, Cell
 
 FILE = Path(__file__).parents[1] / "results" / "models.jsonl"
@@ -23,6 +24,8 @@ NAMES = {
     "kv_calibrated": "E4M3 cache, calibrated",
     TWO_RANKS: "versions of two ranks",
 }
+ROUTING = FILE.with_name("routing.jsonl")
+ROUTING_BLOCK = re.compile(r"(<!-- routing -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def cells(file: Path = FILE) -> list[Cell]:
@@ -119,5 +122,13 @@ def filled(document: str, found: Sequence[Cell]) -> str:
     return BLOCK.sub(replace, document)
 
 
+def routing_filled(document: str, found: Sequence[routing.Replay]) -> str:
+    """`document` with the table of routing replay made anew."""
+    lines = [routing.HEAD, ("---",) * len(routing.HEAD), *routing.rows(found)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return ROUTING_BLOCK.sub(lambda block: f"{block[1]}\n{table}\n\n", document)
+
+
 if __name__ == "__main__":
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), cells()), encoding="utf-8")
+    text = filled(DOCUMENT.read_text(encoding="utf-8"), cells())
+    DOCUMENT.write_text(routing_filled(text, routing.replays(ROUTING)), encoding="utf-8")

@@ -1,9 +1,10 @@
 """A replica's weights path in a process of its own, with an engine that takes every version and samples nothing.
 
-    python -m benchmarks.support.weights_replica replica REDIS_URL RUN NAME STAGING [SECRETS]    # the real control API
-    python -m benchmarks.support.weights_replica plain PORT_FILE FILE                            # discards an upload
+    python -m benchmarks.support.weights_replica replica REDIS_URL RUN NAME STAGING SHARED [SECRETS]
+    python -m benchmarks.support.weights_replica plain PORT_FILE FILE    # discards an upload
 
-Either one runs until its standard input ends.
+The first has the real control API; SHARED is its `rollout.shared_directory`, empty for none. Either one runs until its
+standard input ends.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ais.contracts.registry import HEARTBEAT_SECONDS, ReplicaRecord, ReplicaRegi
 from ais.contracts.sampling import Precision
 from ais.rollout.engine import EngineDescription, WeightSwap
 from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.settings import RolloutSettings
 from ais.rollout.weights.control_api import control_application
 from ais.rollout.weights.intake import WeightIntake
 from ais.rollout.weights.relay import Relay
@@ -53,7 +55,7 @@ class TakingEngine:
         return WeightSwap(0.0, 0.0, None)
 
 
-async def replica(url: str, run: str, name: str, staging: Path, secrets: Path | None) -> None:
+async def replica(url: str, run: str, name: str, staging: Path, shared: Path | None, secrets: Path | None) -> None:
     door = None if secrets is None else keyring_of(secrets).door(*Role)
     redis = await connect(RedisSettings(url=url))
     registry, metrics, engine, changed = (
@@ -64,7 +66,15 @@ async def replica(url: str, run: str, name: str, staging: Path, secrets: Path | 
     )
     measured = RolloutMetrics(metrics)
     relay = Relay(measured, registry.urls)
-    intake = WeightIntake(engine, staging, measured, applied=changed.set, relay=relay)  # type: ignore[arg-type]
+    intake = WeightIntake(
+        engine,  # type: ignore[arg-type]
+        staging,
+        measured,
+        applied=changed.set,
+        threads=RolloutSettings().unpack_threads,
+        relay=relay,
+        shared=shared,
+    )
 
     async def beat(port: int) -> None:
         own_url = http_url("127.0.0.1", port, tls=door is not None)
@@ -124,7 +134,8 @@ async def plain(port_file: Path, file: Path) -> None:
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "replica":
-        url, run, name, staging, *rest = arguments
-        asyncio.run(replica(url, run, name, Path(staging), Path(rest[0]) if rest else None))
+        url, run, name, staging, shared, *rest = arguments
+        sharing, secrets = Path(shared) if shared else None, Path(rest[0]) if rest else None
+        asyncio.run(replica(url, run, name, Path(staging), sharing, secrets))
     else:
         asyncio.run(plain(Path(arguments[0]), Path(arguments[1])))

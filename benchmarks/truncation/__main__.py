@@ -59,7 +59,7 @@ def sampled(limits: Mapping[str, float], prompts: Sequence[tuple[int, ...]], sam
     batch = Batch(architecture, PRECISION, ServedPolicy(weights, 0, ""), slots=64, positions=40)
     sampling = SamplingParameters.model_validate({"max_new_tokens": 20, **limits})
     for ticket, prompt in enumerate(prompts):
-        request = GenerationRequest(str(ticket), prompt, samples, sampling, tell_kept=True)
+        request = GenerationRequest(str(ticket), prompt, samples, sampling, for_training=True)
         batch.submit(Group(ticket, request, architecture.stop_token_ids, seed=ticket, arrived=0.0))
     found = []
     while not batch.slots.idle:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ais.contracts.routing.shape import read_routing_shape
 from ais.launcher.processes.commands import module
 from ais.launcher.processes.processes import ProcessFailedError, service_environment
 from ais.launcher.tracking.tracker import missing
@@ -33,6 +34,7 @@ def check_before_start(settings: Settings, data: str | None = None) -> str:
     check_trackers(settings)
     check_traces()
     check_agents(settings)
+    check_shared_directory(settings)
     check_model(settings)
     if settings.trainer.lora.rank and find_spec("peft") is None:
         raise UnavailableError(WITHOUT_PEFT)
@@ -63,6 +65,16 @@ def check_agents(settings: Settings) -> None:
         raise SettingsError("launcher.agents: with security.certificates agents need agent.url, by https")
 
 
+def check_shared_directory(settings: Settings) -> None:
+    """That replicas of the run look where the trainer writes. Raises SettingsError."""
+    written, read = settings.trainer.push.shared_directory(settings.run.path), settings.rollout.shared_directory
+    if written is not None and (read is None or read.resolve() != written.resolve()):
+        raise SettingsError(
+            f"trainer.push.transfer = shared: expected rollout.shared_directory = {located(written)}, where versions "
+            f"are written, got {'none' if read is None else located(read)}"
+        )
+
+
 def check_model(settings: Settings) -> None:
     """Raises SettingsError or UnavailableError for a model that cannot be used."""
     model = settings.run.model
@@ -73,6 +85,8 @@ def check_model(settings: Settings) -> None:
         limit = config.get("max_position_embeddings")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UnavailableError(f"run.model: {located(model / 'config.json')} cannot be read: {error}") from None
+    if settings.run.routing_replay:
+        read_routing_shape(model)
     wanted, room = settings.collector.sampling.max_new_tokens, settings.rollout.max_model_len
     if wanted >= room:
         raise SettingsError(

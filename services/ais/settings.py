@@ -21,7 +21,7 @@ from ais.collector.settings import CollectorSettings
 from ais.contracts.evaluation.settings import EvaluationSettings
 from ais.launcher.settings import LauncherSettings
 from ais.launcher.tracking.settings import TrackingSettings
-from ais.rollout.settings import RolloutSettings
+from ais.rollout.settings import RolloutSettings, check_routing
 from ais.runtime.files import FOR_OWNER, replace_file
 from ais.runtime.logging import LoggingSettings
 from ais.runtime.reading import choices_of, field_types, read_settings
@@ -52,6 +52,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         check_sections(self.run, self.trainer, self.correction)
+        check_routing(self.run, self.rollout)
         source = self.evaluation.metric.rpartition("/")[0]
         known = [one.effective_label for one in self.collector.task.each_source]
         if source and source not in known:

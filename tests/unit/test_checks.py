@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ais.checks import check_agents, check_before_start
+from ais.checks import check_agents, check_before_start, check_shared_directory
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load
@@ -92,6 +92,16 @@ def test_a_task_file_that_cannot_be_used_ends_ais_run_before_it_begins(tmp_path:
     assert "rows.jsonl" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_replicas_of_the_run_must_look_where_the_trainer_writes(tmp_path: Path) -> None:
+    shared = ("trainer.push.transfer=shared", f"run.directory={tmp_path}")
+    with pytest.raises(SettingsError, match=f"expected rollout.shared_directory = {tmp_path / 'demo'}, .* got none"):
+        check_shared_directory(settings(*shared))
+    with pytest.raises(SettingsError, match=f"got {tmp_path}"):
+        check_shared_directory(settings(*shared, f"rollout.shared_directory={tmp_path}"))
+    check_shared_directory(settings(*shared, f"rollout.shared_directory={tmp_path / 'demo'}"))
+    check_shared_directory(settings(f"rollout.shared_directory={tmp_path}"))
 
 
 def test_adapters_cannot_be_sent_where_none_are_trained() -> None:

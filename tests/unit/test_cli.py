@@ -63,6 +63,7 @@ def test_every_wrong_key_is_told_at_once() -> None:
         (("trainer.objective.centring=true",), "correction.method"),
         (("correction.method=none", "trainer.objective.centring=true", "trainer.objective.name=gspo"), "ppo_clip"),
         (("evaluation.metric=gsm8k/reward_mean",), "there are: sort16"),
+        (("run.routing_replay=true",), "run.routing_replay needs rollout.engine = 'vllm'"),
         (("rollout.drain_seconds=40", "launcher.stop_grace_seconds=30"), "a replica would be killed while it drains"),
     ],
 )

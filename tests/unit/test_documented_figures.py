@@ -14,6 +14,7 @@ from benchmarks.floods.flooder import FLOODS
 from benchmarks.gpu import tables as gpu
 from benchmarks.long_answers import report as lengths
 from benchmarks.models import report as models
+from benchmarks.models import routing
 from benchmarks.tiny_grpo import frozen_table
 from benchmarks.tiny_grpo.report import read
 from benchmarks.truncation import report as truncation
@@ -66,6 +67,12 @@ def test_the_matrix_of_models_is_made_from_its_records() -> None:
     text = models.DOCUMENT.read_text(encoding="utf-8")
     assert {block["engine"] for block in models.BLOCK.finditer(text)} == {"torch", "vllm"}
     assert models.filled(text, models.cells()) == text
+
+
+def test_the_table_of_routing_replay_is_made_from_its_records() -> None:
+    text = models.DOCUMENT.read_text(encoding="utf-8")
+    assert models.ROUTING_BLOCK.search(text)
+    assert models.routing_filled(text, routing.replays(models.ROUTING)) == text
 
 
 def test_what_the_hybrid_learnt_is_told_as_recorded() -> None:

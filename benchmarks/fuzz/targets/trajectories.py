@@ -11,6 +11,7 @@ from ais.collector.replicas.answers import Question
 from ais.contracts.dead_letters import DeadLetter
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
+from ais.contracts.routing.routed import RoutedExperts
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import (
     MalformedRecordError,
@@ -38,7 +39,7 @@ BOUNDS = TrajectoryBounds(VOCABULARY, 7)
 SAMPLING = SamplingParameters(max_new_tokens=64, seed=7, stop_token_ids=(1, 2))
 
 
-def _trajectory(index: int, turns: tuple[Turn, ...] = (), cut: bool = False) -> Trajectory:
+def _trajectory(index: int, turns: tuple[Turn, ...] = (), cut: bool = False, read: int = 0) -> Trajectory:
     return Trajectory(
         trajectory_id=f"group/{index}",
         group_id="group",
@@ -58,6 +59,7 @@ def _trajectory(index: int, turns: tuple[Turn, ...] = (), cut: bool = False) -> 
         kept=KeptTokens.of([np.arange(20, 20 + others, dtype=np.int32) for others in (0, 1, 2, 0, 3, 1)])
         if cut
         else None,
+        routed=RoutedExperts(np.tile(np.arange(2, dtype=np.uint8), (read, 3, 1)), 8) if read else None,
     )
 
 
@@ -84,6 +86,7 @@ _TURNS = (
 SINGLE = encode_group(_group(_trajectory(0), _trajectory(1)))
 TRUNCATED = encode_group(_group(_trajectory(0, cut=True)))
 EPISODE = encode_group(_group(_trajectory(0, _TURNS)))
+MIXED = encode_group(_group(_trajectory(0, read=11)))
 BEGUN_ANEW = encode_group(_group(_trajectory(0, (_TURNS[0], replace(_TURNS[1], begins_anew=True)))))
 
 
@@ -127,13 +130,13 @@ _REQUEST = rollout_pb2.GenerateRequest(
 )
 
 TARGETS: Targets = {
-    "group": Target(read_group, (MalformedRecordError,), (SINGLE, EPISODE, TRUNCATED, BEGUN_ANEW)),
+    "group": Target(read_group, (MalformedRecordError,), (SINGLE, EPISODE, TRUNCATED, BEGUN_ANEW, MIXED)),
     "trajectory": Target(
         read_trajectory,
         (MalformedRecordError, DecodeError),  # gRPC takes the second one for us
         tuple(
             encode_trajectory(one).SerializeToString()
-            for one in (_trajectory(0), _trajectory(0, _TURNS), _trajectory(0, cut=True))
+            for one in (_trajectory(0), _trajectory(0, _TURNS), _trajectory(0, cut=True), _trajectory(0, read=11))
         ),
     ),
     "request": Target(

@@ -23,6 +23,7 @@ from ais.collector.trainer_watch import TrainerChannel, TrainerWatch
 from ais.contracts.limits import field_label
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.routing.shape import read_routing_shape
 from ais.contracts.trajectory import ScoredGroup, encode_group
 from ais.runtime.lag import watch_loop_lag
 from ais.runtime.network.patience import persist
@@ -75,7 +76,7 @@ class Collector:
         self.verify = self._trainer.verify
         self.fleet = self._fleet = Fleet(
             registry,
-            Links(run.use_proxy, response_bytes(settings.sampling), credential),
+            Links(run.use_proxy, response_bytes(settings.sampling, _routed_bytes(run, exercise.context)), credential),
             expected,
             self._trainer.announced,
             Dispatcher(settings.queue_factor),
@@ -363,3 +364,8 @@ class Collector:
     def _fail(self, message: str) -> None:
         self._failure = UnavailableError(message)
         self._failed.set()
+
+
+def _routed_bytes(run: RunSettings, context: int | None) -> int:
+    """Most that the routed experts of one response take. Raises SettingsError for a model of unknown routing."""
+    return read_routing_shape(run.model).token_bytes * (context or 0) if run.routing_replay else 0

@@ -17,6 +17,7 @@ from ais.collector.settings import CollectorSettings
 from ais.contracts.journey.times import Journey
 from ais.contracts.limits import LONGEST_NAME
 from ais.contracts.registry import ReplicaRecord
+from ais.contracts.routing.routed import NOT_TOLD as NO_ROUTES
 from ais.contracts.trajectory import TOKEN_DTYPE, ScoredGroup
 from ais.contracts.truncation.kept import NOT_TOLD
 from ais.runtime.settings import RunSettings
@@ -87,6 +88,8 @@ class GroupSampling:
         found = await answers(self.exercise, prompt, client, call, verify, arrived)
         if call.sampling.truncated and any(one.kept is None for one in found.trajectories):
             raise GenerationError("kept", NOT_TOLD, Cause.REFUSED, field="trajectory.kept")
+        if self.run.routing_replay and any(one.routed is None for one in found.trajectories):
+            raise GenerationError("routed", NO_ROUTES, Cause.REFUSED, field="trajectory.routed")
         return ScoredGroup(
             group_id=group_id,
             ordinal=assignment.ordinal,

@@ -30,6 +30,7 @@ from ais.contracts.limits import (
 from ais.contracts.malformed import MalformedRecordError as MalformedRecordError  # decoding raises it
 from ais.contracts.malformed import check_name, refuse
 from ais.contracts.reward_components import RewardComponent, decode_components, encode_components
+from ais.contracts.routing.routed import RoutedExperts, check_tokens, decode_routed, encode_routed
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.truncation.kept import KeptTokens, decode_kept, encode_kept
 from ais.contracts.turns import (
@@ -43,19 +44,23 @@ from ais.contracts.turns import (
     encode_turns,
     passages,
     segments,
+    tokens_read,
 )
 from ais.contracts.turns import TOKEN_DTYPE as TOKEN_DTYPE  # the dtype and the decoder belong to whole records too
 from ais.contracts.turns import decode_token_ids as decode_token_ids
 from ais.contracts.v1 import trajectory_pb2 as pb
 from ais.runtime.text import printable
 
-SINGLE_RESPONSES, WITH_TURNS, WITH_KEPT_TOKENS, WITH_PASSAGES = 1, 2, 3, 4
+SINGLE_RESPONSES, WITH_TURNS, WITH_KEPT_TOKENS, WITH_PASSAGES, WITH_ROUTES = 1, 2, 3, 4, 5
 """Layouts of ScoredGroup that are read. A group is written in the lowest that holds it, as readers of earlier releases
 know it. One with turns must be refused where these are unknown, because what follows its prompt is not what was sampled
 alone; one with kept tokens, because its log-probs are not those of the whole vocabulary; one with a turn that begins
-anew, because that was not sampled after all that stands before it."""
+anew, because that was not sampled after all that stands before it; one with routed experts, because a trainer that is
+to send tokens to these would do without."""
 
 LOGPROB_DTYPE = np.dtype("<f4")
+_ONE_TOKEN = np.zeros(1, dtype=TOKEN_DTYPE)
+"""The shortest prompt."""
 
 LONGEST_ANSWER = 1000
 """Characters of a group's answer that are sent and accepted."""
@@ -110,6 +115,8 @@ class Trajectory:
     """The turns of an episode; none for a single response."""
     kept: KeptTokens | None = None
     """What truncated sampling left to draw from; None where it was not truncated, or the engine cannot tell."""
+    routed: RoutedExperts | None = None
+    """The experts that read each token, passage by passage; None where the replica does not record them."""
 
     @property
     def oldest_version(self) -> int:
@@ -195,6 +202,8 @@ def encode_group(group: ScoredGroup) -> bytes:
 
 
 def _layout(trajectories: tuple[Trajectory, ...]) -> int:
+    if any(one.routed is not None for one in trajectories):
+        return WITH_ROUTES
     if any(turn.begins_anew for one in trajectories for turn in one.turns):
         return WITH_PASSAGES
     if any(one.kept is not None for one in trajectories):
@@ -220,6 +229,7 @@ def _fill(message: pb.Trajectory, trajectory: Trajectory) -> None:
     message.timings.total_seconds = trajectory.total_seconds
     encode_turns(message, trajectory.turns)
     encode_kept(message, trajectory.kept)
+    encode_routed(message, trajectory.routed)
 
 
 @lru_cache(maxsize=DISTINCT_KEPT)
@@ -248,6 +258,7 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         section = "precision" if error.title == "Precision" else "sampling"
         where = ".".join(map(str, (field, section, *first["loc"])))
         refuse(where, f"{first['msg']}, got {printable(repr(first['input']), 100)}")
+    turns = decode_turns(message, len(token_ids), bounds.vocab_size, field)
     return Trajectory(
         trajectory_id=message.trajectory_id,
         group_id=message.group_id,
@@ -263,8 +274,9 @@ def decode_trajectory(message: pb.Trajectory, bounds: TrajectoryBounds, field: s
         replica_id=message.replica_id,
         first_token_seconds=message.timings.first_token_seconds,
         total_seconds=message.timings.total_seconds,
-        turns=decode_turns(message, len(token_ids), bounds.vocab_size, field),
+        turns=turns,
         kept=decode_kept(message, token_ids, bounds.vocab_size, field),
+        routed=_decode_routed(message, token_ids, turns, field),
     )
 
 
@@ -274,8 +286,8 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         message = pb.ScoredGroup.FromString(payload)
     except DecodeError as error:
         raise MalformedRecordError("group", f"is not a ScoredGroup message: {error}") from error
-    if not SINGLE_RESPONSES <= message.schema_version <= WITH_PASSAGES:
-        refuse("schema_version", f"expected {SINGLE_RESPONSES} to {WITH_PASSAGES}, got {message.schema_version}")
+    if not SINGLE_RESPONSES <= message.schema_version <= WITH_ROUTES:
+        refuse("schema_version", f"expected {SINGLE_RESPONSES} to {WITH_ROUTES}, got {message.schema_version}")
     check_name(message.group_id, "group_id")
     for name in ("prompt_id", "task"):
         check_name(getattr(message, name), name, may_be_empty=True)
@@ -300,13 +312,16 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         if trajectory.group_id != message.group_id:
             ours, theirs = printable(message.group_id, 100), printable(trajectory.group_id, 100)
             refuse(f"trajectories[{index}].group_id", f"expected {ours}, got {theirs}")
+    prompt_token_ids = decode_token_ids(message.prompt_token_ids, bounds.vocab_size, "prompt_token_ids")
+    for index, trajectory in enumerate(trajectories):
+        check_routed(trajectory, prompt_token_ids, f"trajectories[{index}]")
     if len({trajectory.trajectory_id for trajectory in trajectories}) != len(trajectories):
         refuse("trajectories", "two of them have the same trajectory_id")
     return ScoredGroup(
         group_id=message.group_id,
         ordinal=message.ordinal,
         prompt_id=message.prompt_id,
-        prompt_token_ids=decode_token_ids(message.prompt_token_ids, bounds.vocab_size, "prompt_token_ids"),
+        prompt_token_ids=prompt_token_ids,
         trajectories=trajectories,
         rewards=tuple(message.rewards),
         task=message.task,
@@ -316,6 +331,21 @@ def decode_group(payload: bytes, bounds: TrajectoryBounds) -> ScoredGroup:
         redraw=message.redraw,
         journey=decode_journey(message),
     )
+
+
+def _decode_routed(
+    message: pb.Trajectory, token_ids: np.ndarray, turns: tuple[Turn, ...], field: str
+) -> RoutedExperts | None:
+    if not message.HasField("routed"):
+        return None
+    return decode_routed(message, tokens_read(passages(_ONE_TOKEN, token_ids, turns)), field)
+
+
+def check_routed(trajectory: Trajectory, prompt_token_ids: np.ndarray, field: str = "trajectory") -> None:
+    """Raises MalformedRecordError where the routed experts are not those of all that was read, from the prompt int32
+    [P] on; `field` is the trajectory's."""
+    if trajectory.routed is not None:
+        check_tokens(trajectory.routed, tokens_read(trajectory.passages(prompt_token_ids)), field)
 
 
 def group_id_of(payload: bytes) -> str:

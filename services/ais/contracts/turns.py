@@ -101,6 +101,11 @@ def passages(prompt_token_ids: np.ndarray, token_ids: np.ndarray, turns: Sequenc
     return tuple(found)
 
 
+def tokens_read(read: Iterable[Passage]) -> int:
+    """Tokens that the policy computed: of each passage all but the last, which is only predicted."""
+    return sum(len(passage) - 1 for passage in read)
+
+
 def _passage(prompt_token_ids: np.ndarray, parts: Sequence[Segment]) -> Passage:
     return Passage(
         prompt_token_ids,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ais.contracts.routing.routed import RoutedExperts
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import PolicySpan
 from ais.contracts.truncation.kept import KeptTokens
@@ -63,8 +64,8 @@ class GenerationRequest:
     prompt_token_ids: tuple[int, ...]
     samples: int
     sampling: SamplingParameters
-    tell_kept: bool = False
-    """Whether completions say what truncated sampling left to draw from."""
+    for_training: bool = False
+    """Whether completions have what training needs: what truncated sampling left to draw from, and routed experts."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class Completion:
     kept: KeptTokens | None = None
     """What truncated sampling left to draw from. None: it was not truncated, the request does not ask for it, or the
     engine cannot tell."""
+    routed: RoutedExperts | None = None
+    """The experts that read each token of prompt and response but the last; None where they are not recorded, or the
+    request does not ask for them."""
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def decode_request(message: rollout_pb2.GenerateRequest, vocab_size: int) -> Gen
         field = ".".join(map(str, ("sampling", *first["loc"])))
         got = printable(repr(first["input"]), LONGEST_INPUT)
         raise InvalidRequestError(field, f"{first['msg']}, got {got}") from error
-    return GenerationRequest(name, tuple(prompt.tolist()), message.samples, sampling, message.tell_kept)
+    return GenerationRequest(name, tuple(prompt.tolist()), message.samples, sampling, message.for_training)
 
 
 def _trajectory(
@@ -226,4 +226,5 @@ def _trajectory(
         first_token_seconds=completion.first_token_seconds,
         total_seconds=completion.total_seconds,
         kept=completion.kept,
+        routed=completion.routed,
     )

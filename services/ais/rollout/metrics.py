@@ -24,6 +24,8 @@ REFUSED = (
     *("queue", "draining", "policy", OTHER_FIELD),
 )
 """Why a call is refused: a closed set, whatever callers send."""
+SHARED = ("taken", "absent", "damaged")
+"""What becomes of a file that an offer says to lie in a shared directory."""
 _STATUSES = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL", "CANCELLED")
 _SWAPS = ("applied", "unchanged", "404", "408", "409", "411", "413", "415", "422", "503")
 """What becomes of pushes; the numbers are the statuses of refusals."""
@@ -102,8 +104,16 @@ class RolloutMetrics:
         )
         self.weight_bytes = meter.counter(
             "ais_rollout_weight_received_bytes",
-            "Bytes of weight pushes received.",
+            "Bytes of weight pushes received over HTTP.",
             "Whole versions instead of deltas: see ais_weight_push_bytes_total by encoding.",
+        )
+        self.shared_shards = meter.counter(
+            "ais_rollout_weight_shared_shards",
+            "Files of versions that an offer said to lie in rollout.shared_directory, by outcome: taken; absent (not "
+            "there, or not to be read) or damaged (another size or digest), which then come over HTTP.",
+            "`absent`: rollout.shared_directory is not the directory that the trainer writes to, or belongs to another "
+            "user. `damaged`: something else writes there.",
+            {"outcome": SHARED},
         )
         self.weight_relays = meter.counter(
             "ais_rollout_weight_relays",

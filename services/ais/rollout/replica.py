@@ -52,7 +52,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
     registry = service_registry("rollout", settings.run.name)
     metrics = RolloutMetrics(registry)
     redis = await connect(settings.redis, replica_commands(Keys(settings.run.name)))
-    engine = await open_engine(settings.run.model, rollout, metrics, registry)
+    engine = await open_engine(settings.run.model, rollout, metrics, registry, settings.run.routing_replay)
     model = await asyncio.to_thread(identify_model, settings.run.model)
     failure: asyncio.Future[EngineFailedError] = asyncio.get_running_loop().create_future()
     engine.on_failure(failure.set_result)
@@ -94,6 +94,7 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
             relay=Relay(metrics, replicas.urls, settings.run.use_proxy, relaying),
             lease=lease,
             model=() if rollout.engine == "replay" else snapshot_files(settings.run.model),
+            shared=rollout.shared_directory,
         )
         stack.push_async_callback(intake.close)
 
@@ -136,14 +137,18 @@ async def serve_replica(settings: RolloutProcessSettings, stop: asyncio.Event) -
 
 
 async def open_engine(
-    model: Path, settings: RolloutSettings, metrics: RolloutMetrics, registry: CollectorRegistry
+    model: Path,
+    settings: RolloutSettings,
+    metrics: RolloutMetrics,
+    registry: CollectorRegistry,
+    routing_replay: bool = False,
 ) -> Engine:
     """Raises UnavailableError when the model cannot be served, SettingsError when not in that precision."""
     try:
         if settings.engine == "vllm":
             from ais.rollout.engines.vllm_engine.opening import open_vllm
 
-            return await open_vllm(model, settings, metrics, registry)
+            return await open_vllm(model, settings, metrics, registry, routing_replay)
         if settings.engine == "replay":
             from ais.rollout.engines.replay_engine.engine import ReplayEngine
 

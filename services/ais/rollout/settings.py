@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ais.contracts.sampling import Precision
 from ais.runtime.logging import LoggingSettings
@@ -110,8 +110,13 @@ class RolloutSettings(Section):
     """Where pushed weights are staged while they are verified, and kept while they serve. None: the system's directory
     for temporary files; /dev/shm keeps them in memory. Room for two versions, and the delta of each.
     What a replica left that was killed is removed by the next one that starts there."""
+    shared_directory: Path | None = None
+    """A directory of the trainer's machine from which versions are taken where it says that they lie there
+    (`trainer.push.transfer`), by hard links into `staging_directory`, or by copies from another file system. Whoever
+    may write there is trusted as the trainer is. None: everything comes over HTTP."""
     unpack_threads: Threads = 2
-    """Threads that make a new version's files of the old one's and a delta."""
+    """Threads that make a new version's files of the old one's and a delta, and that hash what is taken from
+    `shared_directory`."""
     drain_seconds: SecondsOrNone = 3.0
     """After SIGTERM: how long running sequences may take to finish; others sample the groups that do not. Whatever
     kills the process must wait longer: launcher.stop_grace_seconds, stop_grace_period in docker-compose.yml."""
@@ -130,3 +135,17 @@ class RolloutProcessSettings(Section):
     security: SecuritySettings = SecuritySettings()
     rollout: RolloutSettings = RolloutSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        check_routing(self.run, self.rollout)
+        return self
+
+
+def check_routing(run: RunSettings, rollout: RolloutSettings) -> None:
+    """Raises ValueError where routed experts are to be recorded by an engine that cannot."""
+    if run.routing_replay and rollout.engine != "vllm":
+        raise ValueError(
+            f"run.routing_replay needs rollout.engine = 'vllm', which alone serves mixtures of experts; got "
+            f"{rollout.engine!r}"
+        )

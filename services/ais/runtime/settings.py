@@ -72,6 +72,12 @@ class RunSettings(Section):
     """Versions a trajectory may be behind the policy it trains. 0 is on-policy: rollout and training alternate."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of the prompt order, of sampling and of the trainer."""
+    routing_replay: bool = False
+    """For a mixture of experts (Qwen3-MoE, GPT-OSS) that vLLM serves: replicas record which experts read each token,
+    and the trainer sends it to the same ones when it scores and trains, weighted by its own router. Ratios are then
+    between policies that route alike (docs/models.md). On a CPU vLLM's prefix cache is off for it. Each token that is
+    read, of prompts too, costs layers x experts per token bytes on the way and in the queue; twice that with more than
+    256 experts."""
     use_proxy: bool = False
     """Whether services reach each other through the proxy that the environment names (http_proxy, grpc_proxy, ...),
     except for the hosts in no_proxy. False: always directly."""

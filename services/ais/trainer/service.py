@@ -22,6 +22,7 @@ from ais.contracts.keys import Keys
 from ais.contracts.queue import TrajectoryQueue
 from ais.contracts.redis_commands import trainer_commands
 from ais.contracts.registry import ReplicaRecord, ReplicaRegistry
+from ais.contracts.routing.shape import read_routing_shape
 from ais.runtime.metrics.last_word import Readers
 from ais.runtime.metrics.meter import Meter
 from ais.runtime.metrics.registry import service_registry
@@ -121,7 +122,14 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
 async def _loaded(settings: Settings, redis: Redis) -> tuple[Start, Intake]:
     """The policy where training begins, and what judges groups from there on."""
     ranks = await asyncio.to_thread(join, settings.trainer)
-    policy = await asyncio.to_thread(load_policy, settings.run.model, settings.trainer, ranks, settings.run.seed)
+    policy = await asyncio.to_thread(
+        load_policy,
+        settings.run.model,
+        settings.trainer,
+        ranks,
+        settings.run.seed,
+        routing_replay=settings.run.routing_replay,
+    )
     start = await start_of(settings, policy, ranks)
     events = TrainerEvents(redis, Keys(settings.run.name))
     intake = Intake(
@@ -131,6 +139,7 @@ async def _loaded(settings: Settings, redis: Redis) -> tuple[Start, Intake]:
         version=start.snapshot.version,
         announced=await persist(events.newest_version, settings.trainer.redis_patience_seconds),
         covered=start.checkpoint.manifest.entry_ids if start.checkpoint else (),
+        routing=read_routing_shape(settings.run.model) if settings.run.routing_replay else None,
     )
     return start, intake
 
@@ -176,7 +185,15 @@ class TrainerService:
                     warnings.tell(warned, intake.version)
 
         self._publisher = WeightPublisher(
-            replicas, trainer.push, metrics, origin, run.use_proxy, credential, fleet, looked
+            replicas,
+            trainer.push,
+            metrics,
+            origin,
+            run.use_proxy,
+            credential,
+            fleet,
+            looked,
+            trainer.push.shared_directory(run.path),
         )
         events = TrainerEvents(redis.usual, keys, lease.incarnation)
         self._announcer = Announcer(settings, events, self._queue, self._publisher, metrics, warnings, fleet)

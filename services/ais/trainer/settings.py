@@ -133,6 +133,10 @@ class PushSettings(Section):
     directory, where a checkpoint takes no copy of them. /dev/shm keeps them in memory."""
     shard_bytes: int = Field(default=1 << 30, ge=1, le=1 << 40)
     """A version is written as files of about this size. A replica passes each on as soon as it is whole."""
+    transfer: Literal["http", "shared"] = "http"
+    """How the bytes of versions, deltas and adapters travel. `shared`: replicas on the trainer's machine take them from
+    its files, hashed once and not copied, where `rollout.shared_directory` names `staging_directory` (or the run's
+    directory, where that is None). Whoever cannot gets them over HTTP."""
     wire: Literal["bf16", "replica"] = "bf16"
     """In which numbers versions are sent. `replica`: those that a replica computes with, quantised once at the trainer
     and about half the bytes, where its engine is torch and its precision has E4M3 or E5M2 weights with scales of the
@@ -160,6 +164,10 @@ class PushSettings(Section):
     """At the end of the run, how long the trainer waits for replicas to take the final version."""
     registry_poll_seconds: Seconds = 0.5
     """How often the trainer looks for replicas that came or that serve an old version."""
+
+    def shared_directory(self, run_path: Path) -> Path | None:
+        """What replicas have to name as `rollout.shared_directory`. None: versions travel over HTTP."""
+        return (self.staging_directory or run_path) if self.transfer == "shared" else None
 
 
 class TrainerSettings(Section):

@@ -52,9 +52,12 @@ SMALL = {
 }
 OBSERVING = ("--only", "observing", "observing_rollouts", "--observing-rounds", "1")
 """The other parts of `train`."""
+SHARED = ("--only", "shared", "--megabytes", "4", "--replicas", "2", "--rounds", "1")
+"""The other part of `weights`."""
 PROMETHEUS = {"silence": ("--runs", "demo", "--demo-steps", "20", "--after", "0")}
 CHROMIUM = {"console": ("--steps", "500", "--replicas", "10", "--additions", "2")}
 VLLM = {
+    "models": ("--routing", "--families", "Qwen3-MoE", "--formats", "fp8"),
     "rollout": (
         *("--engine", "vllm", "--model", "tiny", "--precisions", "bf16"),
         *("--batches", "1", "--rounds", "1", "--response", "4"),
@@ -83,6 +86,12 @@ def test_a_benchmark_ends_with_its_figures_as_a_line_of_json(name: str, tmp_path
 @pytest.mark.timeout(300)
 def test_what_being_observed_costs_a_step_and_rollouts_is_measured(tmp_path: Path) -> None:
     assert_figures("train", OBSERVING, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_pushes_through_a_shared_directory_are_measured(tmp_path: Path) -> None:
+    assert_figures("weights", SHARED, tmp_path)
 
 
 @pytest.mark.slow

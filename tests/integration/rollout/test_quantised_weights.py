@@ -122,7 +122,7 @@ async def join(open_engine: Callable, redis: Redis, keys: Keys, tmp_path: Path) 
 
     async with AsyncExitStack() as stack:
 
-        async def start(precision: Precision, kind: str = "qwen3") -> Replica:
+        async def start(precision: Precision, kind: str = "qwen3", shared: Path | None = None) -> Replica:
             name = f"replica-{len(replicas)}"
             staging = tmp_path / name
             staging.mkdir()
@@ -130,7 +130,7 @@ async def join(open_engine: Callable, redis: Redis, keys: Keys, tmp_path: Path) 
             engine = await open_engine(kind, precision)
             measured = RolloutMetrics(metrics)
             relay = Relay(measured, registry.urls)
-            intake = WeightIntake(engine, staging, measured, applied=lambda: None, relay=relay)
+            intake = WeightIntake(engine, staging, measured, applied=lambda: None, relay=relay, shared=shared)
             stack.push_async_callback(intake.close)
             app = control_application(metrics, lambda: None, intake)
             port = await stack.enter_async_context(serve(app, "127.0.0.1", 0))
@@ -235,6 +235,23 @@ async def test_the_next_version_is_a_delta_between_the_two_quantised_forms(
     assert 0 < fp8.received - full < 0.5 * small
     first = version(1)
     assert sent(registry, "full") == quantised(first, "e4m3").size + first.size, "each replica had one whole version"
+
+
+async def test_forms_and_their_deltas_are_taken_from_a_shared_directory_and_compute_the_same_to_the_bit(
+    redis: Redis, keys: Keys, join: Join, open_engine: Callable, version: Version, tmp_path: Path
+) -> None:
+    shared = tmp_path / "trainer"
+    near, reference, registry = await join(E4M3, shared=shared), await open_engine(precision=E4M3), CollectorRegistry()
+    async with publishing(redis, keys, registry, shared=shared, wire="replica") as publisher:
+        for number in (1, 2):
+            publisher.offer(new := version(number))
+            await near.serves(new, "e4m3")
+            assert await publisher.settle(10.0)
+    assert registry.get_sample_value("ais_weight_push_seconds_count", {"encoding": "delta"}) == 1
+    assert near.sample("ais_rollout_weight_shared_shards_total", outcome="taken") == 2 * len(new.files)
+    assert near.received == sent(registry, "full") == sent(registry, "delta") == 0
+    await reference.swap_weights(2, new.digest, files_of(new))
+    assert await sampled(near.engine) == await sampled(reference)
 
 
 async def test_a_base_in_another_form_is_no_base(

@@ -30,13 +30,13 @@ TRUNCATED = [{"top_p": 0.8}, {"top_p": 0.95}, {"top_k": 3}, {"min_p": 0.05}, {"t
 
 
 @torch.inference_mode()
-def sampled(limits: Mapping[str, float], precision: Precision = BF16, tell_kept: bool = True) -> list[Sample]:
+def sampled(limits: Mapping[str, float], precision: Precision = BF16, for_training: bool = True) -> list[Sample]:
     """32 responses of the demo policy, sampled so by the torch engine."""
     architecture = read_architecture(MODEL)
     weights = rounded_weights(read_tensors(snapshot_files(MODEL), architecture), architecture, precision)
     batch = Batch(architecture, precision, ServedPolicy(weights, version=0, digest=""), slots=8, positions=40)
     sampling = SamplingParameters.model_validate({"max_new_tokens": 20, "temperature": 1.2, **limits})
-    request = GenerationRequest("group", PROMPT, samples=32, sampling=sampling, tell_kept=tell_kept)
+    request = GenerationRequest("group", PROMPT, samples=32, sampling=sampling, for_training=for_training)
     batch.submit(Group(0, request, architecture.stop_token_ids, seed=0, arrived=0.0))
     samples = []
     while not batch.slots.idle:
@@ -77,7 +77,7 @@ def test_kept_tokens_are_told_where_they_are_asked_for_and_there_is_a_choice() -
         kept = sample.trajectory.kept
         assert kept is not None
         assert kept.counts.tolist() == [2] * len(sample.trajectory.token_ids)
-    assert all(sample.trajectory.kept is None for sample in sampled({"top_k": 3}, tell_kept=False))
+    assert all(sample.trajectory.kept is None for sample in sampled({"top_k": 3}, for_training=False))
     assert all(sample.trajectory.kept is None for sample in sampled({}))
     assert all(sample.trajectory.kept is None for sample in sampled({"temperature": 0.0, "top_k": 3}))
 

@@ -47,7 +47,13 @@ def payload_of(snapshot: Snapshot) -> bytes:
 
 @asynccontextmanager
 async def publishing(
-    redis: Redis, keys: Keys, registry: CollectorRegistry, incarnation: int = 0, run: str = "", **settings: object
+    redis: Redis,
+    keys: Keys,
+    registry: CollectorRegistry,
+    incarnation: int = 0,
+    run: str = "",
+    shared: Path | None = None,
+    **settings: object,
 ) -> AsyncIterator[WeightPublisher]:
     chosen = PushSettings.model_validate({"registry_poll_seconds": 0.05, "deadline_seconds": 5.0, **settings})
     publisher = WeightPublisher(
@@ -56,6 +62,7 @@ async def publishing(
         TrainerMetrics(registry),
         Origin(run, incarnation),
         credential=credential(Role.TRAINER),
+        shared=shared,
     )
     task = asyncio.create_task(publisher.run())
     try:

@@ -61,6 +61,7 @@ class StandInReplica:
         staging: Path,
         model: Sequence[Path] = (),
         registered: Callable[[], Awaitable[Collection[str]]] = no_addresses,
+        shared: Path | None = None,
     ) -> None:
         self.name = name
         self.url = ""
@@ -79,6 +80,7 @@ class StandInReplica:
             relay=Relay(metrics, registered),
             applied=lambda: self.on_applied(),
             model=model,
+            shared=shared,
         )
         self.app = control_application(self.metrics_registry, lambda: None, self.intake)
         self.app.middleware("http")(self._offered)
@@ -94,6 +96,10 @@ class StandInReplica:
     @property
     def applied(self) -> list[int]:
         return self.engine.applied
+
+    def shared_shards(self, outcome: str) -> float:
+        labels = {"outcome": outcome}
+        return self.metrics_registry.get_sample_value("ais_rollout_weight_shared_shards_total", labels) or 0.0
 
     @property
     def received_bytes(self) -> float:
@@ -135,12 +141,19 @@ class Fleet:
         self._beats: set[asyncio.Task[None]] = set()
 
     async def join(
-        self, name: str, version: int = 0, digest: str = "blake3:0", model: Sequence[Path] = ()
+        self,
+        name: str,
+        version: int = 0,
+        digest: str = "blake3:0",
+        model: Sequence[Path] = (),
+        shared: Path | None = None,
+        staging: Path | None = None,
     ) -> StandInReplica:
         """Starts a replica that tells the registry of each version it applies. It merges adapters into `model`."""
-        staging = self._staging / name
-        staging.mkdir()
-        replica = StandInReplica(name, version, digest, staging, model, self._registry.urls)
+        if staging is None:
+            staging = self._staging / name
+            staging.mkdir()
+        replica = StandInReplica(name, version, digest, staging, model, self._registry.urls, shared)
         port = await self._stack.enter_async_context(serve(replica.app, "127.0.0.1", 0))
         self._stack.push_async_callback(replica.intake.close)
         replica.url = f"http://127.0.0.1:{port}"

@@ -59,13 +59,15 @@ class VllmReplica:
 
 
 @asynccontextmanager
-async def vllm_replica_of(model: Path, settings: RolloutSettings, staging: Path) -> AsyncIterator[VllmReplica]:
+async def vllm_replica_of(
+    model: Path, settings: RolloutSettings, staging: Path, routing_replay: bool = False
+) -> AsyncIterator[VllmReplica]:
     """Serves a model until the context ends. `staging`: where pushed weights are kept."""
     from ais.rollout.engines.vllm_engine.opening import open_vllm
 
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)
-    engine = await open_vllm(model, settings, metrics, registry)
+    engine = await open_vllm(model, settings, metrics, registry, routing_replay)
     try:
         metrics.watch(engine)
         intake = WeightIntake(engine, staging, metrics, applied=lambda: None, model=[model / "model.safetensors"])
@@ -101,7 +103,7 @@ def request(samples: int = 1, new_tokens: int = 24, ends: bool = False, **sampli
     """`ends`: at the policy's own stop token; else at the length."""
     stops = () if ends else (UNUSED_TOKEN,)
     parameters = {"max_new_tokens": new_tokens, "stop_token_ids": stops, **sampling}
-    return GenerationRequest("group", PROMPT, samples, SamplingParameters.model_validate(parameters), tell_kept=True)
+    return GenerationRequest("group", PROMPT, samples, SamplingParameters.model_validate(parameters), for_training=True)
 
 
 async def collect(engine: Any, wanted: GenerationRequest) -> list[Completion]:

@@ -84,7 +84,7 @@ class Scripted(GenerationClient):
         _bounds: TrajectoryBounds,
         _deadline_seconds: float,
         on_sampled: Callable[[SampledTokens], object],
-        tell_kept: bool = False,
+        for_training: bool = False,
     ) -> Trajectory:
         return await self._answer(group_id, prompt_token_ids, sampling, on_sampled)
 

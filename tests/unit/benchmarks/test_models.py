@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from benchmarks.models.measure import TWO_RANKS, Cell
 from benchmarks.models.report import head, reasons, rows
+from benchmarks.models.routing import Replay
+from benchmarks.models.routing import rows as routing_rows
 
 SERVED = Cell("Qwen3", "vllm", "bf16", log_ratio=0.00123, k3=4.56e-6, restored=True, delta_share=0.0212)
 NO_KERNEL = "vLLM cannot serve /tmp/tmpab_c1/model here: no kernel. Use a GPU"
@@ -34,3 +36,8 @@ def test_a_reason_is_told_once_with_all_that_it_refuses_and_without_the_place_of
         Cell("GPT-OSS", "vllm", "fp8", refused=NO_KERNEL.replace("ab_c1", "xyz")),
     ]
     assert reasons(found, "vllm") == ["- Qwen3-MoE, GPT-OSS in FP8: vLLM cannot serve MODEL here: no kernel. Use a GPU"]
+
+
+def test_routing_replay_has_a_row_for_each_family_and_format() -> None:
+    found = [Replay("Qwen3-MoE", "bf16", 0.0123, 1.5e-3, 0.0111, 1.2e-4, 0.00436, 1024)]
+    assert routing_rows(found) == [("Qwen3-MoE", "BF16", "0.0123, 0.0015", "0.0111, 0.00012", "0.44%")]

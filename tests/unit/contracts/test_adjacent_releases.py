@@ -141,7 +141,7 @@ def test_a_field_that_a_later_release_adds_to_a_group_or_an_event_is_left_alone(
 
 def test_what_would_be_misread_is_refused_by_its_field() -> None:
     message = pb.ScoredGroup.FromString(bytes.fromhex(EARLIER["group"]))
-    message.schema_version = 5
+    message.schema_version = 6
     with pytest.raises(MalformedRecordError, match="schema_version"):
         decode_group(message.SerializeToString(), BOUNDS)
     with pytest.raises(ValidationError, match="of_tomorrow"):

@@ -42,7 +42,7 @@ async def answers(
         bounds = TrajectoryBounds(vocab_size=call.vocab_size)
         trajectories = await client.generate(
             *(call.name, token_ids, call.samples, call.sampling, bounds, call.deadline_seconds, on_arrival),
-            tell_kept=call.is_trained_on,
+            for_training=call.is_trained_on,
         )
         await _check(trajectories, call, verify)
     except MalformedRecordError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ais.contracts.routing.routed import RoutedExperts
 from ais.contracts.trajectory import TOKEN_DTYPE, MalformedRecordError, PolicySpan, Trajectory
 from ais.contracts.truncation.kept import KeptTokens
 from ais.contracts.turns import Turn
@@ -52,7 +53,25 @@ def joined(turns: Sequence[SampledTurn], group_id: str, sample_index: int, most_
         total_seconds=sum(response.total_seconds for response in responses),
         turns=tuple(_turn(turn) for turn in turns),
         kept=KeptTokens.joined(kept) if len(kept) == len(responses) else None,
+        routed=_routed(turns),
     )
+
+
+def _routed(turns: Sequence[SampledTurn]) -> RoutedExperts | None:
+    """Those of all that was read, each token's from the call that read it first: where it was sampled. None where a
+    turn has none."""
+    parts: list[RoutedExperts] = []
+    read = 0
+    for turn in turns:
+        if (own := turn.response.routed) is None:
+            return None
+        if parts and str(own) != str(parts[0]):
+            raise MalformedRecordError(
+                "trajectory.routed", f"another mixture within an episode: {own}, then {parts[0]}"
+            )
+        parts.append(own.part(0 if turn.begins_anew else read))
+        read = len(own)
+    return RoutedExperts.joined(parts)
 
 
 def _spans(turns: Sequence[SampledTurn]) -> tuple[PolicySpan, ...]:

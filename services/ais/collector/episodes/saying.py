@@ -62,6 +62,9 @@ def cut_at(exercise: Exercise, sampled: Trajectory, stops: Sequence[str]) -> tup
         spans=tuple(replace(span, end=min(span.end, length)) for span in sampled.spans if span.begin < length),
         finish_reason=FinishReason.STOP,
         kept=sampled.kept.first(length) if sampled.kept is not None else None,
+        routed=sampled.routed.part(0, len(sampled.routed) - (len(tokens) - length))
+        if sampled.routed is not None
+        else None,
     )
     return response, replace(whole, text=text[:end], finish_reason=FinishReason.STOP, tokens=length)
 

@@ -75,8 +75,8 @@ class Table:
         sampling = self.call.sampling.model_copy(update={"seed": seed, "max_new_tokens": most_tokens})
         bounds = TrajectoryBounds(vocab_size=self.call.vocab_size)
         if on_sampled is not None:
-            return await self.client.stream(name, tokens, sampling, bounds, left, on_sampled, tell_kept=trained)
-        (response,) = await self.client.generate(name, tokens, 1, sampling, bounds, left, tell_kept=trained)
+            return await self.client.stream(name, tokens, sampling, bounds, left, on_sampled, for_training=trained)
+        (response,) = await self.client.generate(name, tokens, 1, sampling, bounds, left, for_training=trained)
         return response
 
     def budget_used(self, turns: int, added: int, tokens: int) -> Ending | None:

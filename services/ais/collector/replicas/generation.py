@@ -21,6 +21,7 @@ from ais.contracts.trajectory import (
     MalformedRecordError,
     Trajectory,
     TrajectoryBounds,
+    check_routed,
     decode_trajectory,
 )
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
@@ -37,6 +38,8 @@ KEPT_BYTES = 4
 """Bytes of a message for each token that truncated sampling kept."""
 MOST_KEPT = 1024
 """Tokens kept for each one, on average over a response, where top_k does not say how many there may be."""
+LONGEST_MESSAGE = 2**31 - 1
+"""Bytes; gRPC knows no longer one."""
 ENVELOPE_BYTES = 1 << 18
 """Bytes of a message beside its tokens: ids, sampling parameters, precision, digests."""
 
@@ -141,17 +144,17 @@ class GenerationClient:
         bounds: TrajectoryBounds,
         deadline_seconds: float,
         on_arrival: Callable[[], object] = lambda: None,
-        tell_kept: bool = False,
+        for_training: bool = False,
     ) -> tuple[Trajectory, ...]:
-        """All samples, in index order; `on_arrival` is called for each as it comes. With `tell_kept` they have what
-        truncated sampling left to draw from. Raises GenerationError.
+        """All samples, in index order; `on_arrival` is called for each as it comes. With `for_training` they have what
+        truncated sampling left to draw from and the experts of a mixture. Raises GenerationError.
 
         The first answer that was not asked for ends the call.
         """
         self._check_open()
         question = Question(group_id, samples, sampling)
         with span("generate", "client", group=group_id, samples=samples, prompt_tokens=len(prompt_token_ids)):
-            request = _request(question, prompt_token_ids, tell_kept)
+            request = _request(question, prompt_token_ids, for_training)
             return await self._generated(question, request, bounds, deadline_seconds, on_arrival)
 
     async def _generated(
@@ -166,11 +169,13 @@ class GenerationClient:
         metadata = (*self._credential.metadata(), *carried().items())
         call = self._stub.Generate(request, timeout=deadline_seconds, metadata=metadata)
         received: dict[int, Trajectory] = {}
+        prompt = np.frombuffer(request.prompt_token_ids, dtype=TOKEN_DTYPE)
         with self._under_way(call):
             async for message in call:
                 if message is None:  # bytes that are no message
                     raise MalformedRecordError("message", "is not a Trajectory")
                 trajectory = decode_trajectory(message, bounds)
+                check_routed(trajectory, prompt)
                 question.check(trajectory, received)
                 received[trajectory.sample_index] = trajectory
                 on_arrival()
@@ -188,7 +193,7 @@ class GenerationClient:
         bounds: TrajectoryBounds,
         deadline_seconds: float,
         on_sampled: Callable[[SampledTokens], object],
-        tell_kept: bool = False,
+        for_training: bool = False,
     ) -> Trajectory:
         """One response, as `generate` gives it; `on_sampled` is told its tokens as they are sampled, the last ones left
         out.
@@ -198,7 +203,7 @@ class GenerationClient:
         self._check_open()
         question, progress = Question(group_id, 1, sampling), Told(bounds.vocab_size)
         with span("generate", "client", group=group_id, samples=1, prompt_tokens=len(prompt_token_ids)):
-            request = _request(question, prompt_token_ids, tell_kept)
+            request = _request(question, prompt_token_ids, for_training)
             metadata = (*self._credential.metadata(), *carried().items())
             call = self._stub.Stream(request, timeout=deadline_seconds, metadata=metadata)
             try:
@@ -208,6 +213,7 @@ class GenerationClient:
                             raise MalformedRecordError("message", "is not a Progress")
                         if message.HasField("finished"):
                             trajectory = decode_trajectory(message.finished, bounds)
+                            check_routed(trajectory, np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE))
                             question.check(trajectory, ())
                             progress.check(trajectory)
                             return trajectory
@@ -243,21 +249,22 @@ class GenerationClient:
             raise GenerationError("unavailable", self._abandoned)
 
 
-def response_bytes(sampling: SamplingParameters) -> int:
-    """Most that the tokens of a response take in a message."""
+def response_bytes(sampling: SamplingParameters, routed_bytes: int = 0) -> int:
+    """Most that the tokens of a response take in a message, with so many for the experts that read them and the
+    prompt."""
     kept = 1 + min(sampling.top_k or MOST_KEPT, MOST_KEPT) if sampling.truncated else 0
-    return sampling.max_new_tokens * (TOKEN_BYTES + KEPT_BYTES * kept)
+    return sampling.max_new_tokens * (TOKEN_BYTES + KEPT_BYTES * kept) + routed_bytes
 
 
 def _request(
-    question: Question, prompt_token_ids: Sequence[int], tell_kept: bool = False
+    question: Question, prompt_token_ids: Sequence[int], for_training: bool = False
 ) -> rollout_pb2.GenerateRequest:
     return rollout_pb2.GenerateRequest(
         group_id=question.group_id,
         prompt_token_ids=np.asarray(prompt_token_ids, dtype=TOKEN_DTYPE).tobytes(),
         samples=question.samples,
         sampling=question.sampling.to_proto(),
-        tell_kept=tell_kept,
+        for_training=for_training,
     )
 
 
@@ -283,7 +290,7 @@ def _failure(error: grpc.aio.AioRpcError) -> GenerationError:
 
 def _channel_options(longest_response: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", ENVELOPE_BYTES + longest_response),
+        ("grpc.max_receive_message_length", min(ENVELOPE_BYTES + longest_response, LONGEST_MESSAGE)),
         ("grpc.max_metadata_size", 16_384),
         ("grpc.keepalive_time_ms", round(KEEPALIVE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", round(KEEPALIVE_ANSWER_SECONDS * 1000)),

@@ -84,7 +84,7 @@ class Rollouts:
         for ordinal, tokens in zip(draw.ordinals, prompts, strict=True):
             ticket = next(self._tickets)
             finished[ticket] = []
-            request = GenerationRequest(str(ticket), tuple(tokens), draw.samples, draw.sampling, tell_kept=True)
+            request = GenerationRequest(str(ticket), tuple(tokens), draw.samples, draw.sampling, for_training=True)
             stops = draw.sampling.stop_token_ids or self._architecture.stop_token_ids
             batch.submit(Group(ticket, request, stops, seed=group_seed(draw.seed, ordinal), arrived=0.0))
         while not batch.slots.idle:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ais.contracts.v1 import trajectory_pb2 as ais_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61is/v1/rollout.proto\x12\x06\x61is.v1\x1a\x17\x61is/v1/trajectory.proto\"\x8f\x01\n\x0fGenerateRequest\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x01(\x0c\x12\x0f\n\x07samples\x18\x03 \x01(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.ais.v1.SamplingParameters\x12\x11\n\ttell_kept\x18\x05 \x01(\x08\"u\n\x08Progress\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x1a\n\x12\x62\x65haviour_logprobs\x18\x04 \x01(\x0c\x12$\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x12.ais.v1.Trajectory\"\x11\n\x0f\x44\x65scribeRequest\"\x82\x03\n\x10\x44\x65scribeResponse\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\t\x12$\n\tprecision\x18\x04 \x01(\x0b\x32\x11.ais.v1.Precision\x12\x12\n\nmodel_type\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x15\n\rmax_model_len\x18\x08 \x01(\r\x12\x16\n\x0epolicy_version\x18\t \x01(\x04\x12\x15\n\rpolicy_digest\x18\n \x01(\t\x12\r\n\x05slots\x18\x0b \x01(\r\x12\x19\n\x11running_sequences\x18\x0c \x01(\r\x12\x19\n\x11waiting_sequences\x18\r \x01(\r\x12\x14\n\x0cmodel_digest\x18\x0e \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x0f \x01(\t\x12\x10\n\x08run_name\x18\x10 \x01(\t2\xba\x01\n\x07Rollout\x12\x39\n\x08Generate\x12\x17.ais.v1.GenerateRequest\x1a\x12.ais.v1.Trajectory0\x01\x12\x35\n\x06Stream\x12\x17.ais.v1.GenerateRequest\x1a\x10.ais.v1.Progress0\x01\x12=\n\x08\x44\x65scribe\x12\x17.ais.v1.DescribeRequest\x1a\x18.ais.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61is/v1/rollout.proto\x12\x06\x61is.v1\x1a\x17\x61is/v1/trajectory.proto\"\x92\x01\n\x0fGenerateRequest\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x01(\x0c\x12\x0f\n\x07samples\x18\x03 \x01(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.ais.v1.SamplingParameters\x12\x14\n\x0c\x66or_training\x18\x05 \x01(\x08\"u\n\x08Progress\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x1a\n\x12\x62\x65haviour_logprobs\x18\x04 \x01(\x0c\x12$\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x12.ais.v1.Trajectory\"\x11\n\x0f\x44\x65scribeRequest\"\x82\x03\n\x10\x44\x65scribeResponse\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x03 \x01(\t\x12$\n\tprecision\x18\x04 \x01(\x0b\x32\x11.ais.v1.Precision\x12\x12\n\nmodel_type\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x15\n\rmax_model_len\x18\x08 \x01(\r\x12\x16\n\x0epolicy_version\x18\t \x01(\x04\x12\x15\n\rpolicy_digest\x18\n \x01(\t\x12\r\n\x05slots\x18\x0b \x01(\r\x12\x19\n\x11running_sequences\x18\x0c \x01(\r\x12\x19\n\x11waiting_sequences\x18\r \x01(\r\x12\x14\n\x0cmodel_digest\x18\x0e \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x0f \x01(\t\x12\x10\n\x08run_name\x18\x10 \x01(\t2\xba\x01\n\x07Rollout\x12\x39\n\x08Generate\x12\x17.ais.v1.GenerateRequest\x1a\x12.ais.v1.Trajectory0\x01\x12\x35\n\x06Stream\x12\x17.ais.v1.GenerateRequest\x1a\x10.ais.v1.Progress0\x01\x12=\n\x08\x44\x65scribe\x12\x17.ais.v1.DescribeRequest\x1a\x18.ais.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ais.v1.rollout_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=58
-  _globals['_GENERATEREQUEST']._serialized_end=201
-  _globals['_PROGRESS']._serialized_start=203
-  _globals['_PROGRESS']._serialized_end=320
-  _globals['_DESCRIBEREQUEST']._serialized_start=322
-  _globals['_DESCRIBEREQUEST']._serialized_end=339
-  _globals['_DESCRIBERESPONSE']._serialized_start=342
-  _globals['_DESCRIBERESPONSE']._serialized_end=728
-  _globals['_ROLLOUT']._serialized_start=731
-  _globals['_ROLLOUT']._serialized_end=917
+  _globals['_GENERATEREQUEST']._serialized_end=204
+  _globals['_PROGRESS']._serialized_start=206
+  _globals['_PROGRESS']._serialized_end=323
+  _globals['_DESCRIBEREQUEST']._serialized_start=325
+  _globals['_DESCRIBEREQUEST']._serialized_end=342
+  _globals['_DESCRIBERESPONSE']._serialized_start=345
+  _globals['_DESCRIBERESPONSE']._serialized_end=731
+  _globals['_ROLLOUT']._serialized_start=734
+  _globals['_ROLLOUT']._serialized_end=920
 # @@protoc_insertion_point(module_scope)

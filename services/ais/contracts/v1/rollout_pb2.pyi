@@ -7,18 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("group_id", "prompt_token_ids", "samples", "sampling", "tell_kept")
+    __slots__ = ("group_id", "prompt_token_ids", "samples", "sampling", "for_training")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
-    TELL_KEPT_FIELD_NUMBER: _ClassVar[int]
+    FOR_TRAINING_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     prompt_token_ids: bytes
     samples: int
     sampling: _trajectory_pb2.SamplingParameters
-    tell_kept: bool
-    def __init__(self, group_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., samples: _Optional[int] = ..., sampling: _Optional[_Union[_trajectory_pb2.SamplingParameters, _Mapping]] = ..., tell_kept: _Optional[bool] = ...) -> None: ...
+    for_training: bool
+    def __init__(self, group_id: _Optional[str] = ..., prompt_token_ids: _Optional[bytes] = ..., samples: _Optional[int] = ..., sampling: _Optional[_Union[_trajectory_pb2.SamplingParameters, _Mapping]] = ..., for_training: _Optional[bool] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("sample_index", "token_ids", "behaviour_logprobs", "finished")

@@ -98,8 +98,20 @@ class KeptTokens(_message.Message):
     token_ids: bytes
     def __init__(self, counts: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ...) -> None: ...
 
+class RoutedExperts(_message.Message):
+    __slots__ = ("layers", "experts", "experts_per_token", "expert_ids")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_IDS_FIELD_NUMBER: _ClassVar[int]
+    layers: int
+    experts: int
+    experts_per_token: int
+    expert_ids: bytes
+    def __init__(self, layers: _Optional[int] = ..., experts: _Optional[int] = ..., experts_per_token: _Optional[int] = ..., expert_ids: _Optional[bytes] = ...) -> None: ...
+
 class Trajectory(_message.Message):
-    __slots__ = ("trajectory_id", "group_id", "sample_index", "token_ids", "behaviour_logprobs", "spans", "finish_reason", "sampling", "precision", "engine", "engine_version", "replica_id", "timings", "turns", "kept")
+    __slots__ = ("trajectory_id", "group_id", "sample_index", "token_ids", "behaviour_logprobs", "spans", "finish_reason", "sampling", "precision", "engine", "engine_version", "replica_id", "timings", "turns", "kept", "routed")
     TRAJECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +127,7 @@ class Trajectory(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: str
     group_id: str
     sample_index: int
@@ -130,7 +143,8 @@ class Trajectory(_message.Message):
     timings: Timings
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     kept: KeptTokens
-    def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., kept: _Optional[_Union[KeptTokens, _Mapping]] = ...) -> None: ...
+    routed: RoutedExperts
+    def __init__(self, trajectory_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_index: _Optional[int] = ..., token_ids: _Optional[bytes] = ..., behaviour_logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[PolicySpan, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., replica_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., kept: _Optional[_Union[KeptTokens, _Mapping]] = ..., routed: _Optional[_Union[RoutedExperts, _Mapping]] = ...) -> None: ...
 
 class JudgementFailure(_message.Message):
     __slots__ = ("index", "outcome", "text")

@@ -24,6 +24,10 @@ The files are the BF16 ones that name the version, or a quantised `form` of them
 replicas that would round them to just that. Its shards have digests of their own, and it is verified by these; that it
 is a form of this version is the sender's word. A delta is between two versions in the same form.
 
+A sender that shares a directory with replicas says where in it the files lie (`shared`). A replica that may read there
+takes each shard that is there and has its digest, and lists the others as missing: they come over HTTP, as they all do
+to a replica that shares nothing with the sender.
+
 An offer may name replicas to pass the version on to (`relay`). A replica sends them the same bytes that it got, shard
 by shard as they become whole, each with the part of the tree below it; where one cannot be reached, its children are
 taken over. Whether it succeeds changes nothing for the replica itself: the trainer looks at the registry and serves who
@@ -147,6 +151,9 @@ class Offer(_Message):
     """The version that a delta starts from."""
     shards: tuple[Shard, ...] = Field(min_length=1, max_length=MOST_SHARDS)
     """In the order of the digest."""
+    shared: str = Field(default="", max_length=1024)
+    """Where the files that are sent also lie, each under its `sent_name`: a directory, as a path from the one that the
+    sender shares with replicas. Empty: nowhere that a replica could look."""
     relay: tuple[RelayTarget, ...] = Field(default=(), max_length=MOST_CHILDREN)
     """Replicas to pass it on to."""
     relay_seconds: float = Field(default=120.0, gt=0.0, le=86_400.0)
@@ -158,6 +165,8 @@ class Offer(_Message):
             raise ValueError("base: expected one for encoding delta, and none for another")
         if self.encoding == "adapter" and self.form != BF16:
             raise ValueError(f"form: expected {BF16} for encoding adapter, got {self.form}")
+        if self.shared and not _leads_below(self.shared):
+            raise ValueError("shared: expected a path below the shared directory, without . and ..")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("shards: expected names that differ")
         if (named := sum(target.count() for target in self.relay)) > MOST_RELAYED:
@@ -234,9 +243,18 @@ def version_digest(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else digest_of("".join(digests).encode())
 
 
+def _leads_below(path: str) -> bool:
+    return path.isprintable() and not {"", ".", ".."}.intersection(path.split("/"))
+
+
 def shard_name(number: int, count: int) -> str:
     """Name of file `number`, from 1, of `count`."""
     return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def sent_name(name: str, encoding: str) -> str:
+    """Name of the file with what is sent of the shard `name`."""
+    return name if encoding == "full" else f"{name}.{encoding}"
 
 
 def full_offer(version: int, files: Sequence[Path], incarnation: int = 0) -> Offer:

@@ -27,6 +27,7 @@ from ais.rollout.engine import (
 )
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.weights.relay import Relay
+from ais.rollout.weights.shared import take_shared
 from ais.rollout.weights.standing import FROM_DISK, Lease, Standing, Verdict, follow, is_known, judge, same_bytes
 from ais.rollout.weights.transfer import Transfer
 from ais.runtime.tracing.spans import span
@@ -53,11 +54,13 @@ class WeightIntake:
         relay: Relay | None = None,
         lease: Callable[[], Awaitable[Lease | None]] = no_lease,
         model: Sequence[Path] = (),
+        shared: Path | None = None,
     ) -> None:
         """`staging` is a directory for versions on their way in and the one that serves; `applied` is called when a
-        new version serves; `threads` unpack deltas; `relay` passes versions on; `lease` gives what Redis has for the
-        run's name, and raises RedisError; `model` are the weights that the engine was opened with,
-        which adapters are merged into. Without them no adapter is taken."""
+        new version serves; `threads` unpack deltas and hash; `relay` passes versions on; `lease` gives what Redis has
+        for the run's name, and raises RedisError; `model` are the weights that the engine was opened with, which
+        adapters are merged into, and without them no adapter is taken; `shared` is a directory that versions are taken
+        from, where an offer says that they lie there."""
         self._engine = engine
         self._lease = lease
         self._staging = staging
@@ -65,6 +68,7 @@ class WeightIntake:
         self._applied = applied
         self._threads = threads
         self._model = model
+        self._shared = shared
         self._relay = relay or Relay(metrics)
         self._relaying: dict[asyncio.Task[None], Transfer] = {}
         """What is passed on; its files stay until that is over."""
@@ -108,6 +112,8 @@ class WeightIntake:
                     self._pass_on_served(offer)
                     return self.status()
                 transfer = self._transfer(offer, verdict)
+                if verdict is Verdict.NEW and self._shared is not None and offer.shared:
+                    await take_shared(transfer, self._shared, self._threads, self._metrics.shared_shards)
                 missing = transfer.missing()
                 return missing if missing.shards else await self._apply(transfer)
         except WeightsRefusedError as refusal:

@@ -12,7 +12,15 @@ from pathlib import Path
 from ais.contracts.weights.adapter import ADAPTER, apply_adapter
 from ais.contracts.weights.delta import apply_delta
 from ais.contracts.weights.delta_blocks import DeltaError
-from ais.contracts.weights.offer import DigestBuilder, Missing, MissingShard, Offer, RelayTarget, Shard
+from ais.contracts.weights.offer import (
+    DigestBuilder,
+    Missing,
+    MissingShard,
+    Offer,
+    RelayTarget,
+    Shard,
+    sent_name,
+)
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.runtime.owned_directory import OwnedDirectory
 
@@ -24,7 +32,7 @@ class StagedShard:
     """What has come of one shard. Its digest is computed on the way, and kept across connections."""
 
     def __init__(self, shard: Shard, path: Path) -> None:
-        self._shard = shard
+        self.shard = shard
         self.path = path
         self.size = 0
         self.whole = asyncio.Event()
@@ -36,7 +44,7 @@ class StagedShard:
     async def take(self, offset: int, body: AsyncIterator[bytes], received: Callable[[int], None]) -> None:
         """Appends a body that begins at `offset`. From now on an earlier connection's bytes are refused."""
         if self.whole.is_set() or offset != self.size:
-            raise WeightsRefusedError("offset", f"expected {self._shard.name} from byte {self.size}, got {offset}", 409)
+            raise WeightsRefusedError("offset", f"expected {self.shard.name} from byte {self.size}, got {offset}", 409)
         sender = self._sender = object()
         clock = asyncio.get_running_loop().time
         try:
@@ -48,18 +56,24 @@ class StagedShard:
                         self._append(piece, file, sender)
                         received(len(piece))
         except TimeoutError:
-            reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self._shard.sent_size} bytes"
+            reason = f"nothing came for {STALLED_SECONDS:g} s after {self.size} of {self.shard.sent_size} bytes"
             raise WeightsRefusedError("body", reason, 408) from None
         except OSError as error:
-            raise WeightsRefusedError("staging", f"{self._shard.name} cannot be written: {error}", 503) from error
-        if self.size == self._shard.sent_size:
+            raise WeightsRefusedError("staging", f"{self.shard.name} cannot be written: {error}", 503) from error
+        if self.size == self.shard.sent_size:
             self._verify()
+
+    def have(self, file: Path) -> None:
+        """Takes a file on this file system that is known to have the digest, for whatever came of the shard."""
+        file.replace(self.path)
+        self._sender, self.size = object(), self.shard.sent_size
+        self.whole.set()
 
     def _append(self, piece: bytes, file: RawIOBase, sender: object) -> None:
         if self._sender is not sender:
-            raise WeightsRefusedError("offset", f"{self._shard.name} comes by a newer connection now", 409)
-        if self.size + len(piece) > self._shard.sent_size:
-            raise WeightsRefusedError("length", f"expected {self._shard.sent_size} bytes, got more")
+            raise WeightsRefusedError("offset", f"{self.shard.name} comes by a newer connection now", 409)
+        if self.size + len(piece) > self.shard.sent_size:
+            raise WeightsRefusedError("length", f"expected {self.shard.sent_size} bytes, got more")
         if file.write(piece) != len(piece):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._digest.update(piece)
@@ -67,12 +81,12 @@ class StagedShard:
 
     def _verify(self) -> None:
         """Begins again when something else has come than was promised."""
-        if (got := self._digest.result()) == self._shard.sent_digest:
+        if (got := self._digest.result()) == self.shard.sent_digest:
             self.whole.set()
             return
         self._digest, self.size = DigestBuilder(), 0
         self.path.write_bytes(b"")  # empties it
-        raise WeightsRefusedError("digest", f"expected {self._shard.sent_digest}, got {got}; send the shard again")
+        raise WeightsRefusedError("digest", f"expected {self.shard.sent_digest}, got {got}; send the shard again")
 
 
 class Transfer:
@@ -83,8 +97,9 @@ class Transfer:
         self.passed_on: set[tuple[int, RelayTarget]] = set()
         """Whom it is passed on to already, and for which incarnation of the trainer."""
         self._directory = OwnedDirectory(f"version-{offer.version}-", staging)
-        suffix = "" if offer.encoding == "full" else f".{offer.encoding}"
-        self.shards = [StagedShard(shard, self._directory.path / f"{shard.name}{suffix}") for shard in offer.shards]
+        self.shards = [
+            StagedShard(shard, self._directory.path / sent_name(shard.name, offer.encoding)) for shard in offer.shards
+        ]
 
     def missing(self) -> Missing:
         return Missing(

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ais.contracts.queue import Entry
+from ais.contracts.routing.routed import NOT_TOLD as NO_ROUTES
+from ais.contracts.routing.shape import RoutingShape
 from ais.contracts.trajectory import MalformedRecordError, ScoredGroup, Trajectory, TrajectoryBounds, decode_group
 from ais.contracts.truncation.kept import NOT_TOLD
 from ais.runtime.settings import RunSettings
@@ -70,12 +72,15 @@ class Intake:
         version: int = 0,
         announced: int = 0,
         covered: Iterable[str] = (),
+        routing: RoutingShape | None = None,
     ) -> None:
         """`version`: where training starts. `announced`: the newest version any trainer of this run has announced; up
-        to there groups may have been admitted. `covered`: ids of entries that are trained and not acknowledged."""
+        to there groups may have been admitted. `covered`: ids of entries that are trained and not acknowledged.
+        `routing`: the policy's, where the experts that read each token are replayed: every response must have them."""
         self._run = run
         self._vocab_size = vocab_size
         self._context_length = context_length
+        self._routing = routing
         self._version = version
         self._announced = announced
         self._next_ordinal = version * run.groups_per_batch
@@ -181,8 +186,19 @@ class Intake:
             )
         if sampling.truncated and trajectory.kept is None:
             raise MalformedRecordError(f"{field}.kept", NOT_TOLD)
+        self._check_routing(trajectory, f"{field}.routed")
         if (length := max(map(len, trajectory.passages(prompt_token_ids)))) > self._context_length:
             raise MalformedRecordError(
                 f"{field}.token_ids",
                 f"prompt and response have {length} tokens, the model's context {self._context_length}",
+            )
+
+    def _check_routing(self, trajectory: Trajectory, field: str) -> None:
+        if self._routing is None:
+            return
+        if trajectory.routed is None:
+            raise MalformedRecordError(field, NO_ROUTES)
+        if not trajectory.routed.fits(self._routing):
+            raise MalformedRecordError(
+                field, f"expected {self._routing}, as the policy routes, got {trajectory.routed}"
             )

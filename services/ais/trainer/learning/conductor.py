@@ -115,7 +115,8 @@ def _follow(settings: Settings) -> None:
     logging.getLogger(learner_module.__name__).setLevel(logging.ERROR)  # rank 0 logs what all decide alike
     ranks = join(settings.trainer)
     assert isinstance(ranks, JoinedRanks)
-    policy = load_policy(settings.run.model, settings.trainer, ranks, settings.run.seed)
+    run = settings.run
+    policy = load_policy(run.model, settings.trainer, ranks, run.seed, routing_replay=run.routing_replay)
     reference = load_reference(settings.run, settings.trainer, policy, ranks)
     learner = Learner(policy, settings.run, settings.trainer, settings.correction, ranks=ranks, reference=reference)
     bounds = TrajectoryBounds(policy.vocab_size)

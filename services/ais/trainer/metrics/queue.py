@@ -13,7 +13,7 @@ from ais.trainer.record import StepRecord
 STALENESS_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 16)
 REFUSED_FIELDS = (
     *("group", "schema_version", "ordinal", "trajectories", "staleness", "rewards", "other"),
-    *("trajectories.token_ids", "trajectories.behaviour_logprobs", "trajectories.kept"),
+    *("trajectories.token_ids", "trajectories.behaviour_logprobs", "trajectories.kept", "trajectories.routed"),
 )
 """The reasons that docs/operations.md explains; others appear when they come."""
 

@@ -20,6 +20,9 @@ from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import Trajectory
 from ais.contracts.turns import Passage
 
+OWN_CHOICE = -1
+"""In the place of an expert's number: the router's own choice. Padding has it."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -73,6 +76,9 @@ class Microbatch:
     """int64 [T]: how many tokens truncated sampling left beside each sampled one; None: it was not truncated."""
     kept_ids: torch.Tensor | None = None
     """int64 [sum of kept_counts]: those tokens, in the order of the T."""
+    routes: torch.Tensor | None = None
+    """int16 [I, L, layers, k]: the experts that read each token when it was sampled, -1 at padding; None: they were not
+    recorded."""
 
     def to(self, device: torch.device) -> Microbatch:
         tensors = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
@@ -133,9 +139,10 @@ def _by_length(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
     return sorted(indices, key=lambda index: (_kind(samples[index].trajectory), -samples[index].input_length))
 
 
-def _kind(trajectory: Trajectory) -> tuple[str, bool]:
-    """What sequences of one forward pass have in common: the precision, and whether their sampling was truncated."""
-    return str(trajectory.precision), trajectory.kept is not None
+def _kind(trajectory: Trajectory) -> tuple[str, bool, str]:
+    """What sequences of one forward pass have in common: the precision, whether their sampling was truncated, and how
+    their mixture routes, where that was recorded."""
+    return str(trajectory.precision), trajectory.kept is not None, str(trajectory.routed or "")
 
 
 def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Microbatch:
@@ -172,7 +179,18 @@ def _build(samples: Sequence[Sample], chosen: Sequence[int], first: int) -> Micr
         precision=trajectories[0].precision,
         kept_counts=torch.from_numpy(np.concatenate([one.counts for one in kept]).astype(np.int64)) if kept else None,
         kept_ids=torch.from_numpy(np.concatenate([one.token_ids for one in kept]).astype(np.int64)) if kept else None,
+        routes=_routes(trajectories, prompt_lengths + text_lengths - 1, input_ids.shape[1]),
     )
+
+
+def _routes(trajectories: Sequence[Trajectory], lengths: np.ndarray, width: int) -> torch.Tensor | None:
+    """int16 [I, width, layers, k] of I passages with `lengths` tokens that are read."""
+    found = [one.routed.expert_ids for one in trajectories if one.routed is not None]
+    if not found:
+        return None
+    routes = np.full((len(lengths), width, *found[0].shape[1:]), OWN_CHOICE, dtype=np.int16)
+    routes[_ragged(lengths)] = np.concatenate(found)
+    return torch.from_numpy(routes)
 
 
 def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

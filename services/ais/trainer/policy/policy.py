@@ -18,6 +18,7 @@ from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.kept import Kept
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.published import PublishedWeights
+from ais.trainer.policy.routing import RoutingReplay
 from ais.trainer.policy.scoring import ScoringModel
 
 
@@ -90,6 +91,11 @@ class Policy:
         self.scoring.adapters = adapters
         self.base_digest = base_digest
 
+    def replay_routing(self) -> None:
+        """From now on tokens go to the experts that read them when they were sampled, wherever a microbatch says which.
+        Raises UnavailableError for a model whose routers are not known."""
+        self.scoring.replay = RoutingReplay(self.model)
+
     @property
     def adapters(self) -> Adapters | None:
         """What is trained in the place of the weights, if it is."""
@@ -148,6 +154,7 @@ class Policy:
                 behaviour,
                 centre,
                 Kept.of(microbatch),
+                microbatch.routes,
             )
         )
 
@@ -161,6 +168,7 @@ class Policy:
             microbatch.temperature,
             behaviour,
             Kept.of(microbatch),
+            microbatch.routes,
         )
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ on its way from the ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -25,6 +25,7 @@ from ais.trainer.policy.adapters import Adapters
 from ais.trainer.policy.behaviour_forward import BehaviourProducts
 from ais.trainer.policy.float32_products import bf16_products
 from ais.trainer.policy.kept import Kept
+from ais.trainer.policy.routing import RoutingReplay
 from ais_core.centring import mean_scores
 
 LOGITS_AT_ONCE = 1 << 25
@@ -55,7 +56,10 @@ class ScoringModel(nn.Module):
         often, all are read at once."""
         self.adapters: Adapters | None = None
         """What the weights are changed by."""
+        self.replay: RoutingReplay | None = None
+        """What sends tokens to the experts that read them when they were sampled; None: routers choose."""
         self._behaviour: Precision | None = None
+        self._routes: torch.Tensor | None = None
         self._check_head()
 
     @property
@@ -72,7 +76,7 @@ class ScoringModel(nn.Module):
     def checkpoint_activations(self) -> None:
         """From now on each decoder layer keeps its input alone for the backward pass, which computes the rest again."""
         for layer in self.layers:
-            checkpoint_activations(layer, lambda: self._products(self._behaviour))
+            checkpoint_activations(layer, lambda: self._pass(self._behaviour, self._routes))
 
     @contextmanager
     def adapted(self, adapters: Adapters | None) -> Iterator[None]:
@@ -93,19 +97,21 @@ class ScoringModel(nn.Module):
         behaviour: Precision | None = None,
         centre: Precision | None = None,
         kept: Kept | None = None,
+        routes: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both, and
         with `centre`, the precision of the policy that sampled, the mean score under that policy (with its graph).
 
         `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
         which it is; `temperature` is float32 [T]. `centre` is not for sharded parameters. With `kept`, all
-        distributions are those among the tokens that truncated sampling left.
+        distributions are those among the tokens that truncated sampling left. `routes`, int [R, L, layers, k], are the
+        experts that read each token, for `replay`.
         """
         sampler = None
         if centre is not None:
             with torch.no_grad():
-                sampler = self._hidden(input_ids, rows, columns, centre)
-        hidden = self._hidden(input_ids, rows, columns, behaviour)
+                sampler = self._hidden(input_ids, rows, columns, centre, routes)
+        hidden = self._hidden(input_ids, rows, columns, behaviour, routes)
         length = max(1, LOGITS_AT_ONCE // self.model.get_input_embeddings().num_embeddings)
         if len(hidden) <= length:
             return self._score_piece(hidden, targets, temperature, behaviour, sampler, centre, kept)
@@ -132,29 +138,40 @@ class ScoringModel(nn.Module):
         temperature: torch.Tensor,
         behaviour: Precision | None = None,
         kept: Kept | None = None,
+        routes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Log-probs of every token, float32 [T, V], with the arguments of `forward`. Not for sharded parameters."""
-        return self._head_logprobs(self._hidden(input_ids, rows, columns, behaviour), temperature, behaviour, kept)
+        hidden = self._hidden(input_ids, rows, columns, behaviour, routes)
+        return self._head_logprobs(hidden, temperature, behaviour, kept)
 
     def _hidden(
-        self, input_ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, behaviour: Precision | None
+        self,
+        input_ids: torch.Tensor,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        behaviour: Precision | None,
+        routes: torch.Tensor | None,
     ) -> torch.Tensor:
         """Last hidden states [T, H] at `rows`, `columns`."""
         height, width = input_ids.shape
         most = height if self.tokens_at_once is None else max(1, self.tokens_at_once // width)
         if height <= most or self.rounded_by_sharding:
-            return self._states(input_ids, behaviour)[rows, columns]
+            return self._states(input_ids, behaviour, routes)[rows, columns]
+        parts = torch.split(input_ids, most)
+        routed = [None] * len(parts) if routes is None else torch.split(routes, most)
         pieces = [
-            checkpoint(self._states, piece, behaviour, use_reentrant=False, preserve_rng_state=False)
-            for piece in torch.split(input_ids, most)
+            checkpoint(self._states, piece, behaviour, own, use_reentrant=False, preserve_rng_state=False)
+            for piece, own in zip(parts, routed, strict=True)
         ]
         return torch.cat(pieces)[rows, columns]
 
-    def _states(self, input_ids: torch.Tensor, behaviour: Precision | None) -> torch.Tensor:
+    def _states(
+        self, input_ids: torch.Tensor, behaviour: Precision | None, routes: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Last hidden states [rows, columns, H] of `input_ids`."""
         # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
-        self._behaviour = behaviour
-        with self._products(behaviour):
+        self._behaviour, self._routes = behaviour, routes
+        with self._pass(behaviour, routes):
             output = self._call(self.model.base_model, input_ids=input_ids, use_cache=False)
         return cast(torch.Tensor, output.last_hidden_state)
 
@@ -212,6 +229,12 @@ class ScoringModel(nn.Module):
             for own_name, weight in part.named_parameters():
                 rounded[own_name] = self.adapters.merged(names[weight], rounded[own_name])
         return rounded
+
+    @contextmanager
+    def _pass(self, behaviour: Precision | None, routes: torch.Tensor | None) -> Iterator[None]:
+        """Context of a pass through the decoder layers, or of one layer's part of it that is computed again."""
+        with self._products(behaviour), nullcontext() if self.replay is None else self.replay.replayed(routes):
+            yield
 
     @contextmanager
     def _products(self, behaviour: Precision | None) -> Iterator[None]:

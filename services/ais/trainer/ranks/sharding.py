@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ais.contracts.routing.shape import routing_shape
 from ais.contracts.weights.offer import DigestBuilder
 from ais.trainer.policy.adapters import adapters_of
 from ais.trainer.policy.policy import Policy
@@ -20,7 +21,12 @@ from ais.trainer.weights.snapshot import value_bytes
 
 
 def load_policy(
-    model: Path, settings: TrainerSettings, ranks: Ranks, seed: int = 0, compute_dtype: torch.dtype = torch.bfloat16
+    model: Path,
+    settings: TrainerSettings,
+    ranks: Ranks,
+    seed: int = 0,
+    compute_dtype: torch.dtype = torch.bfloat16,
+    routing_replay: bool = False,
 ) -> Policy:
     """Loads the policy to be trained and shards it over several ranks. Each rank first reads all of it into the host's
     memory. A policy with adapters, whose first values `seed` draws, is whole on each rank. Raises UnavailableError."""
@@ -33,6 +39,8 @@ def load_policy(
         device = "cpu" if ranks.mesh else str(ranks.device)
         policy = Policy.load(model, device, compute_dtype=compute_dtype)
     policy.scoring.float32_head = settings.float32_head
+    if routing_replay:
+        policy.replay_routing()
     policy.scoring.tokens_at_once = settings.compute.tokens_per_microbatch
     if settings.compute.activation_checkpointing:
         policy.scoring.checkpoint_activations()
@@ -48,6 +56,8 @@ def load_frozen(
     `trained`, and is sharded like that. Raises UnavailableError."""
     policy, digest = _load_whole(model, "cpu" if ranks.mesh else str(ranks.device), trained.compute_dtype, dtype)
     policy.scoring.float32_head = trained.float32_head
+    if trained.replay is not None and routing_shape(policy.model.config.to_dict()) == trained.replay.shape:
+        policy.replay_routing()
     if ranks.mesh:
         shard(policy, ranks.mesh)
     return policy, digest

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from ais.contracts.weights.adapter import ADAPTER, encode_adapter
 from ais.contracts.weights.delta_blocks import DeltaError
-from ais.contracts.weights.offer import Identity, Offer, Shard, digest_of_file
+from ais.contracts.weights.offer import Identity, Offer, Shard, digest_of_file, sent_name
 from ais.runtime.tasks import end_tasks
 from ais.trainer.weights.deltas import Origin, Parcel
 from ais.trainer.weights.snapshot import Snapshot
@@ -48,7 +48,7 @@ def adapter(snapshot: Snapshot, origin: Origin) -> Parcel:
     """Writes what makes each file of a version that has an adapter. Raises DeltaError, SafetensorError or OSError."""
     assert snapshot.directory is not None
     directory = snapshot.directory.beside("adapter-")
-    files = tuple(directory.path / f"{one.path.name}.adapter" for one in snapshot.files)
+    files = tuple(directory.path / sent_name(one.path.name, ADAPTER) for one in snapshot.files)
     for one, file in zip(snapshot.files, files, strict=True):
         encode_adapter(snapshot.adapter, one.path, file)
     offer = Offer(

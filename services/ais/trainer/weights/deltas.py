@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ais.contracts.weights.delta import EncodedDelta, encode_delta
 from ais.contracts.weights.delta_blocks import DeltaError
-from ais.contracts.weights.offer import Base, Identity, Offer, Shard
+from ais.contracts.weights.offer import Base, Identity, Offer, Shard, sent_name
 from ais.runtime.owned_directory import OwnedDirectory
 from ais.runtime.tasks import end_tasks
 from ais.trainer.metrics import TrainerMetrics
@@ -112,7 +112,7 @@ def delta(base: Snapshot, new: Snapshot, origin: Origin, threads: int) -> Parcel
         raise DeltaError(f"expected {len(base.files)} files as in version {base.version}, got {len(new.files)}")
     assert new.directory is not None
     directory = new.directory.beside("delta-")
-    files = [directory.path / f"{one.path.name}.delta" for one in new.files]
+    files = [directory.path / sent_name(one.path.name, "delta") for one in new.files]
     coded = [
         encode_delta(old.path, one.path, file, one.digest, threads)
         for old, one, file in zip(base.files, new.files, files, strict=True)

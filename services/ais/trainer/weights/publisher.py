@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -64,11 +66,14 @@ class WeightPublisher:
         credential: Credential = NOBODY,
         fleet: FleetFile | None = None,
         looked: Callable[[Sequence[ReplicaRecord]], None] = lambda _records: None,
+        shared: Path | None = None,
     ) -> None:
         """`origin` is this start of the trainer: replicas take no version from an earlier one any more. `fleet` and
-        `looked` are told of every look at the registry."""
+        `looked` are told of every look at the registry. `shared`: a directory that replicas on this machine read
+        versions from; snapshots must be staged below it."""
         self._fleet = fleet
         self._looked = looked
+        self._shared = shared
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
@@ -259,7 +264,11 @@ class WeightPublisher:
 
     async def _upload(self, push: Push, parcel: Parcel) -> bool:
         """False: a newer version came before the replica had this one."""
-        changes = {"relay": self._targets(push), "relay_seconds": self._settings.deadline_seconds}
+        changes = {
+            "relay": self._targets(push),
+            "relay_seconds": self._settings.deadline_seconds,
+            "shared": self._place(parcel),
+        }
         status = await upload_with_retries(
             self._client,
             self._urls[push.branch.root],
@@ -271,6 +280,10 @@ class WeightPublisher:
             failed=self._pass_failed,
         )
         return status is not None
+
+    def _place(self, parcel: Parcel) -> str:
+        """Where its files lie in the shared directory."""
+        return "" if self._shared is None else os.path.relpath(parcel.files[0].parent, self._shared)
 
     def _targets(self, push: Push) -> tuple[RelayTarget, ...]:
         return push.branch.targets(self._urls)

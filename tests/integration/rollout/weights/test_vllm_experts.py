@@ -1,23 +1,28 @@
-"""A mixture of experts that is trained: what the trainer publishes of Qwen3-MoE, a live vLLM replica takes; and its
-head is computed in float32 where that is set."""
+"""A mixture of experts that is trained: what the trainer publishes of Qwen3-MoE, a live vLLM replica takes; which
+experts read each token, it tells; and its head is computed in float32 where that is set."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 
 from ais.contracts.sampling import Precision
 from ais.contracts.weights.offer import WeightsStatus
+from ais.rollout.engine import Completion
 from ais.rollout.settings import RolloutSettings
 from ais.trainer.policy.policy import Policy
-from ais.trainer.weights.snapshot import Snapshot
+from ais.trainer.policy.routing import is_router
+from ais.trainer.weights.snapshot import Snapshot, write_snapshot
 from benchmarks.models.families import VOCABULARY, write_family
 from benchmarks.updates import snapshots
-from tests.support.replicas.vllm_replica import VllmReplica, vllm_replica_of
+from tests.support.replicas.vllm_replica import PROMPT, VllmReplica, collect, request, until, vllm_replica_of, whole
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -32,8 +37,9 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmReplica]:
-    settings = RolloutSettings(engine="vllm", slots=16, max_model_len=64, precision=PRECISION)
-    async with vllm_replica_of(mixture, settings, tmp_path_factory.mktemp("staging")) as started:
+    settings = RolloutSettings(engine="vllm", slots=4, max_model_len=64, precision=PRECISION)
+    staging = tmp_path_factory.mktemp("staging")
+    async with vllm_replica_of(mixture, settings, staging, routing_replay=True) as started:
         yield started
 
 
@@ -78,3 +84,57 @@ def scored(policy: Policy, float32_head: bool, sequences: Sequence[Sequence[int]
     """By the trainer's policy."""
     policy.scoring.float32_head = float32_head
     return policy.sequence_logprobs(sequences)
+
+
+def own_experts(policy: Policy, tokens: Sequence[int]) -> np.ndarray:
+    """[tokens - 1, layers, k]: what the trainer's routers choose, sorted."""
+    chosen: list[torch.Tensor] = []
+    routers = [part for part in policy.model.modules() if is_router(part)]
+    hooks = [one.register_forward_hook(lambda _part, _inputs, output: chosen.append(output[2])) for one in routers]
+    policy.sequence_logprobs([tokens])
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(chosen, dim=1).sort(-1).values.numpy()
+
+
+def agreement(completion: Completion, experts: np.ndarray, begin: int = 0, end: int | None = None) -> float:
+    """Share of tokens [begin, end) that were read, and layers, where the replica sent a token to the same `experts`."""
+    assert completion.routed is not None
+    told = np.sort(completion.routed.expert_ids, axis=-1)
+    assert told.shape == experts.shape
+    return float((told == experts).all(-1)[begin:end].mean())
+
+
+async def test_the_recorded_experts_are_those_that_the_trainers_routers_choose(
+    mixture: Path, replica: VllmReplica
+) -> None:
+    """Nearly all: two orders of additions differ by a rounding. Of eight responses, more than there is room for."""
+    policy = Policy.load(mixture, "cpu")
+    wanted = request(samples=8, new_tokens=32)
+    completions = await collect(replica.engine, wanted)
+    shares = [agreement(one, own_experts(policy, whole(one))) for one in completions]
+    assert np.mean(shares) > 0.97
+    (silent,) = await collect(replica.engine, replace(wanted, samples=1, for_training=False))
+    assert silent.routed is None
+
+
+async def test_across_an_update_each_token_has_the_experts_of_the_version_that_sampled_from_it(
+    mixture: Path, replica: VllmReplica, tmp_path: Path
+) -> None:
+    """What vLLM computes again with the new weights replaces what the old ones chose for the prompt alone."""
+    policies = [Policy.load(one, "cpu") for one in (mixture, write_family("Qwen3-MoE", tmp_path / "other", seed=1))]
+    versions = [write_snapshot(0, policy.shapes, policy.weights()) for policy in policies]
+    await pushed(replica, versions[0])
+    for place in (1, 0, 1, 0, 1, 0):  # until an update has come while a response was sampled
+        sampling = asyncio.create_task(collect(replica.engine, request(new_tokens=44, stop_token_ids=())))
+        await until(lambda: replica.engine.load().running_sequences > 0)
+        await pushed(replica, versions[place])
+        (completion,) = await sampling
+        if len(completion.spans) == 2 and 3 <= completion.spans[1].begin <= 40:
+            break
+    assert len(completion.spans) == 2
+    tokens, prompt = whole(completion), len(PROMPT) - 1
+    new, old = (own_experts(policies[one], tokens) for one in (place, 1 - place))
+    switch = prompt + completion.spans[1].begin
+    assert agreement(completion, np.concatenate((new[:prompt], old[prompt:switch], new[switch:]))) > 0.95
+    assert agreement(completion, new) < 0.95

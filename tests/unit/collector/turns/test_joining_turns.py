@@ -11,8 +11,10 @@ from ais.collector.episodes.group import together
 from ais.collector.episodes.joining import SampledTurn, joined
 from ais.collector.episodes.table import turn_seed
 from ais.contracts.reward_components import JudgementFailure, RewardComponent
+from ais.contracts.routing.routed import RoutedExperts
 from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
 from ais.contracts.trajectory import MalformedRecordError, PolicySpan, Trajectory
+from ais.contracts.turns import tokens_read
 from tests.support.records import trajectory_of
 
 
@@ -49,17 +51,37 @@ def test_weights_of_one_version_and_another_digest_are_a_span_of_their_own() -> 
     assert [span.digest for span in episode.spans] == ["d", "e"]
 
 
+def experts(*tokens: int, of: int = 8) -> RoutedExperts:
+    """Each token's only one, in one layer."""
+    return RoutedExperts(np.array(tokens, dtype=np.uint8).reshape(-1, 1, 1), of)
+
+
+def test_a_token_keeps_the_experts_of_the_turn_that_read_it_first() -> None:
+    turns = [
+        SampledTurn([], turn([1, 2], 3, routed=experts(0, 1, 2))),  # a prompt of two tokens
+        SampledTurn([7], turn([3], 3, routed=experts(5, 5, 5, 3, 4))),
+        SampledTurn([8, 9], turn([4], 3, routed=experts(6, 7)), begins_anew=True),
+    ]
+    episode = joined(turns, "group", 0, 3)
+    assert episode.routed is not None
+    assert episode.routed.expert_ids.flatten().tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert len(episode.routed) == tokens_read(episode.passages(np.array([5, 6])))
+    silent = [*turns[:2], SampledTurn([8], turn([4], 3))]
+    assert joined(silent, "group", 0, 3).routed is None
+
+
 @pytest.mark.parametrize(
     ("second", "field"),
     [
         (turn([1], 2), "trajectory.spans.version"),
         (turn([1], 4, precision=Precision(weights="bf16")), "trajectory.precision"),
         (turn([1], 4, engine_version="2"), "trajectory.engine_version"),
+        (turn([1], 4, routed=experts(0, 1, 2, of=4)), "trajectory.routed"),
     ],
 )
 def test_turns_that_are_not_of_one_episode_are_refused(second: Trajectory, field: str) -> None:
     with pytest.raises(MalformedRecordError) as refused:
-        joined([SampledTurn([], turn([1], 3)), SampledTurn([7], second)], "group", 0, 2)
+        joined([SampledTurn([], turn([1], 3, routed=experts(0))), SampledTurn([7], second)], "group", 0, 2)
     assert refused.value.field == field
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from ais.collector.prompts.growing import INCOMPLETE, OVERLAP, WINDOW, GrowingTe
 from ais.collector.prompts.tokenizer import PolicyTokenizer, open_tokenizer
 from ais.collector.replicas.progress import SampledTokens
 from ais.collector.settings import PromptSettings
+from ais.contracts.routing.routed import RoutedExperts
 from ais.contracts.sampling import FinishReason
 from tests.support.records import trajectory_of
 from tests.support.tokenizer_families import families
@@ -177,3 +179,13 @@ async def test_what_a_client_has_not_read_yet_waits_as_one_piece() -> None:
     await box.news()
     assert box.take() == Piece("a" * 1000, list(range(1000)), [("a", -0.5)] * 1000)
     assert not box.take()
+
+
+def test_a_response_that_a_stop_cuts_keeps_the_experts_of_what_is_left(bytes_tokenizer: PolicyTokenizer) -> None:
+    tokens, prompt = bytes_tokenizer.encode_piece("one STOP two"), 3
+    read = np.arange(prompt + len(tokens) - 1, dtype=np.uint8).reshape(-1, 1, 1)
+    response = trajectory_of(tokens, routed=RoutedExperts(read, 256))
+    said = said_by(Exercise(cast(Any, None), bytes_tokenizer, cast(Any, None)), response, ("STOP",), None)
+    assert said.response.routed is not None
+    left = prompt + len(said.response.token_ids) - 1
+    assert said.response.routed.expert_ids.flatten().tolist() == list(range(left))

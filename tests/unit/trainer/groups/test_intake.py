@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ais.contracts.queue import ALIEN_ORDINAL, Entry
-from ais.contracts.trajectory import ScoredGroup
+from ais.contracts.routing.routed import RoutedExperts
+from ais.contracts.routing.shape import RoutingShape
+from ais.contracts.trajectory import ScoredGroup, Trajectory
 from ais.runtime.settings import RunSettings
 from ais.trainer.groups.intake import Buffered, Duplicate, Intake, Known, Refused
 from tests.support.trainer_groups import make_entry, make_group
@@ -114,6 +116,29 @@ def test_sampling_that_cannot_be_trained_on_is_refused(sampling: dict[str, float
 def test_a_sequence_longer_than_the_context_is_refused() -> None:
     group = replace(make_group(0), prompt_token_ids=np.full(60, 5, dtype=np.int32))
     assert "the model's context 64" in refusal(group).reason
+
+
+def with_experts(group: ScoredGroup, experts: int) -> ScoredGroup:
+    """Each token read by the first two of so many, in three layers."""
+
+    def routed(trajectory: Trajectory) -> RoutedExperts:
+        read = len(group.prompt_token_ids) + len(trajectory.token_ids) - 1
+        return RoutedExperts(np.tile(np.arange(2, dtype=np.uint8), (read, 3, 1)), experts)
+
+    return replace(group, trajectories=tuple(replace(one, routed=routed(one)) for one in group.trajectories))
+
+
+def test_where_routing_is_replayed_responses_need_the_experts_of_a_model_like_the_policy() -> None:
+    intake = Intake(RUN, vocab_size=22, context_length=64, routing=RoutingShape((0, 1, 2), 8, 2))
+    for group, reason in (
+        (make_group(0), "replica does not tell them"),
+        (with_experts(make_group(0), experts=4), "expected 2 of 8 experts in 3 layers"),
+    ):
+        verdict = intake.judge(make_entry(group))
+        assert isinstance(verdict, Refused)
+        assert verdict.field == "trajectories[0].routed"
+        assert reason in verdict.reason
+    assert isinstance(intake.judge(make_entry(with_experts(make_group(0), experts=8))), Buffered)
 
 
 def test_an_entry_that_no_collector_wrote_is_refused_at_any_version() -> None:

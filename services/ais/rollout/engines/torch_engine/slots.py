@@ -139,7 +139,7 @@ class Slots:
         return [
             row
             for row, occupant in enumerate(self._occupants)
-            if occupant is not None and occupant[0].request.tell_kept and occupant[0].request.sampling.truncated
+            if occupant is not None and occupant[0].request.for_training and occupant[0].request.sampling.truncated
         ]
 
     def submit(self, group: Group) -> None:

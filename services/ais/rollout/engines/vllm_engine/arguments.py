@@ -50,7 +50,12 @@ def prepare_environment(settings: RolloutSettings) -> None:
 
 
 def engine_arguments(
-    checkpoint: Path, model: ServedModel, settings: RolloutSettings, mode: LinearMode, host: Host
+    checkpoint: Path,
+    model: ServedModel,
+    settings: RolloutSettings,
+    mode: LinearMode,
+    host: Host,
+    routing_replay: bool = False,
 ) -> dict[str, Any]:
     """Keyword arguments of vLLM's `AsyncEngineArgs`. `checkpoint` is the model in the mode's snapshot format."""
     vllm = settings.vllm
@@ -85,6 +90,11 @@ def engine_arguments(
             arguments["enable_prefix_caching"] = False
     else:
         arguments["gpu_memory_utilization"] = vllm.memory_fraction
+    if routing_replay:
+        if host.device == "cuda":
+            arguments["enable_return_routed_experts"] = True
+        else:  # what is found in the cache is not computed, and so not recorded
+            arguments["enable_prefix_caching"] = False
     if settings.precision.float32_head:
         arguments["hf_overrides"] = {"head_dtype": "float32"}
     return arguments

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from ais.rollout.engines.vllm_engine.arguments import really_computed
 from ais.rollout.engines.vllm_engine.kept import asked_logprobs, kept_beside
 from ais.rollout.engines.vllm_engine.load import EngineStatistics
 from ais.rollout.engines.vllm_engine.model import ServedModel
+from ais.rollout.engines.vllm_engine.routing.names import RECORDED
+from ais.rollout.engines.vllm_engine.routing.routes import Routes
 from ais.rollout.engines.vllm_engine.updates import LiveWeights, Version
 from ais.rollout.settings import RolloutSettings
 from ais.runtime.tasks import end_tasks
@@ -52,9 +55,10 @@ class VllmEngine(EngineLife):
     def __init__(
         self, llm: Any, model: ServedModel, settings: RolloutSettings, weights: LiveWeights,
         statistics: list[EngineStatistics], directory: Path,
-        resources: ExitStack,
+        resources: ExitStack, routes: Routes | None = None,
     ) -> None:  # fmt: skip
-        """`directory` keeps the snapshots that are served; `resources` is closed with the engine."""
+        """`directory` keeps the snapshots that are served; `resources` is closed with the engine. `routes`: where
+        routed experts are taken; None: they are not recorded."""
         room = settings.slots + settings.max_waiting_sequences
         super().__init__(Limits(model.vocab_size, model.max_model_len, room, LOWEST_TEMPERATURE))
         self._llm = llm
@@ -65,6 +69,7 @@ class VllmEngine(EngineLife):
         self._statistics = statistics
         self._directory = directory
         self._resources = resources
+        self._routes = routes
         self._tickets = itertools.count()
         self._inside = 0
         """Samples that vLLM has."""
@@ -124,14 +129,21 @@ class VllmEngine(EngineLife):
         self._inside += 1
         self._idle.clear()
         told, output = 0, None
+        routes = self._routes if call.request.for_training else None
+        name = f"{RECORDED if routes else 'ais-'}{next(self._tickets)}"
         try:
             prompt = {"prompt_token_ids": list(call.request.prompt_token_ids)}
-            async for output in self._llm.generate(prompt, sampling, f"ais-{next(self._tickets)}"):
+            async for output in self._llm.generate(prompt, sampling, name):
                 if not output.finished and (new := tuple(output.outputs[0].token_ids[told:])):  # of a streamed call
                     logprobs = _logprobs(call.request, index, output.outputs[0].logprobs, told)[: len(new)]
                     call.tell(Sampled(index, new, tuple(logprobs.tolist())))
                     told += len(new)
-        except SamplingFailedError:
+            completion = self._completion(call.request, index, output, arrived)
+            if routes is None:
+                return completion
+            read = len(call.request.prompt_token_ids) + len(completion.token_ids) - 1
+            return replace(completion, routed=await routes.of(name, output, read))
+        except (SamplingFailedError, EngineFailedError):
             raise
         except Exception as error:
             raise EngineFailedError(f"vLLM: {type(error).__name__}: {error}") from error
@@ -139,7 +151,6 @@ class VllmEngine(EngineLife):
             self._inside -= 1
             if not self._inside:
                 self._idle.set()
-        return self._completion(call.request, index, output, arrived)
 
     def _vllm_sampling(self, request: GenerationRequest, seed: int | None, streamed: bool) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams

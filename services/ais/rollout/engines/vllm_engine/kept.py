@@ -26,7 +26,7 @@ def asked_logprobs(request: GenerationRequest, vocab_size: int) -> int:
     """How many of the most likely tokens' log-probs to ask for; 0: of the sampled one alone."""
     sampling = request.sampling
     wanted = min(sampling.top_k + TIES if sampling.top_k else vocab_size, vocab_size)
-    return wanted if request.tell_kept and sampling.truncated and wanted <= MOST_LOGPROBS else 0
+    return wanted if request.for_training and sampling.truncated and wanted <= MOST_LOGPROBS else 0
 
 
 def kept_beside(told: Any) -> KeptTokens | None:

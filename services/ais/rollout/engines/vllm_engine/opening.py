@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from ais.contracts.routing.shape import RoutingShape, read_routing_shape
 from ais.contracts.weights.refusal import WeightsRefusedError
 from ais.rollout.engine import Engine, EngineObserver, ModelUnsupportedError
 from ais.rollout.engines.probe import tolerance
@@ -22,6 +23,7 @@ from ais.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_
 from ais.rollout.engines.vllm_engine.support import require_invariance, require_support, this_installation
 from ais.rollout.settings import RolloutSettings
 from ais.rollout.weights.staging import staging_directory
+from ais.runtime.settings import SettingsError
 from ais.runtime.tasks import end_tasks
 
 PROGRESS_SECONDS = 5.0
@@ -31,9 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 async def open_vllm(
-    directory: Path, settings: RolloutSettings, observer: EngineObserver, registry: CollectorRegistry
+    directory: Path,
+    settings: RolloutSettings,
+    observer: EngineObserver,
+    registry: CollectorRegistry,
+    routing_replay: bool = False,
 ) -> Engine:
-    """Serves a Hugging Face directory as policy version 0.
+    """Serves a Hugging Face directory as policy version 0; with `routing_replay` completions have routed experts.
 
     Raises SettingsError for a precision that this host cannot compute, ModelUnsupportedError for a model that vLLM
     cannot serve and where vLLM is not installed.
@@ -42,6 +48,7 @@ async def open_vllm(
         raise ModelUnsupportedError(
             "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
         )
+    routing = read_routing_shape(directory) if routing_replay else None
     installation = this_installation()
     require_support(directory, settings.precision, installation, settings.vllm.cpu_fp8_kernel)
     if settings.batch_invariant:
@@ -49,20 +56,29 @@ async def open_vllm(
     prepare_environment(settings)
     progress = asyncio.create_task(_tell_progress())
     try:
-        return await _open(directory, settings, observer, registry)
+        return await _open(directory, settings, observer, registry, routing)
     finally:
         await end_tasks(progress)
 
 
 async def _open(
-    directory: Path, settings: RolloutSettings, observer: EngineObserver, registry: CollectorRegistry
+    directory: Path,
+    settings: RolloutSettings,
+    observer: EngineObserver,
+    registry: CollectorRegistry,
+    routing: RoutingShape | None,
 ) -> Engine:
     from ais.rollout.engines.vllm_engine.engine import VllmEngine
     from ais.rollout.engines.vllm_engine.load import EngineStatistics, expose_vllm_metrics
+    from ais.rollout.engines.vllm_engine.routing.routes import Routes
     from ais.rollout.engines.vllm_engine.updates import LiveWeights, Version
     from ais.rollout.engines.vllm_engine.watchdog import watchdog
 
     host = await asyncio.to_thread(this_host)
+    if routing and host.device == "cpu" and settings.vllm.compile:
+        raise SettingsError(
+            "run.routing_replay on a CPU needs a model that is not compiled: unset rollout.vllm.compile"
+        )
     mode = mode_of(settings.precision, host)
     model = await asyncio.to_thread(read_model, directory, settings.max_model_len)
     statistics: list[EngineStatistics] = []
@@ -75,7 +91,7 @@ async def _open(
         resources.enter_context(watchdog())
         kept = resources.enter_context(staging_directory("ais-vllm-", settings.staging_directory))
         checkpoint = await asyncio.to_thread(_checkpoint, directory, mode, kept)
-        arguments = engine_arguments(checkpoint, model, settings, mode, host)
+        arguments = engine_arguments(checkpoint, model, settings, mode, host, routing is not None)
         llm = await asyncio.to_thread(_start, arguments, statistics_of_rank)
         resources.callback(llm.shutdown)
         first = Version(0, model.digest, model.files, probe=None)
@@ -89,8 +105,26 @@ async def _open(
         await _require_dtypes(llm, "ais_weight_dtypes", "linear layers and experts", mode.weight_dtype)
         if settings.precision.float32_head:
             await _require_dtypes(llm, "ais_head_dtypes", "logits", "torch.float32")
+        routes = None if routing is None else Routes(llm, routing, told_by_vllm=host.device == "cuda")
+        if routing is not None and host.device == "cpu":
+            await _record(llm, routing)
         expose_vllm_metrics(registry)
-        return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all())
+        return VllmEngine(llm, model, settings, weights, statistics, kept, resources.pop_all(), routes)
+
+
+async def _record(llm: Any, routing: RoutingShape) -> None:
+    """Has the workers record what their routers choose. Raises ModelUnsupportedError where they cannot."""
+    try:
+        ranks = await llm.collective_rpc("ais_record_routes")
+    except Exception as error:
+        raise ModelUnsupportedError(
+            f"run.routing_replay: vLLM's workers cannot record routed experts: {error}"
+        ) from error
+    for layers, experts in ranks:
+        if (tuple(layers), experts) != (routing.layers, routing.experts):
+            raise ModelUnsupportedError(
+                f"run.routing_replay: expected {routing}, vLLM chooses among {experts} in layers {list(layers)}"
+            )
 
 
 def _wrong_tensor(model: ServedModel) -> WeightsRefusedError | None:

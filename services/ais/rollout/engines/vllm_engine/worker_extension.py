@@ -32,6 +32,7 @@ from ais.rollout.engines.vllm_engine.experts import fp8_cpu_kernel as experts_fp
 from ais.rollout.engines.vllm_engine.experts import reload as experts_reload
 from ais.rollout.engines.vllm_engine.int8 import int8_tensors
 from ais.rollout.engines.vllm_engine.precision import SnapshotFormat
+from ais.rollout.engines.vllm_engine.routing.recording import RouteRecorder
 from ais.rollout.engines.vllm_engine.scoring import score
 
 
@@ -113,6 +114,16 @@ class WorkerExtension:
     def ais_weight_dtypes(self) -> list[str]:
         """See `weight_dtypes`."""
         return weight_dtypes(self.model_runner.get_model())  # type: ignore[attr-defined]
+
+    def ais_record_routes(self) -> tuple[list[int], int]:
+        """Records from now on which experts requests are routed to (`routing.recording`): the layers that choose, and
+        how many experts each has. Raises ValueError for a model that does not tell."""
+        self._routes = RouteRecorder(self.model_runner)  # type: ignore[attr-defined]
+        return list(self._routes.layers), self._routes.experts
+
+    def ais_take_routes(self, names: list[str]) -> list[bytes]:
+        """Those of requests that have ended; nothing on a rank that does not record."""
+        return self._routes.take(names)
 
     def ais_head_dtypes(self) -> list[str]:
         """Dtypes that logits are computed in."""

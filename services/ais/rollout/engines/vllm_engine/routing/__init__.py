@@ -1,0 +1,1 @@
+"""Which experts vLLM's routers chose: recorded in its workers, taken by the engine."""
