@@ -8,9 +8,11 @@ sequence ESS ratios are of raw importance ratios: 1 is no mismatch.
     ais bench mismatch                                                  # the demo's model, torch engine
     ais bench mismatch -c examples/smollm2/config.toml --engine vllm    # writes benchmarks/results/mismatch.json too
     ais bench mismatch --explain -c FILE --engine torch                 # what of it is the weights', and so on
+    ais bench mismatch -c benchmarks/chats/config.toml ...              # long answers, as its first lines say
 
-vLLM takes an FP8 cache by `one` alone. kv_calibrated takes its scales from tokens of the whole vocabulary here, because
-this replica gets no version with a probe.
+vLLM takes an FP8 cache by `one` alone. kv_calibrated takes its scales from tokens of the whole vocabulary; kv_probe's
+replica gets the same weights again, as a trainer sends them, and takes them from the probe: prompts and the beginnings
+of answers that the first of the precisions sampled. `--trainer-heads bf16,float32` scores the same samples with both.
 
 `--explain` begins in BF16 and switches the parts of the settings' own precision on, one after another (vLLM on a CPU
 cannot round weights alone; the torch engine can). Staleness is not among them: the
@@ -44,6 +46,8 @@ from ais.collector.tasks.task import open_task
 from ais.comparison.machine import commit
 from ais.contracts.registry import ReplicaRecord
 from ais.contracts.trajectory import TrajectoryBounds
+from ais.contracts.weights.offer import full_offer
+from ais.contracts.weights.upload import UploadError, these, upload
 from ais.launcher.evaluation import serving_replica
 from ais.launcher.processes.commands import tokens_environment
 from ais.launcher.processes.processes import Processes, ProcessFailedError
@@ -54,11 +58,14 @@ from ais.runtime.security.keyring import Credential, Keyring, tokens_of
 from ais.runtime.security.roles import Role
 from ais.runtime.settings import SettingsError
 from ais.settings import Settings, load, to_toml
+from ais.trainer.learning.probe import take_probe
 from ais.trainer.policy.microbatch import Sample, cut
 from ais.trainer.policy.policy import Policy
+from ais.trainer.weights.snapshot import write_snapshot
 from ais_core import CorrectionSettings, SequenceBatch, build, log_ratio, summarize
 from benchmarks.support.mismatch_budget import NothingToExplainError, shares, stages
 from benchmarks.support.report import RESULTS, figure, machine
+from benchmarks.updates import http_client
 
 EXAMPLE = Path("examples/sort16/config.toml")
 W8A8 = {"granularity": "channel", "kv_cache": "bf16", "head": "false"}
@@ -70,8 +77,14 @@ PRECISIONS = {
     "kv_token": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "token"},
     "kv_calibrated": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "calibrated"},
     "kv_one": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "one"},
+    "kv_probe": {"weights": "bf16", "kv_cache": "e4m3", "kv_scale": "calibrated"},
+    "bf16_head": {"weights": "bf16", "kv_cache": "bf16", "head": "false", "float32_head": "true"},
+    "fp8_head": {**W8A8, "weights": "e4m3", "activations": "e4m3", "float32_head": "true"},
     "int8": {**W8A8, "weights": "int8", "activations": "int8"},
 }
+PROBED = "kv_probe"
+HEADS = {"bf16": False, "float32": True}
+"""What the trainer's head may be, and whether its logits are then float32."""
 FIGURES = {
     "mean_abs_log_ratio": "nats",
     "k3": "nats",
@@ -175,8 +188,28 @@ def estimate(sums: torch.Tensor, seed: int) -> dict[str, Estimate]:
     }
 
 
-async def compare(settings: Settings, precisions: Mapping[str, Mapping[str, str]], prompts: int) -> dict[str, Mismatch]:
-    """Samples with one replica after another, then scores. `precisions`: their settings, by their names."""
+async def push_probed(
+    replica: ReplicaRecord, keyring: Keyring, settings: Settings, groups: Sequence[Sequence[Sample]]
+) -> None:
+    """Sends the replica's own weights again, as version 1, with a probe of those samples."""
+    policy, probe = Policy.load(settings.run.model, settings.trainer.compute.device), settings.trainer.probe
+    chosen = [group[0] for group in groups[: probe.sequences]]
+    whole = [[*one.prompt_token_ids.tolist(), *one.trajectory.token_ids.tolist()] for one in chosen]
+    sequences = tuple(tuple(one[: probe.tokens]) for one in whole)
+    snapshot = write_snapshot(1, policy.shapes, policy.weights(), take_probe(policy, sequences))
+    files = [one.path for one in snapshot.files]
+    async with http_client(replica, keyring, Role.TRAINER) as http:
+        await upload(http, str(http.base_url), full_offer(1, files), these(files))
+
+
+async def compare(
+    settings: Settings,
+    precisions: Mapping[str, Mapping[str, str]],
+    prompts: int,
+    heads: Sequence[str] = (),
+) -> dict[str, Mismatch]:
+    """Samples with one replica after another, then scores. `precisions`: their settings, by their names. `heads`: of
+    the trainer, by names of `HEADS`; none is the settings' own."""
     task = open_task(settings.collector.task, settings.run.seed, Split.HELD_OUT)
     tokenizer = open_tokenizer(settings.run.model, settings.collector.prompt)
     sampled: dict[str, tuple[ReplicaRecord, list[list[Sample]]]] = {}
@@ -185,7 +218,8 @@ async def compare(settings: Settings, precisions: Mapping[str, Mapping[str, str]
         config = directory / "config.toml"
         config.write_text(to_toml(settings), encoding="utf-8")
         tokens = tokens_of(settings.security, directory)
-        credential = Keyring(tokens).credential(Role.COLLECTOR)
+        keyring = Keyring(tokens)
+        credential = keyring.credential(Role.COLLECTOR)
         async with Processes(
             directory / "logs", settings.launcher.stop_grace_seconds, environment=tokens_environment(tokens)
         ) as processes:
@@ -195,22 +229,25 @@ async def compare(settings: Settings, precisions: Mapping[str, Mapping[str, str]
                 overrides = [f"rollout.precision.{key}={value}" for key, value in precision.items()]
                 run_name = f"mismatch-{os.getpid()}-{number}"
                 async with serving_replica(processes, config, redis, run_name, overrides) as replica:
+                    if name == PROBED:
+                        _, groups = next(iter(sampled.values()))
+                        await push_probed(replica, keyring, settings, groups)
                     sampled[name] = (replica, await sample(replica, credential, task, tokenizer, settings, prompts))
     print("scoring by the trainer's policy", flush=True)
     policy = Policy.load(settings.run.model, settings.trainer.compute.device)
-    policy.scoring.float32_head = settings.trainer.float32_head
-    return {
-        name: Mismatch(
-            precision=str(replica.precision),
-            engine=replica.engine,
-            sequences=sum(map(len, groups)),
-            tokens=sum(len(one.trajectory.token_ids) for group in groups for one in group),
-            figures=estimate(
-                measure(policy, groups, settings.trainer.compute.tokens_per_microbatch), settings.run.seed
-            ),
-        )
-        for name, (replica, groups) in sampled.items()
-    }  # fmt: skip
+    found: dict[str, Mismatch] = {}
+    for name, (replica, groups) in sampled.items():
+        for head in heads or ("",):
+            policy.scoring.float32_head = HEADS[head] if head else settings.trainer.float32_head
+            sums = measure(policy, groups, settings.trainer.compute.tokens_per_microbatch)
+            found[f"{name}_by_{head}_trainer" if head else name] = Mismatch(
+                precision=str(replica.precision),
+                engine=replica.engine,
+                sequences=sum(map(len, groups)),
+                tokens=sum(len(one.trajectory.token_ids) for group in groups for one in group),
+                figures=estimate(sums, settings.run.seed),
+            )
+    return found
 
 
 def show(found: dict[str, Mismatch], model: Path, parts: Mapping[str, float]) -> None:
@@ -257,12 +294,22 @@ def main() -> None:
     parser.add_argument(
         "--prompts", type=int, default=64, help="held-out prompts; run.samples_per_group responses each"
     )
+    parser.add_argument(
+        "--trainer-heads", default="", help="bf16,float32: score with each; else with the settings' own"
+    )
     parser.add_argument("--explain", action="store_true", help="the parts of the settings' own precision, one by one")
     parser.add_argument("--output", type=Path, help="JSON file to write; else in benchmarks/results")
     arguments = parser.parse_args()
     precisions = arguments.precisions.split(",")
     if unknown := [name for name in precisions if name not in PRECISIONS]:
         parser.error(f"--precisions: there is no {', '.join(unknown)}; there are {', '.join(PRECISIONS)}")
+    if precisions[0] == PROBED:
+        parser.error(f"--precisions: {PROBED} needs another one before it, whose samples are its probe")
+    heads = arguments.trainer_heads.split(",") if arguments.trainer_heads else []
+    if arguments.explain and heads:
+        parser.error("--explain scores with the settings' own head: leave --trainer-heads out")
+    if unknown := [name for name in heads if name not in HEADS]:
+        parser.error(f"--trainer-heads: there is no {', '.join(unknown)}; there are {', '.join(HEADS)}")
     overrides = list(arguments.overrides)
     overrides += [f"run.model={arguments.model}"] if arguments.model else []
     overrides += [f"rollout.engine={arguments.engine}"] if arguments.engine else []
@@ -272,11 +319,11 @@ def main() -> None:
         if arguments.explain:
             chosen = stages(settings.rollout.precision)
         torch.set_num_threads(settings.trainer.compute.threads)
-        found = asyncio.run(compare(settings, chosen, arguments.prompts))
+        found = asyncio.run(compare(settings, chosen, arguments.prompts, heads))
     except (SettingsError, NothingToExplainError) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
-    except (UnavailableError, ProcessFailedError) as error:
+    except (UnavailableError, ProcessFailedError, UploadError) as error:
         print(f"mismatch: {error}", file=sys.stderr)
         sys.exit(EXIT_UNAVAILABLE)
     parts = shares({name: one.figures["k3"].value for name, one in found.items()}) if arguments.explain else {}

@@ -10,7 +10,7 @@ corrects nothing. Ratios are to the faster of the two.
 
 With `--problem smollm2` it is examples/smollm2, which has to be made first and needs vLLM: ours samples in INT8 and in
 BF16 with vLLM, one version behind, as the example does; TRL alternates. Only steps are timed. vLLM's INT8 needs a
-processor with VNNI.
+processor with VNNI. Who cannot be measured is left out with the reason, and each training is written as it is made.
 
 The correction: `ais bench correction` with verl's helper (truncated sequence weights and metrics; ours has AIS at
 sequence level and its diagnostics) on padded answers of different lengths, and ours on the same answers packed.
@@ -19,7 +19,6 @@ sequence level and its diagnostics) on padded answers of different lengths, and 
     ais bench peers --cache DIR                            # keeps them in DIR and not in ~/.cache/ais/peers
     ais bench peers --contenders trl,fp8,bf16 --rounds 5   # no correction, more seeds
     ais bench peers --problem smollm2                      # half an hour; writes results/peers_smollm2.json
-    ais bench peers --problem smollm2 --contenders trl,trl_float32,bf16    # without VNNI
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from benchmarks.against_peers.environment import TRL, VERL, default_cache, trl_p
 from benchmarks.against_peers.problem import PROBLEMS, Problem
 from benchmarks.against_peers.ratios import PEERS, correction_figures, lines_of, training_figures
 from benchmarks.against_peers.training import UNREACHABLE, Training, by_trl, ours
-from benchmarks.support.report import Figure, publish
+from benchmarks.support.report import Figure, publish, record
 
 CORRECTION_SECONDS = 600.0
 
@@ -71,17 +70,37 @@ def trainings(arguments: argparse.Namespace, problem: Problem, directory: Path) 
     return found
 
 
-def in_turns(contenders: Mapping[str, Train], rounds: int, seconds: float) -> dict[str, list[Course]]:
-    """Every contender's courses. Time that one leaves is shared by those that come after it."""
-    courses: dict[str, list[Course]] = {name: [] for name in contenders}
+Courses = dict[str, list[Course]]
+"""By contender, those that were measured."""
+
+
+def in_turns(
+    contenders: Mapping[str, Train], rounds: int, seconds: float, made: Callable[[Courses, dict[str, str]], None]
+) -> tuple[Courses, dict[str, str]]:
+    """Every contender's courses, and the reason of each that fails, which is not asked again. Time that one leaves is
+    shared by those that come after it. `made` is told of all so far after each training."""
+    courses: Courses = {name: [] for name in contenders}
+    skipped: dict[str, str] = {}
     names = list(contenders)
     deadline = time.monotonic() + seconds
     for seed in range(rounds):
         turn = seed % max(1, len(names))
         for place, name in enumerate(names[turn:] + names[:turn]):
+            if name in skipped:
+                continue
             left = (rounds - seed) * len(names) - place
-            courses[name].append(contenders[name](seed, (deadline - time.monotonic()) / left))
-    return courses
+            try:
+                courses[name].append(contenders[name](seed, (deadline - time.monotonic()) / left))
+            except TrainingFailedError as error:
+                skipped[name] = error.reason
+                print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
+            made(measured(courses), skipped)
+    return measured(courses), skipped
+
+
+def measured(courses: Courses) -> Courses:
+    """Those of contenders that have one."""
+    return {name: of_one for name, of_one in courses.items() if of_one}
 
 
 def correction(cache: Path) -> dict[str, Figure]:
@@ -102,8 +121,8 @@ def correction(cache: Path) -> dict[str, Figure]:
         timeout=CORRECTION_SECONDS,
         check=True,
     )
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return correction_figures(measured["figures"])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return correction_figures(found["figures"])
 
 
 def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -134,26 +153,35 @@ def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     arguments = arguments_of()
     problem = PROBLEMS[arguments.problem]
+    compared = {"trl" if name in PEERS else name for name in arguments.contenders}
+    peers = [f"{name} {version}" for name, version in (("trl", TRL), ("verl", VERL)) if name in compared]
+    also = (*peers, *filter(None, [arguments.note]))
+    file = "" if arguments.problem == "demo" else f"peers_{arguments.problem}"
+
+    def made(courses: Courses, skipped: dict[str, str]) -> None:
+        """A run that is ended loses nothing that it has measured."""
+        record("peers", training_figures(courses, arguments.reward), *also, file=file, skipped=skipped)
+
     try:
         with tempfile.TemporaryDirectory(prefix="ais-peers-") as directory:
             contenders = trainings(arguments, problem, Path(directory))
-            found = training_figures(in_turns(contenders, arguments.rounds, arguments.seconds), arguments.reward)
+            courses, skipped = in_turns(contenders, arguments.rounds, arguments.seconds, made)
+        if contenders and not courses:
+            print("no training could be measured", file=sys.stderr)
+            return EXIT_FAILED
+        found = training_figures(courses, arguments.reward)
         if "verl" in arguments.contenders:
             found |= correction(arguments.cache)
     except UnavailableError as error:
         print(error, file=sys.stderr)
         return EXIT_UNAVAILABLE
-    except TrainingFailedError as error:
-        print(error, file=sys.stderr)
-        return EXIT_FAILED
     table = Table("figure", f"median of {arguments.rounds} rounds (lowest to highest)", "times less than the peer's")
     for line in lines_of(found):
         table.add_row(*line)
     Console(width=120).print(table)
-    compared = {"trl" if name in PEERS else name for name in arguments.contenders}
-    peers = [f"{name} {version}" for name, version in (("trl", TRL), ("verl", VERL)) if name in compared]
-    file = "" if arguments.problem == "demo" else f"peers_{arguments.problem}"
-    publish("peers", found, *peers, *filter(None, [arguments.note]), file=file)
+    for name, reason in skipped.items():
+        print(f"{name} was left out: {reason}")
+    publish("peers", found, *also, file=file, skipped=skipped)
     return 0
 
 

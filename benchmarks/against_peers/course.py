@@ -19,6 +19,8 @@ WARM_UP_STEPS = 3
 """First steps, which allocate memory and fill caches, are in no step's time."""
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0
+OWN_WORDS = "ais: "
+"""Begins the line in which `ais run` says why it fails."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Course:
 class TrainingFailedError(RuntimeError):
     """A training ended before it had made enough steps to be measured."""
 
+    def __init__(self, message: str, reason: str) -> None:
+        """`message`: with the end of its output. `reason`: one line of it."""
+        super().__init__(message)
+        self.reason = reason
+
 
 def follow(
     command: Sequence[str], environment: Mapping[str, str], steps: Path, target: float, most_seconds: float
@@ -71,12 +78,20 @@ def follow(
         finally:
             _end(process)
     if course is None:
-        last = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+        last = "\n".join(lines[-20:])
         raise TrainingFailedError(
             f"expected more than {WARM_UP_STEPS} steps in {most_seconds:.0f} s of {' '.join(command[:4])} ...; "
-            f"its output ends with:\n{last}"
+            f"its output ends with:\n{last}",
+            _reason(lines) or f"it made no {WARM_UP_STEPS} steps in {most_seconds:.0f} s",
         )
     return course
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """What `ais` says that it ends of, else the last line."""
+    said = [line.removeprefix(OWN_WORDS) for line in lines if line.startswith(OWN_WORDS)]
+    return (said or [line for line in lines if line.strip()] or [""])[-1]
 
 
 def _followed(process: subprocess.Popen[bytes], steps: Path, target: float, deadline: float) -> Course | None:

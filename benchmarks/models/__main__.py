@@ -2,8 +2,8 @@
 
 A tiny random model of each family is served by a replica of its own. Told are how far its log-probs are from those of
 the trainer in BF16 (mean |log-ratio| and k3 a token), whether other weights can be pushed and the first ones again with
-the same log-probs to the bit, and how large the delta of a training step is. What a host cannot compute is refused, and
-that is a result too.
+the same log-probs to the bit, and how large the delta of a training step is; and once, whether two ranks of the trainer
+publish what one does. What a host cannot compute is refused, and that is a result too.
 
     ais bench models                                         # all; minutes for each start of vLLM on a busy CPU
     ais bench models --engines torch --families Qwen3 Llama
@@ -35,11 +35,10 @@ from ais.comparison.machine import commit
 from ais.launcher.processes.signals import run_cancellable
 from benchmarks.models import routing
 from benchmarks.models.families import FAMILIES
-from benchmarks.models.measure import FORMATS, Cell, measure
-from benchmarks.models.report import HEAD, cells, reasons, rows
+from benchmarks.models.measure import FORMATS, OF_ENGINE, Cell, measure
+from benchmarks.models.report import cells, head, reasons, rows
 from benchmarks.support.report import RESULTS, figure, machine
 
-ENGINES = ("torch", "vllm")
 TORCH_FAMILIES = ("Qwen3", "Llama", "Llama, tied")
 """The torch engine is for these; it refuses the others, each by the same reason."""
 CELL_SECONDS = 900.0
@@ -48,7 +47,7 @@ CELL_SECONDS = 900.0
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=OF_ENGINE, default=list(OF_ENGINE))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--keep", action="store_true", help="leave out what is recorded already")
     parser.add_argument("--routing", action="store_true", help="measure routing replay, by vLLM, and nothing else")
@@ -66,7 +65,8 @@ async def main() -> int:
         for engine in arguments.engines
         for family in arguments.families
         if engine == "vllm" or family in TORCH_FAMILIES
-        for format_ in arguments.formats
+        for format_ in OF_ENGINE[engine]
+        if format_ in arguments.formats
     ]
     left = [one for one in wanted if one not in done]
     for number, (family, engine, format_) in enumerate(left, start=1):
@@ -122,7 +122,7 @@ def _write(file: Path, cell: Cell | routing.Replay) -> None:
 
 def _show(found: Sequence[Cell], engines: Sequence[str]) -> None:
     for engine in engines:
-        table = Table(*(name.replace("\\", "") for name in HEAD), title=f"{engine} engine, against the trainer's BF16")
+        table = Table(*head(engine), title=f"{engine} engine, against the trainer's BF16: mean |log-ratio|, k3")
         for row in rows(found, engine):
             table.add_row(*row)
         Console().print(table)

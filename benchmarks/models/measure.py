@@ -24,18 +24,36 @@ from ais.contracts.weights.upload import UploadError, these, upload
 from ais.runtime.security.roles import Role
 from ais.trainer.policy.microbatch import Sample
 from ais.trainer.policy.policy import Policy
-from ais.trainer.weights.snapshot import Snapshot, write_snapshot
+from ais.trainer.ranks.ranks import Ranks
+from ais.trainer.weights.snapshot import write_snapshot
 from ais_core import summarize
 from benchmarks.mismatch import measure as sums_of
 from benchmarks.models.families import VOCABULARY, write_family
+from benchmarks.models.ranks import FIRST, OTHER, alike, apart, publish, publish_by_ranks
 from benchmarks.updates import http_client, replica, snapshots
 
+BF16 = ("rollout.precision.weights=bf16",)
+KV = (*BF16, "rollout.precision.kv_cache=e4m3")
+CALIBRATED = "kv_calibrated"
+TWO_RANKS = "two_ranks"
+"""BF16 too, and its versions are what two ranks of the trainer published."""
 FORMATS: dict[str, tuple[str, ...]] = {
-    "bf16": ("rollout.precision.weights=bf16",),
+    "bf16": BF16,
     "fp8": (),
     "int8": ("rollout.precision.weights=int8", "rollout.precision.activations=int8"),
+    "kv_one": (*KV, "rollout.precision.kv_scale=one"),
+    "kv_token": (*KV, "rollout.precision.kv_scale=token"),
+    CALIBRATED: (*KV, "rollout.precision.kv_scale=calibrated"),
+    TWO_RANKS: BF16,
 }
-"""Overrides of a replica's settings, whose default is FP8: E4M3 weights by channel and E4M3 activations."""
+"""Overrides of a replica's settings, whose default is FP8: E4M3 weights by channel and E4M3 activations. The cache is
+alone in E4M3 where it is."""
+OF_ENGINE = {
+    "torch": ("bf16", "fp8", "int8", "kv_token", CALIBRATED, TWO_RANKS),
+    "vllm": ("bf16", "fp8", "int8", "kv_one", TWO_RANKS),
+}
+"""What is asked of each. vLLM's cache has no scale but 1."""
+ONE, SEVERAL = "by_one", "by_two"
 GROUPS, SAMPLES, PROMPT, RESPONSE = 4, 8, 12, 32
 CALL_SECONDS = 120.0
 UPDATE_SIZE = 1e-5
@@ -65,6 +83,10 @@ class Cell:
     """Whether going to other weights and back gives the same log-probs, to the bit."""
     delta_share: float = 0.0
     """Bytes of the delta of one training step over those of the whole version."""
+    ranks_alike: bool | None = None
+    """Whether two ranks publish what one does, to the bit, before a step of training; None where one published."""
+    ranks_apart: float | None = None
+    """How far the two are from each other after a step, over how far the step went."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,29 +97,32 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         model = write_family(family, directory / "model")
-        first, other = snapshots(model)
+        by_ranks = format_ == TWO_RANKS
+        first, other = _by_ranks(model, directory) if by_ranks else _by_one(model, directory)
         share = _delta_share(model, directory)
         try:
             async with replica(engine, model, FORMATS[format_], log) as (_, record, keyring):
                 client = GenerationClient(record.grpc_address, credential=keyring.credential(Role.COLLECTOR))
                 async with contextlib.aclosing(Closing(client)), http_client(record, keyring, Role.TRAINER) as http:
 
-                    async def pushed(version: int, policy: Snapshot) -> float:
-                        files = [one.path for one in policy.files]
+                    async def pushed(version: int, policy: Path) -> float:
+                        files = [policy / "model.safetensors"]
                         status = await upload(http, str(http.base_url), full_offer(version, files), these(files))
                         return status.probe_gap or 0.0
 
+                    if format_ == CALIBRATED:  # on a probe's sequences, and only what was pushed has one
+                        await pushed(1, first)
                     groups, before = await sampled(client), await _alone(client)
-                    gap = await pushed(1, other)
+                    gap = await pushed(2, other)
                     others = await sampled(client)
-                    await pushed(2, first)
+                    await pushed(3, first)
                     after = await _alone(client)
         except WeightsRefusedError as error:
             return Cell(family, engine, format_, refused=f"it serves, and refuses other weights: {error}"[:REASON])
         except (RuntimeError, TimeoutError, UploadError) as error:
             return Cell(family, engine, format_, refused=_reason(log, error))
         trainer = summarize(sums_of(Policy.load(model, "cpu"), groups, 4096).sum(0))
-        trainer_after = summarize(sums_of(_policy(model, other, directory / "other"), others, 4096).sum(0))
+        trainer_after = summarize(sums_of(Policy.load(other, "cpu"), others, 4096).sum(0))
         return Cell(
             family,
             engine,
@@ -108,6 +133,8 @@ async def measure(family: str, engine: str, format_: str, log: Path) -> Cell:
             log_ratio_after=trainer_after.mean_abs_log_ratio,
             restored=bool(np.array_equal(before, after)),
             delta_share=share,
+            ranks_alike=alike(directory / ONE, directory / SEVERAL) if by_ranks else None,
+            ranks_apart=apart(directory / ONE, directory / SEVERAL) if by_ranks else None,
         )
 
 
@@ -145,12 +172,22 @@ async def _alone(client: GenerationClient) -> np.ndarray:
     return np.concatenate((one.token_ids.astype(np.float64), one.behaviour_logprobs.astype(np.float64)))
 
 
-def _policy(model: Path, snapshot: Snapshot, directory: Path) -> Policy:
-    """The trainer's policy with the weights of a snapshot, read from `directory`, which is made."""
-    directory.mkdir()
-    snapshot.place_in(directory)
-    shutil.copyfile(model / "config.json", directory / "config.json")
-    return Policy.load(directory, "cpu")
+def _by_one(model: Path, directory: Path) -> tuple[Path, Path]:
+    """Two versions with their probes, as Hugging Face directories."""
+    versions = [directory / name for name in (FIRST, OTHER)]
+    for version, snapshot in zip(versions, snapshots(model), strict=True):
+        version.mkdir()
+        snapshot.place_in(version)
+        shutil.copyfile(model / "config.json", version / "config.json")
+    return versions[0], versions[1]
+
+
+def _by_ranks(model: Path, directory: Path) -> tuple[Path, Path]:
+    """What two ranks publish before a step of training and after it; and one process too, to compare."""
+    publish_by_ranks([model], directory / "by_ranks", directory / "log")
+    (directory / "by_ranks" / model.name).rename(directory / SEVERAL)
+    publish(model, directory / ONE, Ranks(torch.device("cpu")))
+    return directory / SEVERAL / FIRST, directory / SEVERAL / OTHER
 
 
 def _delta_share(model: Path, directory: Path) -> float:

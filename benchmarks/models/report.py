@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import routing
-from benchmarks.models.measure import Cell
+from benchmarks.models.measure import OF_ENGINE, TWO_RANKS, Cell
 
 FILE = Path(__file__).parents[1] / "results" / "models.jsonl"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 BLOCK = re.compile(r"(<!-- models: (?P<engine>\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+NAMES = {
+    "bf16": "BF16",
+    "fp8": "FP8",
+    "int8": "INT8",
+    "kv_one": "E4M3 cache at scale 1",
+    "kv_token": "E4M3 cache",
+    "kv_calibrated": "E4M3 cache, calibrated",
+    TWO_RANKS: "versions of two ranks",
+}
 ROUTING = FILE.with_name("routing.jsonl")
 ROUTING_BLOCK = re.compile(r"(<!-- routing -->\n).*?(?=<!-- end -->)", re.DOTALL)
-FORMATS = ("bf16", "fp8", "int8")
-HEAD = ("family", *(f"{one}: mean \\|log-ratio\\|, k3" for one in ("BF16", "FP8", "INT8")), "A, B, A again", "delta")
 
 
 def cells(file: Path = FILE) -> list[Cell]:
@@ -32,21 +39,44 @@ def cells(file: Path = FILE) -> list[Cell]:
     return list(found.values())
 
 
+def head(engine: str) -> tuple[str, ...]:
+    """Columns of an engine's table."""
+    return ("family", *(NAMES[one] for one in _served(engine)), "A, B, A again", "two ranks", "delta")
+
+
+def _served(engine: str) -> list[str]:
+    """Formats whose mismatch is told: that of two ranks' versions is BF16's."""
+    return [one for one in OF_ENGINE[engine] if one != TWO_RANKS]
+
+
 def rows(found: Sequence[Cell], engine: str) -> list[tuple[str, ...]]:
     """One for each family of an engine."""
     of_engine = [cell for cell in found if cell.engine == engine]
-    return [_row(family, of_engine) for family in dict.fromkeys(cell.family for cell in of_engine)]
+    return [_row(family, engine, of_engine) for family in dict.fromkeys(cell.family for cell in of_engine)]
 
 
-def _row(family: str, found: Sequence[Cell]) -> tuple[str, ...]:
+def _row(family: str, engine: str, found: Sequence[Cell]) -> tuple[str, ...]:
     formats = {cell.format: cell for cell in found if cell.family == family}
-    served = [cell for cell in formats.values() if not cell.refused]
+    served = [cell for cell in formats.values() if not cell.refused and cell.format != TWO_RANKS]
     return (
         family,
-        *(_mismatch(formats.get(one)) for one in FORMATS),
-        ("the same" if all(cell.restored for cell in served) else "**differs**") if served else "",
+        *(_mismatch(formats.get(one)) for one in _served(engine)),
+        _same(all(cell.restored for cell in served)) if served else "",
+        _ranks(formats.get(TWO_RANKS)),
         f"{100 * served[0].delta_share:.1f}%" if served else "",
     )
+
+
+def _same(holds: bool) -> str:
+    return "the same" if holds else "**differs**"
+
+
+def _ranks(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.refused:
+        return "refused"
+    return f"{_same(bool(cell.ranks_alike))}, {100 * (cell.ranks_apart or 0.0):.1f}%, {_same(cell.restored)}"
 
 
 def _mismatch(cell: Cell | None) -> str:
@@ -57,11 +87,21 @@ def _mismatch(cell: Cell | None) -> str:
 
 def reasons(found: Sequence[Cell], engine: str) -> list[str]:
     """Why what was refused was, each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for cell in found:
-        if cell.engine == engine and cell.refused:
-            by_reason.setdefault(_told(cell.refused), []).append(f"{cell.family} in {cell.format.upper()}")
-    return [f"- {', '.join(who)}: {why}" for why, who in by_reason.items()]
+    of_engine = [cell for cell in found if cell.engine == engine]
+    families = {cell.family for cell in of_engine}
+    by_reason: dict[str, dict[str, list[str]]] = {}
+    for cell in of_engine:
+        if cell.refused:
+            by_reason.setdefault(_told(cell.refused), {}).setdefault(NAMES[cell.format], []).append(cell.family)
+    return [
+        f"- {'; '.join(_who(refused, len(families), name) for name, refused in formats.items())}: {why}"
+        for why, formats in by_reason.items()
+    ]
+
+
+def _who(refused: Sequence[str], families: int, name: str) -> str:
+    every = len(refused) == families > 2
+    return f"{'all of them' if every else ', '.join(refused)} in {name}"
 
 
 def _told(reason: str) -> str:
@@ -74,7 +114,7 @@ def filled(document: str, found: Sequence[Cell]) -> str:
 
     def replace(block: re.Match[str]) -> str:
         engine = block["engine"]
-        lines = [HEAD, ("---",) * len(HEAD), *rows(found, engine)]
+        lines = [head(engine), ("---",) * len(head(engine)), *rows(found, engine)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         why = "\n".join(reasons(found, engine))
         return f"{block[1]}\n{table}\n\n" + (f"{why}\n\n" if why else "")

@@ -29,15 +29,34 @@ def spread(values: Sequence[float], unit: str, reference: float | None = None) -
     return figure(median(values), unit, reference) | {"lowest": min(values), "highest": max(values)}
 
 
-def publish(bench: str, figures: Mapping[str, Figure], *also: str, file: str = "") -> None:
+def publish(
+    bench: str,
+    figures: Mapping[str, Figure],
+    *also: str,
+    file: str = "",
+    skipped: Mapping[str, str] | None = None,
+) -> None:
     """Writes `results/FILE.json`, by default the benchmark's name, and prints the same as the last line.
 
-    `also` is told of the machine, such as the version of a library.
+    `also` is told of the machine, such as the version of a library. See `record`.
     """
-    result = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit(), "figures": figures}
+    print(json.dumps(record(bench, figures, *also, file=file, skipped=skipped)))
+
+
+def record(
+    bench: str,
+    figures: Mapping[str, Figure],
+    *also: str,
+    file: str = "",
+    skipped: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """Writes the file of `publish` alone, and gives what is in it. `skipped`: what was not measured, and why."""
+    result: dict[str, object] = {"bench": bench, "machine": ", ".join((machine(), *also)), "commit": commit()}
+    result |= {"figures": figures}
+    result |= {"skipped": skipped} if skipped else {}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{file or bench}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    return result
 
 
 def machine() -> str:

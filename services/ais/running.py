@@ -170,6 +170,7 @@ def _plan(directory: RunDirectory, settings: Settings, lock: int) -> Plan:
         directory=directory,
         total_steps=settings.run.steps,
         quantised=settings.rollout.precision.weights != "bf16",
+        float32_head=settings.trainer.float32_head,
         redis=settings.redis,
         launcher=settings.launcher,
         services=partial(

@@ -11,10 +11,11 @@ from typing import Any
 from ais.comparison.grid import Cell
 from ais.comparison.machine import commit, machine
 from ais.comparison.records import SECONDS, STEP_FIGURES, Column, Record
+from ais.contracts.sampling import is_bf16
 from ais.launcher.directory.run_directory import RunDirectory
 from ais.launcher.processes.commands import module
 from ais.launcher.processes.processes import guarded
-from ais.launcher.report.results import BF16, Results, read_results
+from ais.launcher.report.results import Results, read_results
 from ais.runtime.tasks import end_tasks
 from ais.settings import Settings, save
 
@@ -105,12 +106,12 @@ def record_of(cell: Cell, results: Results) -> Record:
     whole = [_number(record.get("step_seconds")) for record in results.steps]
     working = [None if all_ is None or wait is None else all_ - wait for all_, wait in zip(whole, waits, strict=True)]
     steps |= dict(zip(SECONDS, (waits, working), strict=True))
-    scores = dict(results.evaluations)
-    if BF16 not in scores:
+    if not results.trained:
         reason = results.record.reason if results.record else ""
         raise RunFailedError(f"its policies were not scored{': ' if reason else ''}{reason}")
-    full = {score.step: score.reward_mean for score in scores.pop(BF16)}
-    quantised = {score.step: score.reward_mean for column in scores.values() for score in column} or full
+    full = {score.step: score.reward_mean for score in results.trained}
+    others = [column for told, column in results.evaluations.items() if not is_bf16(told)]
+    quantised = {score.step: score.reward_mean for column in others for score in column} or full
     every, last = cell.compare.evaluate_every, cell.settings.run.steps
     points = [step for step in sorted(full.keys() & quantised.keys()) if step % every == 0 or step == last]
     evaluations: Mapping[str, Column] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-BF16 = "bf16"
+from ais.contracts.sampling import is_bf16
+
 NORMAL_95 = 1.96
 """Half the width of a 95% interval, in standard errors."""
 
@@ -16,7 +17,7 @@ def of_checkpoint(record: Mapping[str, Any]) -> Score:
     """A line of evaluations.jsonl as the page shows it. Raises KeyError for what is none."""
     return {
         "step": record["step"],
-        "policy": "BF16 policy" if record["precision"] == BF16 else "rollout policy",
+        "policy": "BF16 policy" if is_bf16(record["precision"]) else "rollout policy",
         "source": "all",
         "reward": record["reward_mean"],
         "interval": NORMAL_95 * record["reward_standard_error"],
@@ -31,7 +32,7 @@ def of_held_out(record: Mapping[str, Any]) -> Score:
     """The same of a line of held_out.jsonl."""
     return {
         "step": record["step"],
-        "policy": "BF16 policy" if record["precision"] == BF16 else "rollout policy",
+        "policy": "BF16 policy" if is_bf16(record["precision"]) else "rollout policy",
         "source": record["source"],
         "reward": record["reward_mean"],
         "interval": record["reward_interval"],

@@ -116,6 +116,12 @@ class Precision(BaseModel):
         return cls.model_validate(found | {"kv_scale": message.kv_scale or _NEW["kv_scale"]})
 
 
+def is_bf16(told: str) -> bool:
+    """Whether the precision that describes itself so (`str`) rounds nothing below BF16: that of the policy that is
+    trained, whichever head the trainer has."""
+    return told in (str(Precision(weights="bf16", float32_head=head)) for head in (False, True))
+
+
 _SCALED = {"token": "", "calibrated": " calibrated", "one": " at scale 1"}
 _NEW: Mapping[str, Any] = {"float32_head": False, "kv_scale": "token"}
 """Fields that the release before does not know, and their defaults."""

@@ -25,7 +25,7 @@ from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display
 from ais.launcher.processes.kept import kept_below
 from ais.launcher.processes.processes import Processes
-from ais.launcher.report.results import BF16, Results
+from ais.launcher.report.results import Results
 
 POLL_SECONDS = 0.02
 LONGEST_WAIT_SECONDS = 3.0
@@ -149,7 +149,7 @@ def judge(calm: Results, chaos: Results, kills: Sequence[Kill], wanted: int) -> 
     expected, spread, got = fmean(rewards), stdev(rewards) if len(rewards) > 1 else 0.0, chaos.late("reward_mean")
     if abs(got - expected) > spread:
         problems.append(f"final training reward {got:.3f} is not within {expected:.3f} ± {spread:.3f} of the calm run")
-    finals = {"calm": calm.evaluations.get(BF16), "chaos": chaos.evaluations.get(BF16)}
+    finals = {"calm": calm.trained, "chaos": chaos.trained}
     return Verdict(
         machine=chaos.record.machine if chaos.record else "",
         settings={key: value for key, value in settings.items() if key not in ("name", "directory", "model")},

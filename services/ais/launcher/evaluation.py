@@ -18,13 +18,6 @@ from ais.runtime.network.redis import connect
 from ais.runtime.settings import RedisSettings
 from ais.runtime.tasks import end_tasks
 
-BF16 = (
-    "rollout.precision.weights=bf16",
-    "rollout.precision.kv_cache=bf16",
-    "rollout.precision.float32_head=false",
-)
-"""Overrides that turn all quantisation off. Logits are rounded to BF16 whatever `trainer.float32_head` says:
-one label means one arithmetic in every report."""
 REPLICA_READY_SECONDS = 300.0
 """A replica that takes longer to load than this has failed."""
 
@@ -44,6 +37,16 @@ class Evaluation:
     """JSONL file to which one line is added for the replica's own policy and one for each checkpoint."""
     records: Path | None = None
     """File that gets every response of the policy, as JSON lines or Parquet."""
+
+
+def as_trained(float32_head: bool) -> tuple[str, ...]:
+    """Overrides that turn all quantisation off. `float32_head`: the trainer's."""
+    return (
+        "rollout.precision.weights=bf16",
+        "rollout.precision.kv_cache=bf16",
+        "rollout.precision.head=false",
+        f"rollout.precision.float32_head={str(float32_head).lower()}",
+    )
 
 
 async def evaluate(processes: Processes, config: Path, redis: RedisSettings, job: Evaluation) -> None:

@@ -17,7 +17,7 @@ from ais.launcher.directory.record import RunRecord, read_record, record_of
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of, early_end, spread
 from ais.launcher.directory.steps import StepLog
 from ais.launcher.display import Display, Snapshot, course_of_a_run, duration
-from ais.launcher.evaluation import BF16, Evaluation, evaluate
+from ais.launcher.evaluation import Evaluation, as_trained, evaluate
 from ais.launcher.fleet import Fleet
 from ais.launcher.processes.commands import Command, ServiceCommands, tokens_environment
 from ais.launcher.processes.processes import Processes, ProcessFailedError
@@ -45,6 +45,8 @@ class Plan:
     total_steps: int
     quantised: bool
     """Whether rollouts are sampled in less than BF16: there are then two policies to evaluate."""
+    float32_head: bool
+    """The trainer's: the BF16 policy is evaluated with the head that it is trained with."""
     redis: RedisSettings
     launcher: LauncherSettings
     services: Callable[[RedisSettings], ServiceCommands]
@@ -166,7 +168,7 @@ async def _train(
 async def _evaluate(plan: Plan, processes: Processes, redis: RedisSettings, course: Course, display: Display) -> None:
     """Evaluates in both precisions at the same time, each on a replica of its own."""
     checkpoints = tuple(spread(checkpoints_of(plan.directory), plan.launcher.evaluation_checkpoints))
-    precisions = {"bf16": BF16} | ({"rollout": ()} if plan.quantised else {})
+    precisions = {"bf16": as_trained(plan.float32_head)} | ({"rollout": ()} if plan.quantised else {})
     scores = len(precisions) * (len(checkpoints) + 1)
     try:
         async with asyncio.TaskGroup() as tasks:

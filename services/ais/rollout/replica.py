@@ -168,6 +168,7 @@ async def open_engine(
             max_waiting_sequences=settings.max_waiting_sequences,
             probe_tolerance=settings.probe_tolerance or tolerance(settings.precision),
             device=chosen_device(settings.device),
+            batch_invariant=settings.batch_invariant,
         )
     except ModelUnsupportedError as error:
         raise UnavailableError(str(error)) from error

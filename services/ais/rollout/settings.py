@@ -23,6 +23,8 @@ from ais.runtime.settings import (
     Threads,
 )
 
+Fp8Kernel = Literal["stock", "bf16_copy"]
+
 
 class VllmSettings(Section):
     """What only the vLLM engine has."""
@@ -42,10 +44,11 @@ class VllmSettings(Section):
     computed again; finish: new requests wait, running ones end with the version they began with, then it changes."""
     update_seconds: Seconds = 300.0
     """Deadline of one change of weights, pause to resume. An engine that exceeds it has failed, its process ends."""
-    cpu_fp8_kernel: Literal["stock", "bf16_copy"] = "bf16_copy"
+    cpu_fp8_kernel: Fp8Kernel = "bf16_copy"
     """CPU: how FP8 products are computed. bf16_copy keeps the rounded weights in BF16, which is exact, and is many
     times faster than vLLM's own (stock) on CPUs without FP8 instructions, at the price of BF16's memory; its results
-    are rounded to BF16 once more before they are scaled. A mixture's experts have no stock one."""
+    are rounded to BF16 once more before they are scaled. A mixture of experts has no stock one and is
+    refused with it."""
 
 
 class ReplaySettings(Section):
@@ -86,6 +89,10 @@ class RolloutSettings(Section):
     vLLM's installation decides for itself."""
     threads: Threads = 1
     """Compute threads of the engine on a CPU."""
+    batch_invariant: bool = False
+    """Whether a seeded request gets the same tokens and log-probs, to the bit, whatever else is sampled beside it.
+    torch: on a CPU, where it is tried at the start; vLLM: on a GPU, with BF16 weights. Elsewhere the start is refused.
+    The replay engine computes nothing and does not read it."""
     vllm: VllmSettings = VllmSettings()
     """What only the vLLM engine has."""
     replay: ReplaySettings = ReplaySettings()

@@ -49,6 +49,7 @@ def main() -> int:
                 directory=directory,
                 total_steps=5,
                 quantised=False,
+                float32_head=False,
                 redis=RedisSettings(),
                 launcher=LauncherSettings(evaluation_prompts=0, stop_grace_seconds=1.0),
                 services=services,

@@ -110,7 +110,8 @@ def test_an_evaluation_that_fails_costs_no_report_and_resume_only_evaluates(tmp_
     (run / "model" / "manifest.json").write_text(json.dumps({"step": 2}))
     (run / "checkpoints" / "step-000002").mkdir(parents=True)  # without weights
     (run / "steps.jsonl").write_text("".join(json.dumps({"step": n, "reward_mean": 0.25}) + "\n" for n in (1, 2)))
-    settings = load(ROOT / CONFIG, ["run.steps=2", "launcher.evaluation_prompts=4", "rollout.precision.weights=bf16"])
+    bf16 = ("rollout.precision.weights=bf16", "trainer.float32_head=true")
+    settings = load(ROOT / CONFIG, ["run.steps=2", "launcher.evaluation_prompts=4", *bf16])
     (run / "config.toml").write_text(to_toml(settings), encoding="utf-8")
     for _ in range(2):  # the second time it is still to be evaluated
         done = ais("resume", str(run))
@@ -119,7 +120,9 @@ def test_an_evaluation_that_fails_costs_no_report_and_resume_only_evaluates(tmp_
         assert "has no model.safetensors" in done.stderr
         assert f"evaluate again:  ais resume {run}" in done.stderr.splitlines()
         assert "training reward" in done.stdout
-        assert "held-out reward" in done.stdout  # the policy it began with was scored
+        assert "held-out reward, BF16 policy" in done.stdout  # the policy it began with was scored
+        scored = json.loads((run / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        assert scored["precision"] == "bf16, float32 head", "the policy that is trained is scored with its own head"
         assert "0.250" in (run / "report.html").read_text(encoding="utf-8")
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         assert record["status"] == "finished"

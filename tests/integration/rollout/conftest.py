@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
 import torch
-from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -19,12 +17,8 @@ from ais.contracts.weights.offer import digest_of
 from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 from ais.rollout.engines.probe import tolerance
 from ais.rollout.engines.torch_engine.engine import TorchEngine
-from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
-from ais.rollout.weights.control_api import control_application
-from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.network.http import serve
-from tests.support.replicas.vllm_replica import SORT16, VllmReplica
+from tests.support.replicas.vllm_replica import SORT16, VllmReplica, vllm_replica_of
 from tests.support.tiny_models import VOCABULARY, Observer, random_model
 
 OpenEngine = Callable[..., Awaitable[TorchEngine]]
@@ -60,6 +54,7 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
             max_model_len: int = 512,
             observer: Observer | None = None,
             probe_tolerance: float | None = None,
+            batch_invariant: bool = False,
         ) -> TorchEngine:
             engine = await TorchEngine.open(
                 model_directory(kind, 0),
@@ -69,6 +64,7 @@ async def open_engine(model_directory: Callable[[str, int], Path]) -> AsyncItera
                 max_model_len=max_model_len,
                 max_waiting_sequences=max_waiting_sequences,
                 probe_tolerance=probe_tolerance or tolerance(precision),
+                batch_invariant=batch_invariant,
             )
             stack.push_async_callback(engine.close)
             return engine
@@ -113,25 +109,6 @@ def snapshot(model_directory: Callable[[str, int], Path], tmp_path: Path) -> Cal
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmReplica]:
-    from ais.rollout.engines.vllm_engine.opening import open_vllm
-
-    registry = CollectorRegistry()
-    metrics = RolloutMetrics(registry)
     settings = RolloutSettings(engine="vllm", slots=16, max_waiting_sequences=48, max_model_len=512)
-    engine = await open_vllm(SORT16, settings, metrics, registry)
-    try:
-        metrics.watch(engine)
-        intake = WeightIntake(
-            engine,
-            tmp_path_factory.mktemp("staging"),
-            metrics,
-            applied=lambda: None,
-            model=[SORT16 / "model.safetensors"],
-        )
-        async with (
-            serve(control_application(registry, lambda: None, intake), "127.0.0.1", 0) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
-        ):
-            yield VllmReplica(engine, registry, client)
-    finally:
-        await engine.close()
+    async with vllm_replica_of(SORT16, settings, tmp_path_factory.mktemp("staging")) as replica:
+        yield replica

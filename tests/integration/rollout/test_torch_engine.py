@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,38 @@ async def test_a_seeded_request_samples_the_same_alone_and_in_a_crowd(open_engin
         np.testing.assert_allclose(one.logprobs[:same], other.logprobs[:same], atol=0.1)
     equal = sum(bool((one.token_ids == other.token_ids).all()) for one, other in zip(alone, in_a_crowd, strict=True))
     assert equal >= 3
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize(
+    "precision",
+    [BF16, Precision(), Precision(weights="int8", activations="int8"), Precision(weights="bf16", kv_cache="e4m3")],
+    ids=str,
+)
+async def test_a_batch_invariant_engine_gives_the_same_bits_alone_and_in_a_crowd(
+    kind: str, precision: Precision, open_engine: Callable
+) -> None:
+    engine = await open_engine(kind, precision, slots=33, max_model_len=90, batch_invariant=True)
+    request = request_for(PROMPT, samples=2, seed=11, new_tokens=70)
+    alone = await collect(engine, request)
+    crowd = [request_for(PROMPT[: 1 + number % 9], new_tokens=5 + 2 * number, seed=number) for number in range(30)]
+    *_, in_a_crowd = await asyncio.gather(*(collect(engine, other) for other in (*crowd, request)))
+    for one, other in zip(alone, in_a_crowd, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert one.logprobs.tolist() == other.logprobs.tolist()
+
+
+async def test_a_processor_whose_products_depend_on_the_batch_is_refused_for_a_batch_invariant_engine(
+    open_engine: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Decoder.decode
+
+    def dependent(self: Decoder, weights: DecoderWeights, tokens: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        return decode(self, weights, tokens, *arguments) + 1e-6 * len(tokens)
+
+    monkeypatch.setattr(Decoder, "decode", dependent)
+    with pytest.raises(ModelUnsupportedError, match="depend on the size of its batch"):
+        await open_engine(slots=32, batch_invariant=True)
 
 
 async def test_samples_of_a_group_and_seeds_are_independent(open_engine: Callable) -> None:

@@ -2,7 +2,7 @@
 
 `python experts_alone.py DIRECTORY`: for each kind there with the models a and b, in BF16 and in FP8, DIRECTORY has then
 {kind}-{precision}.safetensors: what the layer gives when a is loaded (first), then b (other), then a (again), each bf16
-[tokens, features]; and of GPT-OSS the sinks of b as they serve.
+[tokens, features]; and of GPT-OSS the sinks of b as they serve. Its metadata has the dtypes of the weights after each.
 """
 
 from __future__ import annotations
@@ -73,16 +73,17 @@ def main(directory: Path) -> None:
         for precision in PRECISIONS:
             config = configured(directory / kind / "a", precision)
             with set_current_vllm_config(config):
-                save_file(given(config, directory / kind), directory / f"{kind}-{precision}.safetensors")
+                tensors, dtypes = given(config, directory / kind)
+                save_file(tensors, directory / f"{kind}-{precision}.safetensors", dtypes)
 
 
-def given(config: Any, models: Path) -> dict[str, torch.Tensor]:
+def given(config: Any, models: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from types import SimpleNamespace
 
     from vllm.forward_context import set_forward_context
     from vllm.model_executor.model_loader import get_model
 
-    from ais.rollout.engines.vllm_engine.worker_extension import SnapshotTransferEngine, SnapshotUpdate
+    from ais.rollout.engines.vllm_engine.worker_extension import SnapshotTransferEngine, SnapshotUpdate, weight_dtypes
 
     model = get_model(vllm_config=config)
     layer = model.get_submodule(f"model.layers.{LAYER}.mlp.experts").routed_experts
@@ -99,14 +100,14 @@ def given(config: Any, models: Path) -> dict[str, torch.Tensor]:
         SnapshotTransferEngine.receive_weights(rank, update)
         SnapshotTransferEngine.finish_weight_update(rank)
 
-    found = {"first": output()}
+    found, dtypes = {"first": output()}, {"first": " ".join(weight_dtypes(model))}
     load("b")
-    found["other"] = output()
+    found["other"], dtypes["other"] = output(), " ".join(weight_dtypes(model))
     for name, parameter in model.named_parameters():
         if name.endswith(f"layers.{LAYER}.attn.sinks"):
             found["sinks"] = parameter.detach().clone()
     load("a")
-    return found | {"again": output()}
+    return found | {"again": output()}, dtypes
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from experts_alone import CHOSEN, LAYER, TOKENS, inputs, write_models
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ais_core.numerics import FORMATS, encode_weight
@@ -86,6 +87,15 @@ def test_a_layers_experts_are_those_of_the_weights_that_were_loaded_last(
         expected = mixture(load_file(directory / kind / name / "model.safetensors"), kind, product)
         assert (found[loaded].double() - expected).norm() < ALLOWED[precision] * expected.norm(), loaded
     assert torch.equal(found["again"], found["first"])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp8", torch.float8_e4m3fn)])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
+def test_the_dtypes_that_a_replica_is_held_to_are_those_of_experts_too(
+    kind: str, precision: str, dtype: torch.dtype, directory: Path
+) -> None:
+    with safe_open(directory / f"{kind}-{precision}.safetensors", framework="pt") as file:
+        assert file.metadata() == {"first": str(dtype), "other": str(dtype)}
 
 
 def test_the_sinks_of_gpt_oss_are_loaded_too(directory: Path) -> None:

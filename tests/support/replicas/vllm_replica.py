@@ -1,9 +1,11 @@
-"""What tests ask of the vLLM engine of the session, which serves the demo's policy."""
+"""vLLM engines with their control API for tests, and what tests ask of the one of the session, which serves the demo's
+policy."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ from safetensors.torch import load_file, save
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
 from ais.rollout.engine import Completion, GenerationRequest
+from ais.rollout.metrics import RolloutMetrics
+from ais.rollout.settings import RolloutSettings
+from ais.rollout.weights.control_api import control_application
+from ais.rollout.weights.intake import WeightIntake
+from ais.runtime.network.http import serve
 from tests.support.replicas.pushing import push
 
 SORT16 = Path(__file__).parents[3] / "examples/sort16/model"
@@ -49,6 +56,28 @@ class VllmReplica:
 
     def sample(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def vllm_replica_of(
+    model: Path, settings: RolloutSettings, staging: Path, routing_replay: bool = False
+) -> AsyncIterator[VllmReplica]:
+    """Serves a model until the context ends. `staging`: where pushed weights are kept."""
+    from ais.rollout.engines.vllm_engine.opening import open_vllm
+
+    registry = CollectorRegistry()
+    metrics = RolloutMetrics(registry)
+    engine = await open_vllm(model, settings, metrics, registry, routing_replay)
+    try:
+        metrics.watch(engine)
+        intake = WeightIntake(engine, staging, metrics, applied=lambda: None, model=[model / "model.safetensors"])
+        async with (
+            serve(control_application(registry, lambda: None, intake), "127.0.0.1", 0) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+        ):
+            yield VllmReplica(engine, registry, client)
+    finally:
+        await engine.close()
 
 
 def demo_snapshot(change: Callable[[Tensors], None] = lambda _tensors: None, probe: Probe | None = None) -> bytes:

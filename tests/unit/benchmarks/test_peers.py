@@ -16,7 +16,7 @@ from benchmarks.against_peers.environment import STAMP, TRL, default_cache, trl_
 from benchmarks.against_peers.problem import PROBLEMS
 from benchmarks.against_peers.ratios import correction_figures, lines_of, training_figures
 from benchmarks.against_peers.training import Training, by_trl, trl_job
-from benchmarks.peers import arguments_of
+from benchmarks.peers import Courses, arguments_of, in_turns
 
 WRITER = """
 import json, pathlib, sys, time
@@ -145,6 +145,40 @@ def test_a_training_is_followed_until_it_reaches_the_reward_or_ends(tmp_path: Pa
     assert made.steps_to(target) == (8 if target == 0.5 else None)
     assert len(made.times) < 20
     assert 0.03 < made.processor_seconds < 1.0
+
+
+def test_who_cannot_be_measured_is_left_out_and_the_others_are_told_as_they_are_made() -> None:
+    def fails(_seed: int, _seconds: float) -> Course:
+        raise TrainingFailedError("it ended:\nno VNNI", "no VNNI")
+
+    told: list[tuple[dict[str, int], dict[str, str]]] = []
+
+    def made(courses: Courses, skipped: dict[str, str]) -> None:
+        told.append(({name: len(of_one) for name, of_one in courses.items()}, dict(skipped)))
+
+    contenders = {"trl": lambda _seed, _seconds: course(4.0, [0.5] * 9), "int8": fails}
+    courses, skipped = in_turns(contenders, rounds=2, seconds=60.0, made=made)
+
+    assert skipped == {"int8": "no VNNI"}
+    assert [*courses] == ["trl"]
+    assert told == [({"trl": 1}, {}), ({"trl": 1}, skipped), ({"trl": 2}, skipped)]
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("loading\nais: rollout-0 ended: no VNNI\nits logs: x", "rollout-0 ended: no VNNI"),
+        ("Traceback\nValueError: 3\n", "ValueError: 3"),
+        ("", "it made no 3 steps in 60 s"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line(output: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "run" / "steps.jsonl"
+
+    with pytest.raises(TrainingFailedError) as caught:
+        follow([sys.executable, "-c", f"print({output!r})"], os.environ, file, 0.8, 60.0)
+
+    assert caught.value.reason == reason
 
 
 def test_a_training_that_fails_is_told_with_its_words(tmp_path: Path) -> None:

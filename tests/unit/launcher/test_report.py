@@ -108,6 +108,18 @@ def parse(html: str) -> _Ids:
     return parser
 
 
+@pytest.mark.parametrize("head", ["", ", float32 head"])
+def test_the_policy_that_is_trained_is_the_bf16_one_whichever_head_it_has(trained: RunDirectory, head: str) -> None:
+    told = trained.evaluations.read_text().replace('"bf16"', f'"bf16{head}"')
+    trained.evaluations.write_text(told)
+    results = read_results(trained)
+    assert [score.reward_mean for score in results.trained] == [0.3, 0.8]
+    assert [row.label for row in rows(results)][:2] == [
+        "held-out reward, BF16 policy",
+        "held-out reward, rollout policy",
+    ]
+
+
 def test_a_report_stands_alone(trained: RunDirectory) -> None:
     html = write_report(trained).read_text()
     parsed = parse(html)

@@ -13,7 +13,14 @@ import pytest
 
 from ais.contracts.sampling import Precision
 from ais.rollout.engine import ModelUnsupportedError
-from ais.rollout.engines.vllm_engine.support import CPU_HEAD_SIZES, Installation, require_support, unsupported
+from ais.rollout.engines.vllm_engine.support import (
+    CPU_HEAD_SIZES,
+    Installation,
+    require_invariance,
+    require_support,
+    unsupported,
+)
+from ais.runtime.settings import SettingsError
 
 CPU, GPU = Installation(cpu=True, torchvision=False), Installation(cpu=False, torchvision=True)
 DENSE = {"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, "head_dim": 128}
@@ -54,6 +61,27 @@ def test_what_cannot_be_served_here_is_told_with_what_can(
 ) -> None:
     got = unsupported(config, precision, installation)
     assert got is None if reason is None else reason in (got or "")
+
+
+def test_the_stock_kernel_is_refused_for_experts_alone() -> None:
+    assert "cpu_fp8_kernel=bf16_copy" in (unsupported(EXPERTS, FP8, CPU, "stock") or "")
+    assert unsupported(EXPERTS, BF16, CPU, "stock") is None
+    assert unsupported(EXPERTS, FP8, GPU, "stock") is None
+    assert unsupported(DENSE, FP8, CPU, "stock") is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "installation", "reason"),
+    [(BF16, CPU, "engine=torch"), (FP8, GPU, "weights=bf16"), (INT8, GPU, "weights=bf16"), (BF16, GPU, None)],
+)
+def test_batch_invariance_is_refused_where_vllm_has_none_or_computes_something_else_for_it(
+    precision: Precision, installation: Installation, reason: str | None
+) -> None:
+    if reason is None:
+        require_invariance(precision, installation)
+        return
+    with pytest.raises(SettingsError, match=reason):
+        require_invariance(precision, installation)
 
 
 @pytest.mark.parametrize("content", ["{", "\udcff"])

@@ -97,8 +97,9 @@ class _Examiner:
         architecture = read_architecture(settings.run.model)
         slots = settings.rollout.slots * settings.rollout.replicas
         where = (slots, settings.rollout.max_model_len, chosen_device(settings.rollout.device))
+        trained = FORMATS[BF16].model_copy(update={"float32_head": settings.trainer.float32_head})
         self.rollouts = Rollouts(architecture, settings.rollout.precision, *where)
-        self._bf16 = Rollouts(architecture, FORMATS[BF16], *where)
+        self._bf16 = Rollouts(architecture, trained, *where)
         self._policy = policy
         self._ranks = ranks
         self._held_out = held_out

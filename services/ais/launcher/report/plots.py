@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ais.contracts.sampling import is_bf16
 from ais.launcher.directory.plots import MOST_CURVES, NEAR, PLOTS, Curve, Form, Plot, Threshold
 from ais.launcher.report.drawing import Kind, Scale, Series
-from ais.launcher.report.results import BF16, Results
+from ais.launcher.report.results import Results
 
 NORMAL_95 = 1.96
 """Half the width of a 95% interval, in standard errors."""
@@ -47,7 +48,7 @@ def _curves(plot: Plot, results: Results) -> Iterator[Curve]:
 def _scores(results: Results) -> list[Series]:
     return [
         Series(
-            "BF16 policy, held out" if precision == BF16 else "rollout policy, held out",
+            "BF16 policy, held out" if is_bf16(precision) else "rollout policy, held out",
             [score.step for score in scores],
             [score.reward_mean for score in scores],
             Kind.POINTS,

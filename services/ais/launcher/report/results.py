@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ais.contracts.sampling import is_bf16
 from ais.launcher.directory.record import RunRecord
 from ais.launcher.directory.run_directory import RunDirectory, checkpoints_of
 from ais.launcher.directory.steps import read_records
@@ -17,8 +18,6 @@ WIDEST_WINDOW = 10
 """Most steps at either end of a run whose mean stands for that end."""
 COMPONENTS = "reward_components."
 """Begins the names of the mean scores of a reward's named components, in every record."""
-BF16 = "bf16"
-"""Precision label of the policy that is trained."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,11 @@ class Results:
     def keys(self, prefix: str) -> list[str]:
         """Quantities of any step whose names begin so."""
         return list(dict.fromkeys(key for record in self.steps for key in record if key.startswith(prefix)))
+
+    @property
+    def trained(self) -> Sequence[Score]:
+        """Scores of the BF16 policy, by rising step; none where it was not evaluated."""
+        return next((scores for precision, scores in self.evaluations.items() if is_bf16(precision)), ())
 
     @property
     def components(self) -> list[str]:
@@ -121,7 +125,7 @@ def _evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Score]]
         scores.setdefault(record["precision"], {})[score.step] = score
     return {
         precision: [scores[precision][step] for step in sorted(scores[precision])]
-        for precision in sorted(scores, key=lambda precision: (precision != BF16, precision))
+        for precision in sorted(scores, key=lambda precision: (not is_bf16(precision), precision))
     }
 
 

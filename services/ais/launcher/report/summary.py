@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ais.contracts.sampling import is_bf16
 from ais.launcher.display import duration
-from ais.launcher.report.results import BF16, COMPONENTS, Results
+from ais.launcher.report.results import COMPONENTS, Results
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def totals(results: Results) -> list[tuple[str, str]]:
 
 def policy_name(precision: str) -> str:
     """How a policy is called where both are shown."""
-    return "BF16 policy" if precision == BF16 else "rollout policy"
+    return "BF16 policy" if is_bf16(precision) else "rollout policy"
 
 
 def note(results: Results) -> str:

@@ -1,5 +1,5 @@
-"""A mixture of experts that is trained: what the trainer publishes of Qwen3-MoE, a live vLLM replica takes; and which
-experts read each token, it tells."""
+"""A mixture of experts that is trained: what the trainer publishes of Qwen3-MoE, a live vLLM replica takes; which
+experts read each token, it tells; and its head is computed in float32 where that is set."""
 
 from __future__ import annotations
 
@@ -8,30 +8,25 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
 import torch
-from prometheus_client import CollectorRegistry
 
 from ais.contracts.sampling import Precision
 from ais.contracts.weights.offer import WeightsStatus
 from ais.rollout.engine import Completion
-from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
-from ais.rollout.weights.control_api import control_application
-from ais.rollout.weights.intake import WeightIntake
-from ais.runtime.network.http import serve
 from ais.trainer.policy.policy import Policy
 from ais.trainer.policy.routing import is_router
 from ais.trainer.weights.snapshot import Snapshot, write_snapshot
-from benchmarks.models.families import write_family
+from benchmarks.models.families import VOCABULARY, write_family
 from benchmarks.updates import snapshots
-from tests.support.replicas.vllm_replica import PROMPT, VllmReplica, collect, request, until, whole
+from tests.support.replicas.vllm_replica import PROMPT, VllmReplica, collect, request, until, vllm_replica_of, whole
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
+PRECISION = Precision(weights="bf16", float32_head=True)
 SEQUENCE = tuple(7 * position % 62 + 2 for position in range(40))
 
 
@@ -42,22 +37,10 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmReplica]:
-    from ais.rollout.engines.vllm_engine.opening import open_vllm
-
-    registry = CollectorRegistry()
-    metrics = RolloutMetrics(registry)
-    settings = RolloutSettings(engine="vllm", slots=4, max_model_len=64, precision=Precision(weights="bf16"))
-    engine = await open_vllm(mixture, settings, metrics, registry, routing_replay=True)
-    try:
-        files = [mixture / "model.safetensors"]
-        intake = WeightIntake(engine, tmp_path_factory.mktemp("staging"), metrics, applied=lambda: None, model=files)
-        async with (
-            serve(control_application(registry, lambda: None, intake), "127.0.0.1", 0) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
-        ):
-            yield VllmReplica(engine, registry, client)
-    finally:
-        await engine.close()
+    settings = RolloutSettings(engine="vllm", slots=4, max_model_len=64, precision=PRECISION)
+    staging = tmp_path_factory.mktemp("staging")
+    async with vllm_replica_of(mixture, settings, staging, routing_replay=True) as started:
+        yield started
 
 
 async def pushed(replica: VllmReplica, snapshot: Snapshot) -> WeightsStatus:
@@ -72,7 +55,7 @@ async def test_the_trainers_versions_are_served_as_the_trainer_computes_them(
     """The probe is of the trainer's policy in BF16, with the very weights that were pushed."""
     first, other = snapshots(mixture)
     (before,) = await replica.score([SEQUENCE])
-    (trained,) = Policy.load(mixture, "cpu").sequence_logprobs([SEQUENCE])
+    (trained,) = scored(Policy.load(mixture, "cpu"), True, [SEQUENCE])
     assert np.abs(before - trained).mean() < 0.05
     status = await pushed(replica, other)
     assert status.probe_gap is not None
@@ -82,6 +65,25 @@ async def test_the_trainers_versions_are_served_as_the_trainer_computes_them(
     await pushed(replica, first)
     (after,) = await replica.score([SEQUENCE])
     assert (after == before).all()
+
+
+async def test_a_float32_head_rounds_no_logit(mixture: Path, replica: VllmReplica) -> None:
+    """Some of 64 logits are equal once they are rounded to BF16, which has 128 numbers from 1 to 2."""
+    assert str(replica.engine.describe().precision) == "bf16, float32 head"
+    prefixes = [SEQUENCE[:length] for length in (3, 9, 21)]
+    policy = Policy.load(mixture, "cpu")
+    for prefix in prefixes:
+        sequences = [(*prefix, token) for token in range(VOCABULARY)]
+        served = [float(scores[-1]) for scores in await replica.score(sequences)]
+        rounded, exact = ([scores[-1] for scores in scored(policy, head, sequences)] for head in (False, True))
+        assert len(set(rounded)) < len(set(exact)) == len(set(served)) == VOCABULARY
+        assert np.abs(np.subtract(served, exact)).mean() < 0.05
+
+
+def scored(policy: Policy, float32_head: bool, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    """By the trainer's policy."""
+    policy.scoring.float32_head = float32_head
+    return policy.sequence_logprobs(sequences)
 
 
 def own_experts(policy: Policy, tokens: Sequence[int]) -> np.ndarray:

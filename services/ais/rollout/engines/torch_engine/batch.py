@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ais.contracts.sampling import Precision
 from ais.rollout.engine import SamplingFailedError
@@ -14,6 +15,7 @@ from ais.rollout.engines.torch_engine.architecture import Architecture
 from ais.rollout.engines.torch_engine.cache import KeyValueCache
 from ais.rollout.engines.torch_engine.fused import best_decoder
 from ais.rollout.engines.torch_engine.graphs import GraphedDecoder
+from ais.rollout.engines.torch_engine.invariance.blocks import POSITIONS, ROWS, whole_blocks
 from ais.rollout.engines.torch_engine.sampling import distribution, draw, kept_beside, uniforms
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Slots
 from ais.rollout.engines.torch_engine.weights import DecoderWeights
@@ -35,12 +37,22 @@ class Batch:
     """Samples with one policy at a time; the policy may change between two steps."""
 
     def __init__(
-        self, architecture: Architecture, precision: Precision, policy: ServedPolicy, slots: int, positions: int
+        self,
+        architecture: Architecture,
+        precision: Precision,
+        policy: ServedPolicy,
+        slots: int,
+        positions: int,
+        *,
+        invariant: bool = False,
     ) -> None:
-        """Computes on the device of the policy's weights."""
+        """Computes on the device of the policy's weights. `invariant`: see `invariance`; on a CPU."""
         self.policy = policy
         self.slots = Slots(slots, positions)
         self._device = device = policy.weights.device
+        self._invariant = invariant
+        if invariant:
+            slots, positions = whole_blocks(slots, ROWS), whole_blocks(positions, POSITIONS)
         self._decoder = best_decoder(architecture, precision, positions, device)
         self._cache = KeyValueCache.allocate(architecture, precision, slots, positions, device)
         self._graphed = GraphedDecoder(self._decoder, policy.weights, self._cache) if device.type == "cuda" else None
@@ -92,6 +104,10 @@ class Batch:
         length = int(positions.max()) + 1
         tokens = torch.from_numpy(self.slots.tokens[np.arange(count), positions])
         at = torch.from_numpy(positions)
+        if self._invariant:  # rows that fill the block up write into free rows of the cache
+            more = (0, whole_blocks(count, ROWS) - count)
+            tokens, at, length = F.pad(tokens, more), F.pad(at, more), whole_blocks(length, POSITIONS)
+            return self._decoder.decode(self.policy.weights, tokens, at, length, self._cache)[:count]
         if self._graphed is not None:
             return self._graphed.decode(tokens, at, length)
         return self._decoder.decode(self.policy.weights, tokens, at, length, self._cache)
@@ -102,7 +118,9 @@ class Batch:
         rows = sorted((row for row in rows if lengths[row] > 0), key=lambda row: -lengths[row])
         while rows:
             length = int(lengths[rows[0]])
-            together = max(1, FILL_TOKENS // length)
+            together = 1 if self._invariant else max(1, FILL_TOKENS // length)
             chunk, rows = rows[:together], rows[together:]
             tokens = torch.from_numpy(self.slots.tokens[chunk, :length]).to(self._device)
+            if self._invariant:
+                tokens = F.pad(tokens, (0, whole_blocks(length, POSITIONS) - length))
             self._decoder.fill(self.policy.weights, tokens, torch.tensor(chunk, device=self._device), self._cache)

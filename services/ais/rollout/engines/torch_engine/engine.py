@@ -33,6 +33,7 @@ from ais.rollout.engines.snapshots import digest_of_files, form_of, snapshot_fil
 from ais.rollout.engines.torch_engine.architecture import Architecture, read_architecture
 from ais.rollout.engines.torch_engine.batch import Batch, ServedPolicy
 from ais.rollout.engines.torch_engine.calibration import calibrated
+from ais.rollout.engines.torch_engine.invariance.trial import check_invariance
 from ais.rollout.engines.torch_engine.probe import check_finite, score
 from ais.rollout.engines.torch_engine.slots import Ended, Group, Told
 from ais.rollout.engines.torch_engine.weights import CPU, DecoderWeights, read_tensors, rounded_weights
@@ -56,6 +57,7 @@ class TorchEngine(EngineLife):
         max_model_len: int,
         max_waiting_sequences: int,
         probe_tolerance: float,
+        batch_invariant: bool = False,
     ) -> None:
         super().__init__(Limits(architecture.vocab_size, max_model_len, room=slots + max_waiting_sequences))
         self._architecture = architecture
@@ -70,7 +72,10 @@ class TorchEngine(EngineLife):
         """By ticket."""
         self._swapping = asyncio.Lock()
         self._worker = Worker(
-            Batch(architecture, precision, policy, slots, max_model_len), observer, self._deliver, self._failed
+            Batch(architecture, precision, policy, slots, max_model_len, invariant=batch_invariant),
+            observer,
+            self._deliver,
+            self._failed,
         )
         self._worker.start()
 
@@ -86,6 +91,7 @@ class TorchEngine(EngineLife):
         max_waiting_sequences: int,
         probe_tolerance: float,
         device: torch.device = CPU,
+        batch_invariant: bool = False,
     ) -> TorchEngine:
         """Loads a Hugging Face directory as policy version 0, onto `device`. Raises ModelUnsupportedError.
 
@@ -99,18 +105,21 @@ class TorchEngine(EngineLife):
                 weights, _cache = _staged(files, architecture, precision, device)
             except WeightsRefusedError as error:
                 raise ModelUnsupportedError(f"{directory} cannot be served: {error}") from error
+            if batch_invariant:
+                check_invariance(weights, architecture, precision, slots)
             return architecture, ServedPolicy(weights, version=0, digest=digest_of_files(files))
 
         architecture, policy = await asyncio.to_thread(read)
         positions = min(max_model_len, architecture.max_positions)
-        return cls(architecture, precision, policy, observer, slots, positions, max_waiting_sequences, probe_tolerance)
+        sizes = slots, positions, max_waiting_sequences
+        return cls(architecture, precision, policy, observer, *sizes, probe_tolerance, batch_invariant)
 
     async def sample(self, call: Call) -> None:
         """See the base.
 
         A seed fixes every random number of the request, whatever else is in the batch. Log-probs still depend on the
         batch by the last bits of float32, because a matrix product of another height may add in another order; now and
-        then BF16 rounds that to another value, and rarely another token follows.
+        then BF16 rounds that to another value, and rarely another token follows. `batch_invariant` rules that out.
         """
         ticket, request = next(self._tickets), call.request
         self._sampling[ticket] = call

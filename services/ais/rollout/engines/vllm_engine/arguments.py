@@ -44,6 +44,8 @@ def prepare_environment(settings: RolloutSettings) -> None:
     # This process has threads, and a fork of it could inherit a held lock; nor would the watchdog find it.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.vllm.cpu_cache_gib)
 
 

@@ -20,7 +20,7 @@ from ais.rollout.engines.snapshots import checked_tensors
 from ais.rollout.engines.vllm_engine.arguments import engine_arguments, prepare_environment
 from ais.rollout.engines.vllm_engine.model import ServedModel, read_model
 from ais.rollout.engines.vllm_engine.precision import LinearMode, mode_of, this_host
-from ais.rollout.engines.vllm_engine.support import require_support, this_installation
+from ais.rollout.engines.vllm_engine.support import require_invariance, require_support, this_installation
 from ais.rollout.settings import RolloutSettings
 from ais.rollout.weights.staging import staging_directory
 from ais.runtime.settings import SettingsError
@@ -49,7 +49,10 @@ async def open_vllm(
             "rollout.engine=vllm needs vLLM: `make setup ENGINE=vllm`, or `pip install '.[vllm]'` on a GPU host"
         )
     routing = read_routing_shape(directory) if routing_replay else None
-    require_support(directory, settings.precision, this_installation())
+    installation = this_installation()
+    require_support(directory, settings.precision, installation, settings.vllm.cpu_fp8_kernel)
+    if settings.batch_invariant:
+        require_invariance(settings.precision, installation)
     prepare_environment(settings)
     progress = asyncio.create_task(_tell_progress())
     try:
@@ -99,7 +102,7 @@ async def _open(
         except WeightsRefusedError as error:
             reason = await asyncio.to_thread(_wrong_tensor, model) or error
             raise ModelUnsupportedError(f"{directory} cannot be served: {reason}") from error
-        await _require_dtypes(llm, "ais_weight_dtypes", "linear layers", mode.weight_dtype)
+        await _require_dtypes(llm, "ais_weight_dtypes", "linear layers and experts", mode.weight_dtype)
         if settings.precision.float32_head:
             await _require_dtypes(llm, "ais_head_dtypes", "logits", "torch.float32")
         routes = None if routing is None else Routes(llm, routing, told_by_vllm=host.device == "cuda")

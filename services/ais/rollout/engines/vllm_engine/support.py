@@ -15,6 +15,8 @@ from typing import Any
 
 from ais.contracts.sampling import Precision
 from ais.rollout.engine import ModelUnsupportedError
+from ais.rollout.settings import Fp8Kernel
+from ais.runtime.settings import SettingsError
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM's CPU kernels compute: `CPUAttentionBackend.get_supported_head_sizes`."""
@@ -54,7 +56,9 @@ def lend_torchvision(model_type: str) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (before, str(LENT_TORCHVISION))))
 
 
-def require_support(directory: Path, precision: Precision, installation: Installation) -> None:
+def require_support(
+    directory: Path, precision: Precision, installation: Installation, cpu_fp8_kernel: Fp8Kernel = "bf16_copy"
+) -> None:
     """Raises ModelUnsupportedError with the reason, and with what can run."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -64,13 +68,32 @@ def require_support(directory: Path, precision: Precision, installation: Install
         raise ModelUnsupportedError(f"{directory}/config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
         return
-    if reason := unsupported(config, precision, installation):
+    if reason := unsupported(config, precision, installation, cpu_fp8_kernel):
         raise ModelUnsupportedError(f"vLLM cannot serve {directory} here: {reason}")
     lend_torchvision(str(config.get("model_type", "")))
 
 
-def unsupported(config: Mapping[str, Any], precision: Precision, installation: Installation) -> str | None:
-    """Why vLLM cannot serve a model of this config.json, or None."""
+def require_invariance(precision: Precision, installation: Installation) -> None:
+    """For `rollout.batch_invariant`. Raises SettingsError with the reason, and with what can run."""
+    if installation.cpu:
+        raise SettingsError(
+            "rollout.batch_invariant: vLLM's batch-invariant kernels are for GPUs. On a CPU set rollout.engine=torch"
+        )
+    if precision.weights != "bf16":
+        raise SettingsError(
+            f"rollout.batch_invariant with rollout.precision.weights={precision.weights}: where vLLM's kernel is not "
+            "batch-invariant it multiplies by activations that are not rounded, which is not what the trajectories "
+            "would say. Set rollout.precision.weights=bf16"
+        )
+
+
+def unsupported(
+    config: Mapping[str, Any],
+    precision: Precision,
+    installation: Installation,
+    cpu_fp8_kernel: Fp8Kernel = "bf16_copy",
+) -> str | None:
+    """Why vLLM cannot serve a model of this config.json, or None. `cpu_fp8_kernel`: rollout.vllm's."""
     model_type = str(config.get("model_type", ""))
     if model_type in NEED_TORCHVISION and not installation.torchvision:
         return f"its class for {model_type} imports torchvision, which is not installed: pip install torchvision"
@@ -84,6 +107,11 @@ def unsupported(config: Mapping[str, Any], precision: Precision, installation: I
             f"a mixture of {experts} experts with {precision.weights} weights by {precision.granularity} and "
             f"{precision.activations} activations has no kernel on a CPU. Set rollout.precision.weights=bf16, or "
             "weights and activations to e4m3 with granularity=channel, or use a GPU"
+        )
+    if experts and by_channel and cpu_fp8_kernel == "stock":
+        return (
+            f"a mixture of {experts} experts in FP8 has no stock kernel on a CPU. Set "
+            "rollout.vllm.cpu_fp8_kernel=bf16_copy, or rollout.precision.weights=bf16, or use a GPU"
         )
     head = _head_size(text)
     if head is not None and head not in CPU_HEAD_SIZES:

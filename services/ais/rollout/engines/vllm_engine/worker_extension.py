@@ -11,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
@@ -110,10 +112,8 @@ class WorkerExtension:
         return score(self, sequences)
 
     def ais_weight_dtypes(self) -> list[str]:
-        """Dtypes that the weights of linear layers really have, but for those that no format rounds."""
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, LinearBase)}
-        return sorted({str(layer.weight.dtype) for name, layer in linear.items() if not name.endswith(NEVER_ROUNDED)})
+        """See `weight_dtypes`."""
+        return weight_dtypes(self.model_runner.get_model())  # type: ignore[attr-defined]
 
     def ais_record_routes(self) -> tuple[list[int], int]:
         """Records from now on which experts requests are routed to (`routing.recording`): the layers that choose, and
@@ -134,6 +134,19 @@ class WorkerExtension:
 NEVER_ROUNDED = ("conv1d", "gate", "router")
 """vLLM builds these as linear layers too, and leaves them in BF16: the short convolutions of linear attention, and what
 chooses a mixture's experts."""
+EXPERTS = ("w13_weight", "w2_weight")
+"""What vLLM calls the weights of a layer's experts."""
+
+
+def weight_dtypes(model: nn.Module) -> list[str]:
+    """Dtypes that the weights of linear layers and of experts really have, but for those that no format rounds."""
+    found: set[torch.dtype] = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, RoutedExperts):
+            found |= {getattr(layer, weight).dtype for weight in EXPERTS}
+        elif isinstance(layer, LinearBase) and not name.endswith(NEVER_ROUNDED):
+            found.add(layer.weight.dtype)
+    return sorted(map(str, found))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

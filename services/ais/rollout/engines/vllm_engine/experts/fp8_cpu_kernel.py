@@ -67,8 +67,8 @@ class Bf16CopyFp8Experts(OnlineMoEMethodBase):
         self._zero_padding(layer)
         weights = zip(layer.w13_weight, layer.w2_weight, strict=True)
         self._experts = [(_Product.of(w13), _Product.of(w2)) for w13, w2 in weights]
-        for name in ("w13_weight", "w2_weight"):  # oneDNN has them
-            replace_parameter(layer, name, getattr(layer, name).new_empty(0))
+        for name in ("w13_weight", "w2_weight"):  # oneDNN has the numbers; the dtype says what they are
+            replace_parameter(layer, name, torch.empty(0, dtype=torch.float8_e4m3fn))
         setattr(layer, _LOADED, True)
 
     def get_fused_moe_quant_config(self, layer: torch.nn.Module) -> None:  # noqa: ARG002
