@@ -22,6 +22,9 @@ KEEPALIVE_SECONDS = 20.0
 """A client that sends nothing for this long while one of its calls runs is pinged."""
 KEEPALIVE_ANSWER_SECONDS = 10.0
 """A client that does not answer the ping by then has vanished: its calls are cancelled, which frees their slots."""
+PINGS_APART_SECONDS = 2.0
+"""Pings that come sooner after one another are abuse, and the third of them ends the connection. Our client pings every
+ten seconds and waits five for the answer, so on a starved machine two pings may be read five seconds apart."""
 STOP_GRACE_SECONDS = 0.5
 """Calls that still run after the engine has drained are cut after this."""
 
@@ -82,7 +85,7 @@ _OPTIONS = [
     ("grpc.max_concurrent_streams", PENDING_CALLS),
     ("grpc.so_reuseport", 0),  # a second replica on the same port is an error, not a silent sharing of calls
     # Clients may ping as often as our own does; without this the server takes it for abuse and cuts the connection.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", round(PINGS_APART_SECONDS * 1000)),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 

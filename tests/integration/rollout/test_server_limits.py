@@ -15,13 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from ais.collector.replicas.generation import KEEPALIVE_ANSWER_SECONDS, KEEPALIVE_SECONDS
 from ais.contracts.keys import Keys
 from ais.contracts.model_identity import ModelIdentity
 from ais.contracts.registry import ReplicaRegistry
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.v1 import rollout_pb2, rollout_pb2_grpc
 from ais.rollout.generation_api import GenerationService, ReplicaIdentity
-from ais.rollout.generation_server import ServerLimits, serve_generation
+from ais.rollout.generation_server import PINGS_APART_SECONDS, ServerLimits, serve_generation
 from ais.rollout.metrics import RolloutMetrics
 from ais.runtime.security.roles import Role
 from tests.support.access import metadata
@@ -171,3 +172,8 @@ async def test_connections_beyond_the_limit_are_closed_and_free_their_places_whe
 def test_the_longest_request_that_an_engine_may_take_is_below_the_limit(max_model_len: int) -> None:
     longest = message(prompt=max_model_len - 1, group_id="\U0001f600" * 512, stops=16, samples=2**31)
     assert longest.ByteSize() < ServerLimits.of_engine(max_model_len, room=1).message_bytes
+
+
+def test_pings_of_the_collector_are_no_abuse_however_late_a_starved_replica_reads_them() -> None:
+    # One is read as late as its answer may come, the next one at once: "Too many pings" had ended a call of minutes.
+    assert KEEPALIVE_SECONDS - KEEPALIVE_ANSWER_SECONDS > PINGS_APART_SECONDS

@@ -44,8 +44,8 @@ ENVELOPE_BYTES = 1 << 18
 """Bytes of a message beside its tokens: ids, sampling parameters, precision, digests."""
 
 KEEPALIVE_SECONDS = 10.0
-"""While a call waits and nothing comes for this long, the connection is asked for a sign of life. A replica takes twice
-as many such questions."""
+"""While a call waits and nothing comes for this long, the connection is asked for a sign of life. A replica takes five
+times as many such questions."""
 KEEPALIVE_ANSWER_SECONDS = 5.0
 """Without an answer by then the calls fail: the replica vanished without closing the connection."""
 
