@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from ais.contracts.sampling import SamplingParameters
 from ais.contracts.weights.probe import PROBE_KEY, Probe, encode_probe
+from ais.contracts.weights.upload import KEEPALIVE_SECONDS
 from ais.rollout.engine import Completion, GenerationRequest
 from ais.rollout.metrics import RolloutMetrics
 from ais.rollout.settings import RolloutSettings
@@ -71,9 +72,10 @@ async def vllm_replica_of(
     try:
         metrics.watch(engine)
         intake = WeightIntake(engine, staging, metrics, applied=lambda: None, model=[model / "model.safetensors"])
+        limits = httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS)  # tests come seconds apart
         async with (
             serve(control_application(registry, lambda: None, intake), "127.0.0.1", 0) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client,
         ):
             yield VllmReplica(engine, registry, client)
     finally:
