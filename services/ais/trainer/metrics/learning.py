@@ -16,8 +16,8 @@ class LearningMetrics:
         self._reward = meter.gauge(
             "ais_reward_mean",
             "Mean reward of the last batch's trajectories.",
-            "Falling for long: a collapse. Resume from a checkpoint before it, with trainer.optimizer.pace = 'signal' or a "
-            "lower learning rate.",
+            "Falling for long: a collapse. Resume from a checkpoint before it, with trainer.optimizer.pace = 'signal' "
+            "or a lower learning rate.",
         )
         self._reward_spread = meter.gauge(
             "ais_reward_standard_deviation",
