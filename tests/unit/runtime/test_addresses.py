@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ais.rollout.settings import RolloutSettings
-from ais.runtime.network.addresses import authority, bare_host, http_url, is_wildcard, reachable_host
+from ais.runtime.network.addresses import (
+    authority,
+    bare_host,
+    http_url,
+    is_wildcard,
+    listening_socket,
+    reachable_host,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,10 @@ def test_who_listens_everywhere_is_reached_by_the_machines_name(host: str) -> No
 
 def test_an_advertised_host_comes_first() -> None:
     assert RolloutSettings(host="::", advertised_host="[2001:db8::5]").reachable_host == "2001:db8::5"
+
+
+def test_what_a_listener_accepts_sends_small_packets_at_once() -> None:
+    with listening_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _address = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -89,4 +89,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {bare}: {error.strerror}") from error
     family, _type, _protocol, _name, address = min(found, key=lambda one: one[0] == socket.AF_INET6)
     both = family == socket.AF_INET6 and is_wildcard(bare) and socket.has_dualstack_ipv6()
-    return socket.create_server(address, family=family, dualstack_ipv6=both)
+    listener = socket.create_server(address, family=family, dualstack_ipv6=both)
+    # What is accepted inherits it. asyncio sets it for sockets that were made with a protocol's number, and these have
+    # none: the second packet of an answer would wait 40 ms for the other side to confirm the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    return listener
