@@ -191,3 +191,14 @@ def test_a_row_without_a_distribution_fails_alone_and_frees_its_place() -> None:
     assert "sample 0 of group-1" in simulation.failed[0][1]
     assert "token 0 " in simulation.failed[0][1]
     assert all(np.isfinite(completion.logprobs).all() for _, completion in simulation.finished)
+
+
+def test_the_row_of_a_sequence_that_has_ended_is_not_occupied() -> None:
+    """A new policy computes again what is before each occupied row's next token, and nothing else."""
+    slots = Slots(capacity=4, positions=16)
+    slots.submit(group(0, samples=2, new_tokens=5))
+    slots.submit(group(1, samples=1, new_tokens=1))
+    slots.admit()
+    assert slots.occupied == [0, 1, 2]
+    slots.record(np.full(3, 5), np.full(3, -0.5, dtype=np.float32), version=0, now=1.0)
+    assert (slots.occupied, slots.count) == ([0, 1], 3)

@@ -72,7 +72,7 @@ class Batch:
         self.policy = policy
         if self._graphed is not None:
             self._graphed.load(policy.weights)
-        self._fill(list(range(self.slots.count)))
+        self._fill(self.slots.occupied)
 
     def step(self) -> list[Ended]:
         """One token for every running sequence; gives what has ended. Needs a batch that is not idle."""

@@ -122,7 +122,12 @@ class Slots:
     @property
     def running(self) -> int:
         """Sequences in the batch."""
-        return sum(occupant is not None for occupant in self._occupants)
+        return len(self.occupied)
+
+    @property
+    def occupied(self) -> list[int]:
+        """Their rows."""
+        return [row for row, occupant in enumerate(self._occupants) if occupant is not None]
 
     @property
     def waiting(self) -> int:
