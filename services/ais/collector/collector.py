@@ -161,6 +161,7 @@ class Collector:
                 self._admission.version,
                 avoid=history.failed_on,
                 excluded=history.refused_by,
+                waiting=self._admission.open * self._run.samples_per_group,
             )
             if replica is not None:
                 self._start(ordinal, replica)

@@ -39,10 +39,12 @@ class Dispatcher:
         now: float,
         avoid: str | None = None,
         excluded: Container[str] = (),
+        most_load: float | None = None,
     ) -> ReplicaRecord | None:
         """The replica for a group of `sequences`; None if all are excluded, full, resting, not ready or too old.
 
-        `avoid` is the replica that just failed this group: it is taken only when no other can be.
+        `avoid` is the replica that just failed this group: it is taken only when no other can be. With `most_load`,
+        sequences a slot, one that would have more counts as full, unless it has nothing to do.
         """
         able = [
             replica
@@ -50,7 +52,7 @@ class Dispatcher:
             if replica.replica_id not in excluded
             and self.may_sample(replica, required_version)
             and self._resting_until.get(replica.replica_id, 0.0) <= now
-            and self.has_room(replica, sequences)
+            and self.has_room(replica, sequences, most_load)
         ]
         others = [replica for replica in able if replica.replica_id != avoid]
         return min(others or able, key=lambda replica: (self._load(replica), replica.replica_id), default=None)
@@ -59,10 +61,15 @@ class Dispatcher:
         """Whether it takes work at all, now or when it has room, with a policy that is new enough."""
         return replica.ready and replica.policy_version >= required_version and replica.replica_id not in self._leaving
 
-    def has_room(self, replica: ReplicaRecord, sequences: int) -> bool:
+    def has_room(self, replica: ReplicaRecord, sequences: int, most_load: float | None = None) -> bool:
         """Whether a group of `sequences` can be sent to it without more than its share waiting there."""
         outstanding = self._outstanding[replica.replica_id]
-        return outstanding == 0 or outstanding + sequences <= replica.slots * self._queue_factor
+        most = self._queue_factor if most_load is None else min(self._queue_factor, most_load)
+        return outstanding == 0 or outstanding + sequences <= replica.slots * most
+
+    def outstanding(self, replicas: Sequence[ReplicaRecord]) -> int:
+        """Sequences that these owe."""
+        return sum(self._outstanding[replica.replica_id] for replica in replicas)
 
     def sent(self, replica_id: str, sequences: int) -> None:
         self._outstanding[replica_id] += sequences

@@ -16,6 +16,7 @@ from ais.collector.metrics import CollectorMetrics
 from ais.collector.replicas.dispatch import Dispatcher
 from ais.collector.replicas.generation import GenerationClient, GenerationError
 from ais.collector.replicas.proof import Expected, WrongReplicaError
+from ais.collector.replicas.sharing import Sharing
 from ais.contracts.registry import EXPIRY_SECONDS, ReplicaRecord, ReplicaRegistry
 from ais.runtime.security.keyring import NOBODY, Credential
 from ais.runtime.tasks import end_tasks
@@ -23,7 +24,7 @@ from ais.runtime.text import printable
 
 POLL_SECONDS = 0.25
 """How often the registry is read while every open group has found a replica, or waits for room on one."""
-URGENT_POLL_SECONDS = 0.02
+URGENT_POLL_SECONDS = 0.01
 """How often it is read while a group waits for a replica or for one's next version: a swap takes milliseconds."""
 DESCRIBE_SECONDS = 5.0
 """A replica that is asked what it is answers by then."""
@@ -94,6 +95,7 @@ class Fleet:
         self._members: dict[str, _Member] = {}
         """Also those whose record is gone, as long as calls to them run."""
         self._wanted = asyncio.Event()
+        self._sharing = Sharing()
         self._away = False
         self.dispatcher = dispatcher
         self.replicas: list[ReplicaRecord] = []
@@ -110,16 +112,27 @@ class Fleet:
                     await self._wanted.wait()
 
     def choose(
-        self, sequences: int, required_version: int, newest_version: int, avoid: str | None, excluded: Container[str]
+        self,
+        sequences: int,
+        required_version: int,
+        newest_version: int,
+        avoid: str | None,
+        excluded: Container[str],
+        waiting: int = 0,
     ) -> ReplicaRecord | None:
-        """The replica for a group, see Dispatcher. Where none may take it at all, the registry is read more often.
+        """The replica for a group, see Dispatcher. Where none may take it at all, or others will in a moment (see
+        Sharing; `waiting` sequences wait, the group's too), the registry is read more often.
 
         A replica that is ahead of the trainer's `newest_version` has its version from a trainer that died; the one that
         resumed will bring it back.
         """
         able = [one for one in self.replicas if self._obstacle(one, required_version, newest_version) is None]
-        chosen = self.dispatcher.choose(able, sequences, required_version, time.monotonic(), avoid, excluded)
-        if chosen or any(self.dispatcher.may_sample(replica, required_version) for replica in able):
+        others = [one for one in self.replicas if one not in able and self._members[one.replica_id].proved]
+        now, due = time.monotonic(), waiting + self.dispatcher.outstanding(able)
+        most_load = self._sharing.most_load(able, others, due, required_version, now)
+        chosen = self.dispatcher.choose(able, sequences, required_version, now, avoid, excluded, most_load)
+        may_sample = any(self.dispatcher.may_sample(replica, required_version) for replica in able)
+        if chosen or (may_sample and most_load is None):
             self._wanted.clear()
         else:
             self._wanted.set()
