@@ -87,7 +87,8 @@ class ComputeSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives; auto takes a GPU when there is one, of several the one of the rank's number."""
     threads: Threads = 1
-    """Threads torch computes with on the CPU."""
+    """Threads torch computes a step with on the CPU. Where rollout and training alternate on one machine, as many as it
+    has cores: replicas have nothing to do meanwhile."""
 
 
 class RanksSettings(Section):

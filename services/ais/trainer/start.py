@@ -52,14 +52,15 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
     checkpoint = await asyncio.to_thread(store.newest)
     staging = Staging.open(trainer.push.staging_directory, run.path, trainer.push.shard_bytes)
     reference = await asyncio.to_thread(load_reference, run, trainer, policy, ranks)
-    learner = Conductor(Learner(policy, run, trainer, settings.correction, staging, ranks, reference), ranks)
+    learner = Learner(policy, run, trainer, settings.correction, staging, ranks, reference)
+    conductor = Conductor(learner, ranks, trainer.compute.threads)
     if checkpoint is None:
-        snapshot = await asyncio.to_thread(learner.snapshot)
+        snapshot = await asyncio.to_thread(conductor.snapshot)
     else:
         manifest = checkpoint.manifest
         memory = Memory(manifest.version, manifest.correction, manifest.probe_sequences, manifest.frozen)
         try:
-            await asyncio.to_thread(learner.resume, memory, checkpoint.training)
+            await asyncio.to_thread(conductor.resume, memory, checkpoint.training)
         except ForeignStateError as error:
             raise UnavailableError(
                 f"{checkpoint.training} is not the work of a trainer: {error}. Remove {checkpoint.path} if you do not "
@@ -72,4 +73,4 @@ async def start_of(settings: Settings, policy: Policy, ranks: Ranks) -> Start:
     group_log.rewind(run.path, snapshot.version)
     evaluations.rewind(run.path, snapshot.version)
     ledger.reconcile(run.path, commit_of(checkpoint.manifest) if checkpoint else None)
-    return Start(learner, store, checkpoint, snapshot)
+    return Start(conductor, store, checkpoint, snapshot)

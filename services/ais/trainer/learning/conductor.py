@@ -35,10 +35,16 @@ Result = TypeVar("Result")
 class Conductor:
     """The learners of all ranks, as one. Its methods block; one thread, always the same, does their work."""
 
-    def __init__(self, learner: Learner, ranks: Ranks) -> None:
+    def __init__(self, learner: Learner, ranks: Ranks, threads: int = 1) -> None:
+        """`threads`: how many torch computes with on the CPU."""
         self._learner = learner
         self._ranks = ranks
-        self._thread = ThreadPoolExecutor(1, "learner", initializer=ranks.attach_thread)
+
+        def begin() -> None:
+            ranks.attach_thread()
+            torch.set_num_threads(threads)
+
+        self._thread = ThreadPoolExecutor(1, "learner", initializer=begin)
 
     @property
     def memory(self) -> Memory:
