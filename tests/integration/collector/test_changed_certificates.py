@@ -68,7 +68,7 @@ async def test_whoever_chooses_while_the_collector_connects_anew_finds_the_repli
 
     async def choose() -> None:
         while True:
-            fleet.choose(1, 0, 0, None, ())
+            fleet.choose(1, 0, 0, None, (), waiting=1)
             await asyncio.sleep(0)
 
     async with stage.replica("replica", honest, certificates=certificates("rollout")), asyncio.timeout(20):

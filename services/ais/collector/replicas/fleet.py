@@ -118,7 +118,7 @@ class Fleet:
         newest_version: int,
         avoid: str | None,
         excluded: Container[str],
-        waiting: int = 0,
+        waiting: int,
     ) -> ReplicaRecord | None:
         """The replica for a group, see Dispatcher. Where none may take it at all, or others will in a moment (see
         Sharing; `waiting` sequences wait, the group's too), the registry is read more often.
