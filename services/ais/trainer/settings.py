@@ -84,6 +84,9 @@ class ComputeSettings(Section):
     activation_checkpointing: bool = False
     """Keep only the input of each decoder layer for the backward pass and compute the layer again there: memory of a
     microbatch falls to about one layer's, for about a third more time. Changes no number."""
+    share_prompts: bool = False
+    """Read a prompt once for all its responses, where that is cheaper: where prompts are long and responses short. For
+    one rank, and models whose layers all have full attention. Changes no number but by the order of additions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives; auto takes a GPU when there is one, of several the one of the rank's number."""
     threads: Threads = 1
@@ -275,6 +278,11 @@ def check_sections(run: RunSettings, trainer: TrainerSettings, correction: Corre
             "trainer.optimizer.pace = 'signal' counts groups whose rewards differ, and the others have a gradient too: "
             "set trainer.objective.entropy_coefficient to 0 and trainer.objective.reference.policy to 'none', or pace "
             "to 'constant'"
+        )
+    if trainer.compute.share_prompts and (trainer.ranks.count > 1 or run.routing_replay):
+        raise ValueError(
+            "trainer.compute.share_prompts is for one rank, and without run.routing_replay: set it to false, or "
+            "trainer.ranks.count to 1 and run.routing_replay to false"
         )
     weighs = correction.method != "none" or bool(correction.rejections)
     if trainer.objective.centring and (weighs or trainer.ranks.count > 1):

@@ -10,7 +10,9 @@ import torch
 
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import ScoredGroup
+from ais.contracts.turns import Passage
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut, deal, nothing
+from ais.trainer.policy.shared_prompts import packed
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
 from ais_core.advantages import estimate
@@ -57,8 +59,10 @@ class Batch:
         return replace(self, advantages=advantages.to(self.advantages.device))
 
 
-def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, ranks: Ranks) -> Batch:
-    """Turns groups into a batch for the policy at `version`.
+def prepare(
+    groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, ranks: Ranks, worth: int | None = None
+) -> Batch:
+    """Turns groups into a batch for the policy at `version`. With `worth`, see `shared_prompts`, prompts are read once.
 
     Every rank gets all groups: advantages and counts come from the whole batch, and only the microbatches are dealt
     out. With several updates a batch, each gets its share of whole groups, in order.
@@ -70,7 +74,7 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
     first = 0
     for share in _shares(groups, settings.objective.updates_per_batch):
         samples = [Sample(group.prompt_token_ids, one) for group in share for one in group.trajectories]
-        microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks)]
+        microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks, worth)]
         normaliser = Normalizer(
             tokens=sum(len(sample.trajectory.token_ids) for sample in samples),
             sequences=len(samples),
@@ -90,11 +94,21 @@ def prepare(groups: Sequence[ScoredGroup], version: int, settings: TrainerSettin
     )
 
 
-def _share_of(samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks) -> list[Microbatch]:
+def _share_of(
+    samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks, worth: int | None
+) -> list[Microbatch]:
     """This rank's microbatches. FSDP gathers a layer on all ranks at once: they make the same number of passes."""
-    cuts = [cut(samples, settings.compute.tokens_per_microbatch, first, hand) for hand in deal(samples, ranks.size)]
+    budget = settings.compute.tokens_per_microbatch
+    cuts = [cut(samples, budget, first, hand, worth is not None) for hand in deal(samples, ranks.size)]
     own = cuts[ranks.rank]
+    if worth is not None:
+        own = [packed(part, _passages(samples, part, first), worth) for part in own]
     return own + [nothing(samples[0].trajectory.precision)] * (max(map(len, cuts)) - len(own))
+
+
+def _passages(samples: Sequence[Sample], part: Microbatch, first: int) -> list[Passage]:
+    """Those of the rows of a microbatch."""
+    return [passage for index in part.sequences.tolist() for passage in samples[index - first].passages]
 
 
 def _shares(groups: Sequence[ScoredGroup], parts: int) -> list[Sequence[ScoredGroup]]:

@@ -47,10 +47,13 @@ class Float32Products(TorchFunctionMode):
             return product if bias is None else product + bias
         if func is F.scaled_dot_product_attention and args[0].dtype == torch.bfloat16:
             query, key, value = (argument.float() for argument in args[:3])
-            causal_only = kwargs.get("is_causal") and kwargs.get("attn_mask") is None and not kwargs.get("dropout_p")
+            mask = kwargs.get("attn_mask")
+            if mask is not None and mask.is_floating_point():
+                kwargs = kwargs | {"attn_mask": mask.float()}
+            causal_only = kwargs.get("is_causal") and mask is None and not kwargs.get("dropout_p")
             if len(args) == 3 and causal_only and args[0].shape[2] <= DENSE_POSITIONS:
                 return _causal_attention(query, key, value, kwargs.get("scale")).to(torch.bfloat16)
-            if self._linear:
+            if self._linear or mask is not None:
                 return func(query, key, value, *args[3:], **kwargs).to(torch.bfloat16)
         return func(*args, **kwargs)
 

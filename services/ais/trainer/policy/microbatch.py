@@ -19,6 +19,7 @@ import torch
 from ais.contracts.sampling import Precision
 from ais.contracts.trajectory import Trajectory
 from ais.contracts.turns import Passage
+from ais.trainer.policy.shared_prompts import Layout
 
 OWN_CHOICE = -1
 """In the place of an expert's number: the router's own choice. Padding has it."""
@@ -79,10 +80,12 @@ class Microbatch:
     routes: torch.Tensor | None = None
     """int16 [I, L, layers, k]: the experts that read each token when it was sampled, -1 at padding; None: they were not
     recorded."""
+    layout: Layout | None = None
+    """How rows with several sequences are read; None: each row is one."""
 
     def to(self, device: torch.device) -> Microbatch:
-        tensors = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        movable = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor | Layout)]
+        return replace(self, **{name: getattr(self, name).to(device) for name in movable})
 
 
 def deal(samples: Sequence[Sample], ranks: int) -> list[list[int]]:
@@ -95,23 +98,30 @@ def deal(samples: Sequence[Sample], ranks: int) -> list[list[int]]:
 
 
 def cut(
-    samples: Sequence[Sample], tokens_per_microbatch: int, first: int = 0, chosen: Sequence[int] | None = None
+    samples: Sequence[Sample],
+    tokens_per_microbatch: int,
+    first: int = 0,
+    chosen: Sequence[int] | None = None,
+    by_prompt: bool = False,
 ) -> list[Microbatch]:
     """Microbatches of `samples`, or those `chosen` of them, longest first, each of one kind and within the budget.
 
-    `first` is the number in the batch of the first sample.
+    `first` is the number in the batch of the first sample. With `by_prompt` samples of one prompt stay together as far
+    as the budget lets them.
 
     A sample that alone exceeds the budget, all its passages together, gets a microbatch of its own.
     """
     kinds = [_kind(sample.trajectory) for sample in samples]
     cuts: list[list[int]] = []
     width = rows = 0
-    for index in _by_length(samples, range(len(samples)) if chosen is None else chosen):
+    for index in _by_length(samples, range(len(samples)) if chosen is None else chosen, by_prompt):
         rows += len(samples[index].passages)
-        full = bool(cuts) and rows * width > tokens_per_microbatch
+        full = bool(cuts) and rows * max(width, samples[index].input_length) > tokens_per_microbatch
         if not cuts or full or kinds[index] != kinds[cuts[-1][0]]:
             cuts.append([])
-            width, rows = samples[index].input_length, len(samples[index].passages)  # the longest comes first
+            rows = len(samples[index].passages)
+            width = 0
+        width = max(width, samples[index].input_length)
         cuts[-1].append(index)
     return [_build(samples, indices, first) for indices in cuts]
 
@@ -134,9 +144,17 @@ def nothing(precision: Precision) -> Microbatch:
     )
 
 
-def _by_length(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
-    """`indices` by kind, the longest first."""
-    return sorted(indices, key=lambda index: (_kind(samples[index].trajectory), -samples[index].input_length))
+def _by_length(samples: Sequence[Sample], indices: Sequence[int], by_prompt: bool = False) -> list[int]:
+    """`indices` by kind, the longest first; or those of each prompt side by side, by the longest of them."""
+    prompts = [samples[index].prompt_token_ids.tobytes() if by_prompt else b"" for index in indices]
+    longest: dict[bytes, int] = {}
+    for index, prompt in zip(indices, prompts, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), samples[index].input_length)
+    keys = {
+        index: (_kind(samples[index].trajectory), -longest[prompt], prompt, -samples[index].input_length)
+        for index, prompt in zip(indices, prompts, strict=True)
+    }
+    return sorted(indices, key=keys.__getitem__)
 
 
 def _kind(trajectory: Trajectory) -> tuple[str, bool, str]:

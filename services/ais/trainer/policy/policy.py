@@ -155,6 +155,7 @@ class Policy:
                 centre,
                 Kept.of(microbatch),
                 microbatch.routes,
+                microbatch.layout,
             )
         )
 
@@ -169,6 +170,7 @@ class Policy:
             behaviour,
             Kept.of(microbatch),
             microbatch.routes,
+            microbatch.layout,
         )
 
     @torch.no_grad()

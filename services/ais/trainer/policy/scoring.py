@@ -26,6 +26,7 @@ from ais.trainer.policy.behaviour_forward import BehaviourProducts
 from ais.trainer.policy.float32_products import bf16_products
 from ais.trainer.policy.kept import Kept
 from ais.trainer.policy.routing import RoutingReplay
+from ais.trainer.policy.shared_prompts import Layout
 from ais_core.centring import mean_scores
 
 LOGITS_AT_ONCE = 1 << 25
@@ -98,6 +99,7 @@ class ScoringModel(nn.Module):
         centre: Precision | None = None,
         kept: Kept | None = None,
         routes: torch.Tensor | None = None,
+        layout: Layout | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both, and
         with `centre`, the precision of the policy that sampled, the mean score under that policy (with its graph).
@@ -105,13 +107,13 @@ class ScoringModel(nn.Module):
         `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
         which it is; `temperature` is float32 [T]. `centre` is not for sharded parameters. With `kept`, all
         distributions are those among the tokens that truncated sampling left. `routes`, int [R, L, layers, k], are the
-        experts that read each token, for `replay`.
+        experts that read each token, for `replay`. `layout`: how rows with several sequences are read.
         """
         sampler = None
         if centre is not None:
             with torch.no_grad():
-                sampler = self._hidden(input_ids, rows, columns, centre, routes)
-        hidden = self._hidden(input_ids, rows, columns, behaviour, routes)
+                sampler = self._hidden(input_ids, rows, columns, centre, routes, layout)
+        hidden = self._hidden(input_ids, rows, columns, behaviour, routes, layout)
         length = max(1, LOGITS_AT_ONCE // self.model.get_input_embeddings().num_embeddings)
         if len(hidden) <= length:
             return self._score_piece(hidden, targets, temperature, behaviour, sampler, centre, kept)
@@ -139,9 +141,10 @@ class ScoringModel(nn.Module):
         behaviour: Precision | None = None,
         kept: Kept | None = None,
         routes: torch.Tensor | None = None,
+        layout: Layout | None = None,
     ) -> torch.Tensor:
         """Log-probs of every token, float32 [T, V], with the arguments of `forward`. Not for sharded parameters."""
-        hidden = self._hidden(input_ids, rows, columns, behaviour, routes)
+        hidden = self._hidden(input_ids, rows, columns, behaviour, routes, layout)
         return self._head_logprobs(hidden, temperature, behaviour, kept)
 
     def _hidden(
@@ -151,28 +154,37 @@ class ScoringModel(nn.Module):
         columns: torch.Tensor,
         behaviour: Precision | None,
         routes: torch.Tensor | None,
+        layout: Layout | None,
     ) -> torch.Tensor:
         """Last hidden states [T, H] at `rows`, `columns`."""
         height, width = input_ids.shape
         most = height if self.tokens_at_once is None else max(1, self.tokens_at_once // width)
         if height <= most or self.rounded_by_sharding:
-            return self._states(input_ids, behaviour, routes)[rows, columns]
+            return self._states(input_ids, behaviour, routes, layout)[rows, columns]
         parts = torch.split(input_ids, most)
         routed = [None] * len(parts) if routes is None else torch.split(routes, most)
+        layouts = [None] * len(parts) if layout is None else layout.split(most)
         pieces = [
-            checkpoint(self._states, piece, behaviour, own, use_reentrant=False, preserve_rng_state=False)
-            for piece, own in zip(parts, routed, strict=True)
+            checkpoint(self._states, *piece, use_reentrant=False, preserve_rng_state=False)
+            for piece in zip(parts, [behaviour] * len(parts), routed, layouts, strict=True)
         ]
         return torch.cat(pieces)[rows, columns]
 
     def _states(
-        self, input_ids: torch.Tensor, behaviour: Precision | None, routes: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        behaviour: Precision | None,
+        routes: torch.Tensor | None = None,
+        layout: Layout | None = None,
     ) -> torch.Tensor:
         """Last hidden states [rows, columns, H] of `input_ids`."""
         # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
+        seen: dict[str, torch.Tensor] = {}
+        if layout is not None:
+            seen = {"position_ids": layout.positions, "attention_mask": layout.mask(self.compute_dtype)}
         self._behaviour, self._routes = behaviour, routes
         with self._pass(behaviour, routes):
-            output = self._call(self.model.base_model, input_ids=input_ids, use_cache=False)
+            output = self._call(self.model.base_model, input_ids=input_ids, use_cache=False, **seen)
         return cast(torch.Tensor, output.last_hidden_state)
 
     def _score_piece(

@@ -51,14 +51,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learner_of(
-    model: Path, objective: dict[str, Any], tokens: int = 10_000, correction: CorrectionSettings | None = None
+    model: Path,
+    objective: dict[str, Any],
+    tokens: int = 10_000,
+    correction: CorrectionSettings | None = None,
+    share_prompts: bool = False,
 ) -> Learner:
     """In float32, so that a cut into microbatches changes nothing but the order of additions."""
     settings = TrainerSettings.model_validate(
         {
             "objective": objective,
             "optimizer": {"warmup_steps": 0, "max_grad_norm": 1e9, "learning_rate": 1e-3},
-            "compute": {"tokens_per_microbatch": tokens, "device": "cpu"},
+            "compute": {"tokens_per_microbatch": tokens, "device": "cpu", "share_prompts": share_prompts},
         }
     )
     run, ranks = RunSettings(steps=100, model=model), Ranks(torch.device("cpu"))
