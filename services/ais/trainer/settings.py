@@ -85,8 +85,8 @@ class ComputeSettings(Section):
     """Keep only the input of each decoder layer for the backward pass and compute the layer again there: memory of a
     microbatch falls to about one layer's, for about a third more time. Changes no number."""
     share_prompts: bool = False
-    """Read a prompt once for all its responses, where that is cheaper: where prompts are long and responses short. For
-    one rank, and models whose layers all have full attention. Changes no number but by the order of additions."""
+    """Read a prompt once for all its responses, or those that a rank has, where that is cheaper: where prompts are long
+    and responses short. For models whose layers all have full attention, and without `run.routing_replay`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives; auto takes a GPU when there is one, of several the one of the rank's number."""
     threads: Threads = 1
@@ -279,10 +279,10 @@ def check_sections(run: RunSettings, trainer: TrainerSettings, correction: Corre
             "set trainer.objective.entropy_coefficient to 0 and trainer.objective.reference.policy to 'none', or pace "
             "to 'constant'"
         )
-    if trainer.compute.share_prompts and (trainer.ranks.count > 1 or run.routing_replay):
+    if trainer.compute.share_prompts and run.routing_replay:
         raise ValueError(
-            "trainer.compute.share_prompts is for one rank, and without run.routing_replay: set it to false, or "
-            "trainer.ranks.count to 1 and run.routing_replay to false"
+            "trainer.compute.share_prompts does not know which experts read a prompt for each of its responses: set "
+            "it, or run.routing_replay, to false"
         )
     weighs = correction.method != "none" or bool(correction.rejections)
     if trainer.objective.centring and (weighs or trainer.ranks.count > 1):

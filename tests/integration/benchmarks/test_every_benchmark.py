@@ -37,6 +37,7 @@ SMALL = {
     "mismatch": ("--engine", "torch", "--prompts", "2", "--explain"),
     "models": ("--engines", "torch", "--families", "Qwen3", "--formats", "fp8"),
     "peers": ("--contenders", "fp8", "--rounds", "1", "--steps", "6"),  # no peers: nothing is installed
+    "prompts": ("--lengths", "8x4", "--samples", "2", "--rounds", "1"),
     "queue": ("--groups", "16", "--rounds", "1"),
     "ranks": ("--steps", "1", "--layers", "1", "--vocabulary", "256"),
     "rollout": ("--rounds", "1"),

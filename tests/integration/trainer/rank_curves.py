@@ -85,6 +85,9 @@ CASES = {
     "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
     "float32 head": Case(settings={"float32_head": True}, dtype=torch.bfloat16, logits_at_once=22 * 16),
     "activation checkpointing": Case(settings={"activation_checkpointing": True, "tokens_per_microbatch": 40}),
+    "shared prompts": Case(
+        settings={"share_prompts": True, "tokens_per_microbatch": 80, "activation_checkpointing": True}
+    ),
     "nan in log-probs": Case(poison="logprobs"),
     "infinite gradient": Case(poison="gradient"),
 }
