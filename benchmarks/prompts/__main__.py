@@ -52,9 +52,9 @@ class Shape:
     groups: int
     samples: int
     prompt: int
-    """Tokens of each."""
+    """Its tokens."""
     response: int
-    """The same, of each response."""
+    """Tokens of each response."""
 
     @property
     def name(self) -> str:
@@ -109,7 +109,7 @@ def learner_of(model: Path, staging: Path, shared: bool) -> Learner:
 
 
 def seconds_of(learner: Learner, groups: list[ScoredGroup]) -> float:
-    """Of the passes of one step."""
+    """What the passes of one step take."""
     clock = PhaseClock()
     figures = learner.step(groups, clock).figures
     assert figures.updates == 1, "the step was left out"

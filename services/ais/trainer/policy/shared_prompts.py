@@ -113,5 +113,5 @@ def packed(microbatch: Microbatch, passages: Sequence[Passage], worth: int) -> M
 
 
 def _cost(rows: int, width: int, worth: int) -> int:
-    """Of a pass over so many rows, in pairs."""
+    """What a pass over so many rows costs, in pairs."""
     return rows * width * (worth + width)

@@ -17,7 +17,7 @@ from ais.contracts.sampling import SamplingParameters
 from ais.contracts.trajectory import MalformedRecordError, PolicySpan, Trajectory
 from ais.contracts.v1 import rollout_pb2
 from tests.support.trainer_groups import make_trajectory
-from tests.unit.collector.test_dispatch import replica
+from tests.unit.collector.replicas.test_dispatch import replica
 
 ASKED = SamplingParameters(temperature=0.7, max_new_tokens=5, seed=2**63 - 1, stop_token_ids=(3, 7))
 
