@@ -47,7 +47,7 @@ def with_prompt(group: ScoredGroup, length: int) -> ScoredGroup:
 
 GROUPS = [with_prompt(make_group(ordinal, lengths=(2, 10)), 20 + 3 * ordinal) for ordinal in range(4)]
 EPISODES = [with_prompt(group_of(ordinal), 12) for ordinal in range(3)]
-"""Of several turns, some of which begin anew: these have prompts of their own."""
+"""Episodes have several turns, and those that begin anew have prompts of their own."""
 
 
 def microbatches(groups: Sequence[ScoredGroup], tokens: int, worth: int | None) -> list[Microbatch]:
