@@ -88,8 +88,9 @@ async def serve_trainer(settings: Settings, stop: asyncio.Event) -> None:
     host = settings.trainer.http_host
     keyring = open_keyring(settings.security, settings.run, trainer__http_host=host)
     door, credential = keyring.door(Role.METRICS), keyring.credential(Role.TRAINER)
-    # Each thread that computes has OpenMP threads of its own, and with more of them than cores all sleep between two
-    # operations, which costs more than they gain. So nobody has any but the learner's thread (`Conductor`).
+    # Each thread that computes brings OpenMP threads of its own, and where these are more than the cores, all of them
+    # sleep between two operations, which costs more than they gain. So what loads the model computes alone, and the
+    # learner's thread sets its number when it begins (`Conductor`).
     torch.set_num_threads(1)
     torch.manual_seed(settings.run.seed)
     registry = service_registry("trainer", settings.run.name)

@@ -86,7 +86,8 @@ class ComputeSettings(Section):
     microbatch falls to about one layer's, for about a third more time. Changes no number."""
     share_prompts: bool = False
     """Read a prompt once for all its responses, or those that a rank has, where that is cheaper: where prompts are long
-    and responses short. For models whose layers all have full attention, and without `run.routing_replay`."""
+    and responses short. For Llama, Qwen, Mistral, Phi-3 and SmolLM models whose layers all have full attention, and
+    without `run.routing_replay`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives; auto takes a GPU when there is one, of several the one of the rank's number."""
     threads: Threads = 1

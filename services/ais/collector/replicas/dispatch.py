@@ -19,6 +19,8 @@ FIRST_REST_SECONDS = 0.25
 """Rest after the first call that came to nothing; it doubles with each such call in a row."""
 DOUBLINGS = 5
 """After this many in a row the rest grows no more: 8 seconds."""
+ROUNDING = 1e-6
+"""Sequences that a part, which is a quotient, may fall short of a whole number by."""
 
 
 class Dispatcher:
@@ -51,11 +53,15 @@ class Dispatcher:
             for replica in replicas
             if replica.replica_id not in excluded
             and self.may_sample(replica, required_version)
-            and self._resting_until.get(replica.replica_id, 0.0) <= now
+            and not self.rests(replica, now)
             and self.has_room(replica, sequences, most_load)
         ]
         others = [replica for replica in able if replica.replica_id != avoid]
         return min(others or able, key=lambda replica: (self._load(replica), replica.replica_id), default=None)
+
+    def rests(self, replica: ReplicaRecord, now: float) -> bool:
+        """Whether a call to it came to nothing a moment ago."""
+        return self._resting_until.get(replica.replica_id, 0.0) > now
 
     def may_sample(self, replica: ReplicaRecord, required_version: int) -> bool:
         """Whether it takes work at all, now or when it has room, with a policy that is new enough."""
@@ -65,7 +71,7 @@ class Dispatcher:
         """Whether a group of `sequences` can be sent to it without more than its share waiting there."""
         outstanding = self._outstanding[replica.replica_id]
         most = self._queue_factor if most_load is None else min(self._queue_factor, most_load)
-        return outstanding == 0 or outstanding + sequences <= replica.slots * most
+        return outstanding == 0 or outstanding + sequences <= replica.slots * most + ROUNDING
 
     def outstanding(self, replicas: Sequence[ReplicaRecord]) -> int:
         """Sequences that these owe."""

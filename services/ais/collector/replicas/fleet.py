@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -24,7 +24,7 @@ from ais.runtime.text import printable
 
 POLL_SECONDS = 0.25
 """How often the registry is read while every open group has found a replica, or waits for room on one."""
-URGENT_POLL_SECONDS = 0.01
+URGENT_POLL_SECONDS = 0.02
 """How often it is read while a group waits for a replica or for one's next version: a swap takes milliseconds."""
 DESCRIBE_SECONDS = 5.0
 """A replica that is asked what it is answers by then."""
@@ -126,10 +126,12 @@ class Fleet:
         A replica that is ahead of the trainer's `newest_version` has its version from a trainer that died; the one that
         resumed will bring it back.
         """
-        able = [one for one in self.replicas if self._obstacle(one, required_version, newest_version) is None]
-        others = [one for one in self.replicas if one not in able and self._members[one.replica_id].proved]
-        now, due = time.monotonic(), waiting + self.dispatcher.outstanding(able)
-        most_load = self._sharing.most_load(able, others, due, required_version, now)
+        able: list[ReplicaRecord] = []
+        others: list[ReplicaRecord] = []
+        for one in self.replicas:
+            (others if self._obstacle(one, required_version, newest_version) else able).append(one)
+        now = time.monotonic()
+        most_load = self._most_load(able, others, required_version, excluded, waiting, now)
         chosen = self.dispatcher.choose(able, sequences, required_version, now, avoid, excluded, most_load)
         may_sample = any(self.dispatcher.may_sample(replica, required_version) for replica in able)
         if chosen or (may_sample and most_load is None):
@@ -137,6 +139,25 @@ class Fleet:
         else:
             self._wanted.set()
         return chosen
+
+    def _most_load(
+        self,
+        able: Sequence[ReplicaRecord],
+        others: Sequence[ReplicaRecord],
+        required_version: int,
+        excluded: Container[str],
+        waiting: int,
+        now: float,
+    ) -> float | None:
+        """What `Sharing` says of the replicas that take work."""
+        serving = [one for one in able if one.replica_id not in excluded and not self.dispatcher.rests(one, now)]
+        coming = [
+            one
+            for one in others
+            if self._members[one.replica_id].proved and self.dispatcher.may_sample(one, required_version - 1)
+        ]
+        owed = self.dispatcher.outstanding
+        return self._sharing.most_load(serving, coming, waiting, owed, required_version, now)
 
     def client(self, replica: ReplicaRecord) -> GenerationClient:
         """The connection to a replica that was chosen."""

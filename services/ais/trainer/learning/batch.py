@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 
 from ais.contracts.sampling import FinishReason
 from ais.contracts.trajectory import ScoredGroup
-from ais.contracts.turns import Passage
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut, deal, nothing
-from ais.trainer.policy.shared_prompts import packed
+from ais.trainer.policy.shared_prompts import cost, packed
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
 from ais_core.advantages import estimate
@@ -60,9 +59,14 @@ class Batch:
 
 
 def prepare(
-    groups: Sequence[ScoredGroup], version: int, settings: TrainerSettings, ranks: Ranks, worth: int | None = None
+    groups: Sequence[ScoredGroup],
+    version: int,
+    settings: TrainerSettings,
+    ranks: Ranks,
+    pairs_per_token: int | None = None,
 ) -> Batch:
-    """Turns groups into a batch for the policy at `version`. With `worth`, see `shared_prompts`, prompts are read once.
+    """Turns groups into a batch for the policy at `version`. With `pairs_per_token` (see `shared_prompts`) a
+    prompt is read once for all its responses, where that is cheaper.
 
     Every rank gets all groups: advantages and counts come from the whole batch, and only the microbatches are dealt
     out. With several updates a batch, each gets its share of whole groups, in order.
@@ -74,7 +78,7 @@ def prepare(
     first = 0
     for share in _shares(groups, settings.objective.updates_per_batch):
         samples = [Sample(group.prompt_token_ids, one) for group in share for one in group.trajectories]
-        microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks, worth)]
+        microbatches = [part.to(ranks.device) for part in _share_of(samples, settings, first, ranks, pairs_per_token)]
         normaliser = Normalizer(
             tokens=sum(len(sample.trajectory.token_ids) for sample in samples),
             sequences=len(samples),
@@ -95,20 +99,26 @@ def prepare(
 
 
 def _share_of(
-    samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks, worth: int | None
+    samples: Sequence[Sample], settings: TrainerSettings, first: int, ranks: Ranks, pairs_per_token: int | None
 ) -> list[Microbatch]:
     """This rank's microbatches. FSDP gathers a layer on all ranks at once: they make the same number of passes."""
-    budget = settings.compute.tokens_per_microbatch
-    cuts = [cut(samples, budget, first, hand, worth is not None) for hand in deal(samples, ranks.size)]
+    budget, hands = settings.compute.tokens_per_microbatch, deal(samples, ranks.size)
+    cuts = [cut(samples, budget, first, hand) for hand in hands]
+    if pairs_per_token is not None:
+        shared = [_packed(samples, cut(samples, budget, first, hand, by_prompt=True), first) for hand in hands]
+        if cost([*chain(*shared)], pairs_per_token) < cost([*chain(*cuts)], pairs_per_token):
+            cuts = shared
     own = cuts[ranks.rank]
-    if worth is not None:
-        own = [packed(part, _passages(samples, part, first), worth) for part in own]
     return own + [nothing(samples[0].trajectory.precision)] * (max(map(len, cuts)) - len(own))
 
 
-def _passages(samples: Sequence[Sample], part: Microbatch, first: int) -> list[Passage]:
-    """Those of the rows of a microbatch."""
-    return [passage for index in part.sequences.tolist() for passage in samples[index - first].passages]
+def _packed(samples: Sequence[Sample], parts: Sequence[Microbatch], first: int) -> list[Microbatch]:
+    """The microbatches, whose first sample has the number `first`, with a row for each prompt."""
+    chosen = [[samples[index - first] for index in part.sequences.tolist()] for part in parts]
+    return [
+        packed(part, [passage for one in own for passage in one.passages])
+        for part, own in zip(parts, chosen, strict=True)
+    ]
 
 
 def _shares(groups: Sequence[ScoredGroup], parts: int) -> list[Sequence[ScoredGroup]]:

@@ -45,7 +45,7 @@ from ais.trainer.mismatch import Mismatch
 from ais.trainer.policy.behaviour_forward import check_imitable
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.policy import Policy, TokenScores
-from ais.trainer.policy.shared_prompts import pairs_worth_a_token
+from ais.trainer.policy.shared_prompts import pairs_per_token
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.ranks.sharding import gathered, whole
 from ais.trainer.record import StepFigures
@@ -119,7 +119,7 @@ class Learner:
         for name in ("straight_through", "centring"):
             if getattr(settings.objective, name):
                 check_imitable(policy.model, f"trainer.objective.{name}")
-        self._worth = pairs_worth_a_token(policy.model.config) if settings.compute.share_prompts else None
+        self._pairs_per_token = pairs_per_token(policy.model.config) if settings.compute.share_prompts else None
         self._correction = build(correction)
         self._state: State | None = None
         self._version = 0
@@ -179,7 +179,7 @@ class Learner:
     def step(self, groups: Sequence[ScoredGroup], clock: PhaseClock) -> StepOutcome:
         """Trains one batch and returns the next version, also when its updates had to be skipped."""
         with clock.phase("prepare"):
-            batch = prepare(groups, self._version, self._settings, self._ranks, self._worth)
+            batch = prepare(groups, self._version, self._settings, self._ranks, self._pairs_per_token)
         watched = watched_tokens(self._version + 1, groups, self._settings.samples_per_step)
         spread = Spread(len(batch.rewards), self._ranks.device, watched)
         optimizer = self._settings.optimizer
@@ -209,7 +209,7 @@ class Learner:
 
         Raises whatever a step on them would raise, but for numbers that are not finite: those a step skips.
         """
-        batch = prepare(groups, self._version, self._settings, self._ranks, self._worth)
+        batch = prepare(groups, self._version, self._settings, self._ranks, self._pairs_per_token)
         tally = Tally(learning_rate=0.0, spread=Spread(len(batch.rewards), self._ranks.device))
         state = self._state
         try:

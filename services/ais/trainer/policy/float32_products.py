@@ -6,7 +6,7 @@ result to BF16 gives what a BF16 unit with a float32 accumulator gives, up to th
 - Without AVX-512, torch computes BF16 matrix products in a reference loop, about nine times slower than float32.
 - Over short sequences torch's fused attention spends most of its time on overhead: two plain batched products take a
   sixth of it (35 positions, forward and backward). They also keep the attention weights in float32, as the torch engine
-  does.
+  does. So does torch's attention in float32, which is taken for masks that are added to the scores.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Float32Products(TorchFunctionMode):
             causal_only = kwargs.get("is_causal") and mask is None and not kwargs.get("dropout_p")
             if len(args) == 3 and causal_only and args[0].shape[2] <= DENSE_POSITIONS:
                 return _causal_attention(query, key, value, kwargs.get("scale")).to(torch.bfloat16)
-            if self._linear or mask is not None:
+            if self._linear or (mask is not None and mask.is_floating_point()):
                 return func(query, key, value, *args[3:], **kwargs).to(torch.bfloat16)
         return func(*args, **kwargs)
 

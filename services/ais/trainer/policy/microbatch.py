@@ -106,22 +106,20 @@ def cut(
 ) -> list[Microbatch]:
     """Microbatches of `samples`, or those `chosen` of them, longest first, each of one kind and within the budget.
 
-    `first` is the number in the batch of the first sample. With `by_prompt` samples of one prompt stay together as far
-    as the budget lets them.
+    `first` is the number in the batch of the first sample. With `by_prompt` samples of one prompt stay together, and
+    the budget counts them as `shared_prompts.packed` lays them out.
 
     A sample that alone exceeds the budget, all its passages together, gets a microbatch of its own.
     """
     kinds = [_kind(sample.trajectory) for sample in samples]
     cuts: list[list[int]] = []
-    width = rows = 0
+    rows = _Rows(by_prompt)
     for index in _by_length(samples, range(len(samples)) if chosen is None else chosen, by_prompt):
-        rows += len(samples[index].passages)
-        full = bool(cuts) and rows * max(width, samples[index].input_length) > tokens_per_microbatch
+        full = bool(cuts) and rows.cells_with(samples[index]) > tokens_per_microbatch
         if not cuts or full or kinds[index] != kinds[cuts[-1][0]]:
             cuts.append([])
-            rows = len(samples[index].passages)
-            width = 0
-        width = max(width, samples[index].input_length)
+            rows = _Rows(by_prompt)
+        rows.add(samples[index])
         cuts[-1].append(index)
     return [_build(samples, indices, first) for indices in cuts]
 
@@ -142,6 +140,34 @@ def nothing(precision: Precision) -> Microbatch:
         lengths=none,
         precision=precision,
     )
+
+
+class _Rows:
+    """The rows of a microbatch while it is filled: one for each passage, or for each prompt."""
+
+    def __init__(self, by_prompt: bool) -> None:
+        self._by_prompt = by_prompt
+        self._widths: dict[object, int] = {}
+        self._widest = 0
+
+    def cells_with(self, sample: Sample) -> int:
+        """Tokens, padding included, with one more sample."""
+        changed = self._changed(sample)
+        new = sum(key not in self._widths for key in changed)
+        return (len(self._widths) + new) * max(self._widest, *changed.values())
+
+    def add(self, sample: Sample) -> None:
+        self._widths |= (changed := self._changed(sample))
+        self._widest = max(self._widest, *changed.values())
+
+    def _changed(self, sample: Sample) -> dict[object, int]:
+        """Widths of the rows that the sample stands in."""
+        found: dict[object, int] = {}
+        for number, passage in enumerate(sample.passages):
+            key = passage.prompt_token_ids.tobytes() if self._by_prompt else (len(self._widths), number)
+            before = found.get(key) or self._widths.get(key) or len(passage.prompt_token_ids)
+            found[key] = before + len(passage.text_token_ids) - 1  # the last token is predicted, never read
+        return found
 
 
 def _by_length(samples: Sequence[Sample], indices: Sequence[int], by_prompt: bool = False) -> list[int]:

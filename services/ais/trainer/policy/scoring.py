@@ -104,7 +104,7 @@ class ScoringModel(nn.Module):
         """Log-probs (with their graph) and entropies (with theirs if `differentiate_entropy`), float32 [T] both, and
         with `centre`, the precision of the policy that sampled, the mean score under that policy (with its graph).
 
-        `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [R, L]) each token is predicted and
+        `rows`, `columns`, `targets` (int64 [T]) say where in `input_ids` (int64 [I, L]) each token is predicted and
         which it is; `temperature` is float32 [T]. `centre` is not for sharded parameters. With `kept`, all
         distributions are those among the tokens that truncated sampling left. `routes`, int [R, L, layers, k], are the
         experts that read each token, for `replay`. `layout`: how rows with several sequences are read.
@@ -181,7 +181,9 @@ class ScoringModel(nn.Module):
         # Right padding needs no attention mask: under causal attention no real token sees what stands behind it.
         seen: dict[str, torch.Tensor] = {}
         if layout is not None:
-            seen = {"position_ids": layout.positions, "attention_mask": layout.mask(self.compute_dtype)}
+            # On a CPU attention is computed in float32 (`float32_products`): each layer would copy another mask.
+            dtype = torch.float32 if input_ids.device.type == "cpu" else self.compute_dtype
+            seen = {"position_ids": layout.positions, "attention_mask": layout.mask(dtype)}
         self._behaviour, self._routes = behaviour, routes
         with self._pass(behaviour, routes):
             output = self._call(self.model.base_model, input_ids=input_ids, use_cache=False, **seen)

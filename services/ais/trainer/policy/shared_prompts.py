@@ -6,7 +6,8 @@ stands where and who sees whom, so log-probs and gradients are those of the sepa
 additions.
 
 What it saves is the products of the prompts' tokens; what it costs is attention, because in a long row most pairs of
-tokens are masked and computed all the same. So rows are packed where that is cheaper: long prompts, short responses.
+tokens are masked and computed all the same. So `cost` says which is cheaper: it is where prompts are long and responses
+short.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 PROMPT, PADDING = 0, -1
 """Segments that are no response; those have numbers from 1."""
+KNOWN = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3"})
+"""Model types that a test compares with separate rows. Others may see windows, or count positions by columns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,41 +52,41 @@ class Layout:
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
         """What is added to attention scores, [I, 1, L, L]: 0 where a token sees another, else the lowest number."""
         of, seen = self.segments[:, :, None], self.segments[:, None, :]
-        sees = ((seen == of) | (seen == PROMPT)).tril()
-        mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-        return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        sees = ((seen == of) | (seen == PROMPT)).tril_()
+        mask = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype, device=sees.device)
+        return mask.masked_fill_(sees, 0.0)[:, None]
 
 
-def pairs_worth_a_token(config: PretrainedConfig) -> int:
+def pairs_per_token(config: PretrainedConfig) -> int:
     """How many pairs of tokens cost as much in attention as the products of one more token: a layer of width d makes
     about 24 d^2 operations for a token, and 4 d for a pair.
 
-    Raises UnavailableError for a model of which a mask of ours would say the wrong thing.
+    Raises UnavailableError for a model that is not known to attend as positions and mask say.
     """
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
-    if kinds != {"full_attention"}:
+    if config.model_type not in KNOWN or kinds != {"full_attention"}:
         raise UnavailableError(
-            f"a {config.model_type} has layers of other kinds than full attention ({', '.join(sorted(kinds))}), which "
-            "prompts that are read once do not know. Set trainer.compute.share_prompts to false."
+            f"trainer.compute.share_prompts knows {', '.join(sorted(KNOWN))}, with layers of full attention. This is "
+            f"{config.model_type}, with {', '.join(sorted(kinds))}: set it to false."
         )
     return 6 * int(config.hidden_size)
 
 
-def packed(microbatch: Microbatch, passages: Sequence[Passage], worth: int) -> Microbatch:
-    """The same sequences with a row for each prompt, or `microbatch` as it is where that is no cheaper.
+def cost(microbatches: Sequence[Microbatch], pairs_per_token: int) -> int:
+    """What passes over them cost, in pairs of tokens."""
+    sizes = [one.input_ids.shape for one in microbatches]
+    return sum(rows * width * (pairs_per_token + width) for rows, width in sizes)
 
-    `passages` are those of its rows, in their order; `worth` is `pairs_worth_a_token`.
-    """
+
+def packed(microbatch: Microbatch, passages: Sequence[Passage]) -> Microbatch:
+    """The same sequences with a row for each prompt. `passages` are those of its rows, in their order."""
     rows_of: dict[bytes, list[int]] = {}
     for row, passage in enumerate(passages):
         rows_of.setdefault(passage.prompt_token_ids.tobytes(), []).append(row)
     read = np.array([len(passage.text_token_ids) - 1 for passage in passages])  # the last token is predicted alone
     prompts = np.array([len(passage.prompt_token_ids) for passage in passages])
     width = max(int(prompts[rows[0]] + read[rows].sum()) for rows in rows_of.values())
-    rows_before, width_before = microbatch.input_ids.shape
-    if _cost(len(rows_of), width, worth) >= _cost(rows_before, width_before, worth):
-        return microbatch
     shape = (len(rows_of), width)
     input_ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     segments = np.full(shape, PADDING, dtype=np.int64)
@@ -110,8 +113,3 @@ def packed(microbatch: Microbatch, passages: Sequence[Passage], worth: int) -> M
         columns=torch.from_numpy(np.where(in_prompt, columns, columns + shifts)),
         layout=Layout(torch.from_numpy(positions), torch.from_numpy(segments)),
     )
-
-
-def _cost(rows: int, width: int, worth: int) -> int:
-    """What a pass over so many rows costs, in pairs."""
-    return rows * width * (worth + width)

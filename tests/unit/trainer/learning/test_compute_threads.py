@@ -1,4 +1,4 @@
-"""Torch's threads belong to the thread that the learner works in."""
+"""Torch's threads are set where the learner works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CountsThreads:
         return torch.get_num_threads()
 
 
-def test_the_learner_computes_with_the_threads_of_the_settings_and_nobody_else_does() -> None:
+def test_the_learner_computes_with_the_threads_of_the_settings_and_who_computed_before_keeps_its_own() -> None:
     before = torch.get_num_threads()
     try:
         conductor = Conductor(cast(Learner, CountsThreads()), Ranks(torch.device("cpu")), threads=before + 2)

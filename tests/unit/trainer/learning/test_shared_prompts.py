@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import MistralConfig, Qwen3Config
 
-from ais.contracts.trajectory import ScoredGroup
+from ais.contracts.trajectory import ScoredGroup, Trajectory
+from ais.contracts.truncation.kept import KeptTokens
 from ais.runtime.process import UnavailableError
 from ais.settings import Settings
 from ais.trainer.learning.batch import prepare
 from ais.trainer.policy.microbatch import Microbatch
 from ais.trainer.policy.policy import Policy
-from ais.trainer.policy.shared_prompts import pairs_worth_a_token
+from ais.trainer.policy.shared_prompts import pairs_per_token
 from ais.trainer.ranks.ranks import Ranks
 from ais.trainer.settings import TrainerSettings
 from benchmarks.models.families import FAMILIES, write_family
@@ -50,6 +52,12 @@ EPISODES = [with_prompt(group_of(ordinal), 12) for ordinal in range(3)]
 """Episodes have several turns, and those that begin anew have prompts of their own."""
 
 
+def truncated(trajectory: Trajectory) -> Trajectory:
+    """As if two other tokens had been left beside each sampled one."""
+    others = [np.array([3, 4], dtype=np.int32) for _ in trajectory.token_ids]
+    return replace(trajectory, kept=KeptTokens.of(others))
+
+
 def microbatches(groups: Sequence[ScoredGroup], tokens: int, worth: int | None) -> list[Microbatch]:
     compute = {"tokens_per_microbatch": tokens}
     found = prepare(groups, 0, TrainerSettings.model_validate({"compute": compute}), RANKS, worth)
@@ -68,7 +76,7 @@ def logprobs_of(policy: Policy, parts: Sequence[Microbatch]) -> dict[int, list[f
 
 
 @pytest.mark.parametrize("groups", [GROUPS, EPISODES, [*GROUPS, *EPISODES]], ids=["responses", "episodes", "both"])
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(tokens=st.integers(20, 4000))
 def test_log_probs_are_those_of_separate_rows_however_the_batch_is_cut(
     groups: list[ScoredGroup],
@@ -78,6 +86,7 @@ def test_log_probs_are_those_of_separate_rows_however_the_batch_is_cut(
     policy = Policy.load(model, "cpu", compute_dtype=torch.float32)
     expected = logprobs_of(policy, microbatches(groups, 100_000, None))
     shared = microbatches(groups, tokens, DEAR)
+    assert all(one.input_ids.numel() <= tokens or len(one.sequences) == 1 for one in shared)
     found = logprobs_of(policy, shared)
     assert found.keys() == expected.keys()
     for sequence, scores in expected.items():
@@ -103,18 +112,42 @@ def test_with_room_for_all_there_is_a_row_for_each_prompt_and_each_is_read_once(
     assert int((shared.layout.segments >= 0).sum()) == read + prompts
 
 
+OBJECTIVES: list[dict[str, Any]] = [
+    {},
+    {"updates_per_batch": 2, "entropy_coefficient": 0.1, "reference": {"policy": "start", "coefficient": 1.0}},
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["plain", "reference"])
 @pytest.mark.parametrize("tokens", [100_000, 100])
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_gradients_are_those_of_separate_rows(tokens: int, checkpointed: bool, model: Path) -> None:  # noqa: F811
+def test_gradients_are_those_of_separate_rows(
+    objective: dict[str, Any],
+    tokens: int,
+    checkpointed: bool,
+    model: Path,  # noqa: F811
+) -> None:
     groups = [*GROUPS, *EPISODES]
-    (expected,) = gradients_of(learner_of(model, {}), groups)
-    learner = learner_of(model, {}, tokens=tokens, share_prompts=True)
-    learner._worth = DEAR
+    expected = gradients_of(learner_of(model, objective), groups)
+    learner = learner_of(model, objective, tokens=tokens, share_prompts=True)
+    learner._pairs_per_token = DEAR
     if checkpointed:
         learner._policy.scoring.checkpoint_activations()
         learner._policy.scoring.tokens_at_once = 200
-    (found,) = gradients_of(learner, groups)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    found = gradients_of(learner, groups)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm() / other.norm()) < 1e-3
+
+
+def test_with_truncated_sampling_log_probs_are_those_of_separate_rows(model: Path) -> None:  # noqa: F811
+    policy = Policy.load(model, "cpu", compute_dtype=torch.float32)
+    kept = [replace(group, trajectories=tuple(map(truncated, group.trajectories))) for group in GROUPS]
+    expected, whole = (logprobs_of(policy, microbatches(groups, 100_000, None)) for groups in (kept, GROUPS))
+    found = logprobs_of(policy, microbatches(kept, 300, DEAR))
+    for sequence, scores in expected.items():
+        np.testing.assert_allclose(found[sequence], scores, atol=2e-5)
+        assert scores != whole[sequence]
 
 
 def test_where_attention_would_cost_more_than_the_prompts_rows_stay_apart() -> None:
@@ -122,15 +155,15 @@ def test_where_attention_would_cost_more_than_the_prompts_rows_stay_apart() -> N
     (apart,) = microbatches(short, 100_000, worth=1)
     assert apart.layout is None
     assert len(apart.input_ids) == sum(len(group.trajectories) for group in short)
-    (packed,) = microbatches(GROUPS, 100_000, pairs_worth_a_token(Qwen3Config(hidden_size=64)))
+    (packed,) = microbatches(GROUPS, 100_000, pairs_per_token(Qwen3Config(hidden_size=64)))
     assert packed.layout is not None
 
 
 def test_a_model_whose_layers_see_a_window_is_refused() -> None:
     window = Qwen3Config(num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"], sliding_window=8)
     for config in (window, MistralConfig(sliding_window=8)):
-        with pytest.raises(UnavailableError, match="share_prompts to false"):
-            pairs_worth_a_token(config)
+        with pytest.raises(UnavailableError, match="set it to false"):
+            pairs_per_token(config)
 
 
 def test_recorded_routes_are_refused_with_what_to_do() -> None:
@@ -144,9 +177,9 @@ def test_every_family_reads_shared_prompts_alike_or_is_refused(family: str, tmp_
     policy = Policy.load(write_family(family, tmp_path / "model"), "cpu", compute_dtype=torch.float32)
     if family in WINDOWED:
         with pytest.raises(UnavailableError, match="full attention"):
-            pairs_worth_a_token(policy.model.config)
+            pairs_per_token(policy.model.config)
         return
-    assert pairs_worth_a_token(policy.model.config) > 0
+    assert pairs_per_token(policy.model.config) > 0
     expected = logprobs_of(policy, microbatches(GROUPS, 100_000, None))
     found = logprobs_of(policy, microbatches(GROUPS, 100_000, DEAR))
     for sequence, scores in expected.items():
