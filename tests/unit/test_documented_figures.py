@@ -118,10 +118,7 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
             "peers",
             lambda one: [
                 *(f"**{one[f'{way}_seconds_to_reward']['ratio']:.2f}**" for way in ("fp8", "bf16")),
-                *(
-                    f"| {one[f'{who}_seconds_to_reward']['value']:.0f} |"
-                    for who in ("trl", "trl_float32", "fp8", "bf16")
-                ),
+                *(f"| {one[f'{who}_seconds_to_reward']['value']:.0f} |" for who in ("trl_float32", "fp8", "bf16")),
             ],
         ),
         (
