@@ -12,30 +12,27 @@ and beside it stands the least that it could be: the share of tokens that are le
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from ais.contracts.sampling import FinishReason, Precision, SamplingParameters
-from ais.contracts.trajectory import PolicySpan, ScoredGroup, Trajectory
+from ais.contracts.sampling import Precision
+from ais.contracts.trajectory import ScoredGroup
 from ais.runtime.settings import RunSettings
 from ais.trainer.learning.learner import Learner
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.policy.policy import Policy
 from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import Staging
-from ais_core.settings import CorrectionSettings, MixingSettings
+from ais_core.settings import CorrectionSettings
+from benchmarks.gpu.groups import Shape, made_up
 from benchmarks.lora import write_model
 from benchmarks.support.report import Figure, figure, publish, spread
 
@@ -45,67 +42,17 @@ WAYS = {"apart": False, "shared": True}
 """Whether prompts are shared."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A batch."""
-
-    groups: int
-    samples: int
-    prompt: int
-    """Its tokens."""
-    response: int
-    """Tokens of each response."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.prompt}x{self.response}"
-
-    @property
-    def left(self) -> float:
-        """Share of the tokens that are read when each prompt is read once."""
-        read = self.response - 1
-        return (self.prompt + self.samples * read) / (self.samples * (self.prompt + read))
-
-
-def groups_of(shape: Shape, vocabulary: int) -> Iterator[ScoredGroup]:
-    """Random tokens, as likely as a random model finds them; no other does, so mismatch has no limit here."""
-    values = np.random.default_rng(0)
-    for ordinal in range(shape.groups):
-        yield ScoredGroup(
-            group_id=str(ordinal),
-            ordinal=ordinal,
-            prompt_id=str(ordinal),
-            prompt_token_ids=values.integers(3, vocabulary, shape.prompt).astype(np.int32),
-            trajectories=tuple(
-                Trajectory(
-                    trajectory_id=f"{ordinal}/{index}",
-                    group_id=str(ordinal),
-                    sample_index=index,
-                    token_ids=values.integers(3, vocabulary, shape.response).astype(np.int32),
-                    behaviour_logprobs=np.full(shape.response, -math.log(vocabulary), dtype=np.float32),
-                    spans=(PolicySpan(0, 0, shape.response),),
-                    finish_reason=FinishReason.STOP,
-                    sampling=SamplingParameters(max_new_tokens=shape.response),
-                    precision=Precision(),
-                    engine="benchmark",
-                    engine_version="0",
-                    replica_id="replica-0",
-                    first_token_seconds=0.0,
-                    total_seconds=0.0,
-                )
-                for index in range(shape.samples)
-            ),
-            rewards=tuple(float(index % 2) for index in range(shape.samples)),
-            task="benchmark",
-            attempt=1,
-        )
+def left(shape: Shape) -> float:
+    """Share of the tokens that are read when each prompt is read once."""
+    read = shape.response - 1
+    return (shape.prompt + shape.samples * read) / (shape.samples * (shape.prompt + read))
 
 
 def learner_of(model: Path, staging: Path, shared: bool) -> Learner:
     compute = {"device": "cpu", "tokens_per_microbatch": TOKENS_PER_MICROBATCH, "share_prompts": shared}
-    correction = CorrectionSettings(method="none", mixing=MixingSettings(mismatch_limit=math.inf))
     settings = TrainerSettings.model_validate({"compute": compute})
-    return Learner(Policy.load(model, "cpu"), RunSettings(model=model), settings, correction, Staging(staging))
+    run, correction = RunSettings(model=model), CorrectionSettings(method="none")
+    return Learner(Policy.load(model, "cpu"), run, settings, correction, Staging(staging))
 
 
 def seconds_of(learner: Learner, groups: list[ScoredGroup]) -> float:
@@ -116,13 +63,13 @@ def seconds_of(learner: Learner, groups: list[ScoredGroup]) -> float:
     return clock.finish()[1]["forward_backward"]
 
 
-def measure(shape: Shape, learners: dict[str, Learner], vocabulary: int, rounds: int) -> dict[str, list[float]]:
+def measure(shape: Shape, learners: dict[str, Learner], rounds: int) -> dict[str, list[float]]:
     """Seconds by way, after a round that does not count."""
-    groups = list(groups_of(shape, vocabulary))
+    groups = {way: made_up(one._policy, shape, TOKENS_PER_MICROBATCH, Precision()) for way, one in learners.items()}
     found: dict[str, list[float]] = {way: [] for way in learners}
     for number in range(rounds + 1):
         for way, learner in learners.items():
-            seconds = seconds_of(learner, groups)
+            seconds = seconds_of(learner, groups[way])
             if number:
                 found[way].append(seconds)
     return found
@@ -138,25 +85,22 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    shapes = [
-        Shape(arguments.groups, arguments.samples, *map(int, text.split("x")))
-        for text in arguments.lengths.split(",")
-    ]  # fmt: skip
+    lengths = {name: [int(part) for part in name.split("x")] for name in arguments.lengths.split(",")}
+    shapes = {name: Shape(arguments.groups, arguments.samples, *pair) for name, pair in lengths.items()}
     table = Table("prompt x response", "apart, s", "shared, s", "ratio", "tokens left", title="a step's passes")
     figures: dict[str, Figure] = {}
     with tempfile.TemporaryDirectory() as directory:
         model = arguments.model or write_model(Path(directory) / "model", LAYERS)
         learners = {way: learner_of(model, Path(directory), shared) for way, shared in WAYS.items()}
-        vocabulary = learners["apart"]._policy.vocab_size
-        for shape in shapes:
-            found = measure(shape, learners, vocabulary, arguments.rounds)
+        for name, shape in shapes.items():
+            found = measure(shape, learners, arguments.rounds)
             apart = spread(found["apart"], "s")
-            figures[f"{shape.name}_apart"] = apart
-            figures[f"{shape.name}_shared"] = shared = spread(found["shared"], "s", float(apart["value"] or 0.0))
-            figures[f"{shape.name}_tokens"] = figure(shape.left, "of the tokens apart")
-            row = (apart["value"], shared["value"], shared["ratio"], shape.left)
-            table.add_row(shape.name, *(f"{value:.2f}" for value in row))
-            print(f"{shape.name}: {shared['ratio']:.2f}", file=sys.stderr, flush=True)
+            figures[f"{name}_apart"] = apart
+            figures[f"{name}_shared"] = shared = spread(found["shared"], "s", float(apart["value"] or 0.0))
+            figures[f"{name}_tokens"] = figure(left(shape), "of the tokens apart")
+            row = (apart["value"], shared["value"], shared["ratio"], left(shape))
+            table.add_row(name, *(f"{value:.2f}" for value in row))
+            print(f"{name}: {shared['ratio']:.2f}", file=sys.stderr, flush=True)
     Console().print(table)
     publish("prompts", figures, file=f"prompts_{arguments.model.name}" if arguments.model else "")
     return 0

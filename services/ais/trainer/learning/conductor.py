@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 class Conductor:
     """The learners of all ranks, as one. Its methods block; one thread, always the same, does their work."""
 
-    def __init__(self, learner: Learner, ranks: Ranks, threads: int = 1) -> None:
+    def __init__(self, learner: Learner, ranks: Ranks, threads: int) -> None:
         """`threads`: how many torch computes with on the CPU."""
         self._learner = learner
         self._ranks = ranks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,19 @@ def test_every_family_reads_shared_prompts_alike_or_is_refused(family: str, tmp_
             pairs_per_token(policy.model.config)
         return
     assert pairs_per_token(policy.model.config) > 0
+    assert_alike(policy)
+
+
+def test_a_mistral_without_a_window_reads_shared_prompts_alike(tmp_path: Path) -> None:
+    config = write_family("Mistral", tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sliding_window": None}))
+    policy = Policy.load(tmp_path, "cpu", compute_dtype=torch.float32)
+    assert pairs_per_token(policy.model.config) > 0
+    assert_alike(policy)
+
+
+def assert_alike(policy: Policy) -> None:
+    """Log-probs of shared and of separate rows."""
     expected = logprobs_of(policy, microbatches(GROUPS, 100_000, None))
     found = logprobs_of(policy, microbatches(GROUPS, 100_000, DEAR))
     for sequence, scores in expected.items():
