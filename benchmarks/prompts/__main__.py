@@ -12,6 +12,7 @@ and beside it stands the least that it could be: the share of tokens that are le
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.policy.policy import Policy
 from ais.trainer.settings import TrainerSettings
 from ais.trainer.weights.snapshot import Staging
-from ais_core.settings import CorrectionSettings
+from ais_core.settings import CorrectionSettings, MixingSettings
 from benchmarks.gpu.groups import Shape, made_up
 from benchmarks.lora import write_model
 from benchmarks.support.report import Figure, figure, publish, spread
@@ -51,8 +52,9 @@ def left(shape: Shape) -> float:
 def learner_of(model: Path, staging: Path, shared: bool) -> Learner:
     compute = {"device": "cpu", "tokens_per_microbatch": TOKENS_PER_MICROBATCH, "share_prompts": shared}
     settings = TrainerSettings.model_validate({"compute": compute})
-    run, correction = RunSettings(model=model), CorrectionSettings(method="none")
-    return Learner(Policy.load(model, "cpu"), run, settings, correction, Staging(staging))
+    # The groups are as likely as the policy found them before its first step, and there are several.
+    correction = CorrectionSettings(method="none", mixing=MixingSettings(mismatch_limit=math.inf))
+    return Learner(Policy.load(model, "cpu"), RunSettings(model=model), settings, correction, Staging(staging))
 
 
 def seconds_of(learner: Learner, groups: list[ScoredGroup]) -> float:
