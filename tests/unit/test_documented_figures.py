@@ -122,6 +122,13 @@ def test_the_run_by_lora_is_told_as_it_was_recorded() -> None:
             ],
         ),
         (
+            "prompts",
+            lambda one: [
+                f"| {one[f'{way}_shared']['value']:.2f} s | {one[f'{way}_shared']['ratio']:.2f} |"
+                for way in ("16x64", "64x64", "256x32")
+            ],
+        ),
+        (
             "peers_smollm2",
             lambda one: [f"**{one['bf16_step']['ratio']:.2f}** times", f"{one['bf16_step']['value']:.0f} s"],
         ),
