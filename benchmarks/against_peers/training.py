@@ -41,6 +41,7 @@ def ours(contender: str, how: Training, seed: int, most_seconds: float) -> Cours
         "run.name": name,
         "run.seed": seed,
         "run.steps": how.steps,
+        "trainer.optimizer.pace": "constant",  # as TRL's
         "launcher.evaluation_prompts": 0,
         "tracking.trackers": "[]",
     }

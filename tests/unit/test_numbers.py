@@ -121,6 +121,12 @@ def test_an_update_needs_a_group_of_its_own() -> None:
         load(None, [four, "trainer.objective.updates_per_batch=5"])
 
 
+@pytest.mark.parametrize("other", ["straight_through=true", "centring=true"])
+def test_turns_of_the_sampling_policy_are_refused_where_each_step_computes_it(other: str) -> None:
+    settings = ["trainer.objective.straight_through_every=4", f"trainer.objective.{other}", "correction.method=none"]
+    assert "straight_through_every = 4" in complaint(settings)
+
+
 @pytest.mark.parametrize("other", ["entropy_coefficient=0.01", "reference.policy=start"])
 def test_a_pace_that_follows_the_signal_is_refused_where_groups_without_one_have_a_gradient(other: str) -> None:
     assert "pace" in complaint(["trainer.optimizer.pace=signal", f"trainer.objective.{other}"])

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ais.runtime.settings import Count, Section
+from ais.runtime.settings import Count, CountOrNone, Section
 from ais_core.objective_settings import (
     CISPO,
     DPPO,
@@ -71,6 +71,11 @@ class ObjectiveSettings(Section):
     forward and backward pass, with weights and activations rounded as the replicas round them. Both branches are then
     gradients of what they improve. Worth it where quantisation is coarse, as with 4-bit weights (docs/algorithm.md);
     a step costs two to three times as much. A quantised KV cache is not imitated."""
+    straight_through_every: CountOrNone = 0
+    """Train the quantised policy itself in one step of so many, by that second pass instead of the step's own; 0: in
+    none. Its own samples need no weights, so such a step measures for the correction and does not apply it. Other steps
+    are as without it. The price is a forward pass without gradients in one step of so many; 4 is what was measured,
+    with 4-bit weights (docs/algorithm.md). A quantised KV cache is not imitated."""
     centring: bool = False
     """Take from every token's gradient its mean under the policy that sampled, with `correction.method` none: score
     centring (docs/algorithm.md, section 6), computed exactly from both policies' distributions. It takes away the drift
@@ -98,6 +103,15 @@ class ObjectiveSettings(Section):
             raise ValueError(
                 "trainer.objective.centring needs one update a batch and the surrogate ppo_clip or policy_gradient; "
                 f"got updates_per_batch = {self.updates_per_batch} and name = {self.name!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_sampling_policy_is_trained_in_one_way(self) -> Self:
+        if self.straight_through_every and (self.straight_through or self.centring):
+            raise ValueError(
+                f"trainer.objective.straight_through_every = {self.straight_through_every} takes turns with steps that "
+                "do not compute the sampling policy: set it to 0, or straight_through and centring to false"
             )
         return self
 

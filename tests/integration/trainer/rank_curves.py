@@ -82,6 +82,7 @@ CASES = {
     "mixture of experts": Case(model="experts"),
     "head in pieces": Case(model="tied", logits_at_once=22 * 16),
     "straight-through": Case(SAME_BATCH, {"straight_through": True}, torch.bfloat16),
+    "straight-through in turns": Case(SAME_BATCH, {"straight_through_every": 2}, torch.bfloat16),
     "bf16": Case(settings={"tokens_per_microbatch": 80}, dtype=torch.bfloat16),
     "float32 head": Case(settings={"float32_head": True}, dtype=torch.bfloat16, logits_at_once=22 * 16),
     "activation checkpointing": Case(settings={"activation_checkpointing": True, "tokens_per_microbatch": 40}),

@@ -132,9 +132,19 @@ def test_identical_policies_give_the_plain_grpo_gradient() -> None:
     assert outcome.figures.ess_ratio_applied == pytest.approx(1.0)
 
 
-def test_straight_through_at_alpha_0_is_the_gradient_of_the_policy_that_sampled() -> None:
-    nothing_corrected = CorrectionSettings(mixing=MixingSettings(alpha_max=0.0))
-    learner = new_learner(nothing_corrected, torch.bfloat16, straight_through=True)
+@pytest.mark.parametrize(
+    ("correction", "settings"),
+    [
+        (CorrectionSettings(mixing=MixingSettings(alpha_max=0.0)), {"straight_through": True}),
+        (SAME_BATCH, {"straight_through_every": 1}),
+        (SAME_BATCH, {"straight_through_every": 1, "tokens_per_microbatch": 40}),
+        (CorrectionSettings(method="tis"), {"straight_through_every": 1}),
+    ],
+)
+def test_straight_through_alone_is_the_gradient_of_the_policy_that_sampled(
+    correction: CorrectionSettings, settings: dict[str, Any]
+) -> None:
+    learner = new_learner(correction, torch.bfloat16, **settings)
     precision = GROUPS[0].trajectories[0].precision
     groups = on_policy(learner, precision=precision)
     gradients = Gradients(learner)
@@ -149,6 +159,22 @@ def test_straight_through_at_alpha_0_is_the_gradient_of_the_policy_that_sampled(
         assert_close_to(gradients.updates[0][name], master.grad, name)
 
 
+def test_the_policy_that_sampled_is_trained_in_one_step_of_so_many_and_measured_in_all() -> None:
+    """Three steps from one policy, whose weights the spy leaves alone; the second is the sampling policy's turn."""
+    updates: dict[int, list[Any]] = {}
+    alphas: dict[int, list[float | None]] = {}
+    for every in (0, 1, 2):
+        learner = new_learner(SAME_BATCH, torch.bfloat16, straight_through_every=every)
+        gradients = Gradients(learner)
+        alphas[every] = [outcome.figures.alpha for outcome in train(learner, steps=3)]
+        updates[every] = gradients.updates
+    for step, like in enumerate((0, 1, 0)):
+        for name, gradient in updates[like][step].items():
+            assert torch.equal(updates[2][step][name], gradient), (step, name)
+    assert any(not torch.equal(updates[0][1][name], gradient) for name, gradient in updates[1][1].items())
+    assert alphas[0] == alphas[1] == alphas[2] != [None, None, None]
+
+
 def test_straight_through_changes_nothing_where_only_the_weighted_branch_is_taken() -> None:
     everything_corrected = CorrectionSettings(mixing=MixingSettings(rule="constant", alpha_max=1.0, mismatch_limit=1e9))
     updates = []
@@ -161,13 +187,19 @@ def test_straight_through_changes_nothing_where_only_the_weighted_branch_is_take
         assert_close_to(updates[1][name], gradient, name)
 
 
-@pytest.mark.parametrize("settings", [{}, {"updates_per_batch": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"straight_through": True},
+        {"straight_through": True, "updates_per_batch": 2},
+        {"straight_through_every": 1},
+        {"straight_through_every": 1, "updates_per_batch": 2},
+    ],
+)
 def test_straight_through_keeps_to_the_global_sums_however_the_batch_is_cut(settings: dict[str, Any]) -> None:
     updates = []
     for tokens_per_microbatch in (10_000, 40):
-        learner = new_learner(
-            SAME_BATCH, torch.bfloat16, tokens_per_microbatch=tokens_per_microbatch, straight_through=True, **settings
-        )
+        learner = new_learner(SAME_BATCH, torch.bfloat16, tokens_per_microbatch=tokens_per_microbatch, **settings)
         gradients = Gradients(learner)
         train(learner)
         updates.append(gradients.updates)

@@ -5,8 +5,9 @@ policy at the start of the step, so when one update is made per batch its log-pr
 that is differentiated. A pass ahead of it is made in two cases only: several updates per batch, and a plan that must be
 made from this batch (`Correction.needs_current_sums`) while the batch needs several microbatches.
 
-With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples. With `centring`
-that policy's pass, without gradients, says what its tokens' gradients are on average, and the loss takes that away.
+With `straight_through` the uncorrected branch has a pass of its own, through the policy as it samples; with
+`straight_through_every` some steps are made of such passes alone. With `centring` that policy's pass, without
+gradients, says what its tokens' gradients are on average, and the loss takes that away.
 
 With several ranks, each makes these passes on its share of the batch. The ranks take every decision (the plan, whether
 to skip, the gradient's norm) from sums over all of them, so all decide alike, and none waits for a pass that another
@@ -33,7 +34,7 @@ from ais.contracts.weights.probe import Probe
 from ais.runtime.process import UnavailableError
 from ais.runtime.settings import RunSettings
 from ais.trainer.learning.batch import Batch, Update, prepare
-from ais.trainer.learning.loss import Loss
+from ais.trainer.learning.loss import Cost, Loss
 from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.learning.probe import probe_sequences, take_probe
 from ais.trainer.learning.reference import START, Reference
@@ -116,7 +117,7 @@ class Learner:
         self._loss = Loss(settings.objective)
         policy.scoring.differentiate_entropy = settings.objective.entropy_coefficient > 0
         self._reference = reference
-        for name in ("straight_through", "centring"):
+        for name in ("straight_through", "straight_through_every", "centring"):
             if getattr(settings.objective, name):
                 check_imitable(policy.model, f"trainer.objective.{name}")
         self._pairs_per_token = pairs_per_token(policy.model.config) if settings.compute.share_prompts else None
@@ -306,16 +307,14 @@ class Learner:
         clock: PhaseClock,
     ) -> None:
         """Adds one microbatch's gradient. Without `proximal`, the policy is the proximal one still."""
+        if self._is_turn_of_sampling:
+            self._accumulate_sampling(batch, update, microbatch, proximal, tally, clock)
+            return
         advantages = batch.advantages[microbatch.sequences]
         centre = microbatch.precision if self._settings.objective.centring else None
         with clock.phase("forward_backward"):
             scores = self._score(microbatch, centre=centre)
-        with clock.phase("correction"):
-            ratios = self._ratios(microbatch, scores.logprobs if proximal is None else proximal)
-            if proximal is None:
-                tally.add_sums(self._correction.measure(ratios, advantages))
-        if tally.plan is None:  # the batch's only microbatch
-            self._decide(tally, clock)
+        ratios = self._compare(microbatch, scores.logprobs, proximal, advantages, tally, clock)
         assert tally.plan is not None
         with clock.phase("correction"):
             if self._settings.objective.straight_through:
@@ -331,14 +330,70 @@ class Learner:
             if behaviour_weights is None or alpha > 0.0:
                 self._backward(cost.loss)
             if behaviour_weights is not None and alpha < 1.0:
-                # The sampling policy's own log-probs of now: what was recorded is its proximal policy.
-                own_scores = self._score(microbatch, microbatch.precision)
-                terms = (advantages, behaviour_weights, reference, microbatch, update.normaliser)
-                own = self._loss(own_scores, microbatch.behaviour_logprobs, *terms)
+                own = self._cost_of_sampling(microbatch, advantages, behaviour_weights, reference, update)[0]
                 self._backward(own.loss)
                 cost, weights = cost.beside(own), weights + behaviour_weights
         with clock.phase("correction"):
             tally.add(cost, scores.entropy.detach(), ratios.log_ratio, weights, microbatch)
+
+    def _accumulate_sampling(
+        self,
+        batch: Batch,
+        update: Update,
+        microbatch: Microbatch,
+        proximal: torch.Tensor | None,
+        tally: Tally,
+        clock: PhaseClock,
+    ) -> None:
+        """Adds one microbatch's gradient of the sampling policy, which needs no weights. It measures as others do."""
+        advantages = batch.advantages[microbatch.sequences]
+        with clock.phase("forward_backward"), torch.no_grad():
+            logprobs = self._score(microbatch).logprobs if proximal is None else proximal
+        ratios = self._compare(microbatch, logprobs, proximal, advantages, tally, clock)
+        weights = torch.ones_like(logprobs)
+        with clock.phase("forward_backward"):
+            reference = self._reference_logprobs(microbatch) if self._penalises_losses else None
+            cost, scores = self._cost_of_sampling(microbatch, advantages, weights, reference, update)
+            self._backward(cost.loss)
+        with clock.phase("correction"):
+            tally.add(cost, scores.entropy.detach(), ratios.log_ratio, weights, microbatch)
+
+    def _compare(
+        self,
+        microbatch: Microbatch,
+        logprobs: torch.Tensor,
+        proximal: torch.Tensor | None,
+        advantages: torch.Tensor,
+        tally: Tally,
+        clock: PhaseClock,
+    ) -> SequenceBatch:
+        """The microbatch's ratios, and the plan if it is the batch's only one. `logprobs` stand for the proximal
+        policy's where those were not computed ahead; then nothing was measured either."""
+        with clock.phase("correction"):
+            ratios = self._ratios(microbatch, logprobs if proximal is None else proximal)
+            if proximal is None:
+                tally.add_sums(self._correction.measure(ratios, advantages))
+        if tally.plan is None:
+            self._decide(tally, clock)
+        return ratios
+
+    def _cost_of_sampling(
+        self,
+        microbatch: Microbatch,
+        advantages: torch.Tensor,
+        weights: torch.Tensor,
+        reference: torch.Tensor | None,
+        update: Update,
+    ) -> tuple[Cost, TokenScores]:
+        """The loss of the sampling policy's own log-probs of now: what was recorded is its proximal policy."""
+        scores = self._score(microbatch, microbatch.precision)
+        terms = (advantages, weights, reference, microbatch, update.normaliser)
+        return self._loss(scores, microbatch.behaviour_logprobs, *terms), scores
+
+    @property
+    def _is_turn_of_sampling(self) -> bool:
+        every = self._settings.objective.straight_through_every
+        return every > 0 and (self._version + 1) % every == 0
 
     @property
     def _penalises_losses(self) -> bool:

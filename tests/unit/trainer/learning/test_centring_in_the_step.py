@@ -56,7 +56,7 @@ def gradient_of(precision: Precision, centring: bool, tokens_per_microbatch: int
     return found
 
 
-@pytest.mark.parametrize("setting", ["centring", "straight_through"])
+@pytest.mark.parametrize("setting", ["centring", "straight_through", "straight_through_every"])
 def test_a_mixture_of_experts_cannot_be_rounded_as_replicas_do_and_is_refused(setting: str, tmp_path: Path) -> None:
     policy = Policy.load(write_family("Qwen3-MoE", tmp_path), "cpu")
     with pytest.raises(UnavailableError, match=f"trainer.objective.{setting} computes the sampling policy"):
