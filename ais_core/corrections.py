@@ -254,6 +254,8 @@ class Correction:
             found = replace(found, mean_weight=found.mean_weight * normalised)
         if found is not None and found.share < LITTLE <= self.settings.mixing.alpha_max and self._severe(diagnostics):
             concerns.append("uncorrected")
+        if diagnostics.kept_share < LITTLE:
+            concerns.append("rejected")
         scale = 1.0
         if self.settings.method == "vcpo" and diagnostics.tokens:
             scale = math.sqrt(min(1.0, diagnostics.sequence_ess_ratio / self.settings.learning_rate_base))

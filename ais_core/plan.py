@@ -5,7 +5,7 @@ from typing import Literal
 
 from ais_core.diagnostics import Diagnostics
 
-Concern = Literal["mismatch_limit", "exponent_limit", "uncorrected"]
+Concern = Literal["mismatch_limit", "exponent_limit", "uncorrected", "rejected"]
 
 CONCERNS: dict[Concern, str] = {
     "mismatch_limit": "the mean |log ratio| per token is over the limit: the ratios mean nothing, look for a fault in "
@@ -14,6 +14,8 @@ CONCERNS: dict[Concern, str] = {
     "long, or the policies too far apart, for weights at this level",
     "uncorrected": "the mismatch is severe and less than a tenth of the gradient is importance-weighted: training is "
     "practically uncorrected",
+    "rejected": "more than nine tenths of the tokens are left out: the bounds are too narrow for this mismatch, and "
+    "the few that stay are chance",
 }
 """Each concern in words for a person."""
 

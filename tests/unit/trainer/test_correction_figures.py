@@ -19,6 +19,7 @@ from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.metrics import TrainerMetrics
 from ais.trainer.policy.policy import Policy
 from ais.trainer.record import StepFigures, StepRecord
+from ais_core.plan import CONCERNS
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
 from tests.support.trainer_settings import trainer_settings
@@ -109,7 +110,7 @@ def test_answers_beyond_the_exponent_limit_are_a_concern_and_not_a_perfect_sampl
     rest = {field.name: 0 for field in dataclasses.fields(StepRecord)} | TABLES
     for concerns in (found.concerns, []):
         metrics.record(StepRecord(**{**rest, **dataclasses.asdict(found), "concerns": concerns}), [0])
-        for concern in ("mismatch_limit", "exponent_limit", "uncorrected"):
+        for concern in CONCERNS:
             shown_value = registry.get_sample_value("ais_correction_concern", {"concern": concern})
             assert shown_value == float(concern in concerns), concern
 

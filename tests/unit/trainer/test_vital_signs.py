@@ -74,6 +74,7 @@ def line(begin: float, end: float) -> Callable[[float], float]:
         ("gradient_zero", replace(HEALTHY, gradient_norm=0.0)),
         ("uncorrected", replace(HEALTHY, concerns=("uncorrected",))),
         ("uncorrected", replace(HEALTHY, concerns=("exponent_limit", "uncorrected"))),
+        ("rejected", replace(HEALTHY, concerns=("rejected",))),
         ("gradient_zero", replace(HEALTHY, gradient_norm=0.0, zero_variance_share=0.9)),
     ],
 )

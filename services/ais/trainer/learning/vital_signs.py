@@ -100,6 +100,7 @@ class VitalSigns:
             _Sign("responses_truncated", PATIENCE, self._responses_truncated),
             _Sign("gradient_zero", PATIENCE, self._gradient_zero),
             _Sign("uncorrected", PATIENCE, self._uncorrected),
+            _Sign("rejected", PATIENCE, self._rejected),
             _Sign("reward_collapsed", 1, self._reward_collapsed),
             _Sign("entropy_collapsed", 1, self._entropy_collapsed),
         )
@@ -144,13 +145,22 @@ class VitalSigns:
         )
 
     def _uncorrected(self) -> str | None:
-        # A batch over the mismatch limit is not trained, and has a warning of its own.
-        reasons = [CONCERNS[one] for one in CONCERNS if one in self._recent[-1].concerns and one != "mismatch_limit"]
+        reasons = [one for one in ("exponent_limit", "uncorrected") if one in self._recent[-1].concerns]
         if not reasons:
             return None
         return (
-            f"{reasons[0]}. Lower the mismatch (rollout.precision), or set a correction.level below sequence; "
-            "see weighted_share in steps.jsonl"
+            f"{CONCERNS[reasons[0]]}. Lower the mismatch (rollout.precision), or set a correction.level below "
+            "sequence; see weighted_share in steps.jsonl"
+        )
+
+    def _rejected(self) -> str | None:
+        # A batch over the mismatch limit is not trained, and has a warning of its own.
+        concerns = self._recent[-1].concerns
+        if "rejected" not in concerns or "mismatch_limit" in concerns:
+            return None
+        return (
+            f"{CONCERNS['rejected']}. Widen correction.lower and correction.upper or the bounds of "
+            "correction.rejections, lower the mismatch (rollout.precision), or name a correction that weighs: ais"
         )
 
     def _reward_collapsed(self) -> str | None:

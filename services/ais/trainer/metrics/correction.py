@@ -62,7 +62,8 @@ class CorrectionMetrics:
         self._concerns = meter.gauge(
             "ais_correction_concern",
             "1 where the last step's correction gives reason for concern. mismatch_limit: ratios mean nothing; "
-            "exponent_limit: most weights are no evidence; uncorrected: severe mismatch, practically no correction.",
+            "exponent_limit: most weights are no evidence; uncorrected: severe mismatch, practically no correction; "
+            "rejected: nearly all tokens are left out.",
             "mismatch_limit: replicas serve wrong weights or sample at another temperature. The others: "
             "docs/algorithm.md.",
             {"concern": tuple(CONCERNS)},

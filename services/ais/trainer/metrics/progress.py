@@ -17,6 +17,7 @@ WARNINGS = (
     "responses_truncated",
     "gradient_zero",
     "uncorrected",
+    "rejected",
     "reward_collapsed",
     "entropy_collapsed",
     "head_differs",
