@@ -55,7 +55,8 @@ checkpoint."""
 SEVERE = 0.5
 """The severity from which a mismatch counts as severe."""
 LITTLE = 0.1
-"""The importance-weighted share of the gradient under which training counts as uncorrected."""
+"""The importance-weighted share of the gradient under which training counts as uncorrected, and the share of the batch
+left in under which it counts as rejected."""
 
 
 def build(settings: CorrectionSettings) -> "Correction":
@@ -235,6 +236,10 @@ class Correction:
             effective_sample_ratio=_applied_ess(seen) if seen else math.nan,
         )
 
+    def _left_in(self, current: Sums, diagnostics: Diagnostics) -> float:
+        """The share of the batch that masks leave in; of those that weigh as well, its effective sample."""
+        return _applied_ess(current) if self.settings.method in ("mis", "icepop") else diagnostics.kept_share
+
     def _judged(self, plan: Plan, current: Sums, diagnostics: Diagnostics) -> Plan:
         """The plan with what it does to the batch of `current`, and what is wrong with that."""
         found = None
@@ -254,7 +259,7 @@ class Correction:
             found = replace(found, mean_weight=found.mean_weight * normalised)
         if found is not None and found.share < LITTLE <= self.settings.mixing.alpha_max and self._severe(diagnostics):
             concerns.append("uncorrected")
-        if diagnostics.kept_share < LITTLE:
+        if diagnostics.tokens and self._left_in(current, diagnostics) < LITTLE:
             concerns.append("rejected")
         scale = 1.0
         if self.settings.method == "vcpo" and diagnostics.tokens:

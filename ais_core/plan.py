@@ -14,8 +14,8 @@ CONCERNS: dict[Concern, str] = {
     "long, or the policies too far apart, for weights at this level",
     "uncorrected": "the mismatch is severe and less than a tenth of the gradient is importance-weighted: training is "
     "practically uncorrected",
-    "rejected": "more than nine tenths of the tokens are left out: the bounds are too narrow for this mismatch, and "
-    "the few that stay are chance",
+    "rejected": "masks leave out more than nine tenths of the batch: the bounds are too narrow for this mismatch, and "
+    "what is left is too little to learn from",
 }
 """Each concern in words for a person."""
 

@@ -127,6 +127,21 @@ def test_turns_of_the_sampling_policy_are_refused_where_each_step_computes_it(ot
     assert "straight_through_every = 4" in complaint(settings)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("correction.method=vcpo",),
+        ("correction.method=geometric_mask",),
+        ('correction.rejections=[{statistic = "k2", over = "token", upper = 1.0}]',),
+        ("trainer.objective.name=policy_gradient", "run.max_staleness=1"),
+    ],
+)
+def test_turns_of_the_sampling_policy_are_refused_where_they_would_pass_over_what_was_asked_for(
+    others: tuple[str, ...],
+) -> None:
+    assert "straight_through_every = 4" in complaint(["trainer.objective.straight_through_every=4", *others])
+
+
 @pytest.mark.parametrize("other", ["entropy_coefficient=0.01", "reference.policy=start"])
 def test_a_pace_that_follows_the_signal_is_refused_where_groups_without_one_have_a_gradient(other: str) -> None:
     assert "pace" in complaint(["trainer.optimizer.pace=signal", f"trainer.objective.{other}"])

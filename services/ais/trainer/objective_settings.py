@@ -73,9 +73,10 @@ class ObjectiveSettings(Section):
     a step costs two to three times as much. A quantised KV cache is not imitated."""
     straight_through_every: CountOrNone = 0
     """Train the quantised policy itself in one step of so many, by that second pass instead of the step's own; 0: in
-    none. Its own samples need no weights, so such a step measures for the correction and does not apply it. Other steps
-    are as without it. The price is a forward pass without gradients in one step of so many; 4 is what was measured,
-    with 4-bit weights (docs/algorithm.md). A quantised KV cache is not imitated."""
+    none. Its own samples need no weights: such a step measures for the correction and does not apply it, and samples of
+    an older version are left to the surrogate's ratio. Other steps are as without it. The price is a forward pass
+    without gradients in one step of so many; 4 is what was measured, where it helped with 4-bit weights and E5M2
+    (docs/algorithm.md). A quantised KV cache is not imitated."""
     centring: bool = False
     """Take from every token's gradient its mean under the policy that sampled, with `correction.method` none: score
     centring (docs/algorithm.md, section 6), computed exactly from both policies' distributions. It takes away the drift
@@ -110,8 +111,8 @@ class ObjectiveSettings(Section):
     def _the_sampling_policy_is_trained_in_one_way(self) -> Self:
         if self.straight_through_every and (self.straight_through or self.centring):
             raise ValueError(
-                f"trainer.objective.straight_through_every = {self.straight_through_every} takes turns with steps that "
-                "do not compute the sampling policy: set it to 0, or straight_through and centring to false"
+                f"trainer.objective.straight_through_every = {self.straight_through_every}: use one of "
+                "straight_through_every, straight_through and centring"
             )
         return self
 

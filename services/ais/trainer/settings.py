@@ -264,6 +264,22 @@ class Settings(Section):
         return self
 
 
+def _check_turns(run: RunSettings, trainer: TrainerSettings, correction: CorrectionSettings) -> None:
+    """Raises ValueError where steps of the quantised policy alone would pass over what was asked for."""
+    every = trainer.objective.straight_through_every
+    if every and (correction.rejections or correction.method not in ("none", "tis", "ais", "handover")):
+        raise ValueError(
+            f"trainer.objective.straight_through_every = {every} makes steps that weigh and reject nothing: set it to "
+            "0, or correction.method to 'ais', 'handover', 'tis' or 'none' and correction.rejections to []; got "
+            f"{correction.method!r} and {len(correction.rejections)} rejections"
+        )
+    if every and run.max_staleness and trainer.objective.name == "policy_gradient":
+        raise ValueError(
+            f"trainer.objective.straight_through_every = {every} leaves samples of older versions to the surrogate's "
+            "ratio, and 'policy_gradient' has none: name ppo_clip, or set run.max_staleness to 0"
+        )
+
+
 def check_sections(run: RunSettings, trainer: TrainerSettings, correction: CorrectionSettings) -> None:
     """Raises ValueError where what one section asks for does not exist by another."""
     if trainer.objective.updates_per_batch > run.groups_per_batch:
@@ -292,6 +308,7 @@ def check_sections(run: RunSettings, trainer: TrainerSettings, correction: Corre
             "correction.method to 'none', correction.rejections to [] and trainer.ranks.count to 1; got "
             f"{correction.method!r}, {len(correction.rejections)} rejections and {trainer.ranks.count}"
         )
+    _check_turns(run, trainer, correction)
     if trainer.objective.straight_through and correction.method != "ais":
         raise ValueError(
             f"trainer.objective.straight_through needs correction.method 'ais', which has an uncorrected branch; got "

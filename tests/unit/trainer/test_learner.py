@@ -21,7 +21,7 @@ from ais.trainer.learning.phases import PhaseClock
 from ais.trainer.policy.microbatch import Microbatch, Sample, cut
 from ais.trainer.policy.policy import Policy, TokenScores
 from ais.trainer.ranks.ranks import Ranks
-from ais.trainer.record import encoded
+from ais.trainer.record import StepFigures, encoded
 from ais.trainer.settings import TrainerSettings
 from ais_core.settings import CorrectionSettings, MixingSettings
 from tests.support.trainer_groups import make_group
@@ -159,20 +159,25 @@ def test_straight_through_alone_is_the_gradient_of_the_policy_that_sampled(
         assert_close_to(gradients.updates[0][name], master.grad, name)
 
 
-def test_the_policy_that_sampled_is_trained_in_one_step_of_so_many_and_measured_in_all() -> None:
+@pytest.mark.parametrize("correction", [SAME_BATCH, PREVIOUS_BATCH])
+def test_the_policy_that_sampled_is_trained_in_one_step_of_so_many_and_measured_in_all(
+    correction: CorrectionSettings,
+) -> None:
     """Three steps from one policy, whose weights the spy leaves alone; the second is the sampling policy's turn."""
     updates: dict[int, list[Any]] = {}
-    alphas: dict[int, list[float | None]] = {}
+    figures: dict[int, list[StepFigures]] = {}
     for every in (0, 1, 2):
-        learner = new_learner(SAME_BATCH, torch.bfloat16, straight_through_every=every)
+        learner = new_learner(correction, torch.bfloat16, straight_through_every=every)
         gradients = Gradients(learner)
-        alphas[every] = [outcome.figures.alpha for outcome in train(learner, steps=3)]
+        figures[every] = [outcome.figures for outcome in train(learner, steps=3)]
         updates[every] = gradients.updates
     for step, like in enumerate((0, 1, 0)):
         for name, gradient in updates[like][step].items():
             assert torch.equal(updates[2][step][name], gradient), (step, name)
     assert any(not torch.equal(updates[0][1][name], gradient) for name, gradient in updates[1][1].items())
-    assert alphas[0] == alphas[1] == alphas[2] != [None, None, None]
+    measured = [[(one.alpha, one.log_ratio_abs_mean, one.entropy) for one in steps] for steps in figures.values()]
+    assert measured[0] == measured[1] == measured[2]
+    assert [one.weight_mean is None for one in figures[2]] == [False, True, False]
 
 
 def test_straight_through_changes_nothing_where_only_the_weighted_branch_is_taken() -> None:

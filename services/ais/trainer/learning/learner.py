@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -347,8 +347,11 @@ class Learner:
     ) -> None:
         """Adds one microbatch's gradient of the sampling policy, which needs no weights. It measures as others do."""
         advantages = batch.advantages[microbatch.sequences]
-        with clock.phase("forward_backward"), torch.no_grad():
-            logprobs = self._score(microbatch).logprobs if proximal is None else proximal
+        logprobs, entropy = proximal, None
+        if logprobs is None:
+            with clock.phase("forward_backward"), torch.no_grad():
+                before = self._score(microbatch)
+            logprobs, entropy = before.logprobs, before.entropy
         ratios = self._compare(microbatch, logprobs, proximal, advantages, tally, clock)
         weights = torch.ones_like(logprobs)
         with clock.phase("forward_backward"):
@@ -356,7 +359,8 @@ class Learner:
             cost, scores = self._cost_of_sampling(microbatch, advantages, weights, reference, update)
             self._backward(cost.loss)
         with clock.phase("correction"):
-            tally.add(cost, scores.entropy.detach(), ratios.log_ratio, weights, microbatch)
+            entropy = scores.entropy.detach() if entropy is None else entropy
+            tally.add(cost, entropy, ratios.log_ratio, weights, microbatch)
 
     def _compare(
         self,
@@ -434,6 +438,10 @@ class Learner:
             assert tally.sums is not None
             sums = self._ranks.sum(tally.sums, "the correction")
             plan, self._state = self._correction.plan(sums, self._state)
+        if self._is_turn_of_sampling:
+            # Nothing is weighed: what the weights would do is no figure of this step.
+            told = tuple(one for one in plan.concerns if one == "mismatch_limit")
+            plan = replace(plan, effect=None, concerns=told)
         if not plan.trusted:
             logger.warning(
                 "the batch is not trained: its mismatch with the policy is too large to mean anything",

@@ -159,8 +159,8 @@ class VitalSigns:
         if "rejected" not in concerns or "mismatch_limit" in concerns:
             return None
         return (
-            f"{CONCERNS['rejected']}. Widen correction.lower and correction.upper or the bounds of "
-            "correction.rejections, lower the mismatch (rollout.precision), or name a correction that weighs: ais"
+            f"{CONCERNS['rejected']}. Widen the bounds in [correction] or of correction.rejections, lower the "
+            "mismatch (rollout.precision), or correct by weights alone, as ais does"
         )
 
     def _reward_collapsed(self) -> str | None:
@@ -188,7 +188,7 @@ class VitalSigns:
             f"the policy has become deterministic without having learned: entropy {first.entropy:.3g} at first, "
             f"{now.entropy:.3g} nats now, reward {first.reward:.3g} and {now.reward:.3g}. Start again from an earlier "
             "checkpoint (run.model) with a lower trainer.optimizer.learning_rate or a larger "
-            "trainer.objective.entropy_coefficient"
+            "trainer.objective.entropy_coefficient with trainer.optimizer.pace = 'constant'"
         )
 
 

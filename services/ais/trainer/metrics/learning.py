@@ -58,8 +58,8 @@ class LearningMetrics:
         self._entropy = meter.gauge(
             "ais_entropy_nats",
             "Mean entropy of the policy at the sampled tokens of the last batch.",
-            "Falling towards 0: exploration ends. trainer.objective.entropy_coefficient, a lower learning rate, "
-            "clip-higher.",
+            "Falling towards 0: exploration ends. trainer.objective.entropy_coefficient (which needs "
+            "trainer.optimizer.pace = 'constant'), a lower learning rate, clip-higher.",
         )
         self._reference_kl = meter.gauge(
             "ais_reference_kl_nats",
