@@ -1,8 +1,8 @@
 """Makes the tables of docs/algorithm.md from the recorded comparisons:  python -m benchmarks.compare.tables
 
 A table stands between `<!-- compare: FILE TASK FORMAT [METHOD ...] -->` and `<!-- end -->`. FILE.jsonl is a file of
-cells in benchmarks/results/compare; the method bf16 stands for BF16 rollouts. `<!-- compare: formats -->` is the table
-of the formats' mismatch before training.
+cells in benchmarks/results/compare; TASK+N are rollouts N versions late; the method bf16 stands for BF16 rollouts.
+`<!-- compare: formats -->` is the table of the formats' mismatch before training.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def recorded(file: str) -> tuple[Row, ...]:
 
 
 def chosen(file: str, task: str, form: str, methods: Sequence[str]) -> list[Row]:
-    """The rows of a task and format, in the order of `methods`, or BF16 rollouts and all that there are."""
-    rows = [row for row in recorded(file) if row.task == task]
+    """The rows of a task and format, in the order of `methods`, or BF16 rollouts and all that there are. The task
+    `sort16+4` is sort16 with rollouts that are 4 versions late."""
+    name, _, late = task.partition("+")
+    rows = [row for row in recorded(file) if (row.task, row.staleness) == (name, int(late or 0))]
     if not methods:
         return [row for row in rows if row.format in (BF16, form)]
     wanted = [(BF16, "none") if method == BF16 else (form, method) for method in methods]
